@@ -1,0 +1,323 @@
+"""A table of groups: one row is one group of things that belong together, one column is one modality.
+
+Sources yield rows (and rejections); `collect` merges rows of the same key into groups, gives every group its split and
+makes each item unique, so that it is encoded once however many pairs it stands in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from lightcrl.errors import DataError, EmptyDatasetError, ItemError, TooManyRejectedError
+
+
+def digest(*parts: bytes | str) -> str:
+    """16 hex-coded bytes that stand for `parts`, in order.
+
+    >>> digest("a", "b") == digest("ab")
+    False
+    """
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "little") + data)
+    return state.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One text, picture or sound.
+
+    Attributes:
+        key: stands for its content: items of equal key are the same item.
+        source: where it comes from, for people.
+        raw: what an encoder's `prepare` takes, or a function of no arguments that fetches it.
+    """
+
+    key: str
+    source: str
+    raw: Any
+
+    def read(self) -> Any:
+        """The raw item, fetched if it has to be."""
+        return self.raw() if callable(self.raw) else self.raw
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Something set aside: where it was, which modality, and why."""
+
+    source: str
+    reason: str
+    detail: str = ""
+    modality: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a source: rows of the same `key` are one group.
+
+    Attributes:
+        key: the group's name.
+        cells: items by modality; a modality may be missing or have many.
+        split: `"train"`, `"dev"`, `"test"`, or None to have one drawn.
+    """
+
+    key: str
+    cells: Mapping[str, list[Item]]
+    split: str | None = None
+
+
+class Source(Protocol):
+    """Where rows come from."""
+
+    def rows(self) -> Iterator[Row | Rejection]:
+        """Every row once, in an order that does not change; what cannot be read comes as a `Rejection`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Groups, their items made unique, and who belongs to whom.
+
+    Attributes:
+        groups: names of the groups, in order of first appearance.
+        splits: the split of each group.
+        items: unique items by modality.
+        links: by modality, int64 [L, 2]: item number, group number; sorted by item, each pair once.
+        rejected: what was set aside while reading.
+    """
+
+    groups: list[str]
+    splits: list[str]
+    items: dict[str, list[Item]]
+    links: dict[str, np.ndarray]
+    rejected: list[Rejection] = field(default_factory=list)
+
+
+def text_item(text: str, source: str) -> Item:
+    """A text as an item.
+
+    Raises:
+        ItemError: there is nothing in it.
+    """
+    if not text.strip():
+        raise ItemError("empty text")
+    return Item(digest("text", text), source, text)
+
+
+def file_item(path: Path, root: Path, source: str | None = None) -> Item:
+    """A file as an item, known by its place below `root`, its size and its time of change.
+
+    Raises:
+        ItemError: there is no such file.
+    """
+    try:
+        stat = path.stat()
+    except OSError:
+        raise ItemError("missing file", str(path)) from None
+    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    return Item(digest("file", name, str(stat.st_size), str(stat.st_mtime_ns)), source or name, path)
+
+
+def bytes_item(data: bytes, source: str) -> Item:
+    """A file's content in memory as an item.
+
+    Raises:
+        ItemError: there is nothing in it.
+    """
+    if not data:
+        raise ItemError("empty file")
+    return Item(digest("bytes", data), source, data)
+
+
+def cell_items(value: Any, kind: str, root: Path, source: str) -> Iterator[Item | ItemError]:
+    """The items of one cell: None holds none, a list holds many, anything else one.
+
+    Texts are strings; pictures and sounds are paths (relative ones below `root`), bytes, or the
+    `{"bytes": ..., "path": ...}` of Hugging Face `datasets`.
+    """
+    for one in value if isinstance(value, (list, tuple)) else [value]:
+        if one is None:
+            continue
+        try:
+            if kind == "text":
+                if not isinstance(one, str):
+                    raise ItemError("not a text", f"found {type(one).__name__}")
+                yield text_item(one, source)
+            elif isinstance(one, bytes):
+                yield bytes_item(one, source)
+            elif isinstance(one, dict) and one.get("bytes"):
+                yield bytes_item(one["bytes"], source)
+            elif isinstance(one, dict) and one.get("path"):
+                yield file_item(root / one["path"], root)
+            elif isinstance(one, (str, Path)) and str(one):
+                yield file_item(root / one, root)
+            elif isinstance(one, str):
+                raise ItemError("missing file", "the path is empty")
+            else:
+                raise ItemError(f"not a path or {kind}", f"found {type(one).__name__}")
+        except ItemError as error:
+            yield error
+
+
+def read_cells(
+    cells: Mapping[str, Any], kinds: Mapping[str, str], root: Path, source: str
+) -> tuple[dict[str, list[Item]], list[Rejection]]:
+    """Items by modality from raw cells by modality, and what was set aside."""
+    items: dict[str, list[Item]] = {}
+    rejected = []
+    for modality, kind in kinds.items():
+        for found in cell_items(cells.get(modality), kind, root, source):
+            if isinstance(found, Item):
+                items.setdefault(modality, []).append(found)
+            else:
+                rejected.append(Rejection(source, found.reason, found.detail, modality))
+    return items, rejected
+
+
+def draw_split(key: str, fractions: Mapping[str, float]) -> str:
+    """The split of a group by its name alone: the same on every machine and whatever else is in the data.
+
+    >>> draw_split("1000268201.jpg", {"dev": 0.1, "test": 0.1})
+    'train'
+    """
+    point = int(digest("split", key)[:13], 16) / 16**13
+    for split, fraction in fractions.items():
+        if point < fraction:
+            return split
+        point -= fraction
+    return "train"
+
+
+def collect(
+    source: Iterable[Row | Rejection],
+    kinds: Mapping[str, str],
+    *,
+    fractions: Mapping[str, float] | None = None,
+    strict: bool = False,
+    max_rejected: float = 0.2,
+) -> Dataset:
+    """Read a source to its end: merge rows into groups, draw splits, set leaks aside.
+
+    A group has one split. Where the source gives none it is drawn from the name of the group's first picture or sound
+    (so that groups sharing one are not torn apart), else from the group's own. A group, picture or sound that the
+    source puts both into `train` and into another split is a leak: it leaves `train`.
+
+    Args:
+        source: rows and rejections.
+        kinds: modality to `"text"`, `"image"` or `"audio"`.
+        fractions: shares of `"dev"` and `"test"` where splits are drawn; the rest is `"train"`.
+        strict: stop at the first thing that would be set aside.
+        max_rejected: greatest share of all items that may be set aside.
+
+    Raises:
+        DataError: `strict`, and something would be set aside.
+        TooManyRejectedError: more than `max_rejected`.
+        EmptyDatasetError: no group is left.
+    """
+    rejected: list[Rejection] = []
+
+    def set_aside(rejection: Rejection) -> None:
+        if strict:
+            raise DataError(f"{rejection}. strict = true stops at the first such item; strict = false sets it aside.")
+        rejected.append(rejection)
+
+    members: dict[tuple[str | None, str], dict[str, dict[str, Item]]] = {}
+    for row in source:
+        if isinstance(row, Rejection):
+            set_aside(row)
+        elif any(row.cells.values()):
+            cells = members.setdefault((row.split, row.key), {})
+            for modality, items in row.cells.items():
+                cells.setdefault(modality, {}).update((item.key, item) for item in items)
+
+    held_out = _held_out_names(members, kinds)
+    groups: list[str] = []
+    splits: list[str] = []
+    items: dict[str, dict[str, tuple[int, Item]]] = {modality: {} for modality in kinds}
+    links: dict[str, list[tuple[int, int]]] = {modality: [] for modality in kinds}
+    for (given, key), cells in members.items():
+        if given == "train" and (leak := _names(key, cells, kinds) & held_out):
+            set_aside(Rejection(key, "leak", f"{min(leak)} is also in another split"))
+            continue
+        for modality, found in cells.items():
+            for item in found.values():
+                number, _ = items[modality].setdefault(item.key, (len(items[modality]), item))
+                links[modality].append((number, len(groups)))
+        groups.append(key)
+        splits.append(given or draw_split(_anchor(key, cells, kinds), fractions or {}))
+
+    dataset = Dataset(
+        groups,
+        splits,
+        {modality: [item for _, item in numbered.values()] for modality, numbered in items.items()},
+        {modality: np.array(sorted(set(pairs)), dtype=np.int64).reshape(-1, 2) for modality, pairs in links.items()},
+        rejected,
+    )
+    check_rejected(rejected, sum(map(len, dataset.items.values())), max_rejected)
+    if not groups:
+        raise EmptyDatasetError("the data has no groups: expected rows with at least one item each.")
+    return dataset
+
+
+def check_rejected(rejected: list[Rejection], kept: int, limit: float) -> None:
+    """Raise `TooManyRejectedError` with the reasons counted if the share set aside is above `limit`."""
+    total = len(rejected) + kept
+    if total and len(rejected) > limit * total:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(r.reason for r in rejected).most_common())
+        raise TooManyRejectedError(
+            f"{len(rejected)} of {total} items were set aside ({len(rejected) / total:.0%}; at most {limit:.0%} are "
+            f"allowed by data.max_rejected): {reasons}. First: {rejected[0]}."
+        )
+
+
+def write_rejected(rejected: Iterable[Rejection], path: Path) -> None:
+    """One JSON object a line: source, modality, reason, detail."""
+    lines = [
+        json.dumps({"source": r.source, "modality": r.modality, "reason": r.reason, "detail": r.detail})
+        for r in rejected
+    ]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+Cells = Mapping[str, Mapping[str, Item]]
+
+
+def _media(cells: Cells, kinds: Mapping[str, str]) -> Iterator[str]:
+    """Keys of a group's pictures and sounds: texts repeat by chance ("a dog runs"), files do not."""
+    for modality, kind in kinds.items():
+        if kind != "text":
+            yield from cells.get(modality, {})
+
+
+def _names(key: str, cells: Cells, kinds: Mapping[str, str]) -> set[str]:
+    return {key, *_media(cells, kinds)}
+
+
+def _anchor(key: str, cells: Cells, kinds: Mapping[str, str]) -> str:
+    return min(_media(cells, kinds), default=key)
+
+
+def _held_out_names(members: Mapping[tuple[str | None, str], Cells], kinds: Mapping[str, str]) -> set[str]:
+    """Names of all groups, pictures and sounds that the source itself puts outside `train`."""
+    return {
+        name
+        for (split, key), cells in members.items()
+        if split not in (None, "train")
+        for name in _names(key, cells, kinds)
+    }
+
+
+Opener = Callable[..., Source]

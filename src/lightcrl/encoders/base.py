@@ -1,0 +1,119 @@
+"""What every frozen encoder is: raw items in, `TokenBatch` out, and a fingerprint of all that decides the numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from lightcrl.tokens import TokenBatch
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Kind = Literal["text", "image", "audio"]
+
+Waveform = tuple[np.ndarray, int]
+"""Mono samples [N], floats in [-1, 1], and their rate in Hz."""
+
+RawItem = "str | Path | bytes | Image.Image | np.ndarray | Waveform"
+"""A text; or a picture or sound as a file, as a file's bytes, or decoded (pictures: PIL or uint8 [H, W, 3])."""
+
+
+class EncoderSpec(BaseModel):
+    """The `[encoders.<modality>]` table of a recipe.
+
+    Attributes:
+        kind: what its items are.
+        model: a hub id, a local folder, `"builtin"`, or `"package.module:Class"` for the user's own.
+        revision: a hub id's branch, tag or commit.
+        layers: hidden layers to keep, as Python indices into the model's blocks (-1 is the last); `"auto"` takes a
+            spread of the upper half of a transformer and the last layer of anything else.
+        tokens: `"pooled"` (one vector per layer), pools joined by `+` (`cls`, `mean`, `max`), `"grid:N"`, `"all"`, or
+            `"auto"`, every pool that suits the model. Pools of several layers are tokens too; `grid:N` and `all`
+            put the layers of one place side by side in one token.
+        max_length: longest text in tokens, or longest sound in seconds; the rest is cut off.
+        max_pixels: larger pictures are set aside (decompression bombs).
+        dtype: of the forward pass.
+        batch_size: items per forward pass.
+        device: `"auto"` takes the GPU when there is one.
+        trust_remote_code: run code that comes with the model. Off unless you say so.
+        options: keyword arguments for the user's own class or a built-in encoder.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Kind
+    model: str
+    revision: str | None = None
+    layers: Literal["auto"] | tuple[int, ...] = "auto"
+    tokens: str = Field(default="auto", pattern=r"^(auto|pooled|all|grid:[1-9]\d*|(cls|mean|max)(\+(cls|mean|max))*)$")
+    max_length: float | None = Field(default=None, gt=0)
+    max_pixels: int = Field(default=50_000_000, gt=0)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_size: int = Field(default=64, gt=0)
+    device: str = "auto"
+    trust_remote_code: bool = False
+    options: dict[str, Any] = {}
+
+
+class Encoder(ABC):
+    """A frozen network, or a fixed descriptor: `prepare` one item, `encode` a list of prepared ones.
+
+    The two are apart so that decoding can run in threads and fail for one item alone. A subclass gives `dim`,
+    `describe`, `prepare` and `encode`; `encode` runs in eval mode, without gradient, and gives the same tokens for an
+    item whatever else is in the batch.
+
+    Attributes:
+        kind: what its items are.
+        dim: D, the width of a token.
+        slots: how many tokens an item has when every item has the same ones (pools of layers), each with a meaning of
+            its own; 1 where all tokens share one meaning (patches, words, a single vector).
+        batch_size: items per call of `encode` that extraction uses.
+    """
+
+    kind: Kind
+    dim: int
+    slots: int = 1
+    batch_size: int = 64
+
+    @abstractmethod
+    def describe(self) -> Mapping[str, Any]:
+        """All that decides the output (weights, layers, tokens, preprocessing, dtype), as JSON values."""
+
+    @abstractmethod
+    def prepare(self, raw: Any) -> Any:
+        """Decode one raw item on the CPU; called from several threads.
+
+        Raises:
+            ItemError: the item cannot be read; extraction sets it aside.
+        """
+
+    @abstractmethod
+    def encode(self, prepared: Sequence[Any]) -> TokenBatch:
+        """Tokens [B, T, D] of a list of prepared items, float32, on the encoder's device."""
+
+    def length(self, prepared: Any) -> int:
+        """Relative cost of one prepared item; extraction puts items of like length into one batch."""
+        return 1
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hex digits of `describe()`: two encoders that share it give the same tokens."""
+        return fingerprint(self.describe())
+
+
+def fingerprint(value: Any) -> str:
+    """32 hex digits of a JSON value, independent of the order of keys.
+
+    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
