@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -211,9 +211,9 @@ def collect(
 ) -> Dataset:
     """Read a source to its end: merge rows into groups, draw splits, set leaks aside.
 
-    A group has one split. Where the source gives none it is drawn from the name of the group's first picture or sound
-    (so that groups sharing one are not torn apart), else from the group's own. A group, picture or sound that the
-    source puts both into `train` and into another split is a leak: it leaves `train`.
+    A group has one split. Where the source gives none it is drawn from the group's name; groups that share a picture
+    or a sound draw together, so that none is torn apart. A group, picture or sound that the source itself puts both
+    into `train` and into another split is a leak: its group leaves `train`.
 
     Args:
         source: rows and rejections.
@@ -244,6 +244,7 @@ def collect(
                 cells.setdefault(modality, {}).update((item.key, item) for item in items)
 
     held_out = _held_out_names(members, kinds)
+    anchors = _anchors({key: cells for (given, key), cells in members.items() if given is None}, kinds)
     groups: list[str] = []
     splits: list[str] = []
     items: dict[str, dict[str, tuple[int, Item]]] = {modality: {} for modality in kinds}
@@ -257,7 +258,7 @@ def collect(
                 number, _ = items[modality].setdefault(item.key, (len(items[modality]), item))
                 links[modality].append((number, len(groups)))
         groups.append(key)
-        splits.append(given or draw_split(_anchor(key, cells, kinds), fractions or {}))
+        splits.append(given or draw_split(anchors[key], fractions or {}))
 
     dataset = Dataset(
         groups,
@@ -306,8 +307,21 @@ def _names(key: str, cells: Cells, kinds: Mapping[str, str]) -> set[str]:
     return {key, *_media(cells, kinds)}
 
 
-def _anchor(key: str, cells: Cells, kinds: Mapping[str, str]) -> str:
-    return min(_media(cells, kinds), default=key)
+def _anchors(members: Mapping[str, Cells], kinds: Mapping[str, str]) -> dict[str, str]:
+    """For each group the least name among the groups it is tied to by shared pictures and sounds (union-find)."""
+    parent = {key: key for key in members}
+
+    def root(key: str) -> str:
+        while parent[key] != key:
+            parent[key] = key = parent[parent[key]]
+        return key
+
+    first_with: dict[str, str] = {}
+    for key, cells in members.items():
+        for medium in _media(cells, kinds):
+            one, other = root(key), root(first_with.setdefault(medium, key))
+            parent[max(one, other)] = min(one, other)
+    return {key: root(key) for key in members}
 
 
 def _held_out_names(members: Mapping[tuple[str | None, str], Cells], kinds: Mapping[str, str]) -> set[str]:
@@ -318,6 +332,3 @@ def _held_out_names(members: Mapping[tuple[str | None, str], Cells], kinds: Mapp
         if split not in (None, "train")
         for name in _names(key, cells, kinds)
     }
-
-
-Opener = Callable[..., Source]

@@ -6,24 +6,18 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from lightcrl.tokens import TokenBatch
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 Kind = Literal["text", "image", "audio"]
 
-Waveform = tuple[np.ndarray, int]
-"""Mono samples [N], floats in [-1, 1], and their rate in Hz."""
-
-RawItem = "str | Path | bytes | Image.Image | np.ndarray | Waveform"
-"""A text; or a picture or sound as a file, as a file's bytes, or decoded (pictures: PIL or uint8 [H, W, 3])."""
+# What `prepare` takes of each kind (the embedder's `encode` and `Item.read` hand it on as it is):
+#   text    str
+#   image   a file's path or bytes, a PIL image, or a uint8 array [H, W, 3]
+#   audio   a file's path or bytes, or a pair of mono samples (floats [N] in [-1, 1]) and their rate in Hz
 
 
 class EncoderSpec(BaseModel):
