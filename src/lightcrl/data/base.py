@@ -27,7 +27,7 @@ def digest(*parts: bytes | str) -> str:
     """
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         state.update(len(data).to_bytes(8, "little") + data)
     return state.hexdigest()
 
@@ -110,11 +110,14 @@ def text_item(text: str, source: str) -> Item:
     """A text as an item.
 
     Raises:
-        ItemError: there is nothing in it.
+        ItemError: there is nothing in it, or it holds half of a UTF-16 pair, which no tokenizer takes.
     """
     if not text.strip():
         raise ItemError("empty text")
-    return Item(digest("text", text), source, text)
+    try:
+        return Item(digest("text", text.encode()), source, text)
+    except UnicodeEncodeError:
+        raise ItemError("text that is not Unicode", ascii(text)) from None
 
 
 def file_item(path: Path, root: Path, source: str | None = None) -> Item:
@@ -125,7 +128,7 @@ def file_item(path: Path, root: Path, source: str | None = None) -> Item:
     """
     try:
         stat = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a path that holds a zero byte
         raise ItemError("missing file", str(path)) from None
     name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
     return Item(digest("file", name, str(stat.st_size), str(stat.st_mtime_ns)), source or name, path)
@@ -142,11 +145,12 @@ def bytes_item(data: bytes, source: str) -> Item:
     return Item(digest("bytes", data), source, data)
 
 
-def cell_items(value: Any, kind: str, root: Path, source: str) -> Iterator[Item | ItemError]:
+def cell_items(value: Any, kind: str, root: Path, source: str, base: Path | None = None) -> Iterator[Item | ItemError]:
     """The items of one cell: None holds none, a list holds many, anything else one.
 
     Texts are strings; pictures and sounds are paths (relative ones below `root`), bytes, or the
-    `{"bytes": ..., "path": ...}` of Hugging Face `datasets`.
+    `{"bytes": ..., "path": ...}` of Hugging Face `datasets`. Files are named by their place below `base`, which tells
+    the `1.jpg` of two roots apart; without it, below `root`.
     """
     for one in value if isinstance(value, (list, tuple)) else [value]:
         if one is None:
@@ -161,9 +165,9 @@ def cell_items(value: Any, kind: str, root: Path, source: str) -> Iterator[Item 
             elif isinstance(one, dict) and one.get("bytes"):
                 yield bytes_item(one["bytes"], source)
             elif isinstance(one, dict) and one.get("path"):
-                yield file_item(root / one["path"], root)
+                yield file_item(root / one["path"], base or root)
             elif isinstance(one, (str, Path)) and str(one):
-                yield file_item(root / one, root)
+                yield file_item(root / one, base or root)
             elif isinstance(one, str):
                 raise ItemError("missing file", "the path is empty")
             else:
@@ -173,13 +177,13 @@ def cell_items(value: Any, kind: str, root: Path, source: str) -> Iterator[Item 
 
 
 def read_cells(
-    cells: Mapping[str, Any], kinds: Mapping[str, str], root: Path, source: str
+    cells: Mapping[str, Any], kinds: Mapping[str, str], root: Path, source: str, base: Path | None = None
 ) -> tuple[dict[str, list[Item]], list[Rejection]]:
     """Items by modality from raw cells by modality, and what was set aside."""
     items: dict[str, list[Item]] = {}
     rejected = []
     for modality, kind in kinds.items():
-        for found in cell_items(cells.get(modality), kind, root, source):
+        for found in cell_items(cells.get(modality), kind, root, source, base):
             if isinstance(found, Item):
                 items.setdefault(modality, []).append(found)
             else:
@@ -240,25 +244,32 @@ def collect(
             set_aside(row)
         elif any(row.cells.values()):
             cells = members.setdefault((row.split, row.key), {})
-            for modality, items in row.cells.items():
-                cells.setdefault(modality, {}).update((item.key, item) for item in items)
+            for modality, found in row.cells.items():
+                cells.setdefault(modality, {}).update((item.key, item) for item in found)
 
-    held_out = _held_out_names(members, kinds)
     anchors = _anchors({key: cells for (given, key), cells in members.items() if given is None}, kinds)
+    placed: dict[tuple[str, str], dict[str, dict[str, Item]]] = {}
+    for (given, key), cells in members.items():
+        there = placed.setdefault((given or draw_split(anchors[key], fractions or {}), key), cells)
+        if there is not cells:  # rows with and without a split of their own
+            for modality, unique in cells.items():
+                there.setdefault(modality, {}).update(unique)
+
+    held_out = _held_out_names(placed, kinds)
     groups: list[str] = []
     splits: list[str] = []
     items: dict[str, dict[str, tuple[int, Item]]] = {modality: {} for modality in kinds}
     links: dict[str, list[tuple[int, int]]] = {modality: [] for modality in kinds}
-    for (given, key), cells in members.items():
-        if given == "train" and (leak := _names(key, cells, kinds) & held_out):
+    for (split, key), cells in placed.items():
+        if split == "train" and (leak := _names(key, cells, kinds) & held_out):
             set_aside(Rejection(key, "leak", f"{min(leak)} is also in another split"))
             continue
-        for modality, found in cells.items():
-            for item in found.values():
+        for modality, unique in cells.items():
+            for item in unique.values():
                 number, _ = items[modality].setdefault(item.key, (len(items[modality]), item))
                 links[modality].append((number, len(groups)))
         groups.append(key)
-        splits.append(given or draw_split(anchors[key], fractions or {}))
+        splits.append(split)
 
     dataset = Dataset(
         groups,
@@ -324,11 +335,6 @@ def _anchors(members: Mapping[str, Cells], kinds: Mapping[str, str]) -> dict[str
     return {key: root(key) for key in members}
 
 
-def _held_out_names(members: Mapping[tuple[str | None, str], Cells], kinds: Mapping[str, str]) -> set[str]:
-    """Names of all groups, pictures and sounds that the source itself puts outside `train`."""
-    return {
-        name
-        for (split, key), cells in members.items()
-        if split not in (None, "train")
-        for name in _names(key, cells, kinds)
-    }
+def _held_out_names(placed: Mapping[tuple[str, str], Cells], kinds: Mapping[str, str]) -> set[str]:
+    """Names of all groups, pictures and sounds that stand outside `train`."""
+    return {name for (split, key), cells in placed.items() if split != "train" for name in _names(key, cells, kinds)}

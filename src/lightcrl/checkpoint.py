@@ -1,0 +1,288 @@
+"""A checkpoint: a folder with weights, their description and a model card, checked leaf by leaf when it is loaded.
+
+    model.safetensors   the method's weights and buffers
+    config.json         format version, method, encoders and their fingerprints, recipe, figures, a digest per tensor
+    README.md           the model card
+
+Nothing is ever unpickled. Hub upload and download are huggingface_hub's own (`push_to_hub`, `from_pretrained`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lightcrl import __version__
+from lightcrl.encoders.base import EncoderSpec, fingerprint
+from lightcrl.errors import CheckpointError
+from lightcrl.losses import LOGIT_BIAS_START, LOGIT_SCALE_START
+from lightcrl.methods import METHODS, Method, TokenSpec
+from lightcrl.storage import recover_folder, whole_folder, write_json
+
+FORMAT = 1
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+
+
+class Checkpoint(
+    ModelHubMixin,
+    library_name="lightcrl",
+    tags=["lightcrl", "contrastive-learning", "cross-modal-retrieval"],
+    paper_url="https://arxiv.org/abs/2403.04650",
+    license="apache-2.0",
+):
+    """A method with all that is needed to use it on raw items.
+
+    Attributes:
+        method: the network.
+        name: the method's name in `METHODS`.
+        loss: the name of the loss it is trained with.
+        encoders: by modality, the frozen encoder's spec.
+        fingerprints: by modality, the fingerprint of that encoder.
+        recipe: the recipe it was trained by, as a table.
+        figures: what was measured: `metrics`, `interval` and the like.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        name: str,
+        loss: str,
+        encoders: Mapping[str, EncoderSpec],
+        fingerprints: Mapping[str, str],
+        recipe: Mapping[str, Any] | None = None,
+        figures: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.method = method
+        self.name = name
+        self.loss = loss
+        self.encoders = dict(encoders)
+        self.fingerprints = dict(fingerprints)
+        self.recipe = dict(recipe or {})
+        self.figures = dict(figures or {})
+
+    def config(self) -> dict[str, Any]:
+        """The content of config.json."""
+        config: dict[str, Any] = {
+            "format": FORMAT,
+            "lightcrl": __version__,
+            "method": {"name": self.name, "options": self.method.options.model_dump(mode="json"), "loss": self.loss},
+            "modalities": {
+                modality: {
+                    "dim": spec.dim,
+                    "slots": spec.slots,
+                    "fingerprint": self.fingerprints[modality],
+                    "encoder": self.encoders[modality].model_dump(mode="json", exclude_defaults=True),
+                }
+                for modality, spec in self.method.modalities.items()
+            },
+            "recipe": self.recipe,
+            "figures": self.figures,
+            "tensors": {leaf: _describe(tensor) for leaf, tensor in self.method.state_dict().items()},
+        }
+        return {**config, "digest": _digest(config)}
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint so that `folder` is at every moment a whole checkpoint, the former or this one."""
+        with whole_folder(folder) as fresh:
+            self._save_pretrained(fresh)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        state = {leaf: tensor.detach().cpu().contiguous() for leaf, tensor in self.method.state_dict().items()}
+        save_file(state, save_directory / WEIGHTS, metadata={"format": "pt"})
+        (save_directory / CARD).write_text(model_card(self), encoding="utf-8")
+        write_json(save_directory / CONFIG, self.config())
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **model_kwargs: Any,
+    ) -> Checkpoint:
+        if Path(model_id).is_dir():
+            return load_folder(Path(model_id))
+        folder = snapshot_download(
+            model_id,
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+            allow_patterns=[CONFIG, WEIGHTS, CARD],
+        )
+        return load_folder(Path(folder))
+
+
+def load_checkpoint(place: Path | str) -> Checkpoint:
+    """The checkpoint in a folder, the best one of a run's folder, or one on the hub.
+
+    Raises:
+        CheckpointError: nothing is there, or what is there is torn, tampered with or of a newer format.
+    """
+    folder = Path(place)
+    if not folder.is_dir() and str(place).count("/") == 1 and not str(place).startswith((".", "/", "~")):
+        try:
+            return Checkpoint.from_pretrained(str(place))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+            raise CheckpointError(
+                f"no checkpoint {str(place)!r}: no such folder, and the hub gave {type(error).__name__}. "
+                "Expected a run's folder or a hub id."
+            ) from error
+    for candidate in (folder, folder / "best"):
+        recover_folder(candidate)
+        if (candidate / CONFIG).is_file():
+            return load_folder(candidate)
+    raise CheckpointError(f"no checkpoint in {folder}: expected {CONFIG} there or in {folder / 'best'}.")
+
+
+def load_folder(folder: Path) -> Checkpoint:
+    """Read a checkpoint's folder, every leaf checked.
+
+    Raises:
+        CheckpointError: names the leaf, what was found and what was expected.
+    """
+    config = _read_config(folder)
+    tensors = _read_tensors(folder, config["tensors"])
+    modalities = {name: TokenSpec(entry["dim"], entry["slots"]) for name, entry in config["modalities"].items()}
+    method = make_method(config["method"]["name"], modalities, config["method"]["options"], config["method"]["loss"])
+    expected = {leaf: tensor.shape for leaf, tensor in method.state_dict().items()}
+    if expected != {leaf: tensor.shape for leaf, tensor in tensors.items()}:
+        odd = sorted(set(expected) ^ set(tensors)) or [leaf for leaf in expected if expected[leaf] != tensors[leaf].shape]
+        raise CheckpointError(f"{folder}: {odd[0]} does not fit the method {config['method']['name']!r} of {CONFIG}.")
+    method.load_state_dict(tensors)
+    return Checkpoint(
+        method.eval(),
+        name=config["method"]["name"],
+        loss=config["method"]["loss"],
+        encoders={name: EncoderSpec(**entry["encoder"]) for name, entry in config["modalities"].items()},
+        fingerprints={name: entry["fingerprint"] for name, entry in config["modalities"].items()},
+        recipe=config["recipe"],
+        figures=config["figures"],
+    )
+
+
+def make_method(name: str, modalities: Mapping[str, TokenSpec], options: Mapping[str, Any], loss: str) -> Method:
+    """A method with fresh weights, its logit scale and bias where the loss wants them to start."""
+    kind = METHODS.load(name)
+    method = kind(modalities, kind.Options.model_validate(options))
+    method.start_logits(LOGIT_SCALE_START.get(loss, 1 / 0.07), LOGIT_BIAS_START.get(loss))
+    return method
+
+
+def model_card(checkpoint: Checkpoint) -> str:
+    """The README of a checkpoint: what it maps, how to use it, what was measured."""
+    modalities = checkpoint.method.modalities
+    metrics = checkpoint.figures.get("metrics", {})
+    interval = checkpoint.figures.get("interval", {})
+    rows = [
+        f"| {name} | {value:.3f} | " + ("{:.3f} to {:.3f}".format(*interval[name]) if name in interval else "") + " |"
+        for name, value in metrics.items()
+    ]
+    encoders = [
+        f"| {name} | {spec.kind} | `{Path(spec.model).name if Path(spec.model).is_absolute() else spec.model}` | "
+        f"{modalities[name].slots} x {modalities[name].dim} | `{checkpoint.fingerprints[name]}` |"
+        for name, spec in checkpoint.encoders.items()
+    ]
+    parts = [f"| {part} | {count:,} |" for part, count in checkpoint.method.parts().items()]
+    first = next(iter(modalities))
+    lines = [
+        "---",
+        "library_name: lightcrl",
+        "license: apache-2.0",
+        "tags: [lightcrl, contrastive-learning, cross-modal-retrieval]",
+        "---",
+        "",
+        f"# {checkpoint.recipe.get('name', 'LightCRL model')}",
+        "",
+        f"Maps {', '.join(modalities)} into one space of {checkpoint.method.options.dim} dimensions "
+        f"(method `{checkpoint.name}`, LightCRL {__version__}). The encoders are frozen and not part of this checkpoint.",
+        "",
+        "```python",
+        "import lightcrl",
+        "",
+        'embedder = lightcrl.load("this/folder")',
+        f'vectors = embedder.encode(items, "{first}")  # [N, {checkpoint.method.options.dim}], unit length',
+        "```",
+        "",
+        "## Encoders",
+        "",
+        "| modality | kind | encoder | tokens | fingerprint |",
+        "|---|---|---|---|---|",
+        *encoders,
+        "",
+        "## Figures",
+        "",
+        *([f"On the {checkpoint.figures['split']} split.", ""] if "split" in checkpoint.figures else []),
+        *(["| metric | value | 95 % interval |", "|---|---|---|", *rows] if rows else ["None measured yet."]),
+        "",
+        "## Trained parameters",
+        "",
+        "| part | parameters |",
+        "|---|---|",
+        *parts,
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        found = config["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is torn or no LightCRL checkpoint ({error}).") from None
+    if not isinstance(found, int) or found > FORMAT:
+        raise CheckpointError(
+            f"{folder / CONFIG}: format is {found}, this version reads up to {FORMAT}. Install a newer lightcrl."
+        )
+    expected = config.get("digest")
+    if (digest := _digest(config)) != expected:
+        raise CheckpointError(f"{folder / CONFIG} has digest {digest}, expected {expected}: it was changed by hand.")
+    return config
+
+
+def _digest(config: Mapping[str, Any]) -> str:
+    """Of all that decides the embeddings; where encoders lie and what was measured may be edited."""
+    modalities = {
+        name: {key: value for key, value in entry.items() if key != "encoder"}
+        for name, entry in config.get("modalities", {}).items()
+    }
+    return fingerprint([config.get("format"), config.get("method"), modalities, config.get("tensors")])
+
+
+def _read_tensors(folder: Path, expected: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} is missing or torn ({error}).") from None
+    for leaf in sorted(set(expected) | set(tensors)):
+        found = _describe(tensors[leaf]) if leaf in tensors else "nothing"
+        wanted = expected.get(leaf, "nothing")
+        if found != wanted:
+            raise CheckpointError(f"{folder / WEIGHTS}: leaf {leaf!r} is {found}, expected {wanted}.")
+    return tensors
+
+
+def _describe(tensor: Tensor) -> dict[str, Any]:
+    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return {
+        "shape": list(tensor.shape),
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "digest": hashlib.blake2b(data.tobytes(), digest_size=16).hexdigest(),
+    }

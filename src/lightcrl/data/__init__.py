@@ -1,0 +1,89 @@
+"""Datasets: whatever the user has, as a table of groups."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from lightcrl.data.base import Dataset, Item, Rejection, Row, Source, collect
+from lightcrl.data.spec import DataSpec
+from lightcrl.errors import DataError, EmptyDatasetError, ModalityError, UnknownNameError
+from lightcrl.registry import Table
+
+__all__ = ["SOURCES", "DataSpec", "Dataset", "Item", "Rejection", "Row", "Source", "load_dataset", "open_sources"]
+
+SOURCES: Table[Callable[..., Source]] = Table(
+    "source",
+    {
+        "table": "lightcrl.data.table:TableFile",
+        "folder": "lightcrl.data.folder:ClassFolder",
+        "hub": "lightcrl.data.hub:HubDataset",
+        "webdataset": "lightcrl.data.webdataset:Shards",
+        "synthetic": "lightcrl.data.synthetic:Synthetic",
+    },
+)
+
+
+def load_dataset(spec: DataSpec, kinds: Mapping[str, str]) -> Dataset:
+    """Read the data that `spec` names.
+
+    Args:
+        spec: the `[data]` table; its paths are absolute, or hub ids.
+        kinds: modality to `"text"`, `"image"` or `"audio"`, from the recipe's encoders.
+
+    Raises:
+        DataError: the data is not there or cannot be used; see `collect` for the rest.
+        ModalityError: `columns` names an unknown modality, or the data lacks a modality's column.
+        UnknownNameError: there is no such source, or it has no such setting.
+    """
+    sources = open_sources(spec, kinds)
+    fractions = {"dev": spec.dev_fraction, "test": spec.test_fraction}
+    try:
+        return collect(_rows(sources), kinds, fractions=fractions, strict=spec.strict, max_rejected=spec.max_rejected)
+    except EmptyDatasetError as error:
+        raise EmptyDatasetError(f"{', '.join(spec.paths.values()) or spec.source}: {error}") from None
+
+
+def open_sources(spec: DataSpec, kinds: Mapping[str, str]) -> list[tuple[str | None, Source]]:
+    """The sources of a spec, each with the split that all of its rows are in, or None if they say it themselves.
+
+    A source is made with `kinds`, with those of `path`, `columns`, `key`, `split_column` and `root` that are given,
+    and with `options`; what its class has no parameter for is an error. A class with a parameter `base` is told the
+    folder that several paths have in common, so that it can tell their files apart.
+    """
+    for modality in spec.columns:
+        if modality not in kinds:
+            raise ModalityError(f"data.columns: {UnknownNameError('modality', modality, kinds)}")
+    make = SOURCES.load(spec.source)
+    parameters = inspect.signature(make).parameters
+    given = {"columns": spec.columns, "key": spec.key, "split_column": spec.split_column, "root": spec.root}
+    arguments: dict[str, Any] = {name: value for name, value in given.items() if value} | spec.options
+    paths: Mapping[str | None, str | None] = spec.paths or {None: None}
+    if len(spec.paths) > 1 and "base" in parameters and all(map(os.path.isabs, spec.paths.values())):
+        arguments.setdefault("base", os.path.commonpath([os.path.dirname(path) for path in spec.paths.values()]))
+    opened = []
+    for split, path in paths.items():
+        wanted = arguments if path is None else {"path": path, **arguments}
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+            for name in wanted:
+                if name not in parameters:
+                    known = [known for known in parameters if known != "kinds"]
+                    raise UnknownNameError(f"setting of source {spec.source!r}", name, known)
+        try:
+            inspect.signature(make).bind(kinds, **wanted)
+        except TypeError as error:
+            raise DataError(
+                f"source {spec.source!r}: {error}. Expected data.path, or data.train with data.dev and data.test; "
+                "other settings stand under data.options."
+            ) from None
+        opened.append((split, make(kinds, **wanted)))
+    return opened
+
+
+def _rows(sources: list[tuple[str | None, Source]]) -> Iterator[Row | Rejection]:
+    for split, source in sources:
+        for row in source.rows():
+            yield replace(row, split=split) if split and isinstance(row, Row) else row

@@ -1,0 +1,123 @@
+"""Pictures or sounds in folders, one per class."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightcrl.data.base import Item, Rejection, Row, file_item, text_item
+from lightcrl.data.files import MEDIA, SPLITS, existing, name_below, some, visible
+from lightcrl.errors import DataError, ItemError, ModalityError
+
+_SYNSET = re.compile(r"^n\d{8}(?=.)|^\d+\.(?=.)")  # n02084071-dog (WordNet), 001.Dog (CUB)
+_WORD_ENDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[\s_\-+.]+")
+_EXPECTED = "a folder with one folder per class: <path>/<class>/<file>, or <path>/train/<class>/<file>"
+
+
+@dataclass(frozen=True)
+class ClassFolder:
+    """`path/<class>/<file>`, or `path/{train,dev,val,test}/<class>/<file>`; every file is a group.
+
+    Pictures go to each modality of kind `"image"`, sounds to each of kind `"audio"`; each of kind `"text"` has the
+    name of the class.
+
+    Attributes:
+        kinds: modality to `"text"`, `"image"` or `"audio"`.
+        path: the folder.
+        template: what the name of the class is put into, in place of `{}`.
+        base: folder below which files are named; two folders with files of the same name need a common one.
+    """
+
+    kinds: Mapping[str, str]
+    path: str | Path
+    template: str = "{}"
+    base: str | Path | None = None
+
+    def rows(self) -> Iterator[Row | Rejection]:
+        """Every file, by split, class and name.
+
+        Raises:
+            DataError: there are no class folders, or `template` has no `{}`.
+            ModalityError: no modality is a picture or a sound.
+        """
+        if "{}" not in self.template:
+            raise DataError(f"template {self.template!r} has no {{}} to put the class into.")
+        if not {"image", "audio"} & set(self.kinds.values()):
+            raise ModalityError(
+                f"source 'folder' holds pictures or sounds; the modalities are {dict(self.kinds)}. "
+                "Expected one of kind 'image' or 'audio'."
+            )
+        path = existing(self.path, _EXPECTED)
+        base = Path(self.base or path)
+        split_folders = [entry for entry in _folders(path) if entry.name.lower() in SPLITS]
+        for folder in split_folders or [path]:
+            split = SPLITS[folder.name.lower()] if split_folders else None
+            for label in _class_folders(folder):
+                for file in _files(label):
+                    yield self._row(file, label.name, split, base)
+
+    def _row(self, file: Path, label: str, split: str | None, base: Path) -> Row | Rejection:
+        name = name_below(file, base)
+        found = MEDIA.get(file.suffix.lower())
+        if found is None:
+            return Rejection(name, "not a picture or sound", f"extension {file.suffix!r}")
+        cells: dict[str, list[Item]] = {}
+        try:
+            for modality, kind in self.kinds.items():
+                if kind == found:
+                    cells[modality] = [file_item(file, base)]
+                elif kind == "text":
+                    cells[modality] = [text_item(self.template.replace("{}", readable_class(label)), label)]
+        except ItemError as error:
+            return Rejection(name, error.reason, error.detail)
+        if found not in self.kinds.values():
+            return Rejection(name, f"no modality of kind {found!r}")
+        return Row(name, cells, split)
+
+
+def class_folder(path: str | Path) -> tuple[list[str], list[tuple[Path, int]]]:
+    """The classes that have pictures or sounds, sorted, and every file with the number of its class.
+
+    Raises:
+        DataError: fewer than two classes have files.
+    """
+    path = existing(path, _EXPECTED)
+    by_class = {
+        label.name: [file for file in _files(label) if file.suffix.lower() in MEDIA] for label in _class_folders(path)
+    }
+    names = [name for name, files in by_class.items() if files]
+    if len(names) < 2:
+        raise DataError(
+            f"{path}: found files in {len(names)} of the folders {some(list(by_class))}; expected at least two classes."
+        )
+    return names, [(file, number) for number, name in enumerate(names) for file in by_class[name]]
+
+
+def readable_class(name: str) -> str:
+    """A folder's name as one would say it.
+
+    >>> [readable_class(name) for name in ("fire_truck", "GoldenRetriever", "n02084071-dog", "7", "USA")]
+    ['fire truck', 'golden retriever', 'dog', '7', 'usa']
+    """
+    words = [word for word in _WORD_ENDS.split(_SYNSET.sub("", name)) if word]
+    return " ".join(words).lower() or name
+
+
+def _folders(path: Path) -> list[Path]:
+    if not path.is_dir():
+        raise DataError(f"{path} is a file. Expected {_EXPECTED}.")
+    return [entry for entry in visible(path) if entry.is_dir()]
+
+
+def _class_folders(path: Path) -> list[Path]:
+    folders = _folders(path)
+    if not folders:
+        inside = [entry.name for entry in visible(path)]
+        raise DataError(f"{path} has no class folders: found {some(inside)}. Expected {_EXPECTED}.")
+    return folders
+
+
+def _files(folder: Path) -> list[Path]:
+    return [entry for entry in visible(folder) if entry.is_file()]

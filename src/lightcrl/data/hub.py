@@ -1,0 +1,110 @@
+"""Hugging Face `datasets`: an id on the hub, a dataset saved to disk, or a folder of data files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightcrl.data.base import Rejection, Row
+from lightcrl.data.columns import Columns
+from lightcrl.data.files import SPLITS, name_below
+from lightcrl.errors import DataError
+
+BATCH_ROWS = 256
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """Every split of a dataset; the rows of a single split have theirs drawn.
+
+    Attributes:
+        kinds: modality to `"text"`, `"image"` or `"audio"`.
+        path: hub id or local folder.
+        columns: modality to column, where the names differ.
+        key: column whose equal values make rows one group; None goes by the first picture or sound.
+        split_column: column that names the split, in place of the dataset's own.
+        root: folder that relative paths in the data are below; a local dataset's own if None.
+        base: folder below which local datasets are named.
+        name: the configuration, of a dataset that has several.
+        revision: branch, tag or commit on the hub.
+        cache_dir: where `datasets` keeps what it downloads and converts; its own choice if None.
+    """
+
+    kinds: Mapping[str, str]
+    path: str | Path
+    columns: Mapping[str, str] = field(default_factory=dict)
+    key: str | None = None
+    split_column: str | None = None
+    root: str | Path | None = None
+    base: str | Path | None = None
+    name: str | None = None
+    revision: str | None = None
+    cache_dir: str | Path | None = None
+
+    def rows(self) -> Iterator[Row | Rejection]:
+        """Every row, split by split, known as `flickr30k[train]:17`.
+
+        Raises:
+            DataError: there is no such dataset; says how to use a local folder.
+            ModalityError: a column is not there.
+        """
+        splits = self._open()
+        local = Path(self.path).is_dir()
+        folder = Path(self.path) if local else Path()
+        base = Path(self.base or folder.parent) if local else None
+        title = name_below(folder, base) if base else str(self.path)
+        layout = Columns(
+            self.kinds,
+            self.columns,
+            self.key,
+            self.split_column,
+            Path(self.root or folder),
+            None if self.root else base,
+        )
+        for split_name, rows in splits.items():
+            split = SPLITS.get(split_name)
+            drawn = len(splits) == 1 or self.split_column is not None
+            if not drawn and split is None:
+                yield Rejection(f"{title}[{split_name}]", "unknown split", f"known: {', '.join(SPLITS)}")
+                continue
+            layout.check(rows.column_names, f"{title}[{split_name}]")
+            table = _ArrowCells(rows.select_columns(layout.wanted()).with_format("arrow"))
+            for number, values in enumerate(table.scan()):
+                for row in layout.read(values, f"{title}[{split_name}]:{number + 1}", table, number):
+                    yield row if drawn or isinstance(row, Rejection) else Row(row.key, row.cells, split)
+
+    def _open(self) -> Mapping[str, Any]:
+        import datasets
+
+        folder = Path(self.path)
+        try:
+            if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+                found = datasets.load_from_disk(str(folder))
+            else:
+                found = datasets.load_dataset(
+                    str(self.path), self.name, revision=self.revision, cache_dir=self.cache_dir and str(self.cache_dir)
+                )
+        except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"cannot open the dataset {str(self.path)!r} (name {self.name!r}, revision {self.revision!r}): "
+                f"{type(error).__name__}: {error} Expected a dataset on the Hugging Face hub that this machine can "
+                "reach, or a local folder: one written by save_to_disk, or one of .parquet, .jsonl or .csv files or of "
+                "pictures. To work without a network, fetch it elsewhere, save_to_disk, and set data.path to the copy."
+            ) from error
+        return found if isinstance(found, Mapping) else {"train": found}
+
+
+class _ArrowCells:
+    """A dataset as Arrow, which keeps pictures and sounds as they are stored: they are decoded when encoded."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def scan(self) -> Iterator[dict[str, Any]]:
+        for batch in self.rows.iter(BATCH_ROWS):
+            yield from batch.to_pylist()
+
+    def cell(self, row: int, column: str) -> Any:
+        return self.rows[row][column][0].as_py()

@@ -1,0 +1,46 @@
+"""What an evaluation gives back, and the table of evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightcrl.registry import Table
+
+EVALUATIONS: Table[Any] = Table(
+    "evaluation task",
+    {"retrieval": "lightcrl.evaluation.retrieval:evaluate", "zero_shot": "lightcrl.evaluation.zero_shot:evaluate"},
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Figures of one evaluation.
+
+    Attributes:
+        metrics: name to value; recalls and accuracies are fractions, ranks start at 1.
+        interval: name to the two ends of its 95 % bootstrap interval.
+        chance: what a blind guess scores, for those metrics where that is known.
+        counts: what was evaluated: queries, items, classes.
+    """
+
+    metrics: dict[str, float]
+    interval: dict[str, tuple[float, float]] = field(default_factory=dict)
+    chance: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "metrics": self.metrics,
+            "interval": {name: list(ends) for name, ends in self.interval.items()},
+            "chance": self.chance,
+            "counts": self.counts,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Result:
+        """The inverse of `to_json`."""
+        interval = {name: (low, high) for name, (low, high) in value["interval"].items()}
+        return cls(value["metrics"], interval, value["chance"], value["counts"])

@@ -1,0 +1,132 @@
+"""Numbers from embeddings: pure functions, exact, in chunks, blind to batch size and to the order of items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightcrl.errors import ShapeError
+
+CHUNK = 1024
+"""Queries scored at once against the whole gallery's next part."""
+
+GALLERY_CHUNK = 65_536
+
+
+def ranks(queries: Tensor, gallery: Tensor, positives: list[np.ndarray]) -> np.ndarray:
+    """How each query's best positive fares: [Q, 3] counts of better wrong items, equal wrong items, equal right items.
+
+    Equal right items counts the best positive itself and positives of the very same score. Together they give the
+    exact expected recall if ties are broken at random, so that a constant embedding scores chance, not 1.
+
+    Args:
+        queries: unit vectors [Q, d].
+        gallery: unit vectors [N, d], each item once.
+        positives: for every query the numbers of its right items in the gallery, at least one.
+
+    Raises:
+        ShapeError: sizes disagree, or a query has no positive.
+    """
+    if queries.shape[1] != gallery.shape[1] or len(positives) != len(queries):
+        raise ShapeError(
+            f"{len(queries)} queries of width {queries.shape[1]} with {len(positives)} sets of positives against a "
+            f"gallery of width {gallery.shape[1]}; expected equal widths and one set per query."
+        )
+    if any(len(found) == 0 for found in positives):
+        raise ShapeError("a query has no right item in the gallery; leave it out of the queries.")
+    counts = np.zeros((len(queries), 3), dtype=np.int64)
+    for start in range(0, len(queries), CHUNK):
+        part = queries[start : start + CHUNK]
+        chosen = positives[start : start + CHUNK]
+        lengths = np.array([len(found) for found in chosen])
+        query = torch.from_numpy(np.repeat(np.arange(len(chosen)), lengths))
+        item = torch.from_numpy(np.concatenate(chosen).astype(np.int64))
+        best = torch.full((len(part),), -torch.inf)
+        # Scores of a gallery of one chunk serve both passes; a larger one is scored twice to keep memory bounded.
+        cached: list[Tensor] = []
+        for first in range(0, len(gallery), GALLERY_CHUNK):
+            scores = part @ gallery[first : first + GALLERY_CHUNK].T
+            here = (item >= first) & (item < first + scores.shape[1])
+            right = scores[query[here], item[here] - first]
+            best = best.scatter_reduce(0, query[here], right, "amax")
+            cached = [scores]
+        for first in range(0, len(gallery), GALLERY_CHUNK):
+            scores = cached[0] if len(gallery) <= GALLERY_CHUNK else part @ gallery[first : first + GALLERY_CHUNK].T
+            here = (item >= first) & (item < first + scores.shape[1])
+            right = scores[query[here], item[here] - first]
+            equal_right = torch.zeros(len(part), dtype=torch.int64)
+            equal_right.index_add_(0, query[here], (right == best[query[here]]).long())
+            equal = (scores == best[:, None]).sum(1)
+            better = (scores > best[:, None]).sum(1)
+            found = torch.stack([better, equal - equal_right, equal_right], 1)
+            counts[start : start + len(part)] += found.numpy()
+    return counts
+
+
+def hits(counts: np.ndarray, k: int) -> np.ndarray:
+    """[Q] probability that a right item is among the first k, ties broken at random, from `ranks`' counts.
+
+    >>> hits(np.array([[0, 0, 1], [3, 0, 1], [0, 1, 1]]), 1).tolist()
+    [1.0, 0.0, 0.5]
+    """
+    better, wrong, right = counts.T
+    places = np.clip(k - better, 0, wrong + right)
+    # All places of the tie taken by wrong items: C(wrong, places) / C(wrong + right, places).
+    miss = np.ones(len(counts))
+    for step in range(int(right.max(initial=0))):
+        left = wrong + right - step
+        with np.errstate(divide="ignore", invalid="ignore"):
+            miss = np.where(step < right, miss * np.clip(left - places, 0, None) / np.maximum(left, 1), miss)
+    return 1.0 - miss
+
+
+def median_rank(counts: np.ndarray) -> float:
+    """Median over queries of the best positive's rank (1 is first), the middle of its tie."""
+    better, wrong, right = counts.T
+    return float(np.median(better + 1 + wrong / (right + 1)))
+
+
+def bootstrap_interval(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    groups: int,
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile bootstrap over groups.
+
+    Args:
+        statistic: from weights [S, groups] (how often each group was drawn) to values [S].
+        groups: how many there are.
+        samples: S, how often to draw.
+        seed: of the draws.
+        level: share of the draws inside the interval.
+
+    Returns:
+        The lower and upper end.
+    """
+    generator = np.random.default_rng(seed)
+    values = []
+    # In parts, so that weights of a million groups need no gigabytes.
+    part = max(1, min(samples, 20_000_000 // max(groups, 1)))
+    for start in range(0, samples, part):
+        drawn = min(part, samples - start)
+        weights = np.stack(
+            [np.bincount(generator.integers(0, groups, groups), minlength=groups) for _ in range(drawn)]
+        )
+        values.append(statistic(weights.astype(np.float64)))
+    tail = (1 - level) / 2
+    low, high = np.quantile(np.concatenate(values), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def mean_interval(values: np.ndarray, groups: np.ndarray, *, samples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the mean of `values` [N], drawing whole `groups` [N], since members of one group go together."""
+    _, codes = np.unique(groups, return_inverse=True)
+    sums = np.bincount(codes, weights=values)
+    sizes = np.bincount(codes).astype(np.float64)
+    return bootstrap_interval(lambda weights: weights @ sums / (weights @ sizes), len(sums), samples=samples, seed=seed)

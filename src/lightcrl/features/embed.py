@@ -1,0 +1,39 @@
+"""Stored features through a method, to unit vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightcrl.features.store import FeatureStore
+from lightcrl.features.table import Features, Split
+from lightcrl.methods.base import Method
+
+# Tokens per batch, so that long sequences and single vectors take like memory.
+TOKENS_PER_BATCH = 65_536
+
+
+@torch.inference_mode()
+def embed_rows(method: Method, store: FeatureStore, modality: str, rows: np.ndarray) -> Tensor:
+    """Unit vectors [N, d] float32 on the CPU of the items at `rows` [N], in eval mode."""
+    was_training = method.training
+    method.eval()
+    device = next(method.parameters()).device
+    per_batch = max(1, TOKENS_PER_BATCH // max(1, store.longest))
+    parts = [
+        method(modality, store.gather(rows[start : start + per_batch]).to(device, torch.float32)).cpu()
+        for start in range(0, len(rows), per_batch)
+    ]
+    method.train(was_training)
+    return torch.cat(parts) if parts else torch.zeros(0, method.options.dim)
+
+
+def embed_split(method: Method, features: Features, split: Split) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+    """Unit vectors [N_m, d] of every item of a split once, and links [L_m, 2] (item number, group number)."""
+    vectors, links = {}, {}
+    for modality, members in split.members.items():
+        rows, item = np.unique(members.rows, return_inverse=True)
+        vectors[modality] = embed_rows(method, features.store(modality), modality, rows)
+        links[modality] = np.stack([item, members.groups], 1)
+    return vectors, links

@@ -1,0 +1,253 @@
+"""The feature store: what a frozen encoder said of every item, on disk, ragged and without padding.
+
+    manifest.json            format, fingerprint, encoder, sizes and digests of all files; written last
+    values-00000.npy         [tokens, D] floats, the items' tokens one after another
+    offsets-00000.npy        [items + 1] int64, where each item begins
+    items-00000.parquet      row, item, group, split, source; one line per item and group
+    shard-00000.json         the shard's entry of the manifest; written when the shard is complete
+
+A store knows nothing of encoders or data sets: `extract` fills it, training and evaluation read it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from lightcrl.errors import StaleStoreError, StoreError, TornStoreError
+from lightcrl.storage import file_digest, whole_file, write_json
+from lightcrl.tokens import TokenBatch
+
+FORMAT = 1
+METADATA = pa.schema(
+    [("row", pa.int64()), ("item", pa.string()), ("group", pa.string()), ("split", pa.string()), ("source", pa.string())]
+)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One complete shard as the manifest knows it.
+
+    Attributes:
+        rows: items in it.
+        tokens: tokens of all its items.
+        longest: tokens of its longest item.
+        rejected: what was set aside while it was made: source, reason, detail.
+        files: bytes and digest by file name.
+    """
+
+    rows: int
+    tokens: int
+    longest: int
+    rejected: list[dict[str, str]]
+    files: dict[str, dict[str, Any]]
+
+
+def write_shard(
+    folder: Path,
+    number: int,
+    fingerprint: str,
+    sequences: Sequence[np.ndarray],
+    metadata: Mapping[str, list[Any]],
+    rejected: list[dict[str, str]],
+    dim: int,
+    dtype: str,
+) -> Shard:
+    """Write one shard of items' tokens, each [T_i, D]; its entry comes last and makes it complete."""
+    offsets = np.zeros(len(sequences) + 1, dtype=np.int64)
+    np.cumsum([len(sequence) for sequence in sequences], out=offsets[1:])
+    values = np.concatenate([np.zeros((0, dim), dtype), *sequences]).astype(dtype, copy=False)
+    files = {}
+    for name, array in ((f"values-{number:05d}.npy", values), (f"offsets-{number:05d}.npy", offsets)):
+        with whole_file(folder / name) as temporary, temporary.open("wb") as stream:
+            np.save(stream, array)
+        files[name] = _stamp(folder / name)
+    name = f"items-{number:05d}.parquet"
+    with whole_file(folder / name) as temporary:
+        pq.write_table(pa.table(metadata, schema=METADATA), temporary)
+    files[name] = _stamp(folder / name)
+    longest = int(np.diff(offsets).max(initial=0))
+    shard = Shard(len(sequences), int(offsets[-1]), longest, rejected, files)
+    write_json(folder / f"shard-{number:05d}.json", {"format": FORMAT, "fingerprint": fingerprint, **vars(shard)})
+    return shard
+
+
+def complete_shard(folder: Path, number: int, fingerprint: str) -> Shard | None:
+    """A shard that an earlier run completed, or None if it has to be made."""
+    try:
+        entry = json.loads((folder / f"shard-{number:05d}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if entry.pop("format", None) != FORMAT or entry.pop("fingerprint", None) != fingerprint:
+        return None
+    shard = Shard(**entry)
+    whole = all((folder / name).is_file() and _stamp(folder / name) == stamp for name, stamp in shard.files.items())
+    return shard if whole else None
+
+
+def write_manifest(folder: Path, fingerprint: str, header: Mapping[str, Any], shards: Sequence[Shard]) -> None:
+    """Declare a store complete. `header` holds modality, kind, encoder, dim, slots and dtype."""
+    entries = [vars(shard) for shard in shards]
+    write_json(folder / "manifest.json", {"format": FORMAT, "fingerprint": fingerprint, **header, "shards": entries})
+
+
+class FeatureStore:
+    """A complete store, opened for reading: memory-mapped, or held in memory when `memory` is true.
+
+    Attributes:
+        folder: where it lies.
+        manifest: its JSON manifest.
+        fingerprint: stands for encoder, tokens, dtype and data.
+        rows: items in it.
+        dim: D, width of a token.
+        slots: see `Encoder.slots`.
+    """
+
+    def __init__(self, folder: Path | str, fingerprint: str | None = None, *, memory: bool = False) -> None:
+        """Open the store in `folder`.
+
+        Raises:
+            StoreError: there is no complete store, or its format is newer than this version reads.
+            StaleStoreError: its fingerprint is not the one expected.
+            TornStoreError: a file is missing or has another size; with `memory`, or another content.
+        """
+        self.folder = Path(folder)
+        try:
+            self.manifest: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise StoreError(
+                f"no feature store in {self.folder}: expected manifest.json, which is written when all shards are "
+                "complete. Run the recipe again; complete shards are kept."
+            ) from None
+        except ValueError as error:
+            raise TornStoreError(f"{self.folder / 'manifest.json'} is not JSON ({error}). Remove it and run again.") from None
+        if self.manifest["format"] > FORMAT:
+            raise StoreError(f"{self.folder} has format {self.manifest['format']}, this version reads up to {FORMAT}.")
+        self.fingerprint: str = self.manifest["fingerprint"]
+        if fingerprint is not None and self.fingerprint != fingerprint:
+            raise StaleStoreError(
+                f"the store in {self.folder} has fingerprint {self.fingerprint}, expected {fingerprint}: it was made "
+                "by another encoder, other settings or from other data. Remove the folder, or choose another."
+            )
+        self.dim: int = self.manifest["dim"]
+        self.slots: int = self.manifest["slots"]
+        self._shards = [Shard(**entry) for entry in self.manifest["shards"]]
+        self._check_sizes()
+        self._first_row = np.cumsum([0, *(shard.rows for shard in self._shards)])
+        self.rows = int(self._first_row[-1])
+        self._arrays = [self._map(number) for number in range(len(self._shards))]
+        if memory:
+            self._load()
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest item."""
+        return max((shard.longest for shard in self._shards), default=0)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the values in bytes."""
+        return int(sum(shard.tokens for shard in self._shards) * self.dim * np.dtype(self.manifest["dtype"]).itemsize)
+
+    @property
+    def rejected(self) -> list[dict[str, str]]:
+        """What was set aside while the store was made."""
+        return [entry for shard in self._shards for entry in shard.rejected]
+
+    def metadata(self) -> pa.Table:
+        """Columns row, item, group, split, source: one line per item and group, in order of rows."""
+        tables = [pq.read_table(self.folder / f"items-{n:05d}.parquet") for n in range(len(self._shards))]
+        shifted = [
+            table.set_column(0, "row", pa.array(table["row"].to_numpy() + first))
+            for table, first in zip(tables, self._first_row[:-1], strict=True)
+        ]
+        return pa.concat_tables(shifted) if shifted else METADATA.empty_table()
+
+    def gather(self, rows: np.ndarray) -> TokenBatch:
+        """Tokens of the items at `rows` [B] in that order, padded to the longest among them, in the stored dtype."""
+        rows = np.asarray(rows)
+        shards = np.searchsorted(self._first_row, rows, side="right") - 1
+        if len(self._arrays) == 1 or (len(rows) and (shards == shards[0]).all()):
+            shard = int(shards[0]) if len(rows) else 0
+            return _gather(self._arrays[shard], rows - self._first_row[shard])
+        parts = []
+        order = []
+        for shard in np.unique(shards):
+            chosen = np.flatnonzero(shards == shard)
+            parts.extend(_gather(self._arrays[shard], rows[chosen] - self._first_row[shard]).ragged())
+            order.append(chosen)
+        back = np.argsort(np.concatenate(order))
+        return TokenBatch.from_ragged([parts[number] for number in back])
+
+    def sequence(self, row: int) -> np.ndarray:
+        """Tokens [T, D] of one item, as stored."""
+        shard = int(np.searchsorted(self._first_row, row, side="right") - 1)
+        values, offsets = self._arrays[shard]
+        local = row - self._first_row[shard]
+        return np.asarray(values[offsets[local] : offsets[local + 1]])
+
+    def verify(self) -> None:
+        """Read every file and compare its digest with the manifest's.
+
+        Raises:
+            TornStoreError: names the file and both digests.
+        """
+        for shard in self._shards:
+            for name, stamp in shard.files.items():
+                if (found := file_digest(self.folder / name)) != stamp["digest"]:
+                    raise TornStoreError(
+                        f"{self.folder / name} has digest {found}, expected {stamp['digest']}. Remove the file and "
+                        "manifest.json and run the recipe again: that shard alone is made anew."
+                    )
+
+    def _check_sizes(self) -> None:
+        for shard in self._shards:
+            for name, stamp in shard.files.items():
+                path = self.folder / name
+                found = path.stat().st_size if path.is_file() else None
+                if found != stamp["bytes"]:
+                    state = "is missing" if found is None else f"has {found} bytes (digest {file_digest(path)})"
+                    raise TornStoreError(
+                        f"{path} {state}, expected {stamp['bytes']} bytes (digest {stamp['digest']}). Remove "
+                        "manifest.json and run the recipe again: that shard alone is made anew."
+                    )
+
+    def _map(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        # An empty .npy cannot be memory-mapped.
+        empty = self._shards[number].tokens == 0
+        path = self.folder / f"values-{number:05d}.npy"
+        values = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
+        offsets = np.load(self.folder / f"offsets-{number:05d}.npy", mmap_mode="r", allow_pickle=False)
+        return values, offsets
+
+    def _load(self) -> None:
+        """Hold everything in one piece, checked on the way in."""
+        self.verify()
+        values = [values for values, _ in self._arrays]
+        first_token = np.cumsum([0, *(len(part) for part in values)])
+        offsets = [offsets[:-1] + first for (_, offsets), first in zip(self._arrays, first_token, strict=False)]
+        self._arrays = [(np.concatenate(values), np.concatenate([*offsets, first_token[-1:]]))] if values else []
+        self._first_row = np.array([0, self.rows])
+
+
+def _gather(shard: tuple[np.ndarray, np.ndarray], rows: np.ndarray) -> TokenBatch:
+    values, offsets = shard
+    starts = np.asarray(offsets[rows])
+    lengths = np.asarray(offsets[rows + 1]) - starts
+    places = np.arange(int(lengths.max(initial=0)))
+    mask = places < lengths[:, None]
+    # Padding repeats the item's first token: it is masked, and a read stays within the item.
+    index = starts[:, None] + np.where(mask, places, 0)
+    return TokenBatch(torch.from_numpy(np.asarray(values[index])), torch.from_numpy(mask))
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "digest": file_digest(path)}

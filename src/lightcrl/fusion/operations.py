@@ -1,0 +1,136 @@
+"""The six fusion operations: how a modality's context vector enters its tokens (LightCRL, arXiv 2403.04650).
+
+Every operation takes tokens u [B, T, d], their mask [B, T] and the encoded context c [d], and gives tokens [B, T, d].
+`neutral` is the context that the operation adds its context to at the start: 0 where a context of zero changes nothing,
+1 for the product.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lightcrl.registry import Table
+
+
+class FusionOperation(nn.Module, ABC):
+    """One way to fuse tokens with a context vector; made for a width `dim`."""
+
+    neutral: ClassVar[float] = 0.0
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, mask: Tensor, context: Tensor) -> Tensor:
+        """[B, T, d], [B, T], [d] -> [B, T, d]. Masked tokens are never read by the others."""
+
+
+class Addition(FusionOperation):
+    """DFE-1: u + c."""
+
+    def forward(self, tokens: Tensor, mask: Tensor, context: Tensor) -> Tensor:
+        return tokens + context
+
+
+class Multiplication(FusionOperation):
+    """DFE-2: u * c."""
+
+    neutral = 1.0
+
+    def forward(self, tokens: Tensor, mask: Tensor, context: Tensor) -> Tensor:
+        return tokens * context
+
+
+class Concatenation(FusionOperation):
+    """DFE-3: u + MLP([u ; P c]), the context projected to 10 dimensions."""
+
+    def __init__(self, dim: int, context_dim: int = 10) -> None:
+        super().__init__(dim)
+        self.project = nn.Linear(dim, context_dim)
+        self.mlp = nn.Sequential(nn.Linear(dim + context_dim, dim), nn.GELU(), nn.Linear(dim, dim))
+        shrink(self.mlp[-1])
+
+    def forward(self, tokens: Tensor, mask: Tensor, context: Tensor) -> Tensor:
+        short = self.project(context).expand(*tokens.shape[:-1], -1)
+        return tokens + self.mlp(torch.cat([tokens, short], -1))
+
+
+class Attention(FusionOperation):
+    """The context asks, the tokens answer: sum_t softmax_t(score(c, u_t)) value(u_t), added to every token."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.value = nn.Linear(dim, dim)
+        shrink(self.value)
+
+    @abstractmethod
+    def score(self, tokens: Tensor, context: Tensor) -> Tensor:
+        """[B, T] from tokens [B, T, d] and context [d]."""
+
+    def forward(self, tokens: Tensor, mask: Tensor, context: Tensor) -> Tensor:
+        # Not -inf: a row of padding alone would become NaN.
+        scores = self.score(tokens, context).masked_fill(~mask, torch.finfo(tokens.dtype).min)
+        attended = torch.einsum("bt,btd->bd", scores.softmax(-1), self.value(tokens + context))
+        return tokens + attended.unsqueeze(1)
+
+
+class AdditiveAttention(Attention):
+    """DFE-4: Bahdanau's score w · tanh(Q c + K u) (arXiv 1409.0473, section 3.1)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.energy = nn.Linear(dim, 1, bias=False)
+
+    def score(self, tokens: Tensor, context: Tensor) -> Tensor:
+        return self.energy(torch.tanh(self.query(context) + self.key(tokens))).squeeze(-1)
+
+
+class GeneralAttention(Attention):
+    """DFE-5: Luong's general score c · W u (arXiv 1508.04025, equation 8)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.bilinear = nn.Linear(dim, dim, bias=False)
+
+    def score(self, tokens: Tensor, context: Tensor) -> Tensor:
+        return self.bilinear(tokens) @ context / math.sqrt(self.dim)
+
+
+class ScaledDotProduct(Attention):
+    """DFE-6: Q c · K u / sqrt(d) (arXiv 1706.03762, equation 1)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim, bias=False)
+
+    def score(self, tokens: Tensor, context: Tensor) -> Tensor:
+        return self.key(tokens) @ self.query(context) / math.sqrt(self.dim)
+
+
+OPERATIONS: Table[type[FusionOperation]] = Table(
+    "fusion operation",
+    {
+        "addition": "lightcrl.fusion.operations:Addition",
+        "multiplication": "lightcrl.fusion.operations:Multiplication",
+        "concatenation": "lightcrl.fusion.operations:Concatenation",
+        "additive_attention": "lightcrl.fusion.operations:AdditiveAttention",
+        "general_attention": "lightcrl.fusion.operations:GeneralAttention",
+        "scaled_dot_product": "lightcrl.fusion.operations:ScaledDotProduct",
+    },
+)
+
+
+@torch.no_grad()
+def shrink(linear: nn.Module) -> None:
+    """Start what is added to the tokens small, so that training begins near the linear map."""
+    for parameter in linear.parameters():
+        parameter.mul_(0.1)

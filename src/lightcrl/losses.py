@@ -1,0 +1,148 @@
+"""Contrastive losses: pure functions of two sets of embeddings and who belongs together.
+
+Everything in one group is positive for everything else in it. A row without a positive on the other side is no anchor,
+but remains a negative of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from lightcrl.errors import TrainingError
+from lightcrl.registry import Table
+
+
+class Loss(Protocol):
+    """The signature of every member of `LOSSES`."""
+
+    def __call__(
+        self, left: Tensor, right: Tensor, left_groups: Tensor, right_groups: Tensor, scale: Tensor, bias: Tensor
+    ) -> Tensor:
+        """A scalar from unit vectors [N, d] and [M, d], their group numbers [N] and [M], logit scale and bias."""
+        ...
+
+
+def info_nce(
+    left: Tensor,
+    right: Tensor,
+    left_groups: Tensor,
+    right_groups: Tensor,
+    scale: Tensor,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Symmetric InfoNCE with every item of a group as a positive.
+
+        l_i = -1/|P_i| sum_{j in P_i} log softmax_j(s <left_i, right_j>),  P_i = {j: same group as i}
+
+    averaged over the anchors of either side, then over both sides. With one item a group on each side this is the loss
+    of CLIP (arXiv 2103.00020, figure 3); with several it is the "out" form of SupCon (arXiv 2004.11362, equation 2).
+
+    Args:
+        left: unit vectors [N, d].
+        right: unit vectors [M, d].
+        left_groups: group numbers [N].
+        right_groups: group numbers [M].
+        scale: logit scale s, scalar.
+        bias: not used; InfoNCE is blind to it.
+
+    Returns:
+        The scalar loss.
+
+    Raises:
+        TrainingError: no item of one side has a positive on the other.
+
+    >>> same = torch.eye(2)
+    >>> info_nce(same, same, torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor(100.0)).item() < 1e-6
+    True
+    """
+    positive = _positives(left_groups, right_groups)
+    logits = scale * left @ right.T
+    return (_cross_entropy(logits, positive) + _cross_entropy(logits.T, positive.T)) / 2
+
+
+def sigmoid(
+    left: Tensor, right: Tensor, left_groups: Tensor, right_groups: Tensor, scale: Tensor, bias: Tensor
+) -> Tensor:
+    """Pairwise sigmoid loss of SigLIP (arXiv 2303.15343, section 3.2), group-aware.
+
+        -1/N sum_{i,j} log sigmoid(y_ij (s <left_i, right_j> + b)),  y_ij = +1 in one group, else -1
+
+    N is the number of rows on the left.
+
+    Args:
+        left: unit vectors [N, d].
+        right: unit vectors [M, d].
+        left_groups: group numbers [N].
+        right_groups: group numbers [M].
+        scale: logit scale s, scalar.
+        bias: logit bias b, scalar.
+
+    Returns:
+        The scalar loss.
+
+    Raises:
+        TrainingError: no item of one side has a positive on the other.
+    """
+    positive = _positives(left_groups, right_groups)
+    logits = scale * left @ right.T + bias
+    return -logsigmoid(torch.where(positive, logits, -logits)).sum() / len(left)
+
+
+LOSSES: Table[Loss] = Table("loss", {"info_nce": "lightcrl.losses:info_nce", "sigmoid": "lightcrl.losses:sigmoid"})
+
+# Where logit scale and bias start and how far the scale may grow: CLIP's 1/0.07 and 100; SigLIP's 10 and -10.
+LOGIT_SCALE_START = {"info_nce": 1 / 0.07, "sigmoid": 10.0}
+LOGIT_BIAS_START = {"sigmoid": -10.0}
+
+
+def over_pairs(
+    loss: Loss,
+    embeddings: Mapping[str, Tensor],
+    groups: Mapping[str, Tensor],
+    scale: Tensor,
+    bias: Tensor,
+) -> Tensor:
+    """The mean of `loss` over every pair of modalities with a group in common.
+
+    Args:
+        loss: a member of `LOSSES`.
+        embeddings: by modality, unit vectors [N_m, d]; modalities may differ in N_m.
+        groups: by modality, group numbers [N_m].
+        scale: logit scale, scalar.
+        bias: logit bias, scalar.
+
+    Returns:
+        The scalar loss.
+
+    Raises:
+        TrainingError: no two modalities share a group.
+    """
+    values = [
+        loss(embeddings[a], embeddings[b], groups[a], groups[b], scale, bias)
+        for a, b in combinations(sorted(embeddings), 2)
+        if torch.isin(groups[a], groups[b]).any()
+    ]
+    if not values:
+        raise TrainingError("no two modalities share a group in this batch; expected groups with two items or more.")
+    return torch.stack(values).mean()
+
+
+def _positives(left_groups: Tensor, right_groups: Tensor) -> Tensor:
+    positive = left_groups[:, None] == right_groups[None, :]
+    if not positive.any():
+        raise TrainingError("no item has a positive on the other side; expected at least one group with both.")
+    return positive
+
+
+def _cross_entropy(logits: Tensor, positive: Tensor) -> Tensor:
+    """Mean over rows with a positive of the mean negative log-probability of their positives."""
+    counts = positive.sum(1)
+    chosen = logits.masked_fill(~positive, 0).sum(1) / counts.clamp(min=1)
+    per_row = torch.logsumexp(logits, 1) - chosen
+    return per_row[counts > 0].mean()

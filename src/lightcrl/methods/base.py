@@ -1,0 +1,159 @@
+"""What every method is: tokens of a modality in, unit vectors in one space out, and a logit scale for the loss."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from lightcrl.errors import ModalityError, ShapeError
+from lightcrl.tokens import TokenBatch
+
+MAX_LOGIT_SCALE = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpec:
+    """What a modality's tokens look like: see `Encoder.dim` and `Encoder.slots`."""
+
+    dim: int
+    slots: int = 1
+
+
+class MethodOptions(BaseModel):
+    """Options that every method has; the `[method]` table of a recipe is `name` and these.
+
+    Attributes:
+        dim: d, width of the embedding.
+        input_dropout: share of input features set to zero in training.
+        standardise: bring every input feature to mean 0 and deviation 1, by figures of the training split.
+        by_slot: give every slot (a layer's pool) a projection of its own; false shares one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dim: int = Field(default=256, gt=0)
+    input_dropout: float = Field(default=0.3, ge=0, lt=1)
+    standardise: bool = True
+    by_slot: bool = True
+
+
+class Stem(nn.Module):
+    """Per-token projection D -> d, the only weights that belong to one modality.
+
+    Tokens with a meaning of their own (slots) each have their own projection. The mean over tokens of a per-slot
+    projection is one linear map of the slots side by side.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, spec: TokenSpec, options: MethodOptions) -> None:
+        super().__init__()
+        self.spec = spec
+        self.slots = spec.slots if options.by_slot else 1
+        self.dropout = nn.Dropout(options.input_dropout)
+        self.weight = nn.Parameter(torch.empty(self.slots, spec.dim, options.dim))
+        self.bias = nn.Parameter(torch.zeros(self.slots, options.dim))
+        bound = 1 / math.sqrt(spec.dim)
+        nn.init.uniform_(self.weight, -bound, bound)
+        self.register_buffer("mean", torch.zeros(self.slots, spec.dim))
+        self.register_buffer("deviation", torch.ones(self.slots, spec.dim))
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        """[B, T, D] -> [B, T, d]; T is the number of slots where there are several."""
+        values = self.dropout((tokens.values.to(self.weight.dtype) - self.mean) / self.deviation)
+        if self.slots == 1:
+            return values @ self.weight[0] + self.bias
+        return torch.einsum("btd,tdk->btk", values, self.weight) + self.bias
+
+    @torch.no_grad()
+    def fit(self, tokens: TokenBatch) -> None:
+        """Take mean and deviation of each input feature from `tokens`."""
+        if self.slots == 1:
+            values = tokens.values[tokens.mask].float().unsqueeze(1)
+        else:
+            values = tokens.values.float()
+        self.mean.copy_(values.mean(0))
+        # Features that hardly vary are left as they are: dividing by their deviation would blow up noise.
+        deviation = values.std(0, correction=0)
+        self.deviation.copy_(torch.where(deviation > 1e-4 * (1 + self.mean.abs()), deviation, 1.0))
+
+
+class Method(nn.Module, ABC):
+    """Maps tokens of any of its modalities to unit vectors [B, d].
+
+    Attributes:
+        modalities: names and token shapes.
+        logit_scale: learnable log of the scale s in the loss; starts at log 1/0.07, never above log 100.
+        logit_bias: learnable bias of the sigmoid loss; None where the loss has none.
+    """
+
+    Options: ClassVar[type[MethodOptions]] = MethodOptions
+
+    def __init__(self, modalities: Mapping[str, TokenSpec], options: MethodOptions) -> None:
+        super().__init__()
+        self.modalities = dict(modalities)
+        self.options = options
+        self.stems = nn.ModuleDict({name: Stem(spec, options) for name, spec in sorted(self.modalities.items())})
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.logit_bias: nn.Parameter | None = None
+
+    @abstractmethod
+    def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
+        """Vectors [B, d] of any length; `forward` makes them unit vectors."""
+
+    def forward(self, modality: str, tokens: TokenBatch) -> Tensor:
+        """Unit vectors [B, d].
+
+        Raises:
+            ModalityError: the method was not made for this modality.
+            ShapeError: the tokens' width or number is not the one it was made for.
+        """
+        self.check(modality, tokens)
+        return normalize(self.embed(modality, tokens).float(), dim=-1)
+
+    def check(self, modality: str, tokens: TokenBatch) -> None:
+        """Raise unless `tokens` are what this method takes for `modality`."""
+        if modality not in self.modalities:
+            raise ModalityError(f"no modality {modality!r} in this model; it has {', '.join(sorted(self.modalities))}.")
+        spec = self.modalities[modality]
+        if tokens.dim != spec.dim or (spec.slots > 1 and tokens.values.shape[1] != spec.slots):
+            raise ShapeError(
+                f"{modality} tokens of shape {list(tokens.values.shape)}; this model expects [B, "
+                f"{spec.slots if spec.slots > 1 else 'T'}, {spec.dim}]. Use the encoder settings it was trained with."
+            )
+
+    @property
+    def scale(self) -> Tensor:
+        """The logit scale s, at most 100."""
+        return self.logit_scale.clamp(max=math.log(MAX_LOGIT_SCALE)).exp()
+
+    def start_logits(self, scale: float, bias: float | None) -> None:
+        """Set where logit scale and bias start; a bias of None removes it."""
+        with torch.no_grad():
+            self.logit_scale.fill_(math.log(scale))
+        self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+
+    @torch.no_grad()
+    def bound_logit_scale(self) -> None:
+        """Bring the parameter itself back under its bound, so that it can come down again."""
+        self.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
+
+    def parts(self) -> dict[str, int]:
+        """Trained parameters by part: the stem of each modality, then whatever the method shares."""
+        counts = {f"stem {name}": _count(stem) for name, stem in self.stems.items()}
+        counts |= {name: _count(part) for name, part in self.named_children() if name != "stems"}
+        counts |= {name: parameter.numel() for name, parameter in self.named_parameters(recurse=False)}
+        return {name: count for name, count in counts.items() if count}
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

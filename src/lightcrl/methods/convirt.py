@@ -1,0 +1,28 @@
+"""ConVIRT's projection heads (arXiv 2010.00747, section 3.2): the baseline of the LightCRL paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from lightcrl.methods.base import Method, MethodOptions, TokenSpec
+from lightcrl.tokens import TokenBatch
+
+
+class ConVIRT(Method):
+    """e = normalize(W2 relu(W1 x)), two layers per modality, nothing shared and no context.
+
+    The paper's loss (lambda 0.75, temperature 0.1) is a choice of the recipe, not of this head.
+    """
+
+    def __init__(self, modalities: Mapping[str, TokenSpec], options: MethodOptions) -> None:
+        super().__init__(modalities, options)
+        self.heads = nn.ModuleDict(
+            {name: nn.Sequential(nn.ReLU(), nn.Linear(options.dim, options.dim)) for name in sorted(self.modalities)}
+        )
+
+    def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
+        """[B, d]."""
+        pooled = TokenBatch(self.stems[modality](tokens), tokens.mask).mean()
+        return self.heads[modality](pooled)

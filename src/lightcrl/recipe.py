@@ -1,0 +1,342 @@
+"""A recipe: one TOML file that says what is aligned with what, how, and how it is measured.
+
+    name = "flickr8k"
+    [data]              where the groups come from            lightcrl.data.DataSpec
+    [encoders.image]    one table per modality                lightcrl.encoders.EncoderSpec
+    [features]          where their outputs are kept          FeaturesSpec
+    [method]            what is trained: name and its options lightcrl.methods
+    [training]          how                                   TrainingSpec
+    [evaluation]        what is measured beside it            EvaluationSpec
+
+A misspelt key is an error that names the nearest one. Relative paths count from the recipe's folder; those given by
+`--set` count from where you are.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lightcrl.data import DataSpec
+from lightcrl.encoders.base import EncoderSpec
+from lightcrl.errors import LightCRLError, RecipeError
+from lightcrl.losses import LOSSES
+from lightcrl.methods import METHODS, MethodOptions
+
+
+def default_features_folder() -> str:
+    """`$LIGHTCRL_CACHE/features`, or `~/.cache/lightcrl/features`: stores are shared by all recipes."""
+    cache = os.environ.get("LIGHTCRL_CACHE") or "~/.cache/lightcrl"
+    return str(Path(cache).expanduser() / "features")
+
+
+class FeaturesSpec(BaseModel):
+    """The `[features]` table.
+
+    Attributes:
+        folder: of all feature stores.
+        dtype: of stored values.
+        workers: threads that decode pictures and sounds.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: str = Field(default_factory=default_features_folder)
+    dtype: Literal["float16", "float32"] = "float16"
+    workers: int = Field(default=4, gt=0)
+
+
+class MethodSpec(BaseModel):
+    """The `[method]` table: a method's name; every other key is an option of that method.
+
+    Attributes:
+        name: a member of `METHODS`, or `"package.module:Class"`.
+        options: the method's own options, checked against its `Options`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    name: str = "dfe"
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, table: Any) -> Any:
+        """Take the keys beside `name` as options, and fill in the method's defaults."""
+        if not isinstance(table, dict):
+            return table
+        given = {**{key: value for key, value in table.items() if key not in ("name", "options")}, **table.get("options", {})}
+        name = table.get("name", "dfe")
+        return {"name": name, "options": parse(METHODS.load(name).Options, given, "method").model_dump(mode="json")}
+
+    def parsed(self) -> MethodOptions:
+        """The options as the method takes them."""
+        return METHODS.load(self.name).Options.model_validate(self.options)
+
+
+class TrainingSpec(BaseModel):
+    """The `[training]` table.
+
+    Attributes:
+        epochs: an epoch draws every group as often as it has items of its richest modality, so that each caption is
+            seen about once; `"auto"` follows the amount of data.
+        batch_size: groups per step; `"auto"` follows the amount of data.
+        items_per_group: items of each modality that a group brings into a batch, all positives of each other.
+        loss: a member of `LOSSES`.
+        learning_rate: peak rate of AdamW.
+        weight_decay: of weight matrices; biases, norms, contexts and the logit scale have none.
+        warmup: share of all steps in which the rate rises.
+        schedule: `"cosine"`, or the paper's `"plateau"` (times `plateau_factor` after `plateau_patience` epochs
+            without a better dev loss).
+        plateau_patience: epochs.
+        plateau_factor: of the learning rate.
+        clip: greatest norm of the gradient; 0 leaves it as it is.
+        patience: stop after this many evaluations without a better dev mean R@1; 0 never stops early.
+        evaluate_every: epochs between two evaluations on dev.
+        precision: `"auto"` takes bfloat16 on GPUs that have it, float32 elsewhere.
+        device: `"auto"` takes the GPU when there is one.
+        tensorboard: write TensorBoard logs beside log.jsonl (extra `tensorboard`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int | Literal["auto"] = "auto"
+    batch_size: int | Literal["auto"] = "auto"
+    items_per_group: int = Field(default=1, gt=0)
+    loss: str = "info_nce"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    schedule: Literal["cosine", "plateau"] = "cosine"
+    plateau_patience: int = Field(default=5, ge=0)
+    plateau_factor: float = Field(default=0.8, gt=0, lt=1)
+    clip: float = Field(default=1.0, ge=0)
+    patience: int = Field(default=0, ge=0)
+    evaluate_every: int = Field(default=1, gt=0)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "auto"
+    tensorboard: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingSpec:
+        LOSSES[self.loss]
+        for name, least in (("epochs", 1), ("batch_size", 2)):
+            value = getattr(self, name)
+            if value != "auto" and value < least:
+                raise ValueError(f"{name} is {value}, expected at least {least}")
+        return self
+
+
+class ZeroShotSpec(BaseModel):
+    """The `[evaluation.zero_shot]` table: a folder of class folders to classify without training on it.
+
+    Attributes:
+        data: the folder.
+        templates: prompts with `{}` where the class name goes, averaged.
+        modality: whose items the folder holds; by default the first that is not text.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str
+    templates: tuple[str, ...] | None = None
+    modality: str | None = None
+
+
+class EvaluationSpec(BaseModel):
+    """The `[evaluation]` table.
+
+    Attributes:
+        split: whose figures the table shows; `dev` also chooses the best checkpoint.
+        baselines: methods trained beside it, on the same features with the same training settings.
+        seeds: seeds that everything is trained with; the checkpoint kept as the run's own is that of the first.
+        zero_shot: classify pictures or sounds that training never saw.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    split: Literal["dev", "test"] = "dev"
+    baselines: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    zero_shot: ZeroShotSpec | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> EvaluationSpec:
+        for name in self.baselines:
+            METHODS.load(name)
+        return self
+
+
+class Recipe(BaseModel):
+    """A whole run.
+
+    Attributes:
+        name: of the run.
+        output: folder of the run; `runs/<name>` where you are, unless given.
+        data: where the groups come from.
+        encoders: by modality.
+        features: where encoders' outputs are kept.
+        method: what is trained.
+        training: how.
+        evaluation: what is measured.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    output: str | None = None
+    data: DataSpec
+    encoders: dict[str, EncoderSpec] = Field(min_length=2)
+    features: FeaturesSpec = FeaturesSpec()
+    method: MethodSpec = MethodSpec()
+    training: TrainingSpec = TrainingSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Modality to kind of item."""
+        return {modality: spec.kind for modality, spec in self.encoders.items()}
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lives."""
+        return Path(self.output) if self.output else Path("runs") / self.name
+
+
+def parse(model: type[BaseModel], table: Mapping[str, Any], where: str = "") -> Any:
+    """Check a table against a pydantic model.
+
+    Raises:
+        RecipeError: names the key, what was found and what was expected; for an unknown key the nearest known one.
+    """
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        problems = [_explain(model, where, problem) for problem in error.errors()]
+        raise RecipeError("\n".join(dict.fromkeys(problems))) from None
+
+
+def load_recipe(path: Path | str, overrides: Iterable[str] = (), output: Path | str | None = None) -> Recipe:
+    """Read a recipe file, with `section.key=value` overrides on top.
+
+    Raises:
+        RecipeError: no such file, not TOML, an unknown key, a value of the wrong kind.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}. Expected a TOML file.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not TOML: {error}.") from None
+    table.setdefault("name", path.stem)
+    anchor_paths(table, path.resolve().parent)
+    for override in overrides:
+        _override(table, override)
+    if output is not None:
+        table["output"] = str(Path(output).absolute())
+    return make_recipe(table)
+
+
+def make_recipe(table: Mapping[str, Any]) -> Recipe:
+    """A recipe from nested dictionaries, as TOML would give them.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    recipe: Recipe = parse(Recipe, table)
+    return recipe
+
+
+def anchor_paths(table: dict[str, Any], folder: Path) -> None:
+    """Make the relative paths of a recipe's table absolute, in place.
+
+    Encoders and hub data sets may be ids instead: what neither exists nor begins with a dot stays as it is.
+    """
+    data, evaluation, encoders = (_section(table, key) for key in ("data", "evaluation", "encoders"))
+    maybe_id = data.get("source") == "hub"
+    places: list[tuple[dict[str, Any], tuple[str, ...], bool]] = [
+        (table, ("output",), False),
+        (_section(table, "features"), ("folder",), False),
+        (data, ("path", "train", "dev", "test", "root"), maybe_id),
+        (_section(evaluation, "zero_shot"), ("data",), False),
+        *((spec, ("model",), True) for spec in encoders.values() if isinstance(spec, dict)),
+    ]
+    for section, keys, may_be_id in places:
+        for key in keys:
+            if isinstance(value := section.get(key), str):
+                path = Path(os.path.normpath(folder / Path(value).expanduser()))
+                if path.exists() or value.startswith(".") or not may_be_id:
+                    section[key] = str(path)
+
+
+def _section(table: Mapping[str, Any], key: str) -> dict[str, Any]:
+    found = table.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _override(table: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"--set {override!r}: expected section.key=value, such as training.epochs=10.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    branch: dict[str, Any] = {}
+    inner = branch
+    for key in keys[:-1]:
+        inner = inner.setdefault(key, {})
+    inner[keys[-1]] = value
+    anchor_paths(branch, Path.cwd())
+    _merge(table, branch)
+
+
+def _merge(table: dict[str, Any], branch: dict[str, Any]) -> None:
+    for key, value in branch.items():
+        if isinstance(value, dict) and isinstance(table.get(key), dict):
+            _merge(table[key], value)
+        else:
+            table[key] = value
+
+
+def _explain(model: type[BaseModel], where: str, problem: Any) -> str:
+    location = ".".join(str(part) for part in (where, *problem["loc"]) if part != "")
+    if problem["type"] == "extra_forbidden":
+        known = _fields(model, problem["loc"][:-1])
+        near = get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return f"unknown key {location!r}.{hint} Known here: {', '.join(known)}."
+    if problem["type"] == "missing":
+        return f"missing key {location!r}."
+    found = "" if isinstance(problem["input"], dict) else f", found {problem['input']!r}"
+    if isinstance(cause := problem.get("ctx", {}).get("error"), LightCRLError):
+        return f"{location}: {cause}"
+    return f"{location}: {problem['msg'].removeprefix('Value error, ')}{found}."
+
+
+def _fields(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """Names of the keys allowed at `location` below `model`."""
+    current: Any = model
+    for part in location:
+        if isinstance(current, type) and issubclass(current, BaseModel) and part in current.model_fields:
+            current = current.model_fields[part].annotation
+        current = _model_within(current)
+    return list(current.model_fields) if current is not None else []
+
+
+def _model_within(annotation: Any) -> Any:
+    """The pydantic model inside an annotation such as `dict[str, Spec]` or `Spec | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        if (found := _model_within(argument)) is not None:
+            return found
+    return None
