@@ -177,10 +177,14 @@ def load_folder(folder: Path) -> Checkpoint:
     )
 
 
-def make_method(name: str, modalities: Mapping[str, TokenSpec], options: Mapping[str, Any], loss: str) -> Method:
-    """A method with fresh weights, its logit scale and bias where the loss wants them to start."""
+def make_method(
+    name: str, modalities: Mapping[str, TokenSpec], options: Mapping[str, Any], loss: str, seed: int = 0
+) -> Method:
+    """A method with fresh weights drawn by `seed`, its logit scale and bias where the loss wants them to start."""
     kind = METHODS.load(name)
-    method = kind(modalities, kind.Options.model_validate(options))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        method = kind(modalities, kind.Options.model_validate(options))
     method.start_logits(LOGIT_SCALE_START.get(loss, 1 / 0.07), LOGIT_BIAS_START.get(loss))
     return method
 

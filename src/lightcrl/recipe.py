@@ -19,7 +19,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -89,7 +89,7 @@ class TrainingSpec(BaseModel):
         batch_size: groups per step; `"auto"` follows the amount of data.
         items_per_group: items of each modality that a group brings into a batch, all positives of each other.
         loss: a member of `LOSSES`.
-        learning_rate: peak rate of AdamW.
+        learning_rate: peak rate of AdamW; `"auto"` takes the method's own, found on dev splits.
         weight_decay: of weight matrices; biases, norms, contexts and the logit scale have none.
         warmup: share of all steps in which the rate rises.
         schedule: `"cosine"`, or the paper's `"plateau"` (times `plateau_factor` after `plateau_patience` epochs
@@ -110,7 +110,7 @@ class TrainingSpec(BaseModel):
     batch_size: int | Literal["auto"] = "auto"
     items_per_group: int = Field(default=1, gt=0)
     loss: str = "info_nce"
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     weight_decay: float = Field(default=0.05, ge=0)
     warmup: float = Field(default=0.05, ge=0, lt=1)
     schedule: Literal["cosine", "plateau"] = "cosine"
@@ -193,10 +193,10 @@ class Recipe(BaseModel):
     output: str | None = None
     data: DataSpec
     encoders: dict[str, EncoderSpec] = Field(min_length=2)
-    features: FeaturesSpec = FeaturesSpec()
-    method: MethodSpec = MethodSpec()
-    training: TrainingSpec = TrainingSpec()
-    evaluation: EvaluationSpec = EvaluationSpec()
+    features: FeaturesSpec = Field(default_factory=FeaturesSpec)
+    method: MethodSpec = Field(default_factory=MethodSpec)
+    training: TrainingSpec = Field(default_factory=TrainingSpec)
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
 
     @property
     def kinds(self) -> dict[str, str]:

@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from lightcrl.data.base import Dataset, Item, Rejection, Row, Source, collect
@@ -63,7 +64,7 @@ def open_sources(spec: DataSpec, kinds: Mapping[str, str]) -> list[tuple[str | N
     arguments: dict[str, Any] = {name: value for name, value in given.items() if value} | spec.options
     paths: Mapping[str | None, str | None] = spec.paths or {None: None}
     if len(spec.paths) > 1 and "base" in parameters and all(map(os.path.isabs, spec.paths.values())):
-        arguments.setdefault("base", os.path.commonpath([os.path.dirname(path) for path in spec.paths.values()]))
+        arguments.setdefault("base", os.path.commonpath([Path(path).parent for path in spec.paths.values()]))
     opened = []
     for split, path in paths.items():
         wanted = arguments if path is None else {"path": path, **arguments}

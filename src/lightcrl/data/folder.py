@@ -63,6 +63,8 @@ class ClassFolder:
         found = MEDIA.get(file.suffix.lower())
         if found is None:
             return Rejection(name, "not a picture or sound", f"extension {file.suffix!r}")
+        if found not in self.kinds.values():
+            return Rejection(name, f"no modality of kind {found!r}")
         cells: dict[str, list[Item]] = {}
         try:
             for modality, kind in self.kinds.items():
@@ -72,8 +74,6 @@ class ClassFolder:
                     cells[modality] = [text_item(self.template.replace("{}", readable_class(label)), label)]
         except ItemError as error:
             return Rejection(name, error.reason, error.detail)
-        if found not in self.kinds.values():
-            return Rejection(name, f"no modality of kind {found!r}")
         return Row(name, cells, split)
 
 

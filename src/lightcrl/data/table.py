@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from lightcrl.data.base import Rejection, Row
 from lightcrl.data.columns import Columns
@@ -141,11 +141,11 @@ def _open(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
-def _numbered(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes | Any]]:
+def _numbered(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes | Rejection]]:
     """Lines from 1; a gzip file that ends too early ends in a `Rejection`."""
     number = 0
     try:
-        for number, line in enumerate(file, 1):  # noqa: B007
+        for number, line in enumerate(file, 1):
             yield number, line
     except TORN as error:
         yield number + 1, Rejection(f"{name}:{number + 1}", "torn file", str(error))

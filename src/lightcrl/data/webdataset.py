@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from glob import glob
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -67,7 +67,7 @@ class Shards:
             ModalityError: no sample of any shard has a modality's extension.
         """
         shards = _shards(str(self.path))
-        base = Path(self.base or shards[0].parent)
+        base = Path(self.base or os.path.commonpath([shard.parent for shard in shards]))
         seen: dict[str, None] = {}
         for shard in shards:
             name = name_below(shard, base)
@@ -133,17 +133,18 @@ def _shards(pattern: str) -> list[Path]:
     """Every shard that a pattern names, in order."""
     found: list[Path] = []
     for name in expand(pattern):
-        if any(sign in name for sign in "*?["):
-            matches = [Path(match) for match in sorted(glob(name))]
-        elif existing(name, "a tar file, a folder of them, or a pattern").is_dir():
-            matches = [entry for entry in visible(Path(name)) if entry.suffix == ".tar"]
+        path = Path(name)
+        if not path.exists() and any(sign in name for sign in "*?["):
+            matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        elif existing(path, "a tar file, a folder of them, or a pattern").is_dir():
+            matches = [entry for entry in visible(path) if entry.suffix == ".tar"]
         else:
-            matches = [Path(name)]
-        found += matches
+            matches = [path]
         if not matches:
-            folder = Path(name) if Path(name).is_dir() else Path(name).parent
+            folder = path if path.is_dir() else path.parent
             inside = [entry.name for entry in visible(folder)] if folder.is_dir() else []
             raise DataError(f"{name}: found no tar files, only {some(inside)}. Expected shards such as shard-000.tar.")
+        found += matches
     return found
 
 

@@ -8,8 +8,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from lightcrl.errors import EncoderError
 from lightcrl.tokens import TokenBatch
 
 Kind = Literal["text", "image", "audio"]
@@ -91,7 +93,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode(self, prepared: Sequence[Any]) -> TokenBatch:
-        """Tokens [B, T, D] of a list of prepared items, float32, on the encoder's device."""
+        """Tokens [B, T, D] of a non-empty list of prepared items, float32, on the encoder's device."""
 
     def length(self, prepared: Any) -> int:
         """Relative cost of one prepared item; extraction puts items of like length into one batch."""
@@ -101,6 +103,21 @@ class Encoder(ABC):
     def fingerprint(self) -> str:
         """32 hex digits of `describe()`: two encoders that share it give the same tokens."""
         return fingerprint(self.describe())
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; `"auto"` is the GPU when there is one.
+
+    Raises:
+        EncoderError: no such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise EncoderError(f"device {name!r} cannot be used here: {reason} Expected 'auto', 'cpu', 'cuda'.") from None
 
 
 def fingerprint(value: Any) -> str:

@@ -145,8 +145,8 @@ def _divide(layer: Layer, parts: int) -> TokenBatch:
     rows, columns = layer.grid
     if parts > min(rows, columns):
         raise EncoderError(f"tokens = 'grid:{parts}' of a model with {rows} x {columns} patches; a grid only averages.")
-    patches = layer.content().values.float().unflatten(1, layer.grid).movedim(-1, 1)
-    cells = adaptive_avg_pool2d(patches, parts).flatten(2).mT
+    patches = layer.content().values.float().mT
+    cells = adaptive_avg_pool2d(patches.reshape(*patches.shape[:2], rows, columns), parts).flatten(2).mT
     return TokenBatch.full(torch.cat([layer.values[:, :1].float(), cells], dim=1) if layer.cls else cells)
 
 

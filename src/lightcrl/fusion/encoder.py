@@ -67,7 +67,7 @@ class DeepFusionEncoder(Method):
 
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
         """[B, d]."""
-        stem = self.stems[modality](tokens)
+        stem = self.stem(modality)(tokens)
         fused = self.fusion(stem, tokens.mask, self.fusion.neutral + self.context(modality))
         refined = self.transformer(self.norm(fused), src_key_padding_mask=~tokens.mask)
         if self.layer_scale is not None:

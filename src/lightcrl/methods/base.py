@@ -94,9 +94,11 @@ class Method(nn.Module, ABC):
         modalities: names and token shapes.
         logit_scale: learnable log of the scale s in the loss; starts at log 1/0.07, never above log 100.
         logit_bias: learnable bias of the sigmoid loss; None where the loss has none.
+        learning_rate: the peak rate that suits the method, found on dev splits.
     """
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
+    learning_rate: ClassVar[float] = 3e-3
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: MethodOptions) -> None:
         super().__init__()
@@ -105,6 +107,12 @@ class Method(nn.Module, ABC):
         self.stems = nn.ModuleDict({name: Stem(spec, options) for name, spec in sorted(self.modalities.items())})
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.logit_bias: nn.Parameter | None = None
+
+    def stem(self, modality: str) -> Stem:
+        """The stem of a modality."""
+        stem = self.stems[modality]
+        assert isinstance(stem, Stem)
+        return stem
 
     @abstractmethod
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:

@@ -24,5 +24,5 @@ class ConVIRT(Method):
 
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
         """[B, d]."""
-        pooled = TokenBatch(self.stems[modality](tokens), tokens.mask).mean()
+        pooled = TokenBatch(self.stem(modality)(tokens), tokens.mask).mean()
         return self.heads[modality](pooled)

@@ -13,4 +13,4 @@ class Linear(Method):
 
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
         """[B, d]."""
-        return TokenBatch(self.stems[modality](tokens), tokens.mask).mean()
+        return TokenBatch(self.stem(modality)(tokens), tokens.mask).mean()

@@ -1,0 +1,235 @@
+"""The command line: wires things together and prints. Nothing else in LightCRL prints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lightcrl import __version__
+from lightcrl.errors import LightCRLError
+
+app = typer.Typer(
+    name="lightcrl",
+    help="One embedding space over any frozen encoders, in minutes, with honest numbers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+CheckpointFolder = Annotated[str, typer.Argument(metavar="DIR", help="A run's folder, a checkpoint's folder or a hub id.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON.")]
+Encoders = Annotated[
+    list[str] | None, typer.Option("--encoder", help="modality=FOLDER, where an encoder lies now, if it has moved.")
+]
+Features = Annotated[Path | None, typer.Option(help="Folder of the feature stores; by default that of the recipe.")]
+
+
+def main() -> None:
+    """Run the command line: 0 is success, 1 the user's error, 2 wrong usage, 130 interrupted."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    try:
+        app(standalone_mode=True)
+    except LightCRLError as error:
+        if debug:
+            raise
+        _fail(f"error: {error}", error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted. What is complete is kept: the same command goes on from there.", 130)
+    except Exception as error:
+        if debug:
+            raise
+        _fail(f"internal error: {type(error).__name__}: {error}. Run again with --debug for the traceback.", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(message, err=True)
+    raise SystemExit(code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lightcrl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """One embedding space over any frozen encoders, in minutes, with honest numbers."""
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What to align, how, and how to measure it.")],
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of the recipe.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the run; runs/<name> by default.")] = None,
+) -> None:
+    """Read the data, encode every item once, train, evaluate. The same command goes on where it was stopped."""
+    from lightcrl import console
+    from lightcrl.recipe import load_recipe
+    from lightcrl.run import run as run_recipe
+
+    parsed = load_recipe(recipe, override or (), output)
+    with console.Live() as live:
+        done = run_recipe(parsed, tell=live.tell)
+    console.print_run(done, parsed)
+
+
+@app.command()
+def evaluate(
+    checkpoint: CheckpointFolder,
+    task: Annotated[str, typer.Option(help="retrieval or zero_shot.")],
+    data: Annotated[str, typer.Option(help="A table of files (retrieval), or a folder of class folders (zero_shot).")],
+    json: Json = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of the modality `image`.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the modality `text`.")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="modality=COLUMN, for any modality.")] = None,
+    key: Annotated[str | None, typer.Option(help="Column whose equal values make rows one group.")] = None,
+    template: Annotated[list[str] | None, typer.Option(help="Prompt with {} for the class name; may be repeated.")] = None,
+    modality: Annotated[str | None, typer.Option(help="Whose items the class folders hold.")] = None,
+    encoder: Encoders = None,
+    features: Features = None,
+) -> None:
+    """Measure a model on raw files that it has never seen."""
+    from lightcrl import console
+    from lightcrl.evaluation.base import EVALUATIONS
+    from lightcrl.evaluation.tasks import ZeroShot, retrieval_on
+    from lightcrl.recipe import ZeroShotSpec, parse
+
+    EVALUATIONS[task]
+    embedder = _load(checkpoint, encoder)
+    store = _features(embedder, features)
+    with console.Live() as live:
+        if task == "zero_shot":
+            spec = {"data": data, "templates": tuple(template) if template else None, "modality": modality}
+            wanted = [name for name, kind in embedder.modalities.items() if kind == "text" or modality in (None, name)]
+            prepared = ZeroShot.prepare(
+                parse(ZeroShotSpec, spec), {name: embedder.encoder(name) for name in wanted}, store, live.tell
+            )
+            result, rejected = prepared(embedder.method), list(prepared.rejected)
+        else:
+            columns = dict(embedder.checkpoint.recipe.get("data", {}).get("columns", {}))
+            columns |= {name: found for name, found in (("image", image_column), ("text", text_column)) if found}
+            columns |= _pairs(column, "--column")
+            result, rejected = retrieval_on(
+                embedder.method,
+                {name: embedder.encoder(name) for name in embedder.modalities},
+                _data_spec(embedder, data, columns, key),
+                store,
+                live.tell,
+            )
+    console.print_result(result, rejected)
+    if json is not None:
+        _write(json, {"task": task, "data": data, **result.to_json(), "rejected": [str(one) for one in rejected]})
+
+
+@app.command()
+def embed(
+    checkpoint: CheckpointFolder,
+    modality: Annotated[str, typer.Option(help="Whose items they are.")],
+    input: Annotated[Path, typer.Option(help="A file, a folder, or for texts a .txt file with one text a line.")],
+    output: Annotated[Path, typer.Option(help="Where to write the vectors, as .npy [N, d]; ids go beside it as .json.")],
+    encoder: Encoders = None,
+) -> None:
+    """Embed a file, the files of a folder or the lines of a text file."""
+    import numpy as np
+
+    from lightcrl import console
+    from lightcrl.data.loose import loose_items
+    from lightcrl.storage import make_folder, whole_file
+
+    embedder = _load(checkpoint, encoder)
+    items = loose_items(input, embedder.encoder(modality).kind)
+    vectors, rejected = embedder.encode_some(items, modality)
+    kept = ~np.isnan(vectors).any(1)
+    make_folder(output.absolute().parent)
+    with whole_file(output) as temporary, temporary.open("wb") as stream:
+        np.save(stream, vectors[kept])
+    ids = [item.source for item, keep in zip(items, kept, strict=True) if keep]
+    _write(output.with_suffix(".json"), {"modality": modality, "ids": ids, "rejected": [str(one) for one in rejected]})
+    console.print_embedded(output, vectors[kept].shape, rejected)
+
+
+@app.command()
+def info(checkpoint: CheckpointFolder, json: Json = None) -> None:
+    """Print what a model maps, its parameters by part, and its figures."""
+    from lightcrl import console
+    from lightcrl.checkpoint import load_checkpoint
+
+    found = load_checkpoint(checkpoint)
+    console.print_info(found)
+    if json is not None:
+        _write(json, {"parameters": found.method.parts(), **found.config()})
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where to write the run and report.html.")] = Path("runs/demo"),
+) -> None:
+    """Generate a small world of pictures, captions and sounds, align all three and show what came out."""
+    from lightcrl import console
+    from lightcrl.demo import run_demo
+
+    with console.Live() as live:
+        done = run_demo(output, live.tell)
+    console.print_demo(done)
+
+
+def _load(place: str, encoders: list[str] | None) -> Any:
+    from lightcrl.embedder import load
+
+    return load(place, encoders=_pairs(encoders, "--encoder"))
+
+
+def _features(embedder: Any, folder: Path | None) -> Any:
+    from lightcrl.recipe import FeaturesSpec
+
+    known = embedder.checkpoint.recipe.get("features", {})
+    spec = FeaturesSpec.model_validate({key: value for key, value in known.items() if key != "folder"})
+    if folder is not None:
+        return spec.model_copy(update={"folder": str(folder)})
+    if "folder" in known and Path(known["folder"]).is_dir():
+        return spec.model_copy(update={"folder": known["folder"]})
+    return spec
+
+
+def _data_spec(embedder: Any, data: str, columns: dict[str, str], key: str | None) -> Any:
+    from lightcrl.data import DataSpec
+    from lightcrl.recipe import parse
+
+    known = embedder.checkpoint.recipe.get("data", {})
+    # The recipe's key counts as long as it names a column that is still the same modality's.
+    if key is None and known.get("key") in columns.values():
+        key = known["key"]
+    path = str(Path(data).absolute()) if Path(data).exists() or Path(data).suffix else data
+    return parse(DataSpec, {"path": path, "columns": columns, "key": key, "dev_fraction": 0.0}, "data")
+
+
+def _pairs(given: list[str] | None, option: str) -> dict[str, str]:
+    pairs = {}
+    for pair in given or []:
+        name, equals, value = pair.partition("=")
+        if not equals or not name or not value:
+            raise typer.BadParameter(f"{pair!r}: expected NAME=VALUE", param_hint=option)
+        pairs[name] = value
+    return pairs
+
+
+def _write(path: Path, value: Any) -> None:
+    from lightcrl.storage import make_folder, write_json
+
+    make_folder(path.absolute().parent)
+    write_json(path, value)
+
+

@@ -1,0 +1,199 @@
+"""What the command line shows: a live progress line, and tables of figures."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lightcrl.checkpoint import Checkpoint
+from lightcrl.data.base import Rejection
+from lightcrl.evaluation.base import Result
+from lightcrl.recipe import Recipe
+from lightcrl.run import Model, Run
+
+console = Console()
+
+
+class Live:
+    """Turns the events of a run into progress bars and lines."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            refresh_per_second=4,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._steps = 0
+        self._recall = ""
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Live:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """Show one event; see `lightcrl.run.Tell`."""
+        show = getattr(self, f"_on_{event['event']}", None)
+        if show is not None:
+            show(event)
+
+    def _bar(self, name: str, total: int) -> TaskID:
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total, note="")
+        return self._tasks[name]
+
+    def _on_data(self, event: Mapping[str, Any]) -> None:
+        groups = ", ".join(f"{count:,} {split}" for split, count in event["groups"].items())
+        aside = f"; {event['rejected']:,} things set aside" if event["rejected"] else ""
+        self._progress.print(f"data: {groups} groups{aside}")
+
+    def _on_encode(self, event: Mapping[str, Any]) -> None:
+        self._progress.update(self._bar(f"encode {event['modality']}", event["total"]), completed=event["done"])
+
+    def _on_encoded(self, event: Mapping[str, Any]) -> None:
+        bar = self._tasks.pop(f"encode {event['modality']}", None)
+        if bar is not None:
+            self._progress.remove_task(bar)
+        reused = event["copied"] + event["kept"]
+        work = f"encoded {event['encoded']:,}" if event["encoded"] else "encoded nothing"
+        aside = "".join(f", set aside {count:,} ({reason})" for reason, count in event["rejected"].items())
+        self._progress.print(
+            f"{event['modality']}: {event['items']:,} items, {work}, {reused:,} were there already{aside}; "
+            f"{event['bytes'] / 2**20:.1f} MiB"
+        )
+
+    def _on_start(self, event: Mapping[str, Any]) -> None:
+        self._steps = event["steps"]
+        self._recall = ""
+
+    def _on_step(self, event: Mapping[str, Any]) -> None:
+        name = f"train {event['method']} seed {event['seed']}"
+        total = self._steps or None
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total, note="")
+        note = f"loss {event['loss']:.3f} rate {event['learning_rate']:.1e} scale {event['logit_scale']:.1f}{self._recall}"
+        self._progress.update(self._tasks[name], completed=event["step"] + 1, note=note)
+
+    def _on_evaluation(self, event: Mapping[str, Any]) -> None:
+        self._recall = f" dev R@1 {event['dev_mean_recall@1']:.3f}"
+
+    def _on_trained(self, event: Mapping[str, Any]) -> None:
+        bar = self._tasks.pop(f"train {event['method']} seed {event['seed']}", None)
+        if bar is not None:
+            self._progress.remove_task(bar)
+        self._progress.print(f"trained {event['method']} seed {event['seed']} in {event['seconds']:.0f} s")
+
+
+def print_run(run: Run, recipe: Recipe) -> None:
+    """The table of a run: every model, then mean and deviation over seeds."""
+    names = _shown(run.models[0].retrieval)
+    chance = run.models[0].retrieval.chance
+    zero_shot = run.models[0].zero_shot is not None
+    table = Table(title=f"{recipe.name}: {recipe.evaluation.split} split, 95 % intervals over groups")
+    for heading in ("method", "seed", "trained", "seconds"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for name in names:
+        table.add_column(name.replace("/", "\n"), justify="right")
+    if zero_shot:
+        table.add_column("zero-shot\ntop1", justify="right")
+    by_method: dict[str, list[Model]] = defaultdict(list)
+    for model in run.models:
+        by_method[model.method].append(model)
+    for method, models in by_method.items():
+        for model in models:
+            cells = [_with_interval(model.retrieval, name) for name in names]
+            cells += [_with_interval(model.zero_shot, "top1")] if model.zero_shot else []
+            table.add_row(method, str(model.seed), f"{model.parameters:,}", f"{model.seconds:.0f}", *cells)
+        if len(models) > 1:
+            cells = [_over_seeds([model.retrieval for model in models], name) for name in names]
+            cells += [_over_seeds([model.zero_shot for model in models if model.zero_shot], "top1")] if zero_shot else []
+            table.add_row(method, "mean", "", "", *cells, style="bold", end_section=True)
+    cells = [f"{chance[name]:.4f}" for name in names]
+    cells += [f"{run.models[0].zero_shot.chance['top1']:.3f}"] if run.models[0].zero_shot else []
+    table.add_row("chance", "", "", "", *cells, style="dim")
+    console.print(table)
+    console.print(f"model, logs and figures: {run.folder}")
+
+
+def print_result(result: Result, rejected: Sequence[Rejection]) -> None:
+    """The figures of one evaluation."""
+    table = Table(title=", ".join(f"{count:,} {name}" for name, count in result.counts.items()))
+    for heading in ("metric", "value", "95 % interval", "chance"):
+        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    for name, value in result.metrics.items():
+        ends = "{:.3f} to {:.3f}".format(*result.interval[name]) if name in result.interval else ""
+        table.add_row(name, f"{value:.4g}", ends, f"{result.chance[name]:.4f}" if name in result.chance else "")
+    console.print(table)
+    _print_rejected(rejected)
+
+
+def print_embedded(output: Path, shape: tuple[int, ...], rejected: Sequence[Rejection]) -> None:
+    """What `embed` wrote."""
+    console.print(f"{shape[0]:,} vectors of width {shape[1]} in {output}, their ids in {output.with_suffix('.json')}")
+    _print_rejected(rejected)
+
+
+def print_info(checkpoint: Checkpoint) -> None:
+    """Modalities, parameters by part, figures."""
+    options = ", ".join(f"{key} {value}" for key, value in checkpoint.method.options.model_dump(mode="json").items())
+    console.print(f"method {checkpoint.name} ({options}), loss {checkpoint.loss}")
+    table = Table(title="modalities")
+    for heading in ("modality", "kind", "encoder", "tokens", "fingerprint"):
+        table.add_column(heading)
+    for modality, spec in checkpoint.encoders.items():
+        shape = checkpoint.method.modalities[modality]
+        tokens = f"{shape.slots if shape.slots > 1 else 'T'} x {shape.dim}"
+        table.add_row(modality, spec.kind, spec.model, tokens, checkpoint.fingerprints[modality])
+    console.print(table)
+    table = Table(title="trained parameters")
+    table.add_column("part")
+    table.add_column("parameters", justify="right")
+    parts = checkpoint.method.parts()
+    for part, count in parts.items():
+        table.add_row(part, f"{count:,}")
+    table.add_row("all", f"{sum(parts.values()):,}", style="bold")
+    console.print(table)
+    if checkpoint.figures:
+        print_result(Result.from_json(checkpoint.figures), ())
+
+
+def _print_rejected(rejected: Sequence[Rejection]) -> None:
+    if rejected:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in Counter(one.reason for one in rejected).most_common())
+        console.print(f"set aside: {reasons}. First: {rejected[0]}")
+
+
+def _shown(result: Result) -> list[str]:
+    """R@1 of every direction with two modalities, else the mean alone, to fit a terminal."""
+    directions = [name for name in result.metrics if name.endswith("/recall@1")]
+    return ["mean_recall@1", *(directions if len(directions) <= 2 else [])]
+
+
+def _with_interval(result: Result, name: str) -> str:
+    low, high = result.interval[name]
+    return f"{result.metrics[name]:.3f}\n[dim]{low:.3f}-{high:.3f}[/dim]"
+
+
+def _over_seeds(results: Sequence[Result], name: str) -> str:
+    values = np.array([result.metrics[name] for result in results])
+    return f"{values.mean():.3f}\n±{values.std(ddof=1):.3f}"

@@ -1,0 +1,23 @@
+"""A generated world of three modalities: pictures, sounds and texts of the same scenes, made when they are read.
+
+It needs no network and no disk, takes seconds, and is the same everywhere: for demos, tests and first steps.
+"""
+
+from lightcrl.data.synthetic.caption import describe
+from lightcrl.data.synthetic.picture import draw
+from lightcrl.data.synthetic.scene import ATTRIBUTES, Scene
+from lightcrl.data.synthetic.sound import sound
+from lightcrl.data.synthetic.source import Synthetic
+from lightcrl.data.synthetic.write import write_class_folder, write_table, write_wave
+
+__all__ = [
+    "ATTRIBUTES",
+    "Scene",
+    "Synthetic",
+    "describe",
+    "draw",
+    "sound",
+    "write_class_folder",
+    "write_table",
+    "write_wave",
+]

@@ -1,0 +1,52 @@
+"""What there is to see, hear and tell: a scene is one value for each of six attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightcrl.errors import UnknownNameError
+
+Seed = int | tuple[int, ...]
+
+ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
+    "shape": ("circle", "square", "triangle", "star", "cross", "ring", "heart", "diamond"),
+    "colour": ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink"),
+    "count": ("one", "two", "three", "four"),
+    "position": ("left", "right", "top", "bottom", "centre"),
+    "texture": ("plain", "striped", "dotted", "chequered"),
+    "background": ("white", "grey", "cream", "sky", "mint", "night"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Some shapes of one colour, pattern and kind, somewhere on a background: 30,720 different ones.
+
+    Raises:
+        UnknownNameError: an attribute has a value that is not in `ATTRIBUTES`.
+    """
+
+    shape: str
+    colour: str
+    count: str
+    position: str
+    texture: str
+    background: str
+
+    def __post_init__(self) -> None:
+        for attribute, values in ATTRIBUTES.items():
+            if (value := getattr(self, attribute)) not in values:
+                raise UnknownNameError(attribute, value, values)
+
+    @classmethod
+    def random(cls, rng: np.random.Generator) -> Scene:
+        """Every attribute on its own, every value equally likely."""
+        return cls(**{attribute: values[rng.integers(len(values))] for attribute, values in ATTRIBUTES.items()})
+
+    @property
+    def number(self) -> int:
+        """How many shapes there are, from 1."""
+        return ATTRIBUTES["count"].index(self.count) + 1

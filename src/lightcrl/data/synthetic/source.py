@@ -1,0 +1,95 @@
+"""The synthetic world as a source of groups: a scene each, with a picture, a sound and some texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lightcrl.data.base import Item, Row, digest, text_item
+from lightcrl.data.synthetic.caption import describe
+from lightcrl.data.synthetic.picture import draw
+from lightcrl.data.synthetic.scene import Scene, Seed
+from lightcrl.data.synthetic.sound import sound
+from lightcrl.errors import DataError
+
+VERSION = "1"  # of what is drawn and played: a change makes other items
+MAKERS: Mapping[str, Callable[[Scene, Seed], Any]] = {"image": draw, "audio": sound}
+STREAMS = {"scene": 0, "text": 1, "image": 2, "audio": 3}  # random numbers of their own
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Draws or plays a scene when it is read."""
+
+    kind: str
+    scene: Scene
+    seed: Seed
+
+    def __call__(self) -> Any:
+        """A picture, or samples and their rate."""
+        return MAKERS[self.kind](self.scene, self.seed)
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Groups `scene-000000` and on; each depends on `seed` and its number alone.
+
+    The first modality of a kind gets the same content whatever else there is; a further one of the same kind gets
+    another picture, sound or set of texts of the same scenes.
+
+    Attributes:
+        kinds: modality to `"text"`, `"image"` or `"audio"`; any may be missing.
+        groups: how many.
+        seed: of everything.
+        captions: texts per group.
+
+    Raises:
+        DataError: a number is too small.
+    """
+
+    kinds: Mapping[str, str]
+    groups: int = 2000
+    seed: int = 0
+    captions: int = 3
+
+    def __post_init__(self) -> None:
+        for name, least in (("groups", 1), ("seed", 0), ("captions", 1)):
+            if (value := getattr(self, name)) < least:
+                raise DataError(f"source 'synthetic': found {name} = {value}; expected at least {least}.")
+
+    def rows(self) -> Iterator[Row]:
+        """Every group, by number; pictures and sounds are made when they are read."""
+        for number in range(self.groups):
+            scene = nth_scene(self.seed, number)
+            name = f"scene-{number:06}"
+            before: Counter[str] = Counter()
+            cells: dict[str, list[Item]] = {}
+            for modality, kind in self.kinds.items():
+                if kind == "text":
+                    texts = nth_captions(self.seed, number, self.captions, before[kind])
+                    cells[modality] = [text_item(text, name) for text in texts]
+                else:
+                    made = Made(kind, scene, seed_of(kind, self.seed, number, before[kind]))
+                    cells[modality] = [Item(digest("synthetic", VERSION, repr(made)), f"{name}.{kind}", made)]
+                before[kind] += 1
+            yield Row(name, cells)
+
+
+def seed_of(stream: str, seed: int, number: int, copy: int = 0) -> Seed:
+    """The seed of one thing about one group."""
+    return (seed, number, STREAMS[stream], copy)
+
+
+def nth_scene(seed: int, number: int) -> Scene:
+    """The scene of a group."""
+    return Scene.random(np.random.default_rng(seed_of("scene", seed, number)))
+
+
+def nth_captions(seed: int, number: int, captions: int, copy: int = 0) -> list[str]:
+    """The texts of a group."""
+    rng = np.random.default_rng(seed_of("text", seed, number, copy))
+    return [describe(nth_scene(seed, number), rng) for _ in range(captions)]

@@ -1,0 +1,155 @@
+"""The embedder: raw items in, unit vectors out. The only way from raw items to embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightcrl.checkpoint import Checkpoint, load_checkpoint
+from lightcrl.data.base import Item, Rejection, digest
+from lightcrl.encoders import load_encoder
+from lightcrl.encoders.base import Encoder
+from lightcrl.errors import DataError, EncoderError, ItemError, ModalityError
+from lightcrl.features import encode_items
+from lightcrl.tokens import TokenBatch
+
+BATCH = 256
+
+
+class Embedder:
+    """A checkpoint with its frozen encoders, loaded when first needed.
+
+    Attributes:
+        checkpoint: the method and what it was trained with.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, device: str = "auto") -> None:
+        """Put the checkpoint's method on a device; `"auto"` takes the GPU when there is one."""
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.checkpoint = checkpoint
+        self.method = checkpoint.method.to(device).eval()
+        self.device = torch.device(device)
+        self._encoders: dict[str, Encoder] = {}
+
+    @property
+    def modalities(self) -> dict[str, str]:
+        """Modality to kind of item."""
+        return {modality: spec.kind for modality, spec in self.checkpoint.encoders.items()}
+
+    @property
+    def dim(self) -> int:
+        """d, width of an embedding."""
+        return self.method.options.dim
+
+    def modality_of(self, kind: str) -> str:
+        """The first modality whose items are of `kind`; `"media"` is anything but text.
+
+        Raises:
+            ModalityError: there is none.
+        """
+        for modality, found in self.modalities.items():
+            if found == kind or (kind == "media" and found != "text"):
+                return modality
+        raise ModalityError(f"this model has no modality of kind {kind!r}; it has {self.modalities}.")
+
+    def encoder(self, modality: str) -> Encoder:
+        """The frozen encoder of a modality.
+
+        Raises:
+            ModalityError: the model has no such modality.
+            EncoderError: the encoder found is not the one that the model was trained with.
+        """
+        if modality not in self.checkpoint.encoders:
+            raise ModalityError(f"no modality {modality!r} in this model; it has {', '.join(self.modalities)}.")
+        if modality not in self._encoders:
+            encoder = load_encoder(self.checkpoint.encoders[modality])
+            expected = self.checkpoint.fingerprints[modality]
+            if encoder.fingerprint != expected:
+                raise EncoderError(
+                    f"the encoder of {modality!r} ({self.checkpoint.encoders[modality].model}) has fingerprint "
+                    f"{encoder.fingerprint}, the model was trained with {expected}. Expected the same weights and "
+                    "settings; give the right folder with --encoder, or train again."
+                )
+            self._encoders[modality] = encoder
+        return self._encoders[modality]
+
+    def encode(self, items: Sequence[Any], modality: str) -> np.ndarray:
+        """Embed raw items.
+
+        Args:
+            items: texts (str), pictures (path, bytes, PIL image, uint8 [H, W, 3]) or sounds (path, bytes, or samples
+                and rate), as the modality wants them.
+            modality: whose items they are.
+
+        Returns:
+            Unit vectors [N, d], float32, in the order of `items`.
+
+        Raises:
+            ModalityError: the model has no such modality.
+            ItemError: an item cannot be read; says which.
+        """
+        if isinstance(items, (str, bytes, Path)):
+            raise DataError(f"encode takes a list of items, found one {type(items).__name__}; put it into a list.")
+        wrapped = [Item(digest("item", str(number)), f"item {number}", item) for number, item in enumerate(items)]
+        vectors, rejected = self.encode_some(wrapped, modality)
+        if rejected:
+            raise ItemError(f"{rejected[0].source}: {rejected[0].reason}", rejected[0].detail)
+        return vectors
+
+    def encode_some(self, items: Sequence[Item], modality: str) -> tuple[np.ndarray, list[Rejection]]:
+        """As `encode`, but items that cannot be read are set aside: their vectors are NaN, and they are returned."""
+        encoder = self.encoder(modality)
+        vectors = np.full((len(items), self.dim), np.nan, dtype=np.float32)
+        rejected: list[Rejection] = []
+        places: list[int] = []
+        waiting: list[Tensor] = []
+
+        def flush() -> None:
+            if waiting:
+                vectors[places] = self.encode_tokens(TokenBatch.from_ragged(waiting), modality)
+                places.clear()
+                waiting.clear()
+
+        for place, outcome in encode_items(encoder, items):
+            if isinstance(outcome, ItemError):
+                rejected.append(Rejection(items[place].source, outcome.reason, outcome.detail, modality))
+                continue
+            places.append(place)
+            waiting.append(torch.from_numpy(outcome))
+            if len(waiting) == BATCH:
+                flush()
+        flush()
+        return vectors, rejected
+
+    @torch.inference_mode()
+    def encode_tokens(self, tokens: TokenBatch, modality: str) -> np.ndarray:
+        """Unit vectors [B, d] of an encoder's tokens [B, T, D]."""
+        vectors: np.ndarray = self.method(modality, tokens.to(self.device, torch.float32)).cpu().numpy()
+        return vectors
+
+
+def load(
+    place: Path | str, *, device: str = "auto", encoders: Mapping[str, Path | str] | None = None
+) -> Embedder:
+    """The embedder of a run's folder, a checkpoint's folder or a hub id.
+
+    Args:
+        place: folder or hub id.
+        device: `"auto"` takes the GPU when there is one.
+        encoders: where encoders lie now, by modality, if not where they lay in training.
+
+    Raises:
+        CheckpointError: nothing is there, or it is torn, tampered with or of a newer format.
+    """
+    checkpoint = load_checkpoint(place)
+    for modality, model in (encoders or {}).items():
+        if modality not in checkpoint.encoders:
+            raise ModalityError(f"no modality {modality!r} in this model; it has {', '.join(checkpoint.encoders)}.")
+        checkpoint.encoders[modality] = checkpoint.encoders[modality].model_copy(update={"model": str(model)})
+    return Embedder(checkpoint, device=device)

@@ -1,0 +1,111 @@
+"""Frozen encoders: raw items in, tokens out. `load_encoder` makes one from a recipe's table."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightcrl.encoders.base import Encoder, EncoderSpec, Kind, fingerprint, pick_device
+from lightcrl.encoders.own import OwnEncoder
+from lightcrl.errors import EncoderError
+from lightcrl.registry import Table, import_object
+
+__all__ = [
+    "BUILTIN",
+    "ENCODERS",
+    "Encoder",
+    "EncoderSpec",
+    "Kind",
+    "OwnEncoder",
+    "fingerprint",
+    "load_encoder",
+    "pick_device",
+]
+
+# Transformers models, by kind of item.
+ENCODERS: Table[Callable[[EncoderSpec], Encoder]] = Table(
+    "kind of encoder",
+    {
+        "text": "lightcrl.encoders.text:TextEncoder",
+        "image": "lightcrl.encoders.image:ImageEncoder",
+        "audio": "lightcrl.encoders.audio:AudioEncoder",
+    },
+)
+
+# Weightless ones: `model = "builtin:NAME"`; the first of a kind is `model = "builtin"`.
+BUILTIN: Table[type[Encoder]] = Table(
+    "built-in encoder",
+    {
+        "ngrams": "lightcrl.encoders.builtin:HashedNgrams",
+        "shapes": "lightcrl.encoders.builtin:ShapesAndColours",
+        "mel": "lightcrl.encoders.builtin:MelStatistics",
+    },
+)
+
+# What a class may ask for by naming it in its constructor.
+SETTINGS = ("revision", "layers", "tokens", "max_length", "max_pixels", "dtype", "device", "trust_remote_code")
+
+
+def load_encoder(spec: EncoderSpec) -> Encoder:
+    """The encoder that `spec.model` names.
+
+    `"builtin"` and `"builtin:NAME"` need no weights. `"package.module:Class"` is the user's own: a subclass of
+    `Encoder`, or anything with `encode(raw items)` that gives an array [B, D] or [B, T, D], or a `TokenBatch`. It is
+    called with `spec.options`, and with those of the spec's settings that its constructor names. Anything else is a
+    model of the transformers library: a folder, or a hub id.
+
+    >>> load_encoder(EncoderSpec(kind="text", model="builtin")).dim
+    512
+
+    Raises:
+        EncoderNotFoundError: neither a local folder nor reachable on the hub.
+        EncoderError: settings or options that this encoder does not have, or files that cannot be loaded.
+    """
+    if spec.model == "builtin" or spec.model.startswith("builtin:"):
+        return _load_builtin(spec)
+    if ":" in spec.model and not spec.model.startswith((".", "/", "~")) and not Path(spec.model).exists():
+        return _load_own(spec)
+    if spec.options:
+        raise EncoderError(f"options {', '.join(spec.options)} of {spec.model!r}: transformers models have none.")
+    return ENCODERS.load(spec.kind)(spec)
+
+
+def _load_builtin(spec: EncoderSpec) -> Encoder:
+    name = spec.model.removeprefix("builtin").removeprefix(":")
+    members = [BUILTIN.load(name)] if name else map(BUILTIN.load, BUILTIN)
+    made = next((member for member in members if member.kind == spec.kind), None)
+    if made is None:
+        raise EncoderError(f"{spec.model!r} does not encode {spec.kind}. Use model = 'builtin'.")
+    encoder: Encoder = _make(made, spec)
+    return encoder
+
+
+def _load_own(spec: EncoderSpec) -> Encoder:
+    made = _make(import_object(spec.model), spec)
+    if not isinstance(made, Encoder):
+        return OwnEncoder(made, spec)
+    if made.kind != spec.kind:
+        raise EncoderError(f"{spec.model!r} encodes {made.kind}, but the recipe says kind = {spec.kind!r}.")
+    return made
+
+
+def _make(made: Callable[..., Any], spec: EncoderSpec) -> Any:
+    """Call the class with the options, and with the settings that it names; refuse what would be ignored."""
+    signature = inspect.signature(made)
+    names = ", ".join(signature.parameters) or "nothing"
+    default = {name: field.default for name, field in EncoderSpec.model_fields.items()}
+    changed = {name: value for name in SETTINGS if (value := getattr(spec, name)) != default[name]}
+    taken = {name: value for name, value in changed.items() if name in signature.parameters}
+    # Every encoder runs on the CPU, so that one device for all encoders is no mistake.
+    if ignored := sorted(changed.keys() - taken.keys() - {"device"}):
+        raise EncoderError(f"{spec.model!r} does not take {', '.join(ignored)}. Its constructor has: {names}.")
+    try:
+        signature.bind(**(taken | spec.options))
+    except TypeError as error:
+        raise EncoderError(f"options of {spec.model!r}: {error}. Its constructor has: {names}.") from None
+    encoder = made(**(taken | spec.options))
+    if isinstance(encoder, Encoder) and spec.batch_size != default["batch_size"]:
+        encoder.batch_size = spec.batch_size
+    return encoder

@@ -1,0 +1,142 @@
+"""Sounds: reading them safely, and the frozen audio encoders of the transformers library."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lightcrl.encoders.base import EncoderSpec
+from lightcrl.encoders.huggingface import HuggingFaceEncoder, Prepared
+from lightcrl.encoders.image import leading_tokens
+from lightcrl.errors import ItemError, MissingExtraError
+
+Samples = npt.NDArray[np.float32]
+
+LONGEST = 30.0
+# Shorter sounds are filled up with silence: less than a frame of any model is no input.
+SHORTEST = 0.1
+
+
+def read_sound(raw: Any, rate: int, max_length: float = LONGEST) -> Samples:
+    """A sound as mono samples [N] at `rate` Hz, at most `max_length` seconds.
+
+    Takes a file's path or bytes, or a pair of samples ([N] or [N, channels]; floats, or integers of full scale) and
+    their rate.
+
+    Raises:
+        ItemError: not a sound, broken, or without samples.
+        MissingExtraError: files need the extra `audio`, and so does another rate.
+    """
+    samples, found_rate = _from_pair(raw) if isinstance(raw, tuple) else _from_file(raw, max_length)
+    if samples.size == 0:
+        raise ItemError("empty sound")
+    if not np.isfinite(samples).all():
+        raise ItemError("unreadable sound", "has samples that are not finite")
+    mono = samples.mean(axis=1) if samples.ndim == 2 else samples
+    return _resample(mono[: round(max_length * found_rate)], found_rate, rate)
+
+
+def _from_pair(raw: tuple[Any, ...]) -> tuple[Samples, int]:
+    if len(raw) != 2:
+        raise ItemError("not a sound", f"found {len(raw)} values; expected samples and their rate")
+    samples, rate = np.asarray(raw[0]), int(raw[1])
+    if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu" or rate <= 0:
+        raise ItemError("not a sound", f"found {samples.dtype} of shape {list(samples.shape)} at {rate} Hz")
+    if samples.dtype.kind != "f":
+        whole = np.iinfo(samples.dtype)
+        middle = 0 if samples.dtype.kind == "i" else (whole.max + 1) / 2
+        samples = (samples - middle) / ((whole.max - whole.min + 1) / 2)
+    return samples.astype(np.float32), rate
+
+
+def _from_file(raw: Any, max_length: float) -> tuple[Samples, int]:
+    if not isinstance(raw, (str, Path, bytes)):
+        raise ItemError("not a sound", f"found {type(raw).__name__}")
+    if not isinstance(raw, bytes) and not Path(raw).is_file():
+        raise ItemError("missing file", str(raw))
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:  # OSError: the package is there, libsndfile is not.
+        raise MissingExtraError("reading sounds from files", "audio") from error
+    try:
+        with soundfile.SoundFile(io.BytesIO(raw) if isinstance(raw, bytes) else str(raw)) as file:
+            return file.read(round(max_length * file.samplerate), dtype="float32", always_2d=True), file.samplerate
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
+        raise ItemError("unreadable sound", str(error)) from error
+
+
+def _resample(samples: Samples, found: int, wanted: int) -> Samples:
+    if found == wanted:
+        return samples
+    try:
+        from scipy.signal import resample_poly
+    except ImportError as error:
+        raise MissingExtraError(f"a sound at {found} Hz for an encoder at {wanted} Hz", "audio") from error
+    common = math.gcd(found, wanted)
+    return np.asarray(resample_poly(samples, wanted // common, found // common), dtype=np.float32)
+
+
+class AudioEncoder(HuggingFaceEncoder):
+    """Sounds as the hidden states of their frames (wav2vec 2.0, HuBERT, Whisper) or spectrogram patches (AST, CLAP).
+
+    Attributes:
+        rate: samples per second that the model wants.
+        max_length: seconds kept of a sound; by default 30, or what the model takes where that is less.
+    """
+
+    tower = "audio_model"
+    processor_class = ("AutoFeatureExtractor", "feature extractor")
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        super().__init__(spec)
+        self.rate: int = self.processor.sampling_rate
+        # CLAP's extractor cuts longer sounds at random.
+        self.max_length = min(spec.max_length or LONGEST, getattr(self.processor, "max_length_s", LONGEST))
+
+    def describe(self) -> Mapping[str, Any]:
+        """See `HuggingFaceEncoder`; the cut is part of it."""
+        return {**super().describe(), "max_length": self.max_length}
+
+    def prepare(self, raw: Any) -> Prepared:
+        """The model's input, time first for waveforms, and a mask where the model knows one.
+
+        Raises:
+            ItemError: see `read_sound`.
+        """
+        sound = read_sound(raw, self.rate, self.max_length)
+        sound = np.pad(sound, (0, max(0, math.ceil(SHORTEST * self.rate) - len(sound))))
+        found = self.processor(sound, sampling_rate=self.rate, return_attention_mask=True, return_tensors="pt")
+        item = {name: torch.as_tensor(value)[0] for name, value in found.items()}
+        # Waveform models normalised over groups were trained without a mask, and padding changes what they say.
+        if item[self.processor.model_input_names[0]].ndim == 1 and not self.processor.return_attention_mask:
+            item.pop("attention_mask", None)
+        return item
+
+    def length(self, prepared: Prepared) -> int:
+        """Samples, or frames, of the sound."""
+        return len(prepared[self.processor.model_input_names[0]])
+
+    def trial(self) -> list[Prepared]:
+        """Two noises."""
+        noise = np.random.default_rng(0).normal(scale=0.1, size=self.rate).astype(np.float32)
+        return [self.prepare((noise[: len(noise) * 3 // 5], self.rate)), self.prepare((noise, self.rate))]
+
+    def token_mask(self, network: Any, mask: Tensor, tokens: int) -> Tensor:
+        """The mask of frames [B, tokens] from that of samples, or of the spectrogram's columns."""
+        if hasattr(network, "_get_feature_vector_attention_mask"):
+            frames: Tensor = network._get_feature_vector_attention_mask(tokens, mask)
+            return frames
+        return mask[:, :: max(1, round(mask.shape[1] / tokens))][:, :tokens]
+
+    def places(self, network: torch.nn.Module, layer: Tensor, item: Prepared) -> Mapping[str, Any]:
+        """What the model puts before the patches of a spectrogram."""
+        cls, prefix = leading_tokens(network, layer.shape[-1])
+        return {"cls": cls, "prefix": prefix}

@@ -1,0 +1,340 @@
+"""What the encoders of the transformers library share: finding, fingerprinting, loading and running a frozen model."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+import threading
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from lightcrl.encoders.base import Encoder, EncoderSpec, fingerprint, pick_device
+from lightcrl.encoders.layout import Layer, choose_layers, choose_tokens, count_slots, lay_out
+from lightcrl.errors import EncoderError, EncoderNotFoundError
+from lightcrl.tokens import TokenBatch
+
+# Part of every fingerprint: raise it when the same files and settings give other tokens than before.
+FORMAT = 1
+
+# What decides a model's output, all at the top of its folder. Pickled weights are never among them.
+FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
+CODE = ("*.py",)
+
+# Weights that hidden states do not depend on: heads, and tokens that only training puts in.
+UNUSED = re.compile(r"(^|\.)(pooler|head|masked_spec_embed|mask_token|num_batches_tracked)(\.|$)")
+
+Prepared = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in place, and what a trial of it has shown.
+
+    Attributes:
+        network: frozen, in eval mode, on its device.
+        accepts: the names of its inputs.
+        blocks: how many there are.
+        layers: of the blocks, those to keep.
+        tokens: the layout, as `lay_out` takes it.
+        pads: items of unequal length can share a batch: padding changes nothing.
+        dim: width of a token.
+        slots: tokens per item with a meaning of their own.
+    """
+
+    network: torch.nn.Module
+    accepts: frozenset[str]
+    blocks: int
+    layers: tuple[int, ...]
+    tokens: str
+    pads: bool
+    dim: int
+    slots: int
+
+
+class HuggingFaceEncoder(Encoder):
+    """A model of the transformers library.
+
+    What is cheap (finding the files, the tokenizer or image processor) happens at once; the weights are loaded when
+    first needed, so that a warm feature store can be used where the model would not fit.
+
+    Raises:
+        EncoderNotFoundError: neither a local folder nor reachable on the hub.
+        EncoderError: files that cannot be loaded, or settings that this model cannot meet.
+    """
+
+    # The part of a dual encoder such as CLIP that sees these items.
+    tower: ClassVar[str]
+    # The class of `transformers` that prepares these items, and its name for people.
+    processor_class: ClassVar[tuple[str, str]]
+    processor_options: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        self.spec = spec
+        self.kind = spec.kind
+        self.batch_size = spec.batch_size
+        self.device = pick_device(spec.device)
+        self.folder = find_folder(spec.model, spec.revision, code=spec.trust_remote_code)
+        self.config = self._from_pretrained("AutoConfig")
+        self.processor = self._from_pretrained(self.processor_class[0], **self.processor_options)
+        self._lock = threading.Lock()
+        self._loaded: Loaded | None = None
+
+    @abstractmethod
+    def trial(self) -> list[Prepared]:
+        """Two prepared items, the first no longer than the second, to learn the model's shapes from."""
+
+    def token_mask(self, network: Any, mask: Tensor, tokens: int) -> Tensor:
+        """The mask [B, tokens] of the model's tokens from the mask [B, N] of its input."""
+        return mask
+
+    def places(self, network: torch.nn.Module, layer: Tensor, item: Prepared) -> Mapping[str, Any]:
+        """The `cls`, `prefix` and `grid` of a `Layer` with values [B, T, D]."""
+        return {}
+
+    @property
+    def loaded(self) -> Loaded:
+        """The model, loaded when first asked for."""
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded
+
+    @cached_property
+    def dim(self) -> int:  # type: ignore[override]
+        """D, the width of a token."""
+        return self.loaded.dim
+
+    @cached_property
+    def slots(self) -> int:  # type: ignore[override]
+        """Tokens per item with a meaning of their own."""
+        return self.loaded.slots
+
+    @cached_property
+    def _files(self) -> str:
+        return folder_digest(self.folder, (*FILES, *CODE) if self.spec.trust_remote_code else FILES)
+
+    def describe(self) -> Mapping[str, Any]:
+        """The content of the model's files, wherever they lie, and every setting that tokens depend on."""
+        return {
+            "encoder": "transformers",
+            "format": FORMAT,
+            "kind": self.kind,
+            "files": self._files,
+            "layers": self.spec.layers if isinstance(self.spec.layers, str) else list(self.spec.layers),
+            "tokens": self.spec.tokens,
+            "dtype": self.spec.dtype,
+        }
+
+    def encode(self, prepared: Sequence[Prepared]) -> TokenBatch:
+        """Tokens [B, T, D], float32; items that cannot share a batch without changing each other are run apart."""
+        loaded = self.loaded
+        with torch.inference_mode():
+            tokens = self._encode(loaded, prepared)
+        # Copies made outside can be used in training.
+        return TokenBatch(tokens.values.clone(), tokens.mask.clone())
+
+    def _encode(self, loaded: Loaded, prepared: Sequence[Prepared]) -> TokenBatch:
+        groups: dict[Any, list[int]] = {}
+        for number, item in enumerate(prepared):
+            shapes = tuple(value.shape[1:] if loaded.pads else value.shape for value in item.values())
+            groups.setdefault(shapes, []).append(number)
+        parts = [self._tokens(loaded, [prepared[number] for number in members]) for members in groups.values()]
+        if len(parts) == 1:
+            return parts[0]
+        ragged = [item for part in parts for item in part.ragged()]
+        order = torch.tensor([number for members in groups.values() for number in members])
+        return TokenBatch.from_ragged(ragged).rows(order.argsort())
+
+    def _tokens(self, loaded: Loaded, items: Sequence[Prepared]) -> TokenBatch:
+        last_only = all(layer in (-1, loaded.blocks - 1) for layer in loaded.layers)
+        blocks = self._run(loaded.network, loaded.accepts, items, hidden=not last_only)
+        return lay_out([blocks[-1 if last_only else layer] for layer in loaded.layers], loaded.tokens)
+
+    def _run(
+        self, network: Any, accepts: frozenset[str], items: Sequence[Prepared], *, hidden: bool = True
+    ) -> list[Layer]:
+        """The blocks of the model, first to last, or the last alone."""
+        pad_id = getattr(self.processor, "pad_token_id", None) or 0
+        inputs = {
+            name: pad_sequence([item[name] for item in items], True, pad_id if name == "input_ids" else 0).to(
+                self.device, network.dtype if items[0][name].is_floating_point() else None
+            )
+            for name in items[0]
+        }
+        output = network(**{k: v for k, v in inputs.items() if k in accepts}, output_hidden_states=hidden)
+        final = output.last_hidden_state
+        states = list(output.hidden_states) if hidden else []
+        # Some CNNs end in a stage that is not among their hidden states; all others begin with the embedding, which
+        # is no block, and end before the final norm.
+        states = [*(states if states and states[-1].shape != final.shape else states[1:-1]), final]
+        return [self._layer(network, state, inputs.get("attention_mask"), items[0]) for state in states]
+
+    def _layer(self, network: Any, state: Tensor, mask: Tensor | None, item: Prepared) -> Layer:
+        if state.ndim == 4:
+            values = state.flatten(2).mT
+            places: Mapping[str, Any] = {"grid": tuple(state.shape[2:])} if self.kind == "image" else {}
+        else:
+            values, places = state, self.places(network, state, item)
+        tokens = values.shape[1]
+        real = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+        return Layer(values, real if mask is None else self.token_mask(network, mask, tokens).bool(), **places)
+
+    def _load(self) -> Loaded:
+        network, accepts = self._load_network()
+        short, long = self.trial()
+        with torch.inference_mode():
+            try:
+                alone = self._run(network, accepts, [short])
+            except Exception as error:  # Whatever the model's code may raise.
+                raise EncoderError(f"{self.spec.model!r} does not work as {self.kind} encoder: {error}") from error
+            if not _alike(alone, self._run(network, accepts, [short])):
+                raise EncoderError(
+                    f"{self.spec.model!r} gives other hidden states each time for the same item (random masking?), "
+                    "so its outputs cannot be kept. Use another model."
+                )
+            pads = "attention_mask" in short and _alike(alone, self._run(network, accepts, [short, long]))
+            layers = choose_layers(self.spec.layers, [block.values.shape[-1] for block in alone])
+            tokens = choose_tokens(self.spec.tokens, self.kind, alone[-1].cls)
+            laid = lay_out([alone[layer] for layer in layers], tokens)
+        slots = count_slots(tokens, len(layers))
+        return Loaded(network, accepts, len(alone), layers, tokens, pads, laid.dim, slots)
+
+    def _load_network(self) -> tuple[torch.nn.Module, frozenset[str]]:
+        # New heads draw from the global generator, which is the user's.
+        with torch.random.fork_rng(devices=[]):
+            model, report = self._from_pretrained(
+                "AutoModel", dtype=getattr(torch, self.spec.dtype), use_safetensors=True, output_loading_info=True
+            )
+        network = getattr(model, self.tower, model)
+        if getattr(network.config, "is_encoder_decoder", False):
+            network = network.get_encoder()
+        kept = {id(weight) for weight in network.state_dict(keep_vars=True).values()}
+        names = {name for name, weight in model.state_dict(keep_vars=True).items() if id(weight) in kept}
+        missing = sorted(name for name in names & set(report["missing_keys"]) if not UNUSED.search(name))
+        if missing:
+            raise EncoderError(
+                f"{self.spec.model!r} lacks {len(missing)} of the model's {len(names)} weights, which would be random: "
+                f"{', '.join(missing[:3])}, ... Expected the weights of a {type(model).__name__}."
+            )
+        network.eval().requires_grad_(False).to(self.device)
+        return network, frozenset(inspect.signature(network.forward).parameters)
+
+    def _from_pretrained(self, class_name: str, **options: Any) -> Any:
+        import transformers
+
+        try:
+            with quiet():
+                return getattr(transformers, class_name).from_pretrained(
+                    self.folder, trust_remote_code=self.spec.trust_remote_code, **options
+                )
+        except Exception as error:  # The library has no root of its own errors; every failure means the same here.
+            wanted = self.processor_class[1] if class_name == self.processor_class[0] else f"model ({class_name})"
+            text = str(error).strip()
+            hint = " If you trust its authors, set trust_remote_code = true." if "trust_remote_code" in text else ""
+            raise EncoderError(
+                f"cannot load the {wanted} of {self.spec.model!r} as a {self.kind} encoder: "
+                f"{text.splitlines()[0] if text else type(error).__name__}{hint}"
+            ) from error
+
+
+def _alike(alone: Sequence[Layer], batch: Sequence[Layer]) -> bool:
+    """The first item has the same tokens in both, up to the rounding of the dtype."""
+    for one, other in zip(alone, batch, strict=True):
+        mine, theirs = one.values[0, one.mask[0]], other.values[0, other.mask[0]]
+        if mine.shape != theirs.shape:
+            return False
+        tolerance = 1e-4 if mine.dtype == torch.float32 else 5e-2
+        if not (mine.float() - theirs.float()).norm() <= tolerance * mine.float().norm():
+            return False
+    return True
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars and load reports of transformers, whose settings come back afterwards."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    hook = logging.set_tqdm_hook(lambda _, args, kwargs: logging.EmptyTqdm(*args, **kwargs))
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.set_tqdm_hook(hook)
+
+
+def find_folder(model: str, revision: str | None = None, *, code: bool = False) -> Path:
+    """The folder of a model: a local one, or the hub's, downloaded if it is not yet in the cache.
+
+    Raises:
+        EncoderNotFoundError: says where it looked, and why it is not there.
+        EncoderError: a folder without a model in it.
+    """
+    folder = Path(model).expanduser()
+    if folder.exists():
+        return _checked(folder)
+    tried = [f"local folder {folder.absolute()}: not there"]
+    if not model.startswith((".", "/", "~")):
+        from huggingface_hub import snapshot_download
+
+        patterns = [*FILES, *CODE] if code else [*FILES]
+        # Only the plain weights at the top: no variants, no parts of pipelines.
+        others = ["*/*.safetensors", "*.*.safetensors", "consolidated*"]
+        try:
+            cached = snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=others)
+        except Exception as error:  # The hub's client has a dozen kinds of failure; all end in the same advice.
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            tried.append(f"hub id {model!r}{f' at {revision!r}' if revision else ''}: {reason.strip()}")
+        else:
+            return _checked(Path(cached))
+    raise EncoderNotFoundError(
+        f"cannot find the encoder {model!r}. Tried:\n"
+        + "".join(f"  - {line}\n" for line in tried)
+        + "Give a folder that holds config.json, *.safetensors and the tokenizer or preprocessor files. Where there is "
+        "a network, this makes one: hf download <hub id> --local-dir <folder>"
+    )
+
+
+def _checked(folder: Path) -> Path:
+    """`folder`, if there is a model in it."""
+    if not (folder / "config.json").is_file():
+        raise EncoderError(f"{folder} is no model: expected a folder with a config.json in it.")
+    if not any(folder.glob("*.safetensors")):
+        raise EncoderError(
+            f"{folder} has no weights in *.safetensors. Pickled ones (*.bin, *.pt) are never loaded, since they can "
+            "run code: load them once where you trust them, and save_pretrained(folder)."
+        )
+    return folder
+
+
+def folder_digest(folder: Path, patterns: Iterable[str] = FILES) -> str:
+    """32 hex digits of the names and contents of the files that match, wherever the folder lies."""
+    paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    return fingerprint({path.name: content_digest(path) for path in paths})
+
+
+def content_digest(path: Path, whole: int = 256 << 20, chunks: int = 64, size: int = 1 << 20) -> str:
+    """32 hex digits of a file: all of it up to `whole` bytes, beyond that its length and evenly spaced chunks."""
+    state = hashlib.blake2b(digest_size=16)
+    length = path.stat().st_size
+    with path.open("rb") as stream:
+        if length <= whole:
+            while block := stream.read(size):
+                state.update(block)
+        else:
+            state.update(length.to_bytes(8, "little"))
+            for chunk in range(chunks):
+                stream.seek((length - size) * chunk // (chunks - 1))
+                state.update(stream.read(size))
+    return state.hexdigest()

@@ -1,0 +1,126 @@
+"""Pictures: reading them safely, and the frozen image encoders of the transformers library."""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from lightcrl.encoders.huggingface import HuggingFaceEncoder, Prepared
+from lightcrl.errors import ItemError
+
+_OPENING = threading.Lock()
+
+
+def read_image(raw: Any, max_pixels: int) -> Image.Image:
+    """A picture as RGB, upright.
+
+    Takes a file's path or bytes, a PIL image, or a uint8 array [H, W], [H, W, 3] or [H, W, 4]. What is transparent
+    becomes white; 16 bits per channel become 8.
+
+    Raises:
+        ItemError: not a picture, broken, or of more than `max_pixels`, which is known before decoding.
+    """
+    image = _open(raw)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ItemError("image too large", f"{width}x{height} pixels; data allows {max_pixels}")
+    try:
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # Decoders meet broken files with every kind of exception.
+        raise ItemError("unreadable image", str(error) or type(error).__name__) from error
+
+
+def _open(raw: Any) -> Image.Image:
+    """The picture, its header read and its pixels not."""
+    if isinstance(raw, Image.Image):
+        return raw
+    if isinstance(raw, np.ndarray):
+        channels = raw.shape[2:] or (1,)
+        if raw.dtype != np.uint8 or raw.size == 0 or raw.ndim < 2 or channels not in ((1,), (3,), (4,)):
+            found = f"array of shape {list(raw.shape)} and {raw.dtype}"
+            raise ItemError("not an image", f"{found}; expected uint8 [H, W, 3]")
+        return Image.fromarray(raw.squeeze(2) if raw.shape[2:] == (1,) else raw)
+    if not isinstance(raw, (str, Path, bytes)):
+        raise ItemError("not an image", f"found {type(raw).__name__}")
+    try:
+        data = raw if isinstance(raw, bytes) else Path(raw).read_bytes()
+        # Pillow's limit on pixels is global and warns; ours is checked above, so Pillow's is lifted while it opens.
+        with _OPENING:
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                return Image.open(io.BytesIO(data))
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
+    except FileNotFoundError:
+        raise ItemError("missing file", str(raw)) from None
+    except UnidentifiedImageError:
+        raise ItemError("unreadable image", "of no known format" if data else "the file is empty") from None
+    except Exception as error:  # As in `read_image`.
+        raise ItemError("unreadable image", str(error) or type(error).__name__) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        # Pillow would clip these to 255. Integers have 16 bits; floats run to 1, to 255 or to 65535.
+        values = np.asarray(image, dtype=np.float64)
+        ranges = (1, 255, 65535) if image.mode == "F" else (65535,)
+        most = next((most for most in ranges if values.max() <= most), 65535)
+        image = Image.fromarray(np.rint(values.clip(0, most) * (255 / most)).astype(np.uint8))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+class ImageEncoder(HuggingFaceEncoder):
+    """Pictures as the hidden states of their patches, or the maps of a CNN."""
+
+    tower = "vision_model"
+    processor_class = ("AutoImageProcessor", "image processor")
+    # Torchvision, where it is installed, resizes to other values: the same files must give the same tokens everywhere.
+    processor_options: ClassVar[Mapping[str, Any]] = {"backend": "pil"}
+
+    def prepare(self, raw: Any) -> Prepared:
+        """Pixels [3, H, W] as the model wants them.
+
+        Raises:
+            ItemError: see `read_image`.
+        """
+        return self._pixels(read_image(raw, self.spec.max_pixels))
+
+    def trial(self) -> list[Prepared]:
+        """A slope from black to white, twice."""
+        return [self._pixels(Image.linear_gradient("L").convert("RGB"))] * 2
+
+    def _pixels(self, image: Image.Image) -> Prepared:
+        # A picture three pixels high would be taken for one with its channels first.
+        found = self.processor(image, input_data_format="channels_last", return_tensors="pt")
+        return {"pixel_values": found["pixel_values"][0]}
+
+    def places(self, network: torch.nn.Module, layer: Tensor, item: Prepared) -> Mapping[str, Any]:
+        """What the model puts before the patches, and how the patches lie."""
+        cls, prefix = leading_tokens(network, layer.shape[-1])
+        height, width = item["pixel_values"].shape[-2:]
+        return {"cls": cls, "prefix": prefix, "grid": _grid(layer.shape[1] - prefix, height / width)}
+
+
+def leading_tokens(network: torch.nn.Module, width: int) -> tuple[bool, int]:
+    """Whether a transformer over patches has a CLS token, and how many learnt tokens stand before the patches."""
+    sizes = {name.rpartition(".")[2]: weight.numel() for name, weight in network.named_parameters()}
+    cls = sum(sizes.get(name, 0) for name in ("cls_token", "class_token", "class_embedding"))
+    others = sum(sizes.get(name, 0) for name in ("distillation_token", "register_tokens"))
+    return cls > 0, (cls + others) // width
+
+
+def _grid(patches: int, aspect: float) -> tuple[int, int] | None:
+    """Rows and columns of `patches` square ones that fill a picture of height / width = `aspect`."""
+    rows = round(math.sqrt(patches * aspect))
+    return (rows, patches // rows) if rows and patches % rows == 0 else None

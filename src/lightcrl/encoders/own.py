@@ -1,0 +1,88 @@
+"""The user's own encoder: any object with `encode`, held to the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightcrl.encoders.base import Encoder, EncoderSpec
+from lightcrl.errors import EncoderError, ShapeError
+from lightcrl.tokens import TokenBatch
+
+
+class OwnEncoder(Encoder):
+    """An object with `encode(list of raw items) -> array [B, D] or [B, T, D], or TokenBatch`.
+
+    Its `prepare`, `dim`, `slots` and `fingerprint` are used where it has them. The name of its class, its options and
+    its `fingerprint` attribute stand for all that decides its output: when its weights change, one of them has to.
+    Networks that it holds are put into eval mode.
+
+    Raises:
+        EncoderError: there is no `encode`, or what it gives is not finite.
+        ShapeError: what it gives is not one row per item.
+    """
+
+    def __init__(self, made: Any, spec: EncoderSpec) -> None:
+        if not callable(getattr(made, "encode", None)):
+            raise EncoderError(
+                f"{spec.model!r} gave a {type(made).__name__} without encode(items). Expected a subclass of "
+                "lightcrl.encoders.Encoder, or a class with encode(list of raw items) -> array [B, D] or [B, T, D]."
+            )
+        self.made, self.spec = made, spec
+        self.kind, self.batch_size = spec.kind, spec.batch_size
+        self.slots = int(getattr(made, "slots", 1))
+        self._dim: int | None = getattr(made, "dim", None)
+        for part in (made, *getattr(made, "__dict__", {}).values()):
+            if isinstance(part, torch.nn.Module):
+                part.eval().requires_grad_(False)
+
+    @property
+    def dim(self) -> int:  # type: ignore[override]
+        """D, the width of a token; known from the first batch on where the object does not say it."""
+        if self._dim is None:
+            raise EncoderError(
+                f"{self.spec.model!r} has encoded nothing yet; an attribute `dim` tells its width before."
+            )
+        return self._dim
+
+    def describe(self) -> Mapping[str, Any]:
+        """The class, its options and its `fingerprint` attribute."""
+        mark = getattr(self.made, "fingerprint", None)
+        return {
+            "encoder": self.spec.model,
+            "kind": self.kind,
+            "options": self.spec.options,
+            "fingerprint": mark() if callable(mark) else mark,
+        }
+
+    def prepare(self, raw: Any) -> Any:
+        """The object's own `prepare`, or the raw item as it is."""
+        prepare = getattr(self.made, "prepare", None)
+        return raw if prepare is None else prepare(raw)
+
+    def encode(self, prepared: Sequence[Any]) -> TokenBatch:
+        """What the object gives, checked, in float32."""
+        with torch.no_grad():
+            found = self.made.encode(list(prepared))
+        tokens = found if isinstance(found, TokenBatch) else self._tokens(found)
+        if len(tokens) != len(prepared) or tokens.dim != (self._dim or tokens.dim):
+            raise ShapeError(
+                f"{self.spec.model!r} gave tokens of shape {list(tokens.values.shape)} for {len(prepared)} items; "
+                f"expected [{len(prepared)}, T, {self._dim or 'D'}]."
+            )
+        values = tokens.values.detach().float()
+        if not torch.isfinite(values[tokens.mask]).all():
+            raise EncoderError(f"{self.spec.model!r} gave values that are not finite.")
+        self._dim = tokens.dim
+        return TokenBatch(values, tokens.mask)
+
+    def _tokens(self, found: Any) -> TokenBatch:
+        values = found if isinstance(found, torch.Tensor) else torch.as_tensor(np.asarray(found))
+        if values.ndim not in (2, 3):
+            raise ShapeError(
+                f"{self.spec.model!r} gave an array of shape {list(values.shape)}; expected [B, D] or [B, T, D]."
+            )
+        return TokenBatch.from_vectors(values) if values.ndim == 2 else TokenBatch.full(values)

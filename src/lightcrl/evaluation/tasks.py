@@ -1,0 +1,176 @@
+"""Evaluations on raw files: read, encode once into the feature store, score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightcrl.data import DataSpec, Dataset, Item, Rejection, load_dataset
+from lightcrl.data.base import file_item
+from lightcrl.data.folder import class_folder, readable_class
+from lightcrl.encoders.base import Encoder
+from lightcrl.errors import ItemError, ModalityError
+from lightcrl.evaluation.base import Result
+from lightcrl.evaluation.retrieval import Retrieval
+from lightcrl.evaluation.zero_shot import TEMPLATES, class_vectors, evaluate, prompts
+from lightcrl.features import Features, FeatureStore, extract
+from lightcrl.features.embed import embed_rows, embed_split
+from lightcrl.methods import Method
+from lightcrl.recipe import FeaturesSpec, ZeroShotSpec
+from lightcrl.tokens import TokenBatch
+
+Tell = Callable[[Mapping[str, Any]], None]
+
+
+def retrieval_on(
+    method: Method,
+    encoders: Mapping[str, Encoder],
+    data: DataSpec,
+    features: FeaturesSpec,
+    tell: Tell = lambda event: None,
+) -> tuple[Result, list[Rejection]]:
+    """Retrieval on a data set that the model has never seen; all its groups are taken, whatever their split.
+
+    Raises:
+        DataError: the data cannot be used.
+        EmptyDatasetError: no group has items of two modalities.
+    """
+    dataset = load_dataset(data, {modality: encoder.kind for modality, encoder in encoders.items()})
+    dataset = Dataset(
+        dataset.groups, ["test"] * len(dataset.groups), dataset.items, dataset.links, dataset.rejected
+    )
+    rejected = list(dataset.rejected)
+    stores = {}
+    for modality, encoder in encoders.items():
+        stores[modality], aside = _extract(encoder, dataset, modality, features, data.max_rejected, tell)
+        rejected += aside
+    opened = Features(stores)
+    vectors, links = embed_split(method, opened, opened.split("test"))
+    return Retrieval(links)(vectors), rejected
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """A folder of class folders, encoded and ready to score any method on.
+
+    Attributes:
+        modality: whose items the folder holds.
+        store: their features.
+        rows: [N] rows of the store.
+        labels: [N] class numbers.
+        classes: readable class names.
+        text: the modality of the prompts.
+        tokens: of all prompts, classes first.
+        rejected: files set aside.
+    """
+
+    modality: str
+    store: FeatureStore
+    rows: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    text: str
+    tokens: TokenBatch
+    rejected: tuple[Rejection, ...]
+
+    @classmethod
+    def prepare(
+        cls,
+        spec: ZeroShotSpec,
+        encoders: Mapping[str, Encoder],
+        features: FeaturesSpec,
+        tell: Tell = lambda event: None,
+    ) -> ZeroShot:
+        """Read the folder and encode its items and the prompts.
+
+        Raises:
+            DataError: the folder has no class folders.
+            ModalityError: the encoders lack text, or anything but text.
+        """
+        media = spec.modality or _first(encoders, lambda kind: kind != "text", "pictures or sounds")
+        text = _first(encoders, lambda kind: kind == "text", "text")
+        if media not in encoders:
+            raise ModalityError(f"no modality {media!r}; there are {', '.join(encoders)}.")
+        names, files = class_folder(Path(spec.data))
+        dataset = _file_dataset(files, Path(spec.data), media)
+        store, aside = _extract(encoders[media], dataset, media, features, 0.2, tell)
+        # The group of a file is its number, so that labels follow from the store's own metadata.
+        table = store.metadata()
+        labels = np.array([files[int(group)][1] for group in table["group"].to_pylist()], dtype=np.int64)
+        classes = tuple(readable_class(name) for name in names)
+        templates = spec.templates or TEMPLATES[encoders[media].kind]
+        prepared = [encoders[text].prepare(prompt) for prompt in prompts(classes, templates)]
+        size = encoders[text].batch_size
+        tokens = [
+            sequence
+            for start in range(0, len(prepared), size)
+            for sequence in encoders[text].encode(prepared[start : start + size]).to("cpu", torch.float32).ragged()
+        ]
+        rows = table["row"].to_numpy()
+        return cls(
+            media, store, rows, labels, classes, text, TokenBatch.from_ragged(tokens), (*dataset.rejected, *aside)
+        )
+
+    def __call__(self, method: Method) -> Result:
+        """Top-1 to top-5 accuracy."""
+        return evaluate(self.vectors(method), self.labels, self.class_vectors(method))
+
+    def vectors(self, method: Method) -> Tensor:
+        """Unit vectors [N, d] of the items."""
+        return embed_rows(method, self.store, self.modality, self.rows)
+
+    @torch.inference_mode()
+    def class_vectors(self, method: Method) -> Tensor:
+        """Unit vectors [C, d] of the classes."""
+        method.eval()
+        device = next(method.parameters()).device
+        return class_vectors(method(self.text, self.tokens.to(device)).cpu(), len(self.classes))
+
+
+def _first(encoders: Mapping[str, Encoder], wanted: Callable[[str], bool], what: str) -> str:
+    for modality, encoder in encoders.items():
+        if wanted(encoder.kind):
+            return modality
+    raise ModalityError(f"zero-shot classification needs a modality of {what}; there are {', '.join(encoders)}.")
+
+
+def _file_dataset(files: list[tuple[Path, int]], root: Path, modality: str) -> Dataset:
+    """Files as items; equal files are one item with several groups."""
+    items: list[Item] = []
+    places: dict[str, int] = {}
+    links: list[tuple[int, int]] = []
+    rejected: list[Rejection] = []
+    for number, (path, _) in enumerate(files):
+        try:
+            item = file_item(path, root)
+        except ItemError as error:
+            rejected.append(Rejection(str(path), error.reason, error.detail, modality))
+            continue
+        if item.key not in places:
+            places[item.key] = len(items)
+            items.append(item)
+        links.append((places[item.key], number))
+    names = [str(number) for number in range(len(files))]
+    return Dataset(names, ["test"] * len(files), {modality: items}, {modality: np.array(sorted(links))}, rejected)
+
+
+def _extract(
+    encoder: Encoder, dataset: Dataset, modality: str, features: FeaturesSpec, max_rejected: float, tell: Tell
+) -> tuple[FeatureStore, list[Rejection]]:
+    done = extract(
+        encoder,
+        dataset,
+        modality,
+        features.folder,
+        dtype=features.dtype,
+        max_rejected=max_rejected,
+        workers=features.workers,
+        progress=lambda at, total: tell({"event": "encode", "modality": modality, "done": at, "total": total}),
+    )
+    return done.store, done.rejected

@@ -1,0 +1,247 @@
+"""A whole run: data, features, training, evaluation, in one call.
+
+    recipe.json     the recipe as it was understood
+    rejected.jsonl  what was set aside, with its reason
+    best/ last/ log.jsonl      the run's own model: the recipe's method, first seed
+    others/<method>-seed<N>/   further seeds and baselines, laid out alike
+    metrics.json    every model's figures
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightcrl.checkpoint import Checkpoint, make_method
+from lightcrl.data import Dataset, Rejection, load_dataset
+from lightcrl.data.base import write_rejected
+from lightcrl.encoders import load_encoder
+from lightcrl.encoders.base import Encoder
+from lightcrl.errors import DataError, TrainingError
+from lightcrl.evaluation.base import Result
+from lightcrl.evaluation.retrieval import Retrieval
+from lightcrl.evaluation.tasks import ZeroShot
+from lightcrl.features import Features, extract
+from lightcrl.features.embed import embed_split
+from lightcrl.recipe import MethodSpec, Recipe, load_recipe, parse
+from lightcrl.storage import make_folder, write_json
+from lightcrl.training import make_plan, train
+
+Tell = Callable[[Mapping[str, Any]], None]
+"""Called with what happens: events `data`, `encode`, `encoded`, `start`, `step`, `evaluation`, `trained`."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One trained model of a run.
+
+    Attributes:
+        method: its name.
+        seed: its seed.
+        folder: with best/ and last/.
+        parameters: trained ones.
+        seconds: of training, its evaluations included.
+        retrieval: figures on the recipe's evaluation split.
+        zero_shot: figures, where the recipe asks for them.
+    """
+
+    method: str
+    seed: int
+    folder: Path
+    parameters: int
+    seconds: float
+    retrieval: Result
+    zero_shot: Result | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: where it lies; `lightcrl.load` takes it.
+        models: the recipe's method for every seed, then each baseline for every seed.
+    """
+
+    folder: Path
+    models: tuple[Model, ...]
+
+
+def prepare(recipe: Recipe, tell: Tell = lambda event: None) -> tuple[Features, dict[str, Encoder], list[Rejection]]:
+    """Read the data and have every item encoded: features, encoders, and what was set aside.
+
+    Raises:
+        DataError: the data cannot be used.
+        EncoderError: an encoder cannot.
+        StorageError: features cannot be written.
+    """
+    dataset = load_dataset(recipe.data, recipe.kinds)
+    tell({"event": "data", "groups": dict(Counter(dataset.splits)), "rejected": len(dataset.rejected)})
+    _check_groups(dataset)
+    rejected = list(dataset.rejected)
+    encoders, stores = {}, {}
+    for modality, spec in recipe.encoders.items():
+        encoders[modality] = load_encoder(spec)
+        done = extract(
+            encoders[modality],
+            dataset,
+            modality,
+            recipe.features.folder,
+            dtype=recipe.features.dtype,
+            strict=recipe.data.strict,
+            max_rejected=recipe.data.max_rejected,
+            workers=recipe.features.workers,
+            progress=lambda at, total, modality=modality: tell(  # type: ignore[misc]
+                {"event": "encode", "modality": modality, "done": at, "total": total}
+            ),
+        )
+        stores[modality] = done.store
+        rejected += done.rejected
+        tell(
+            {
+                "event": "encoded",
+                "modality": modality,
+                "items": done.store.rows,
+                "encoded": done.encoded,
+                "copied": done.copied,
+                "kept": done.kept,
+                "rejected": dict(Counter(one.reason for one in done.rejected)),
+                "folder": str(done.store.folder),
+                "bytes": done.store.nbytes,
+            }
+        )
+    return Features(stores), encoders, rejected
+
+
+def run(
+    recipe: Recipe | Path | str,
+    overrides: Iterable[str] = (),
+    output: Path | str | None = None,
+    tell: Tell = lambda event: None,
+) -> Run:
+    """Do what a recipe says; what is already done is not done again.
+
+    Args:
+        recipe: a recipe, or the file of one.
+        overrides: `section.key=value` on top of the file.
+        output: folder of the run, in place of the recipe's.
+        tell: called with what happens.
+
+    Raises:
+        LightCRLError: anything that the recipe, the data or the machine does not allow.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides, output)
+    elif output is not None:
+        recipe = recipe.model_copy(update={"output": str(output)})
+    folder = make_folder(recipe.folder)
+    features, encoders, rejected = prepare(recipe, tell)
+    write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
+    write_rejected(rejected, folder / "rejected.jsonl")
+    make_plan(recipe.training, features.split("train"))
+    zero_shot = None
+    if recipe.evaluation.zero_shot is not None:
+        zero_shot = ZeroShot.prepare(recipe.evaluation.zero_shot, encoders, recipe.features, tell)
+
+    models = []
+    specs = [recipe.method, *(parse(MethodSpec, {"name": name}, "method") for name in recipe.evaluation.baselines)]
+    for spec in specs:
+        for seed in recipe.evaluation.seeds:
+            own = spec is recipe.method and seed == recipe.evaluation.seeds[0]
+            place = folder if own else folder / "others" / f"{spec.name.replace(':', '.')}-seed{seed}"
+            models.append(_train_one(recipe, spec, seed, place, features, encoders, zero_shot, tell))
+            write_json(folder / "metrics.json", summary(recipe, models))
+    return Run(folder, tuple(models))
+
+
+def _train_one(
+    recipe: Recipe,
+    spec: MethodSpec,
+    seed: int,
+    place: Path,
+    features: Features,
+    encoders: Mapping[str, Encoder],
+    zero_shot: ZeroShot | None,
+    tell: Tell,
+) -> Model:
+    checkpoint = Checkpoint(
+        make_method(spec.name, features.specs, spec.options, recipe.training.loss, seed),
+        name=spec.name,
+        loss=recipe.training.loss,
+        encoders=recipe.encoders,
+        fingerprints={modality: encoder.fingerprint for modality, encoder in encoders.items()},
+        recipe=recipe.model_dump(mode="json"),
+    )
+    trained = train(
+        checkpoint,
+        features,
+        recipe.training,
+        place,
+        seed=seed,
+        report=lambda event: tell({"method": spec.name, "seed": seed, **event}),
+    )
+    retrieval = trained.result
+    if recipe.evaluation.split != "dev":
+        vectors, links = embed_split(checkpoint.method, features, features.split(recipe.evaluation.split))
+        retrieval = Retrieval(links)(vectors)
+    model = Model(
+        spec.name,
+        seed,
+        place,
+        sum(checkpoint.method.parts().values()),
+        trained.progress.seconds,
+        retrieval,
+        zero_shot(checkpoint.method) if zero_shot else None,
+    )
+    tell({"event": "trained", "method": spec.name, "seed": seed, "seconds": model.seconds, "folder": str(place)})
+    return model
+
+
+def summary(recipe: Recipe, models: Iterable[Model]) -> dict[str, Any]:
+    """What metrics.json holds."""
+    return {
+        "recipe": recipe.name,
+        "split": recipe.evaluation.split,
+        "models": [
+            {
+                "method": model.method,
+                "seed": model.seed,
+                "folder": str(model.folder),
+                "parameters": model.parameters,
+                "seconds": round(model.seconds, 3),
+                "retrieval": model.retrieval.to_json(),
+                "zero_shot": model.zero_shot.to_json() if model.zero_shot else None,
+            }
+            for model in models
+        ],
+    }
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The events of a run's log.jsonl."""
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _check_groups(dataset: Dataset) -> None:
+    """Say what is wrong before hours of encoding."""
+    for modality, items in dataset.items.items():
+        if not items:
+            raise DataError(
+                f"the data has no items of modality {modality!r}. Check data.columns, or leave the modality out of "
+                "[encoders]."
+            )
+    counts = Counter(dataset.splits)
+    if counts["train"] < 2:
+        raise TrainingError(
+            f"{counts['train']} groups in the training split ({len(dataset.groups)} in all); a contrastive loss needs two "
+            "or more. Check data.key: rows of equal key are one group."
+        )
+    if counts["dev"] < 1:
+        raise TrainingError(
+            "no groups in the dev split, which chooses the best checkpoint. Give data.dev, or a data.dev_fraction large "
+            f"enough for {len(dataset.groups)} groups."
+        )

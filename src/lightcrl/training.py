@@ -1,0 +1,452 @@
+"""The training loop. There is one, for every method and loss.
+
+Every random draw is a function of the seed and the step (or epoch), so a run can go on from any step as if it had never
+stopped. The folder it writes:
+
+    best/       the checkpoint with the best dev mean R@1
+    last/       the latest checkpoint, with state.safetensors: the optimiser's moments and where the run stands
+    log.jsonl   one line a step and one an evaluation
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lightcrl.checkpoint import Checkpoint, load_folder
+from lightcrl.encoders.base import fingerprint
+from lightcrl.errors import CheckpointError, DivergedError, EmptyDatasetError, TrainingError
+from lightcrl.evaluation.base import Result
+from lightcrl.evaluation.retrieval import Retrieval
+from lightcrl.features.embed import embed_split
+from lightcrl.features.table import Features, Split
+from lightcrl.losses import LOSSES, over_pairs
+from lightcrl.methods import Method
+from lightcrl.recipe import TrainingSpec
+from lightcrl.sampling import Batch, count_batches, epoch_batches
+from lightcrl.storage import make_folder, recover_folder, whole_file, whole_folder
+from lightcrl.tokens import TokenBatch
+
+# A long epoch is saved in its midst after this many seconds.
+SAVE_SECONDS = 120.0
+# Items from which a stem takes its means and deviations.
+STATISTICS_ITEMS = 16_384
+
+Report = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass
+class Progress:
+    """Where a run stands; kept in last/ and read back when it goes on.
+
+    Attributes:
+        step: steps done.
+        epoch: the epoch that the next step belongs to.
+        best: best dev mean R@1 so far.
+        best_epoch: when that was.
+        stale: evaluations since.
+        rate_factor: what the plateau schedule has made of the learning rate.
+        plateau_best: lowest dev loss so far.
+        plateau_stale: epochs since.
+        seconds: spent in training and its evaluations.
+        finished: the run is over.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    best: float = -1.0
+    best_epoch: int = -1
+    stale: int = 0
+    rate_factor: float = 1.0
+    plateau_best: float = math.inf
+    plateau_stale: int = 0
+    seconds: float = 0.0
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a spec comes to for the data at hand.
+
+    Attributes:
+        batch_size: groups per step.
+        epochs: at most.
+        steps: at most.
+        steps_per_epoch: the same for every epoch.
+    """
+
+    batch_size: int
+    epochs: int
+    steps: int
+    steps_per_epoch: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training.
+
+    Attributes:
+        folder: with best/, last/ and log.jsonl.
+        result: dev figures of the best checkpoint.
+        progress: where it ended.
+        plan: what it was to do.
+        resumed_at: the step that it went on from; 0 for an undisturbed run.
+    """
+
+    folder: Path
+    result: Result
+    progress: Progress
+    plan: Plan
+    resumed_at: int = field(default=0)
+
+
+def make_plan(spec: TrainingSpec, split: Split) -> Plan:
+    """Batch size, epochs and steps for a training split.
+
+    `"auto"`: the batch is a quarter of the groups, at least 16 and at most 1,024; epochs are as many as make 600 steps,
+    at least 20 and at most 100.
+
+    Raises:
+        TrainingError: fewer than two groups, or a batch larger than the data.
+    """
+    present = np.stack([members.counts > 0 for members in split.members.values()])
+    usable = int((present.sum(0) >= 2).sum())
+    if usable < 2:
+        raise TrainingError(
+            f"{usable} groups with items of two modalities in the training split; a contrastive loss needs two or more."
+        )
+    batch_size = min(1024, max(16, usable // 4), usable) if spec.batch_size == "auto" else spec.batch_size
+    if batch_size > usable:
+        raise TrainingError(
+            f"training.batch_size is {batch_size}, but only {usable} groups of the training split have items of two "
+            'modalities. Give at most that, or "auto".'
+        )
+    per_epoch = count_batches(split, batch_size, spec.items_per_group)
+    epochs = min(100, max(20, round(600 / per_epoch))) if spec.epochs == "auto" else spec.epochs
+    return Plan(batch_size, epochs, epochs * per_epoch, per_epoch)
+
+
+def learning_rate(spec: TrainingSpec, step: int, steps: int) -> float:
+    """A step's share of the peak rate: a linear rise, then half a cosine to zero, or 1 for the plateau schedule."""
+    rising = round(spec.warmup * steps)
+    if step < rising:
+        return (step + 1) / rising
+    if spec.schedule == "plateau":
+        return 1.0
+    return (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
+
+
+def train(
+    checkpoint: Checkpoint,
+    features: Features,
+    spec: TrainingSpec,
+    folder: Path | str,
+    *,
+    seed: int = 0,
+    report: Report = lambda event: None,
+) -> Trained:
+    """Train the checkpoint's method on the `train` split, choose by dev mean R@1, keep best and last.
+
+    A folder that holds an unfinished run of the same settings is gone on with; a finished one is returned as it is.
+
+    Args:
+        checkpoint: holds the method, trained in place (left with its best weights), and what best/ has to say of it.
+        features: with splits `train` and `dev`.
+        spec: how to train.
+        folder: of the run.
+        seed: of weights, batches and dropout.
+        report: called with every line of log.jsonl.
+
+    Raises:
+        TrainingError: there is too little data for these settings.
+        DivergedError: the loss or its gradient is not a number; the last good checkpoint is kept.
+        CheckpointError: the folder holds a run of other settings.
+    """
+    folder = make_folder(Path(folder))
+    train_split, dev_split = features.split("train"), features.split("dev")
+    plan = make_plan(spec, train_split)
+    features = features.in_memory()
+    accelerator = _accelerator(spec)
+    method = checkpoint.method
+    identity = fingerprint(
+        [checkpoint.config()["method"], spec.model_dump(mode="json"), seed, *_fingerprints(features), len(train_split)]
+    )
+    method.to(accelerator.device)
+    optimizer = torch.optim.AdamW(_parameter_groups(method, spec))
+    progress = _resume(folder, method, optimizer, identity)
+    resumed_at = progress.step
+    if resumed_at == 0:
+        _initialise(method, features, train_split, seed)
+    if not progress.finished:
+        method, optimizer = accelerator.prepare(method, optimizer)
+        loop = _Loop(checkpoint, method, optimizer, accelerator, features, train_split, dev_split, spec, plan, seed)
+        loop.run(folder, progress, identity, report)
+    best = load_folder(folder / "best")
+    checkpoint.method.load_state_dict(best.method.state_dict())
+    checkpoint.figures = best.figures
+    return Trained(folder, Result.from_json(best.figures), progress, plan, resumed_at)
+
+
+@dataclass
+class _Loop:
+    checkpoint: Checkpoint
+    method: Method
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    features: Features
+    train_split: Split
+    dev_split: Split
+    spec: TrainingSpec
+    plan: Plan
+    seed: int
+
+    @property
+    def peak(self) -> float:
+        rate = self.spec.learning_rate
+        return self.checkpoint.method.learning_rate if rate == "auto" else rate
+
+    def run(self, folder: Path, progress: Progress, identity: str, report: Report) -> None:
+        spec, plan = self.spec, self.plan
+        with _Log(folder, progress.step, spec.tensorboard, report) as log:
+            if progress.step == 0:
+                log.write({"event": "start", "seed": self.seed, **asdict(plan), "parameters": self.checkpoint.method.parts()})
+            start = saved = time.monotonic()
+            earlier = progress.seconds
+            while not progress.finished:
+                skip = progress.step - progress.epoch * plan.steps_per_epoch
+                batches = epoch_batches(self.train_split, plan.batch_size, spec.items_per_group, self.seed, progress.epoch)
+                for number, batch in enumerate(batches):
+                    if number < skip:
+                        continue
+                    log.write(self.step(batch, progress))
+                    progress.step += 1
+                    if time.monotonic() - saved > SAVE_SECONDS:
+                        progress.seconds = earlier + time.monotonic() - start
+                        self.save_last(folder, progress, identity)
+                        saved = time.monotonic()
+                progress.epoch += 1
+                if progress.epoch % spec.evaluate_every == 0 or progress.epoch == plan.epochs:
+                    event = self.evaluate(folder, progress)
+                    progress.seconds = earlier + time.monotonic() - start
+                    log.write({**event, "seconds": round(progress.seconds, 3)})
+                    stopped = 0 < spec.patience <= progress.stale
+                    progress.finished = stopped or progress.epoch >= plan.epochs
+                    self.save_last(folder, progress, identity)
+                    saved = time.monotonic()
+
+    def step(self, batch: Batch, progress: Progress) -> dict[str, Any]:
+        """One update; returns its line of the log."""
+        torch.manual_seed(_mix(self.seed, progress.step))
+        rate = self.peak * learning_rate(self.spec, progress.step, self.plan.steps) * progress.rate_factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.method.train()
+        self.optimizer.zero_grad()
+        loss = self.loss(batch)
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(self.method.parameters(), self.spec.clip or math.inf)
+        if not (math.isfinite(loss.item()) and math.isfinite(float(norm))):
+            raise DivergedError(
+                f"the loss is {loss.item()} and the norm of its gradient {float(norm)} at step {progress.step}. The last "
+                "good checkpoint is kept. Lower training.learning_rate, or look for odd values in the features."
+            )
+        self.optimizer.step()
+        self.checkpoint.method.bound_logit_scale()
+        return {
+            "event": "step",
+            "step": progress.step,
+            "epoch": progress.epoch,
+            "loss": loss.item(),
+            "learning_rate": rate,
+            "logit_scale": self.checkpoint.method.scale.item(),
+            "gradient_norm": float(norm),
+        }
+
+    def loss(self, batch: Batch) -> Tensor:
+        device = self.accelerator.device
+        with self.accelerator.autocast():
+            embeddings = {
+                modality: self.method(modality, self.gather(modality, rows)) for modality, rows in batch.rows.items()
+            }
+        groups = {modality: torch.from_numpy(numbers).to(device) for modality, numbers in batch.groups.items()}
+        method = self.checkpoint.method
+        bias = torch.zeros((), device=device) if method.logit_bias is None else method.logit_bias
+        return over_pairs(LOSSES.load(self.spec.loss), embeddings, groups, method.scale, bias)
+
+    def gather(self, modality: str, rows: Any) -> TokenBatch:
+        return self.features.store(modality).gather(rows).to(self.accelerator.device, torch.float32)
+
+    def evaluate(self, folder: Path, progress: Progress) -> dict[str, Any]:
+        """Measure on dev, keep the checkpoint if it is the best; returns the line of the log."""
+        vectors, links = embed_split(self.checkpoint.method, self.features, self.dev_split)
+        retrieval = Retrieval(links)
+        recall = retrieval.mean_recall(vectors)
+        event = {"event": "evaluation", "step": progress.step, "epoch": progress.epoch, "dev_mean_recall@1": recall}
+        if recall > progress.best:
+            progress.best, progress.best_epoch, progress.stale = recall, progress.epoch, 0
+            self.checkpoint.figures = {"split": "dev", **retrieval(vectors).to_json()}
+            self.checkpoint.save(folder / "best")
+        else:
+            progress.stale += 1
+        if self.spec.schedule == "plateau":
+            event["dev_loss"] = dev_loss = self.dev_loss()
+            self.plateau(progress, dev_loss)
+        return event
+
+    @torch.no_grad()
+    def dev_loss(self) -> float:
+        self.method.eval()
+        batches = epoch_batches(self.dev_split, self.plan.batch_size, self.spec.items_per_group, self.seed, 0)
+        values = [self.loss(batch).item() for batch in batches]
+        return sum(values) / len(values)
+
+    def plateau(self, progress: Progress, dev_loss: float) -> None:
+        """As torch's ReduceLROnPlateau with a relative threshold of 1e-4, kept where it can be resumed."""
+        if dev_loss < progress.plateau_best * (1 - 1e-4):
+            progress.plateau_best, progress.plateau_stale = dev_loss, 0
+        else:
+            progress.plateau_stale += 1
+        if progress.plateau_stale > self.spec.plateau_patience:
+            progress.rate_factor *= self.spec.plateau_factor
+            progress.plateau_stale = 0
+
+    def save_last(self, folder: Path, progress: Progress, identity: str) -> None:
+        method = self.checkpoint.method
+        names = [name for name, parameter in method.named_parameters() if parameter.requires_grad]
+        parameters = dict(method.named_parameters())
+        moments = {
+            f"{name}/{key}": value.detach().cpu().contiguous().clone()
+            for name in names
+            for key, value in self.optimizer.state.get(parameters[name], {}).items()
+        }
+        state = json.dumps({"identity": identity, "progress": asdict(progress)})
+        with whole_folder(folder / "last") as fresh:
+            self.checkpoint._save_pretrained(fresh)
+            save_file(moments, fresh / "state.safetensors", metadata={"state": state})
+
+
+class _Log:
+    """log.jsonl, cut back to where the run goes on from, and TensorBoard beside it."""
+
+    def __init__(self, folder: Path, step: int, tensorboard: bool, report: Report) -> None:
+        path = folder / "log.jsonl"
+        kept = [line for line in _lines(path) if _happened(json.loads(line), step)] if step and path.exists() else []
+        with whole_file(path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
+        self._stream = path.open("a", encoding="utf-8")
+        self._writer = _tensorboard(folder, step) if tensorboard else None
+        self._report = report
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stream.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def write(self, event: Mapping[str, Any]) -> None:
+        self._stream.write(json.dumps(event) + "\n")
+        self._stream.flush()
+        if self._writer is not None:
+            for name, value in event.items():
+                if isinstance(value, float):
+                    self._writer.add_scalar(name, value, event["step"])
+        self._report(event)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Whole lines: a killed run may leave half of one."""
+    with path.open(encoding="utf-8") as stream:
+        for line in stream:
+            if line.endswith("\n"):
+                yield line
+
+
+def _happened(event: Mapping[str, Any], step: int) -> bool:
+    """Whether an event lies before the step that the run goes on with."""
+    at: int = event.get("step", -1)
+    return at < step or (at == step and event["event"] == "evaluation")
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
+
+
+def _accelerator(spec: TrainingSpec) -> Accelerator:
+    # Accelerate keeps one precision per process; several trainings in one process may differ.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    cpu = spec.device == "cpu" or (spec.device == "auto" and not torch.cuda.is_available())
+    bfloat16 = spec.precision == "bfloat16" or (
+        spec.precision == "auto" and not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    )
+    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if bfloat16 else "no")
+    if accelerator.num_processes > 1:
+        raise TrainingError(f"launched as {accelerator.num_processes} processes; training runs in one. Launch it plainly.")
+    return accelerator
+
+
+def _initialise(method: Method, features: Features, split: Split, seed: int) -> None:
+    """Give the stems the means and deviations of a sample of the training split."""
+    generator = torch.Generator().manual_seed(seed)
+    for modality, members in split.members.items():
+        if not len(members.rows):
+            raise EmptyDatasetError(f"the training split has no items of modality {modality!r}.")
+        chosen = torch.randperm(len(members.rows), generator=generator)[:STATISTICS_ITEMS].sort().values
+        if method.options.standardise:
+            method.stem(modality).fit(features.store(modality).gather(members.rows[chosen.numpy()]))
+
+
+def _parameter_groups(method: Method, spec: TrainingSpec) -> list[dict[str, Any]]:
+    """Weight decay for matrices alone."""
+    named = [(name, parameter) for name, parameter in method.named_parameters() if parameter.requires_grad]
+    decayed = [p for name, p in named if p.ndim >= 2 and not name.endswith("bias")]
+    spared = [p for name, p in named if not (p.ndim >= 2 and not name.endswith("bias"))]
+    return [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+
+
+def _resume(folder: Path, method: Method, optimizer: torch.optim.Optimizer, identity: str) -> Progress:
+    recover_folder(folder / "best")
+    recover_folder(folder / "last")
+    path = folder / "last" / "state.safetensors"
+    if not path.exists():
+        return Progress()
+    with safe_open(path, "pt") as stream:
+        state = json.loads(stream.metadata()["state"])
+        if state["identity"] != identity:
+            raise CheckpointError(
+                f"{folder} holds a run of other settings, data or seed (identity {state['identity']}, expected "
+                f"{identity}). Choose another --output, or remove the folder."
+            )
+        parameters = dict(method.named_parameters())
+        for key in stream.keys():  # noqa: SIM118 - not a mapping
+            name, _, moment = key.rpartition("/")
+            value = stream.get_tensor(key)
+            optimizer.state[parameters[name]][moment] = value.to(parameters[name].device) if value.ndim else value
+    method.load_state_dict(load_folder(folder / "last").method.state_dict())
+    return Progress(**state["progress"])
+
+
+def _fingerprints(features: Features) -> list[str]:
+    return [f"{modality} {store.fingerprint}" for modality, store in sorted(features.stores.items())]
+
+
+def _mix(seed: int, step: int) -> int:
+    return int(fingerprint([seed, step])[:15], 16)
