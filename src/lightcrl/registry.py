@@ -27,7 +27,7 @@ def import_object(path: str) -> Any:
     module_name, _, attribute = path.partition(":")
     try:
         module = import_module(module_name)
-    except ImportError as error:
+    except (ImportError, TypeError, ValueError) as error:  # the last two: no module, or one relative to nothing
         raise LightCRLError(
             f"cannot import {module_name!r} for {path!r}: {error}. Expected 'package.module:Class' on the Python path "
             "(install the package, or set PYTHONPATH to the folder that holds it)."

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lightcrl.data.files import name_below
 from lightcrl.errors import DataError, EmptyDatasetError, ItemError, TooManyRejectedError
 
 
@@ -130,7 +131,7 @@ def file_item(path: Path, root: Path, source: str | None = None) -> Item:
         stat = path.stat()
     except (OSError, ValueError):  # ValueError: a path that holds a zero byte
         raise ItemError("missing file", str(path)) from None
-    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    name = name_below(path, root)
     return Item(digest("file", name, str(stat.st_size), str(stat.st_mtime_ns)), source or name, path)
 
 
@@ -194,8 +195,8 @@ def read_cells(
 def draw_split(key: str, fractions: Mapping[str, float]) -> str:
     """The split of a group by its name alone: the same on every machine and whatever else is in the data.
 
-    >>> draw_split("1000268201.jpg", {"dev": 0.1, "test": 0.1})
-    'train'
+    >>> draw_split("667626.jpg", {"dev": 0.1, "test": 0.1})
+    'dev'
     """
     point = int(digest("split", key)[:13], 16) / 16**13
     for split, fraction in fractions.items():

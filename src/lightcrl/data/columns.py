@@ -140,5 +140,6 @@ class Columns:
             if isinstance(value, (str, Path)) and str(value):
                 return name_below(self.root / value, self.base or self.root)
             if not isinstance(value, (list, tuple)) and items.get(modality):
-                return items[modality][0].key
+                (item,) = items[modality]
+                return item.source if isinstance(item.raw, Path) else item.key
         return None

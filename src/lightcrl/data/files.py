@@ -44,7 +44,10 @@ def name_below(path: Path, base: Path) -> str:
     >>> name_below(Path("/data/a/1.jpg"), Path("/data"))
     'a/1.jpg'
     """
-    return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
+    try:
+        return path.relative_to(base).as_posix()
+    except ValueError:
+        return str(path)
 
 
 def visible(folder: Path) -> Iterator[Path]:

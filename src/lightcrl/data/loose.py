@@ -22,7 +22,9 @@ def loose_items(path: Path, kind: str) -> list[Item]:
     if kind == "text":
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         items = [
-            Item(digest("text", line), f"{path.name}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()
+            Item(digest("text", line), f"{path.name}:{number}", line)
+            for number, line in enumerate(lines, 1)
+            if line.strip()
         ]
     elif path.is_file():
         items = [file_item(path, path.parent)]

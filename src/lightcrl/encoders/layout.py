@@ -35,8 +35,8 @@ class Layer:
         values: [B, T, D].
         mask: [B, T] bool, True where a token is real.
         cls: the first token sums up the item.
-        prefix: how many leading tokens stand for no part of the item (CLS and registers of an image, the first token
-            of a causal text model, which is the same for all texts). Only `cls` and `all` look at them.
+        prefix: how many leading tokens stand for no part of the item (CLS and registers of an image). Only `cls` and
+            `all` look at them. Of a text, all tokens count as parts.
         grid: rows and columns of the tokens after the prefix, where they are patches of an image.
     """
 

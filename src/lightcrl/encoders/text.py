@@ -67,11 +67,8 @@ class TextEncoder(HuggingFaceEncoder):
         return [_prepared([*self.special[:1], *words[:n]][: self.max_length]) for n in (3, 9)]
 
     def places(self, network: torch.nn.Module, layer: Tensor, item: Prepared) -> Mapping[str, Any]:
-        """A CLS token sums up the text; the first token of a causal model knows nothing of it, and is left out."""
-        first = self.special[:1]
-        if first and first[0] == self.processor.cls_token_id:
-            return {"cls": True}
-        return {"prefix": 1} if first and first[0] == self.processor.bos_token_id else {}
+        """Whether the tokenizer puts a CLS token first; the BOS token of a causal model knows nothing of the text."""
+        return {"cls": bool(self.special) and self.special[0] == self.processor.cls_token_id}
 
     def _tokenize(self, text: str, max_length: int | None) -> Mapping[str, list[int]]:
         encoded: Mapping[str, list[int]] = self.processor(

@@ -15,12 +15,15 @@ CHUNK = 1024
 
 GALLERY_CHUNK = 65_536
 
+TIE = 1e-6
+"""Scores this close are equal: how a float32 product is rounded depends on where in the gallery an item stands."""
+
 
 def ranks(queries: Tensor, gallery: Tensor, positives: list[np.ndarray]) -> np.ndarray:
     """How each query's best positive fares: [Q, 3] counts of better wrong items, equal wrong items, equal right items.
 
-    Equal right items counts the best positive itself and positives of the very same score. Together they give the
-    exact expected recall if ties are broken at random, so that a constant embedding scores chance, not 1.
+    Equal right items counts the best positive itself and positives of the same score (within `TIE`). Together they
+    give the exact expected recall if ties are broken at random, so that a constant embedding scores chance, not 1.
 
     Args:
         queries: unit vectors [Q, d].
@@ -58,9 +61,9 @@ def ranks(queries: Tensor, gallery: Tensor, positives: list[np.ndarray]) -> np.n
             here = (item >= first) & (item < first + scores.shape[1])
             right = scores[query[here], item[here] - first]
             equal_right = torch.zeros(len(part), dtype=torch.int64)
-            equal_right.index_add_(0, query[here], (right == best[query[here]]).long())
-            equal = (scores == best[:, None]).sum(1)
-            better = (scores > best[:, None]).sum(1)
+            equal_right.index_add_(0, query[here], (right >= best[query[here]] - TIE).long())
+            better = (scores > best[:, None] + TIE).sum(1)
+            equal = (scores >= best[:, None] - TIE).sum(1) - better
             found = torch.stack([better, equal - equal_right, equal_right], 1)
             counts[start : start + len(part)] += found.numpy()
     return counts

@@ -130,6 +130,8 @@ def extract(
         "dtype": dtype,
     }
     write_manifest(folder, mark, header, shards)
+    for leftover in folder.glob("*.tmp"):  # of killed runs
+        leftover.unlink()
     store = FeatureStore(folder, mark)
     return Extraction(store, encoded, copied, kept, _rejections(store.rejected, modality))
 

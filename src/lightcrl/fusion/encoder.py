@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from lightcrl.fusion.operations import OPERATIONS, shrink
@@ -37,6 +37,12 @@ class DFEOptions(MethodOptions):
     def _known(cls, name: str) -> str:
         OPERATIONS[name]
         return name
+
+    @model_validator(mode="after")
+    def _divides(self) -> DFEOptions:
+        if self.dim % self.heads:
+            raise ValueError(f"heads is {self.heads}, expected a divisor of dim, {self.dim}")
+        return self
 
 
 class DeepFusionEncoder(Method):

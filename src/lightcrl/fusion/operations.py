@@ -74,9 +74,10 @@ class Attention(FusionOperation):
         """[B, T] from tokens [B, T, d] and context [d]."""
 
     def forward(self, tokens: Tensor, mask: Tensor, context: Tensor) -> Tensor:
+        read = tokens.masked_fill(~mask.unsqueeze(-1), 0)
         # Not -inf: a row of padding alone would become NaN.
-        scores = self.score(tokens, context).masked_fill(~mask, torch.finfo(tokens.dtype).min)
-        attended = torch.einsum("bt,btd->bd", scores.softmax(-1), self.value(tokens + context))
+        scores = self.score(read, context).masked_fill(~mask, torch.finfo(tokens.dtype).min)
+        attended = torch.einsum("bt,btd->bd", scores.softmax(-1), self.value(read + context))
         return tokens + attended.unsqueeze(1)
 
 

@@ -69,7 +69,9 @@ class Stem(nn.Module):
 
     def forward(self, tokens: TokenBatch) -> Tensor:
         """[B, T, D] -> [B, T, d]; T is the number of slots where there are several."""
-        values = self.dropout((tokens.values.to(self.weight.dtype) - self.mean) / self.deviation)
+        # Padding may hold anything, and a NaN times zero is still a NaN: in attention, and in the weights' gradient.
+        values = tokens.values.masked_fill(~tokens.mask.unsqueeze(-1), 0).to(self.weight.dtype)
+        values = self.dropout((values - self.mean) / self.deviation)
         if self.slots == 1:
             return values @ self.weight[0] + self.bias
         return torch.einsum("btd,tdk->btk", values, self.weight) + self.bias
@@ -102,6 +104,10 @@ class Method(nn.Module, ABC):
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: MethodOptions) -> None:
         super().__init__()
+        for name in modalities:
+            # torch keeps stems and contexts under these names, as attributes.
+            if not name or "." in name or hasattr(nn.ModuleDict(), name) or hasattr(nn.ParameterDict(), name):
+                raise ModalityError(f"{name!r} cannot name a modality: it is empty, has a dot or is an attribute of torch's.")
         self.modalities = dict(modalities)
         self.options = options
         self.stems = nn.ModuleDict({name: Stem(spec, options) for name, spec in sorted(self.modalities.items())})

@@ -77,7 +77,7 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
     The shape and the count are always told; the background in two cases of five.
 
     >>> describe(Scene("star", "red", "two", "top", "striped", "night"), np.random.default_rng(0))
-    'a pair of crimson stripy stars near the top'
+    'on a dark background: two stripy scarlet stars'
     """
 
     def one_of(choices: Sequence[T]) -> T:

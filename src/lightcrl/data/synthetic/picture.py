@@ -33,7 +33,7 @@ BACKGROUNDS: Mapping[str, Colour] = {
 }
 CENTRES = {"left": (0.3, 0.5), "right": (0.7, 0.5), "top": (0.5, 0.3), "bottom": (0.5, 0.7), "centre": (0.5, 0.5)}
 RADII = {1: 23.0, 2: 14.0, 3: 12.5, 4: 11.0}  # pixels
-SPREAD = 1.12  # distance of a shape from the middle of its group, in radii, for two shapes
+SPREAD = 1.18  # distance of a shape from the middle of its group, in radii, for two shapes
 
 
 def draw(scene: Scene, seed: Seed) -> Image.Image:
@@ -84,7 +84,7 @@ def _arrangement(scene: Scene, radius: float, rng: np.random.Generator) -> np.nd
         distance = radius * SPREAD / np.sin(np.pi / number)
         offsets = distance * np.stack([np.cos(angles), np.sin(angles)], 1)
     middle = np.array(CENTRES[scene.position]) * SIZE + rng.uniform(-2, 2, 2)
-    reach = np.abs(offsets).max(0) + 1.15 * radius + 1
+    reach = np.abs(offsets).max(0) + 1.05 * radius + 1
     middle = np.maximum(np.minimum(middle, SIZE - reach), np.minimum(reach, SIZE / 2))
     return np.asarray(offsets + middle)
 
@@ -129,9 +129,9 @@ def _heart() -> np.ndarray:
 # Closed paths around (0, 0) that fit a circle of radius 1; what a second path encloses is a hole.
 PATHS: Mapping[str, tuple[np.ndarray, ...]] = {
     "circle": (_polygon(64, 0.95),),
-    "square": (_polygon(4, 1.12, start=np.pi / 4),),
-    "triangle": (_polygon(3, 1.1) + np.array([0, 0.2]),),
-    "star": (_polygon(10, 1.12, 0.47),),
+    "square": (_polygon(4, 1.05, start=np.pi / 4),),
+    "triangle": (_polygon(3, 1.08) + np.array([0, 0.15]),),
+    "star": (_polygon(10, 1.05, 0.45),),
     "cross": (
         np.array(
             [
@@ -155,5 +155,5 @@ PATHS: Mapping[str, tuple[np.ndarray, ...]] = {
     ),
     "ring": (_polygon(64, 1.0), _polygon(64, 0.52)),
     "heart": (_heart(),),
-    "diamond": (_polygon(4, 1.15, 0.75),),
+    "diamond": (_polygon(4, 1.05, 0.7),),
 }

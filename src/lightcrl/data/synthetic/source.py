@@ -58,8 +58,9 @@ class Synthetic:
 
     def __post_init__(self) -> None:
         for name, least in (("groups", 1), ("seed", 0), ("captions", 1)):
-            if (value := getattr(self, name)) < least:
-                raise DataError(f"source 'synthetic': found {name} = {value}; expected at least {least}.")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise DataError(f"source 'synthetic': found {name} = {value!r}; expected a whole number from {least}.")
 
     def rows(self) -> Iterator[Row]:
         """Every group, by number; pictures and sounds are made when they are read."""

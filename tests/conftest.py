@@ -1,0 +1,7 @@
+from __future__ import annotations
+
+from hypothesis import settings
+
+# The same examples on every machine: a red run is a change of ours, not of luck.
+settings.register_profile("fixed", deadline=None, derandomize=True, database=None, max_examples=40)
+settings.load_profile("fixed")

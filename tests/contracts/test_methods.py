@@ -1,0 +1,333 @@
+"""What holds for every method of the table `METHODS`; a new one with options of its own says here how to vary them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from samples import GARBAGE, make_features, padded, ragged, randn, units
+
+from lightcrl.checkpoint import make_method
+from lightcrl.errors import ModalityError, ShapeError
+from lightcrl.fusion.operations import OPERATIONS
+from lightcrl.losses import LOSSES, over_pairs
+from lightcrl.methods import METHODS, Method, Stem, TokenSpec
+from lightcrl.methods.base import MethodOptions
+from lightcrl.tokens import TokenBatch
+from lightcrl.training import _initialise
+
+SPECS = {"image": TokenSpec(5), "layers": TokenSpec(4, slots=3), "text": TokenSpec(7)}
+DIM = 8
+
+# Each method's options, far from chance and without dropout; those that all methods have come first.
+COMMON: dict[str, Any] = {"dim": DIM, "input_dropout": 0.0, "standardise": False, "by_slot": True}
+OWN: dict[str, dict[str, Any]] = {
+    "dfe": {"fusion": "addition", "heads": 2, "feedforward": 12, "dropout": 0.0, "layer_scale": 0.5},
+}
+# Other values of every option, each of which has to change what comes out of a training step.
+VARIED: dict[str, list[Any]] = {
+    "dim": [4, 16],
+    "input_dropout": [0.5],
+    "standardise": [True],
+    "by_slot": [False],
+    "fusion": [name for name in OPERATIONS if name != "addition"],
+    "heads": [1, 4],
+    "feedforward": [5],
+    "dropout": [0.5],
+    "layer_scale": [None, 0.1],
+}
+
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def make(name: str, loss: str = "info_nce", seed: int = 0, **options: Any) -> Method:
+    return make_method(name, SPECS, COMMON | OWN.get(name, {}) | options, loss, seed).eval()
+
+
+def tokens_of(modality: str, count: int = 5, seed: int = 0) -> TokenBatch:
+    """Ragged tokens, or as many as there are slots."""
+    spec = SPECS[modality]
+    lengths = [spec.slots] * count if spec.slots > 1 else [1 + (3 * n + seed) % 5 for n in range(count)]
+    return ragged(lengths, spec.dim, seed)
+
+
+@every_method
+@pytest.mark.parametrize("modality", SPECS)
+def test_it_gives_unit_vectors(name, modality):
+    found = make(name)(modality, tokens_of(modality))
+    assert (found.shape, found.dtype) == ((5, DIM), torch.float32)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(5))
+    assert (torch.pdist(found) > 1e-3).all()
+
+
+@every_method
+@given(lengths=st.lists(st.integers(1, 5), min_size=1, max_size=4), extra=st.integers(0, 3), data=st.data())
+def test_an_item_is_itself_whatever_its_neighbours_its_place_and_its_padding(name, lengths, extra, data):
+    method, batch = make(name), ragged(lengths, 7)
+    alone = torch.cat([method("text", TokenBatch.full(item[None])) for item in batch.ragged()])
+    order = data.draw(st.permutations(range(len(lengths))))
+    together = padded(batch, extra, data.draw(st.sampled_from(GARBAGE))).rows(torch.tensor(order))
+    torch.testing.assert_close(method("text", together), alone[order], atol=1e-5, rtol=0)
+    with torch.inference_mode():
+        torch.testing.assert_close(method("text", together), alone[order], atol=1e-5, rtol=0)
+
+
+@every_method
+def test_one_vector_an_item_is_enough(name):
+    method = make(name)
+    vectors = randn(6, 7)
+    found = method("text", TokenBatch.from_vectors(vectors))
+    assert (torch.pdist(found) > 1e-3).all()
+    torch.testing.assert_close(found[:1], method("text", TokenBatch.from_vectors(vectors[:1])), atol=1e-5, rtol=0)
+
+
+def backward(method: Method, loss: str, garbage: float = 0.0) -> dict[str, torch.Tensor]:
+    """Gradients after one loss over all three modalities, with several texts a group."""
+    method.zero_grad()
+    groups = {"image": torch.arange(4), "layers": torch.tensor([3, 0, 9]), "text": torch.tensor([0, 0, 1, 2, 3, 3])}
+    embeddings = {
+        modality: method(modality, padded(tokens_of(modality, len(found)), SPECS[modality].slots == 1, garbage))
+        for modality, found in groups.items()
+    }
+    bias = torch.zeros(()) if method.logit_bias is None else method.logit_bias
+    over_pairs(LOSSES.load(loss), embeddings, groups, method.scale, bias).backward()
+    return {name: torch.zeros(0) if p.grad is None else p.grad.clone() for name, p in method.named_parameters()}
+
+
+@every_method
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_trained_parameter_receives_a_gradient(name, loss):
+    for where, gradient in backward(make(name, loss), loss).items():
+        assert gradient.isfinite().all(), where
+        assert gradient.any(), where
+
+
+@every_method
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_what_stands_under_the_mask_changes_no_gradient(name, garbage):
+    clean = backward(make(name), "info_nce")
+    torch.testing.assert_close(backward(make(name), "info_nce", garbage), clean)
+
+
+@every_method
+def test_a_stem_belongs_to_its_modality_alone(name):
+    method = make(name)
+    before = {modality: method(modality, tokens_of(modality)) for modality in SPECS}
+    with torch.no_grad():
+        for parameter in method.stem("text").parameters():
+            parameter.add_(1.0)
+    assert torch.equal(method("image", tokens_of("image")), before["image"])
+    assert not torch.allclose(method("text", tokens_of("text")), before["text"], atol=1e-3)
+
+
+@every_method
+def test_an_unknown_modality_is_refused_with_those_there_are(name):
+    with pytest.raises(ModalityError, match=r"^no modality 'video' in this model; it has image, layers, text\.$"):
+        make(name)("video", tokens_of("text"))
+
+
+@every_method
+@pytest.mark.parametrize(
+    ("modality", "shape", "expected"),
+    [("text", (2, 3, 6), "[B, T, 7]"), ("layers", (2, 3, 5), "[B, 3, 4]"), ("layers", (2, 2, 4), "[B, 3, 4]")],
+)
+def test_tokens_of_another_shape_are_refused_with_both_named(name, modality, shape, expected):
+    with pytest.raises(ShapeError) as error:
+        make(name)(modality, TokenBatch.full(torch.zeros(shape)))
+    assert str(error.value).startswith(f"{modality} tokens of shape {list(shape)}; this model expects {expected}.")
+
+
+@every_method
+@pytest.mark.parametrize("modality", ["", "a.b", "keys", "type"])
+def test_a_name_that_torch_cannot_hold_is_refused(name, modality):
+    kind = METHODS.load(name)
+    with pytest.raises(ModalityError, match="cannot name a modality"):
+        kind({modality: TokenSpec(3)}, kind.Options())
+
+
+@every_method
+def test_eval_mode_is_deterministic_and_dropout_acts_in_training_alone(name):
+    dropped = {"input_dropout": 0.5} | ({"dropout": 0.5} if "dropout" in METHODS.load(name).Options.model_fields else {})
+    method, tokens = make(name, **dropped), tokens_of("image")
+    assert torch.equal(method("image", tokens), method("image", tokens))
+    torch.testing.assert_close(method("image", tokens), make(name)("image", tokens))
+    method.train()
+    assert not torch.allclose(method("image", tokens), method("image", tokens), atol=1e-3)
+    without = make(name).train()
+    assert torch.equal(without("image", tokens), without("image", tokens))
+
+
+@every_method
+def test_stored_half_precision_is_read_as_it_is(name):
+    method, half = make(name), tokens_of("text").to("cpu", torch.float16)
+    assert torch.equal(method("text", half), method("text", half.to("cpu", torch.float32)))
+
+
+@every_method
+def test_weights_are_drawn_by_the_seed_alone(name):
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    one = make(name, seed=1).state_dict()
+    assert torch.equal(torch.rand(3), wanted), "the caller's own random state is left alone"
+    torch.testing.assert_close(make(name, seed=1).state_dict(), one, rtol=0, atol=0)
+    assert not torch.equal(make(name, seed=2).state_dict()["stems.text.weight"], one["stems.text.weight"])
+
+
+@every_method
+def test_the_parts_sum_to_what_is_trained(name):
+    method = make(name, loss="sigmoid")
+    parts = method.parts()
+    assert sum(parts.values()) == sum(p.numel() for p in method.parameters() if p.requires_grad)
+    assert parts["stem image"] == 5 * DIM + DIM
+    assert parts["stem layers"] == 3 * (4 * DIM + DIM)
+    assert (parts["logit_scale"], parts["logit_bias"]) == (1, 1)
+    method.stem("image").requires_grad_(False)
+    assert "stem image" not in method.parts()
+    assert sum(method.parts().values()) == sum(parts.values()) - parts["stem image"]
+
+
+@every_method
+def test_the_scale_never_exceeds_100_and_comes_down_again(name):
+    method = make(name)
+    assert method.scale.item() == pytest.approx(1 / 0.07)
+    with torch.no_grad():
+        method.logit_scale.fill_(50.0)
+    assert method.scale.item() == pytest.approx(100.0)
+    method.bound_logit_scale()
+    assert method.logit_scale.item() == pytest.approx(math.log(100.0))
+    method.scale.backward()
+    assert method.logit_scale.grad is not None
+    assert method.logit_scale.grad > 0
+
+
+@every_method
+@pytest.mark.parametrize(("loss", "scale", "bias"), [("info_nce", 1 / 0.07, None), ("sigmoid", 10.0, -10.0)])
+def test_scale_and_bias_start_where_the_loss_wants_them(name, loss, scale, bias):
+    method = make(name, loss)
+    assert method.scale.item() == pytest.approx(scale)
+    assert (None if method.logit_bias is None else method.logit_bias.item()) == bias
+    method.start_logits(3.0, None)
+    assert method.scale.item() == pytest.approx(3.0)
+    assert method.logit_bias is None
+
+
+def after_a_start(name: str, folder: Any, **options: Any) -> list[torch.Tensor]:
+    """What a method says in train mode once its stems have seen the data."""
+    sequences = {modality: [3 * item + 2 for item in tokens_of(modality, 4).ragged()] for modality in SPECS}
+    features = make_features(folder, sequences, {modality: [f"train:g{n}" for n in range(4)] for modality in SPECS})
+    method = make(name, **options).train()
+    _initialise(method, features, features.split("train"), seed=0)
+    torch.manual_seed(0)
+    return [method(modality, tokens_of(modality)).detach() for modality in SPECS]
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [(name, option) for name in METHODS for option in METHODS.load(name).Options.model_fields]
+)
+def test_every_option_has_an_effect(name, option, tmp_path):
+    kept = after_a_start(name, tmp_path / "base")
+    for number, value in enumerate(VARIED[option]):
+        changed = after_a_start(name, tmp_path / str(number), **{option: value})
+        assert any(a.shape != b.shape or not torch.allclose(a, b, atol=1e-4) for a, b in zip(kept, changed, strict=True))
+
+
+@every_method
+@pytest.mark.parametrize("wrong", [{"dim": 0}, {"input_dropout": 1.0}, {"input_dropout": -0.1}, {"dims": 8}], ids=str)
+def test_wrong_options_are_refused_by_name(name, wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        METHODS.load(name).Options(**wrong)
+
+
+@every_method
+def test_options_have_what_every_method_has_and_are_not_changed_once_made(name):
+    options = METHODS.load(name).Options()
+    assert isinstance(options, MethodOptions)
+    with pytest.raises(ValidationError, match="frozen"):
+        options.dim = 3
+    assert METHODS.load(name).learning_rate > 0
+
+
+# --- linear, convirt, and the stem that all methods have
+
+
+def test_with_slots_linear_is_one_map_of_the_slots_side_by_side():
+    method, tokens = make("linear"), tokens_of("layers")
+    stem = method.stem("layers")
+    side_by_side = torch.cat([weight for weight in stem.weight]) / 3
+    wanted = tokens.values.flatten(1) @ side_by_side + stem.bias.mean(0)
+    torch.testing.assert_close(method.embed("layers", tokens), wanted)
+    torch.testing.assert_close(method("layers", tokens), wanted / wanted.norm(dim=1, keepdim=True))
+
+
+def test_linear_is_the_mean_token_times_a_matrix():
+    method, tokens = make("linear"), tokens_of("text")
+    stem = method.stem("text")
+    torch.testing.assert_close(method.embed("text", tokens), tokens.mean() @ stem.weight[0] + stem.bias[0])
+
+
+def test_convirt_is_two_layers_over_the_mean_token():
+    method, tokens = make("convirt"), tokens_of("text")
+    stem, head = method.stem("text"), method.heads["text"][1]
+    hidden = (tokens.mean() @ stem.weight[0] + stem.bias[0]).clamp(min=0)
+    torch.testing.assert_close(method.embed("text", tokens), hidden @ head.weight.T + head.bias)
+
+
+def make_stem(spec: TokenSpec, **options: Any) -> Stem:
+    torch.manual_seed(0)
+    return Stem(spec, MethodOptions(**COMMON | options)).eval()
+
+
+def test_one_projection_is_shared_by_the_slots_unless_each_has_its_own():
+    shared, own = (make_stem(TokenSpec(4, slots=3), by_slot=by_slot) for by_slot in (False, True))
+    assert (shared.weight.shape, own.weight.shape) == ((1, 4, DIM), (3, 4, DIM))
+    tokens = tokens_of("layers")
+    torch.testing.assert_close(shared(tokens), tokens.values @ shared.weight[0])
+    for slot in range(3):
+        torch.testing.assert_close(own(tokens)[:, slot], tokens.values[:, slot] @ own.weight[slot])
+
+
+def test_fit_takes_mean_and_deviation_of_the_real_tokens():
+    stem, tokens = make_stem(TokenSpec(7)), padded(tokens_of("text", 6), 2, float("nan"))
+    real = np.concatenate([item.double().numpy() for item in tokens.ragged()])
+    stem.fit(tokens.to("cpu", torch.float32))
+    np.testing.assert_allclose(stem.mean[0], real.mean(0), atol=1e-6)
+    np.testing.assert_allclose(stem.deviation[0], real.std(0), atol=1e-6)
+    brought = (real - real.mean(0)) / real.std(0)
+    np.testing.assert_allclose(stem(tokens)[tokens.mask].detach(), brought @ stem.weight[0].detach().numpy(), atol=1e-5)
+
+
+def test_fit_keeps_slots_apart_where_each_has_its_projection():
+    stem, tokens = make_stem(TokenSpec(4, slots=3)), tokens_of("layers", 9)
+    stem.fit(tokens)
+    np.testing.assert_allclose(stem.mean, tokens.values.double().mean(0), atol=1e-6)
+    np.testing.assert_allclose(stem.deviation, tokens.values.double().numpy().std(0), atol=1e-6)
+    shared = make_stem(TokenSpec(4, slots=3), by_slot=False)
+    shared.fit(tokens)
+    np.testing.assert_allclose(shared.mean[0], tokens.values.double().mean((0, 1)), atol=1e-6)
+
+
+def test_a_feature_that_does_not_vary_is_only_centred():
+    stem = make_stem(TokenSpec(2))
+    values = torch.stack([torch.full((20,), 1000.0), units(20, 3)[:, 0].float()], 1)
+    stem.fit(TokenBatch.from_vectors(values))
+    assert (stem.mean[0, 0], stem.deviation[0, 0]) == (1000.0, 1.0)
+    assert stem.deviation[0, 1].item() == pytest.approx(values[:, 1].double().numpy().std(), rel=1e-5)
+
+
+def test_standardised_features_are_blind_to_their_units():
+    """The same data in other units, fitted, gives the same projection."""
+    tokens = tokens_of("text", 8)
+    scaled = TokenBatch(tokens.values * 250 - 40, tokens.mask)
+    found = []
+    for given_tokens in (tokens, scaled):
+        stem = make_stem(TokenSpec(7))
+        stem.fit(given_tokens)
+        found.append(stem(given_tokens)[given_tokens.mask])
+    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=0)

@@ -1,0 +1,135 @@
+"""The store gives back what was put in, and refuses what is not whole."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightcrl.errors import StaleStoreError, StoreError, TornStoreError
+from lightcrl.features.store import FeatureStore, write_manifest, write_shard
+
+HEADER = {"modality": "text", "kind": "text", "encoder": {"fingerprint": "e"}, "dim": 3, "slots": 1, "dtype": "float16"}
+
+
+def write(folder: Path, sequences: list[np.ndarray], shard_size: int, dtype: str = "float16") -> FeatureStore:
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = []
+    for number, first in enumerate(range(0, len(sequences), shard_size)):
+        part = sequences[first : first + shard_size]
+        metadata = {
+            "row": list(range(len(part))),
+            "item": [f"k{first + place}" for place in range(len(part))],
+            "group": [f"g{(first + place) // 2}" for place in range(len(part))],
+            "split": ["train"] * len(part),
+            "source": ["somewhere"] * len(part),
+        }
+        shards.append(write_shard(folder, number, "f1", part, metadata, [], 3, dtype))
+    write_manifest(folder, "f1", {**HEADER, "dtype": dtype}, shards)
+    return FeatureStore(folder)
+
+
+def sequences(count: int, seed: int = 0, longest: int = 5) -> list[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return [generator.normal(size=(generator.integers(1, longest + 1), 3)).astype("float16") for _ in range(count)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(count=st.integers(1, 30), shard_size=st.integers(1, 12), memory=st.booleans(), data=st.data())
+def test_gather_gives_items_in_the_order_asked(tmp_path_factory, count, shard_size, memory, data):
+    wanted = sequences(count)
+    folder = tmp_path_factory.mktemp("store")
+    write(folder, wanted, shard_size)
+    store = FeatureStore(folder, "f1", memory=memory)
+    rows = data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=20))
+    batch = store.gather(np.array(rows))
+    assert batch.values.dtype == torch.float16
+    for row, found in zip(rows, batch.ragged(), strict=True):
+        np.testing.assert_array_equal(found.numpy(), wanted[row])
+
+
+def test_values_are_ragged_on_disk_without_padding(tmp_path):
+    wanted = sequences(10)
+    write(tmp_path, wanted, 4)
+    values = np.concatenate([np.load(tmp_path / f"values-{n:05d}.npy") for n in range(3)])
+    np.testing.assert_array_equal(values, np.concatenate(wanted))
+
+
+def test_metadata_numbers_rows_through_all_shards(tmp_path):
+    table = write(tmp_path, sequences(10), 4).metadata()
+    assert table.column_names == ["row", "item", "group", "split", "source"]
+    assert table["row"].to_pylist() == list(range(10))
+    assert table["item"].to_pylist() == [f"k{n}" for n in range(10)]
+
+
+def test_a_stale_store_is_refused_with_both_fingerprints(tmp_path):
+    write(tmp_path, sequences(3), 4)
+    with pytest.raises(StaleStoreError, match=r"f1, expected f2"):
+        FeatureStore(tmp_path, "f2")
+
+
+def test_a_store_without_manifest_is_refused(tmp_path):
+    write(tmp_path, sequences(3), 4)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(StoreError, match=r"expected manifest\.json"):
+        FeatureStore(tmp_path)
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    write(tmp_path, sequences(3), 4)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(StoreError, match="format 99, this version reads up to 1"):
+        FeatureStore(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["values-00001.npy", "offsets-00000.npy", "items-00001.parquet"])
+def test_a_short_or_missing_file_is_refused_with_both_digests(tmp_path, name):
+    store = write(tmp_path, sequences(8), 4)
+    expected = {**store.manifest["shards"][0]["files"], **store.manifest["shards"][1]["files"]}[name]["digest"]
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(TornStoreError, match=rf"{name} has \d+ bytes \(digest \w+\), expected .*{expected}"):
+        FeatureStore(tmp_path)
+    path.unlink()
+    with pytest.raises(TornStoreError, match=f"{name} is missing"):
+        FeatureStore(tmp_path)
+
+
+def test_a_changed_byte_is_found_when_everything_is_read(tmp_path):
+    write(tmp_path, sequences(8), 4)
+    path = tmp_path / "values-00001.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    FeatureStore(tmp_path)
+    with pytest.raises(TornStoreError, match=r"values-00001\.npy has digest \w+, expected \w+"):
+        FeatureStore(tmp_path, memory=True)
+
+
+def test_opening_takes_no_memory_to_speak_of(tmp_path):
+    """200 MiB of values in a sparse file: opened and read from in little time and memory."""
+    write(tmp_path, [np.ones((2, 3), "float16")], 4)
+    tokens = 200 * 2**20 // 6
+    values = np.lib.format.open_memmap(tmp_path / "values-00000.npy", "w+", "float16", (tokens, 3))
+    del values
+    np.save(tmp_path / "offsets-00000.npy", np.array([0, tokens - 2, tokens], dtype=np.int64))
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    shard = manifest["shards"][0]
+    shard.update(rows=2, tokens=tokens, longest=tokens)
+    for name in ("values-00000.npy", "offsets-00000.npy"):
+        shard["files"][name]["bytes"] = (tmp_path / name).stat().st_size
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    store = FeatureStore(tmp_path)
+    assert time.perf_counter() - start < 0.5
+    assert store.gather(np.array([1])).values.shape == (1, 2, 3)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
