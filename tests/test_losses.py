@@ -7,10 +7,11 @@ from itertools import combinations
 
 import pytest
 import torch
-from samples import units
+from torch.nn.functional import cross_entropy
 
 from lightcrl.errors import TrainingError
 from lightcrl.losses import LOGIT_BIAS_START, LOGIT_SCALE_START, LOSSES, info_nce, over_pairs, sigmoid
+from samples import units
 
 # Group numbers of the left and of the right side.
 CASES = {
@@ -27,14 +28,16 @@ def scores(left, right, scale, bias=0.0):
     return [[scale * sum(a * b for a, b in zip(x, y, strict=True)) + bias for y in right] for x in left]
 
 
-def info_nce_by_loops(left, right, left_groups, right_groups, scale):
+def info_nce_by_loops(left, right, left_groups, right_groups, scale, smoothing=0.0):
     def one_side(logits, mine, theirs):
         anchors = []
         for row, group in zip(logits, mine, strict=True):
             total = sum(math.exp(logit) for logit in row)
-            terms = [-math.log(math.exp(row[j]) / total) for j, other in enumerate(theirs) if other == group]
-            if terms:
-                anchors.append(sum(terms) / len(terms))
+            surprise = [-math.log(math.exp(logit) / total) for logit in row]
+            right = [one for one, other in zip(surprise, theirs, strict=True) if other == group]
+            if right:
+                of_all = sum(surprise) / len(surprise)
+                anchors.append((1 - smoothing) * sum(right) / len(right) + smoothing * of_all)
         return sum(anchors) / len(anchors)
 
     logits = scores(left, right, scale)
@@ -62,11 +65,22 @@ def test_both_losses_are_their_formulas(left_groups, right_groups, scale, bias):
     assert sigmoid(*sides, s, b).item() == pytest.approx(sigmoid_by_loops(*plain, s.item(), bias), rel=1e-9)
 
 
-def test_info_nce_of_plain_pairs_is_clips_cross_entropy():
+@pytest.mark.parametrize(("left_groups", "right_groups"), CASES.values(), ids=CASES)
+def test_label_smoothing_gives_a_share_of_the_target_to_all(left_groups, right_groups):
+    left, right = units(len(left_groups), 5, seed=1), units(len(right_groups), 5, seed=2)
+    sides = (left, right, torch.tensor(left_groups), torch.tensor(right_groups), torch.tensor(9.0).double())
+    wanted = info_nce_by_loops(left.tolist(), right.tolist(), left_groups, right_groups, 9.0, smoothing=0.2)
+    assert info_nce(*sides, label_smoothing=0.2).item() == pytest.approx(wanted, rel=1e-9)
+    assert info_nce(*sides, label_smoothing=0.0) == info_nce(*sides)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_info_nce_of_plain_pairs_is_clips_cross_entropy(smoothing):
     left, right, pairs = units(6, 8, seed=1), units(6, 8, seed=2), torch.arange(6)
     logits = 14.0 * left @ right.T
-    clip = (torch.nn.functional.cross_entropy(logits, pairs) + torch.nn.functional.cross_entropy(logits.T, pairs)) / 2
-    torch.testing.assert_close(info_nce(left, right, pairs, pairs, torch.tensor(14.0)), clip)
+    clip = sum(cross_entropy(side, pairs, label_smoothing=smoothing) for side in (logits, logits.T)) / 2
+    found = info_nce(left, right, pairs, pairs, torch.tensor(14.0), label_smoothing=smoothing)
+    torch.testing.assert_close(found, clip)
 
 
 def test_info_nce_by_hand():
@@ -79,7 +93,9 @@ def test_info_nce_by_hand():
 
 def test_info_nce_of_equal_embeddings_is_that_of_a_blind_guess():
     same = units(1, 4).expand(7, 4)
-    assert info_nce(same, same, torch.arange(7), torch.arange(7), torch.tensor(50.0)).item() == pytest.approx(math.log(7))
+    assert info_nce(same, same, torch.arange(7), torch.arange(7), torch.tensor(50.0)).item() == pytest.approx(
+        math.log(7)
+    )
 
 
 def test_info_nce_is_blind_to_the_bias_and_the_sigmoid_loss_is_not():
@@ -102,7 +118,7 @@ def test_large_logits_do_not_overflow():
 
 
 def test_scale_and_bias_start_as_published():
-    assert LOGIT_SCALE_START == {"info_nce": pytest.approx(14.2857, abs=1e-4), "sigmoid": 10.0}
+    assert {"info_nce": pytest.approx(14.2857, abs=1e-4), "sigmoid": 10.0} == LOGIT_SCALE_START
     assert LOGIT_BIAS_START == {"sigmoid": -10.0}
 
 
@@ -122,7 +138,8 @@ def test_over_pairs_is_the_mean_over_pairs_that_share_a_group(name):
     embeddings, groups = three_modalities()
     logits = (torch.tensor(8.0), torch.tensor(-3.0))
     wanted = [
-        loss(embeddings[a], embeddings[b], groups[a], groups[b], *logits) for a, b in [("image", "sound"), ("image", "text")]
+        loss(embeddings[a], embeddings[b], groups[a], groups[b], *logits)
+        for a, b in [("image", "sound"), ("image", "text")]
     ]
     torch.testing.assert_close(over_pairs(loss, embeddings, groups, *logits), sum(wanted) / 2)
     groups["sound"] = torch.tensor([3, 2])  # now sound and text share group 2
@@ -140,7 +157,14 @@ def test_over_pairs_does_not_depend_on_the_order_of_modalities():
 def test_over_pairs_of_two_modalities_is_the_loss_itself():
     embeddings, groups = three_modalities()
     del embeddings["sound"], groups["sound"]
-    sides = (embeddings["image"], embeddings["text"], groups["image"], groups["text"], torch.tensor(8.0), torch.tensor(0.0))
+    sides = (
+        embeddings["image"],
+        embeddings["text"],
+        groups["image"],
+        groups["text"],
+        torch.tensor(8.0),
+        torch.tensor(0.0),
+    )
     assert over_pairs(info_nce, embeddings, groups, *sides[4:]) == info_nce(*sides)
 
 

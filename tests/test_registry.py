@@ -17,9 +17,7 @@ from lightcrl.losses import LOSSES
 from lightcrl.methods import METHODS
 from lightcrl.registry import Table, import_object
 
-FAMILIES = {
-    table.what: table for table in (BUILTIN, ENCODERS, EVALUATIONS, LOSSES, METHODS, OPERATIONS, SOURCES)
-}
+FAMILIES = {table.what: table for table in (BUILTIN, ENCODERS, EVALUATIONS, LOSSES, METHODS, OPERATIONS, SOURCES)}
 
 
 @pytest.mark.parametrize("table", FAMILIES.values(), ids=FAMILIES)

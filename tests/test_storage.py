@@ -10,11 +10,24 @@ from pathlib import Path
 import pytest
 
 from lightcrl.errors import StorageError
-from lightcrl.storage import clear_errors, file_digest, make_folder, recover_folder, whole_file, whole_folder, write_json
+from lightcrl.storage import (
+    clear_errors,
+    file_digest,
+    make_folder,
+    recover_folder,
+    whole_file,
+    whole_folder,
+    write_json,
+)
 
 
 class Killed(BaseException):
     """Stands for a process that ends here."""
+
+
+def die_after(written: int) -> None:
+    assert written
+    raise Killed
 
 
 def fill(folder: Path, text: str) -> None:
@@ -58,8 +71,7 @@ def test_a_failed_write_leaves_the_former_file(tmp_path):
     path = tmp_path / "figures"
     path.write_text("former")
     with pytest.raises(Killed), whole_file(path) as temporary:
-        temporary.write_text("half")
-        raise Killed
+        die_after(temporary.write_text("half"))
     assert path.read_text() == "former"
     assert leftovers(tmp_path) == []
 
@@ -86,8 +98,7 @@ def test_a_folder_is_made_with_those_above_it(tmp_path):
 def test_a_failed_write_leaves_the_former_folder(tmp_path):
     fill(tmp_path / "best", "former")
     with pytest.raises(Killed), whole_folder(tmp_path / "best") as fresh:
-        (fresh / "a").write_text("half")
-        raise Killed
+        die_after((fresh / "a").write_text("half"))
     assert read(tmp_path / "best") == {"former"}
     assert leftovers(tmp_path) == []
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import GARBAGE, padded, ragged, randn
 
 from lightcrl.errors import ShapeError
 from lightcrl.tokens import TokenBatch
+from samples import GARBAGE, padded, ragged, randn
 
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=5)
 

@@ -163,7 +163,9 @@ def load_folder(folder: Path) -> Checkpoint:
     method = make_method(config["method"]["name"], modalities, config["method"]["options"], config["method"]["loss"])
     expected = {leaf: tensor.shape for leaf, tensor in method.state_dict().items()}
     if expected != {leaf: tensor.shape for leaf, tensor in tensors.items()}:
-        odd = sorted(set(expected) ^ set(tensors)) or [leaf for leaf in expected if expected[leaf] != tensors[leaf].shape]
+        odd = sorted(set(expected) ^ set(tensors)) or [
+            leaf for leaf in expected if expected[leaf] != tensors[leaf].shape
+        ]
         raise CheckpointError(f"{folder}: {odd[0]} does not fit the method {config['method']['name']!r} of {CONFIG}.")
     method.load_state_dict(tensors)
     return Checkpoint(
@@ -215,7 +217,7 @@ def model_card(checkpoint: Checkpoint) -> str:
         f"# {checkpoint.recipe.get('name', 'LightCRL model')}",
         "",
         f"Maps {', '.join(modalities)} into one space of {checkpoint.method.options.dim} dimensions "
-        f"(method `{checkpoint.name}`, LightCRL {__version__}). The encoders are frozen and not part of this checkpoint.",
+        f"(method `{checkpoint.name}`, LightCRL {__version__}). The frozen encoders are not part of this checkpoint.",
         "",
         "```python",
         "import lightcrl",

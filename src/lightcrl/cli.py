@@ -19,7 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-CheckpointFolder = Annotated[str, typer.Argument(metavar="DIR", help="A run's folder, a checkpoint's folder or a hub id.")]
+CheckpointFolder = Annotated[
+    str, typer.Argument(metavar="DIR", help="A run's folder, a checkpoint's folder or a hub id.")
+]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON.")]
 Encoders = Annotated[
     list[str] | None, typer.Option("--encoder", help="modality=FOLDER, where an encoder lies now, if it has moved.")
@@ -73,7 +75,9 @@ def run(
     override: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of the recipe.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the run; runs/<name> by default.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the run; runs/<name> by default.")
+    ] = None,
 ) -> None:
     """Read the data, encode every item once, train, evaluate. The same command goes on where it was stopped."""
     from lightcrl import console
@@ -96,7 +100,9 @@ def evaluate(
     text_column: Annotated[str | None, typer.Option(help="Column of the modality `text`.")] = None,
     column: Annotated[list[str] | None, typer.Option(help="modality=COLUMN, for any modality.")] = None,
     key: Annotated[str | None, typer.Option(help="Column whose equal values make rows one group.")] = None,
-    template: Annotated[list[str] | None, typer.Option(help="Prompt with {} for the class name; may be repeated.")] = None,
+    template: Annotated[
+        list[str] | None, typer.Option(help="Prompt with {} for the class name; may be repeated.")
+    ] = None,
     modality: Annotated[str | None, typer.Option(help="Whose items the class folders hold.")] = None,
     encoder: Encoders = None,
     features: Features = None,
@@ -139,7 +145,9 @@ def embed(
     checkpoint: CheckpointFolder,
     modality: Annotated[str, typer.Option(help="Whose items they are.")],
     input: Annotated[Path, typer.Option(help="A file, a folder, or for texts a .txt file with one text a line.")],
-    output: Annotated[Path, typer.Option(help="Where to write the vectors, as .npy [N, d]; ids go beside it as .json.")],
+    output: Annotated[
+        Path, typer.Option(help="Where to write the vectors, as .npy [N, d]; ids go beside it as .json.")
+    ],
     encoder: Encoders = None,
 ) -> None:
     """Embed a file, the files of a folder or the lines of a text file."""
@@ -175,7 +183,9 @@ def info(checkpoint: CheckpointFolder, json: Json = None) -> None:
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Where to write the run and report.html.")] = Path("runs/demo"),
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where to write the run and report.html.")] = Path(
+        "runs/demo"
+    ),
 ) -> None:
     """Generate a small world of pictures, captions and sounds, align all three and show what came out."""
     from lightcrl import console
@@ -231,5 +241,3 @@ def _write(path: Path, value: Any) -> None:
 
     make_folder(path.absolute().parent)
     write_json(path, value)
-
-

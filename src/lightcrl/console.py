@@ -11,7 +11,15 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from lightcrl.checkpoint import Checkpoint
@@ -91,8 +99,10 @@ class Live:
         total = self._steps or None
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total, note="")
-        note = f"loss {event['loss']:.3f} rate {event['learning_rate']:.1e} scale {event['logit_scale']:.1f}{self._recall}"
-        self._progress.update(self._tasks[name], completed=event["step"] + 1, note=note)
+        note = (
+            f"loss {event['loss']:.3f} rate {event['learning_rate']:.1e} scale {event['logit_scale']:.1f}{self._recall}"
+        )
+        self._progress.update(self._tasks[name], completed=event["step"] + 1, note=note + self._recall)
 
     def _on_evaluation(self, event: Mapping[str, Any]) -> None:
         self._recall = f" dev R@1 {event['dev_mean_recall@1']:.3f}"
@@ -126,7 +136,9 @@ def print_run(run: Run, recipe: Recipe) -> None:
             table.add_row(method, str(model.seed), f"{model.parameters:,}", f"{model.seconds:.0f}", *cells)
         if len(models) > 1:
             cells = [_over_seeds([model.retrieval for model in models], name) for name in names]
-            cells += [_over_seeds([model.zero_shot for model in models if model.zero_shot], "top1")] if zero_shot else []
+            cells += (
+                [_over_seeds([model.zero_shot for model in models if model.zero_shot], "top1")] if zero_shot else []
+            )
             table.add_row(method, "mean", "", "", *cells, style="bold", end_section=True)
     cells = [f"{chance[name]:.4f}" for name in names]
     cells += [f"{run.models[0].zero_shot.chance['top1']:.3f}"] if run.models[0].zero_shot else []
@@ -179,7 +191,9 @@ def print_info(checkpoint: Checkpoint) -> None:
 
 def _print_rejected(rejected: Sequence[Rejection]) -> None:
     if rejected:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in Counter(one.reason for one in rejected).most_common())
+        reasons = ", ".join(
+            f"{count:,} {reason}" for reason, count in Counter(one.reason for one in rejected).most_common()
+        )
         console.print(f"set aside: {reasons}. First: {rejected[0]}")
 
 

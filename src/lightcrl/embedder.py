@@ -134,9 +134,7 @@ class Embedder:
         return vectors
 
 
-def load(
-    place: Path | str, *, device: str = "auto", encoders: Mapping[str, Path | str] | None = None
-) -> Embedder:
+def load(place: Path | str, *, device: str = "auto", encoders: Mapping[str, Path | str] | None = None) -> Embedder:
     """The embedder of a run's folder, a checkpoint's folder or a hub id.
 
     Args:

@@ -35,6 +35,7 @@ def info_nce(
     right_groups: Tensor,
     scale: Tensor,
     bias: Tensor | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Symmetric InfoNCE with every item of a group as a positive.
 
@@ -50,6 +51,7 @@ def info_nce(
         right_groups: group numbers [M].
         scale: logit scale s, scalar.
         bias: not used; InfoNCE is blind to it.
+        label_smoothing: share of each anchor's target that goes to all items alike, instead of its positives.
 
     Returns:
         The scalar loss.
@@ -63,7 +65,8 @@ def info_nce(
     """
     positive = _positives(left_groups, right_groups)
     logits = scale * left @ right.T
-    return (_cross_entropy(logits, positive) + _cross_entropy(logits.T, positive.T)) / 2
+    left_loss = _cross_entropy(logits, positive, label_smoothing)
+    return (left_loss + _cross_entropy(logits.T, positive.T, label_smoothing)) / 2
 
 
 def sigmoid(
@@ -140,9 +143,10 @@ def _positives(left_groups: Tensor, right_groups: Tensor) -> Tensor:
     return positive
 
 
-def _cross_entropy(logits: Tensor, positive: Tensor) -> Tensor:
-    """Mean over rows with a positive of the mean negative log-probability of their positives."""
+def _cross_entropy(logits: Tensor, positive: Tensor, smoothing: float) -> Tensor:
+    """Mean over rows with a positive of the mean negative log-probability of their positives (and of all, a little)."""
     counts = positive.sum(1)
     chosen = logits.masked_fill(~positive, 0).sum(1) / counts.clamp(min=1)
-    per_row = torch.logsumexp(logits, 1) - chosen
+    target = (1 - smoothing) * chosen + smoothing * logits.mean(1)
+    per_row = torch.logsumexp(logits, 1) - target
     return per_row[counts > 0].mean()

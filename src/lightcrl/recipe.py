@@ -71,7 +71,10 @@ class MethodSpec(BaseModel):
         """Take the keys beside `name` as options, and fill in the method's defaults."""
         if not isinstance(table, dict):
             return table
-        given = {**{key: value for key, value in table.items() if key not in ("name", "options")}, **table.get("options", {})}
+        given = {
+            **{key: value for key, value in table.items() if key not in ("name", "options")},
+            **table.get("options", {}),
+        }
         name = table.get("name", "dfe")
         return {"name": name, "options": parse(METHODS.load(name).Options, given, "method").model_dump(mode="json")}
 
@@ -89,6 +92,7 @@ class TrainingSpec(BaseModel):
         batch_size: groups per step; `"auto"` follows the amount of data.
         items_per_group: items of each modality that a group brings into a batch, all positives of each other.
         loss: a member of `LOSSES`.
+        label_smoothing: of InfoNCE's targets.
         learning_rate: peak rate of AdamW; `"auto"` takes the method's own, found on dev splits.
         weight_decay: of weight matrices; biases, norms, contexts and the logit scale have none.
         warmup: share of all steps in which the rate rises.
@@ -110,6 +114,7 @@ class TrainingSpec(BaseModel):
     batch_size: int | Literal["auto"] = "auto"
     items_per_group: int = Field(default=1, gt=0)
     loss: str = "info_nce"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     weight_decay: float = Field(default=0.05, ge=0)
     warmup: float = Field(default=0.05, ge=0, lt=1)
@@ -126,6 +131,8 @@ class TrainingSpec(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> TrainingSpec:
         LOSSES[self.loss]
+        if self.label_smoothing and self.loss != "info_nce":
+            raise ValueError(f"label_smoothing is {self.label_smoothing}, but loss {self.loss!r} has none; expected 0")
         for name, least in (("epochs", 1), ("batch_size", 2)):
             value = getattr(self, name)
             if value != "auto" and value < least:

@@ -1,10 +1,10 @@
 """A whole run: data, features, training, evaluation, in one call.
 
-    recipe.json     the recipe as it was understood
-    rejected.jsonl  what was set aside, with its reason
-    best/ last/ log.jsonl      the run's own model: the recipe's method, first seed
-    others/<method>-seed<N>/   further seeds and baselines, laid out alike
-    metrics.json    every model's figures
+recipe.json     the recipe as it was understood
+rejected.jsonl  what was set aside, with its reason
+best/ last/ log.jsonl      the run's own model: the recipe's method, first seed
+others/<method>-seed<N>/   further seeds and baselines, laid out alike
+metrics.json    every model's figures
 """
 
 from __future__ import annotations
@@ -237,11 +237,11 @@ def _check_groups(dataset: Dataset) -> None:
     counts = Counter(dataset.splits)
     if counts["train"] < 2:
         raise TrainingError(
-            f"{counts['train']} groups in the training split ({len(dataset.groups)} in all); a contrastive loss needs two "
-            "or more. Check data.key: rows of equal key are one group."
+            f"{counts['train']} groups in the training split ({len(dataset.groups)} in all, {len(dataset.rejected)} things "
+            "set aside); a contrastive loss needs two or more. Check data.key: rows of equal key are one group."
         )
     if counts["dev"] < 1:
         raise TrainingError(
-            "no groups in the dev split, which chooses the best checkpoint. Give data.dev, or a data.dev_fraction large "
-            f"enough for {len(dataset.groups)} groups."
+            "no groups in the dev split, which chooses the best checkpoint. Give data.dev, or a data.dev_fraction "
+            f"large enough for {len(dataset.groups)} groups."
         )

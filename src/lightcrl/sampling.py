@@ -29,7 +29,7 @@ def epoch_batches(split: Split, batch_size: int, items_per_group: int, seed: int
     An epoch makes as many passes over the groups as the richest has items, a group taking part as long as it has items
     that the epoch has not shown; so every item of the richest modality is shown once, with another item of the others.
     A pass is cut into batches of nearly equal size, so that no batch is tiny. Groups with items of a single modality
-    take no part.
+    take no part, nor does a group that is alone in its pass: there is nothing to tell it from.
     """
     generator = np.random.default_rng([seed, epoch])
     counts = np.stack([members.counts for members in split.members.values()])
@@ -41,7 +41,7 @@ def epoch_batches(split: Split, batch_size: int, items_per_group: int, seed: int
     }
     for turn in range(int(turns.max(initial=0))):
         present = generator.permutation(np.flatnonzero(turns > turn))
-        for groups in np.array_split(present, max(1, round(len(present) / batch_size))):
+        for groups in np.array_split(present, max(1, min(round(len(present) / batch_size), len(present) // 2))):
             if len(groups) >= 2:
                 yield _batch(split, shuffled, groups, turn, items_per_group)
 
@@ -51,9 +51,7 @@ def count_batches(split: Split, batch_size: int, items_per_group: int) -> int:
     return sum(1 for _ in epoch_batches(split, batch_size, items_per_group, 0, 0))
 
 
-def _batch(
-    split: Split, shuffled: dict[str, np.ndarray], groups: np.ndarray, turn: int, items_per_group: int
-) -> Batch:
+def _batch(split: Split, shuffled: dict[str, np.ndarray], groups: np.ndarray, turn: int, items_per_group: int) -> Batch:
     rows, owners = {}, {}
     for modality, members in split.members.items():
         counts = members.counts[groups]
@@ -79,12 +77,15 @@ def _merge_shared(rows: dict[str, np.ndarray], owners: dict[str, np.ndarray]) ->
     for modality, found in rows.items():
         order = np.argsort(found, kind="stable")
         same = np.flatnonzero(found[order][1:] == found[order][:-1])
-        for one, other in zip(owners[modality][order[same]].tolist(), owners[modality][order[same + 1]].tolist(), strict=True):
+        for one, other in zip(
+            owners[modality][order[same]].tolist(), owners[modality][order[same + 1]].tolist(), strict=True
+        ):
             one, other = root(one), root(other)
             if one != other:
                 parent[max(one, other)] = min(one, other)
     if not parent:
         return owners
     return {
-        modality: np.array([root(group) for group in groups.tolist()], dtype=np.int64) for modality, groups in owners.items()
+        modality: np.array([root(group) for group in groups.tolist()], dtype=np.int64)
+        for modality, groups in owners.items()
     }

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.features.embed import embed_split
 from lightcrl.features.table import Features, Split
-from lightcrl.losses import LOSSES, over_pairs
+from lightcrl.losses import LOSSES, info_nce, over_pairs
 from lightcrl.methods import Method
 from lightcrl.recipe import TrainingSpec
 from lightcrl.sampling import Batch, count_batches, epoch_batches
@@ -222,12 +223,16 @@ class _Loop:
         spec, plan = self.spec, self.plan
         with _Log(folder, progress.step, spec.tensorboard, report) as log:
             if progress.step == 0:
-                log.write({"event": "start", "seed": self.seed, **asdict(plan), "parameters": self.checkpoint.method.parts()})
+                log.write(
+                    {"event": "start", "seed": self.seed, **asdict(plan), "parameters": self.checkpoint.method.parts()}
+                )
             start = saved = time.monotonic()
             earlier = progress.seconds
             while not progress.finished:
                 skip = progress.step - progress.epoch * plan.steps_per_epoch
-                batches = epoch_batches(self.train_split, plan.batch_size, spec.items_per_group, self.seed, progress.epoch)
+                batches = epoch_batches(
+                    self.train_split, plan.batch_size, spec.items_per_group, self.seed, progress.epoch
+                )
                 for number, batch in enumerate(batches):
                     if number < skip:
                         continue
@@ -260,8 +265,8 @@ class _Loop:
         norm = self.accelerator.clip_grad_norm_(self.method.parameters(), self.spec.clip or math.inf)
         if not (math.isfinite(loss.item()) and math.isfinite(float(norm))):
             raise DivergedError(
-                f"the loss is {loss.item()} and the norm of its gradient {float(norm)} at step {progress.step}. The last "
-                "good checkpoint is kept. Lower training.learning_rate, or look for odd values in the features."
+                f"the loss is {loss.item()} and the norm of its gradient {float(norm)} at step {progress.step}. The "
+                "last good checkpoint is kept. Lower training.learning_rate, or look for odd values in the features."
             )
         self.optimizer.step()
         self.checkpoint.method.bound_logit_scale()
@@ -284,7 +289,9 @@ class _Loop:
         groups = {modality: torch.from_numpy(numbers).to(device) for modality, numbers in batch.groups.items()}
         method = self.checkpoint.method
         bias = torch.zeros((), device=device) if method.logit_bias is None else method.logit_bias
-        return over_pairs(LOSSES.load(self.spec.loss), embeddings, groups, method.scale, bias)
+        smoothing = self.spec.label_smoothing
+        loss = partial(info_nce, label_smoothing=smoothing) if smoothing else LOSSES.load(self.spec.loss)
+        return over_pairs(loss, embeddings, groups, method.scale, bias)
 
     def gather(self, modality: str, rows: Any) -> TokenBatch:
         return self.features.store(modality).gather(rows).to(self.accelerator.device, torch.float32)
@@ -399,7 +406,9 @@ def _accelerator(spec: TrainingSpec) -> Accelerator:
     )
     accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if bfloat16 else "no")
     if accelerator.num_processes > 1:
-        raise TrainingError(f"launched as {accelerator.num_processes} processes; training runs in one. Launch it plainly.")
+        raise TrainingError(
+            f"launched as {accelerator.num_processes} processes; training runs in one. Launch it plainly."
+        )
     return accelerator
 
 

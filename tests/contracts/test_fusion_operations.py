@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import GARBAGE, padded, ragged, randn
 
 from lightcrl.fusion.operations import OPERATIONS, Concatenation, FusionOperation
+from samples import GARBAGE, padded, ragged, randn
 
 DIM = 6
 
@@ -28,12 +28,15 @@ def gelu(x: Array) -> Array:
     return np.array([v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in x])
 
 
-def add_attended(score: Callable[[Weights, Array, Array], float]) -> Callable[[Weights, Array, Array], Array]:
+def add_attended(
+    score: Callable[[Weights, Array, Array], float],
+    value: Callable[[Weights, Array], Array] = lambda weights, token: token,
+) -> Callable[[Weights, Array, Array], Array]:
     """Every token plus the mean value, each token weighted by the exponential of its score."""
 
     def formula(weights: Weights, tokens: Array, context: Array) -> Array:
         shares = [math.exp(score(weights, token, context)) for token in tokens]
-        values = [dense(weights, "value", token + context) for token in tokens]
+        values = [value(weights, token) for token in tokens]
         attended = sum(share * value for share, value in zip(shares, values, strict=True)) / sum(shares)
         return np.stack([token + attended for token in tokens])
 
@@ -65,7 +68,7 @@ FORMULAS: dict[str, Callable[[Weights, Array, Array], Array]] = {
     "concatenation": concatenation,
     "additive_attention": add_attended(additive_score),
     "general_attention": add_attended(general_score),
-    "scaled_dot_product": add_attended(scaled_score),
+    "scaled_dot_product": add_attended(scaled_score, lambda weights, token: dense(weights, "values", token)),
 }
 
 every_operation = pytest.mark.parametrize("name", OPERATIONS)
@@ -140,8 +143,8 @@ def test_two_contexts_tell_the_same_tokens_apart(name):
     assert ((one - other).norm(dim=-1) > 0.1).all()
 
 
-@every_operation
-def test_it_starts_near_the_tokens_as_they_are(name):
+@pytest.mark.parametrize("name", ["concatenation", "scaled_dot_product"])
+def test_what_it_adds_starts_small(name):
     torch.manual_seed(0)
     operation = OPERATIONS.load(name)(64)
     tokens = randn(8, 5, 64)
@@ -162,9 +165,7 @@ def test_an_item_of_padding_alone_spoils_no_other(name):
     operation = make(name)
     values, mask = batch([2, 3], garbage=float("nan"))
     alone = operation(values, mask, CONTEXT)[mask]
-    with_empty = operation(
-        torch.cat([values, values[:1]]), torch.cat([mask, torch.zeros_like(mask[:1])]), CONTEXT
-    )
+    with_empty = operation(torch.cat([values, values[:1]]), torch.cat([mask, torch.zeros_like(mask[:1])]), CONTEXT)
     torch.testing.assert_close(with_empty[:2][mask], alone)
 
 

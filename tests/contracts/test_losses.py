@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import units
 
 from lightcrl.errors import TrainingError
 from lightcrl.losses import LOSSES
+from samples import units
 
 SCALE, BIAS = torch.tensor(12.0, dtype=torch.float64), torch.tensor(-4.0, dtype=torch.float64)
 LEFT, RIGHT = torch.tensor([0, 1, 1, 2, 5]), torch.tensor([1, 0, 2, 2, 0, 4])
@@ -21,7 +21,9 @@ def sides(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return units(len(LEFT), 6, seed=2 * seed + 1), units(len(RIGHT), 6, seed=2 * seed + 2)
 
 
-@given(seed=st.integers(0, 1000), order=st.tuples(st.permutations(range(len(LEFT))), st.permutations(range(len(RIGHT)))))
+@given(
+    seed=st.integers(0, 1000), order=st.tuples(st.permutations(range(len(LEFT))), st.permutations(range(len(RIGHT))))
+)
 def test_the_order_of_items_does_not_matter(loss, seed, order):
     left, right = sides(seed)
     one, other = map(list, order)

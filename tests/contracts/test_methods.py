@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from samples import GARBAGE, make_features, padded, ragged, randn, units
 
 from lightcrl.checkpoint import make_method
 from lightcrl.errors import ModalityError, ShapeError
@@ -21,6 +20,7 @@ from lightcrl.methods import METHODS, Method, Stem, TokenSpec
 from lightcrl.methods.base import MethodOptions
 from lightcrl.tokens import TokenBatch
 from lightcrl.training import _initialise
+from samples import GARBAGE, make_features, padded, ragged, randn
 
 SPECS = {"image": TokenSpec(5), "layers": TokenSpec(4, slots=3), "text": TokenSpec(7)}
 DIM = 8
@@ -28,8 +28,11 @@ DIM = 8
 # Each method's options, far from chance and without dropout; those that all methods have come first.
 COMMON: dict[str, Any] = {"dim": DIM, "input_dropout": 0.0, "standardise": False, "by_slot": True}
 OWN: dict[str, dict[str, Any]] = {
-    "dfe": {"fusion": "addition", "heads": 2, "feedforward": 12, "dropout": 0.0, "layer_scale": 0.5},
-}
+    "dfe": {
+        "fusion": "addition", "heads": 2, "feedforward": 12, "dropout": 0.0, "key_dropout": 0.0, "layer_scale": 0.5,
+        "inner_residual": True,
+    },
+}  # fmt: skip
 # Other values of every option, each of which has to change what comes out of a training step.
 VARIED: dict[str, list[Any]] = {
     "dim": [4, 16],
@@ -40,7 +43,9 @@ VARIED: dict[str, list[Any]] = {
     "heads": [1, 4],
     "feedforward": [5],
     "dropout": [0.5],
+    "key_dropout": [0.5],
     "layer_scale": [None, 0.1],
+    "inner_residual": [False],
 }
 
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -153,7 +158,7 @@ def test_a_name_that_torch_cannot_hold_is_refused(name, modality):
 
 @every_method
 def test_eval_mode_is_deterministic_and_dropout_acts_in_training_alone(name):
-    dropped = {"input_dropout": 0.5} | ({"dropout": 0.5} if "dropout" in METHODS.load(name).Options.model_fields else {})
+    dropped = {option: 0.5 for option in METHODS.load(name).Options.model_fields if option.endswith("dropout")}
     method, tokens = make(name, **dropped), tokens_of("image")
     assert torch.equal(method("image", tokens), method("image", tokens))
     torch.testing.assert_close(method("image", tokens), make(name)("image", tokens))
@@ -233,9 +238,12 @@ def after_a_start(name: str, folder: Any, **options: Any) -> list[torch.Tensor]:
 )
 def test_every_option_has_an_effect(name, option, tmp_path):
     kept = after_a_start(name, tmp_path / "base")
+    assert option in VARIED, f"say in VARIED what else {option} may be"
     for number, value in enumerate(VARIED[option]):
         changed = after_a_start(name, tmp_path / str(number), **{option: value})
-        assert any(a.shape != b.shape or not torch.allclose(a, b, atol=1e-4) for a, b in zip(kept, changed, strict=True))
+        assert any(
+            a.shape != b.shape or not torch.allclose(a, b, atol=1e-4) for a, b in zip(kept, changed, strict=True)
+        )
 
 
 @every_method
@@ -260,7 +268,7 @@ def test_options_have_what_every_method_has_and_are_not_changed_once_made(name):
 def test_with_slots_linear_is_one_map_of_the_slots_side_by_side():
     method, tokens = make("linear"), tokens_of("layers")
     stem = method.stem("layers")
-    side_by_side = torch.cat([weight for weight in stem.weight]) / 3
+    side_by_side = torch.cat(list(stem.weight)) / 3
     wanted = tokens.values.flatten(1) @ side_by_side + stem.bias.mean(0)
     torch.testing.assert_close(method.embed("layers", tokens), wanted)
     torch.testing.assert_close(method("layers", tokens), wanted / wanted.norm(dim=1, keepdim=True))
@@ -293,32 +301,34 @@ def test_one_projection_is_shared_by_the_slots_unless_each_has_its_own():
         torch.testing.assert_close(own(tokens)[:, slot], tokens.values[:, slot] @ own.weight[slot])
 
 
-def test_fit_takes_mean_and_deviation_of_the_real_tokens():
+def test_fit_centres_every_feature_and_brings_all_to_one_scale():
     stem, tokens = make_stem(TokenSpec(7)), padded(tokens_of("text", 6), 2, float("nan"))
     real = np.concatenate([item.double().numpy() for item in tokens.ragged()])
-    stem.fit(tokens.to("cpu", torch.float32))
+    stem.fit(tokens)
     np.testing.assert_allclose(stem.mean[0], real.mean(0), atol=1e-6)
-    np.testing.assert_allclose(stem.deviation[0], real.std(0), atol=1e-6)
-    brought = (real - real.mean(0)) / real.std(0)
+    brought = (real - real.mean(0)) / np.sqrt(((real - real.mean(0)) ** 2).mean())
+    assert (brought**2).mean() == pytest.approx(1)
     np.testing.assert_allclose(stem(tokens)[tokens.mask].detach(), brought @ stem.weight[0].detach().numpy(), atol=1e-5)
 
 
 def test_fit_keeps_slots_apart_where_each_has_its_projection():
-    stem, tokens = make_stem(TokenSpec(4, slots=3)), tokens_of("layers", 9)
+    tokens = tokens_of("layers", 9)
+    tokens = TokenBatch(tokens.values * torch.tensor([1.0, 10.0, 100.0])[:, None], tokens.mask)
+    values = tokens.values.double().numpy()
+    stem = make_stem(TokenSpec(4, slots=3))
     stem.fit(tokens)
-    np.testing.assert_allclose(stem.mean, tokens.values.double().mean(0), atol=1e-6)
-    np.testing.assert_allclose(stem.deviation, tokens.values.double().numpy().std(0), atol=1e-6)
+    np.testing.assert_allclose(stem.mean, values.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(stem.deviation[:, 0], np.sqrt(values.var(0).mean(-1)), rtol=1e-5)
     shared = make_stem(TokenSpec(4, slots=3), by_slot=False)
     shared.fit(tokens)
-    np.testing.assert_allclose(shared.mean[0], tokens.values.double().mean((0, 1)), atol=1e-6)
+    np.testing.assert_allclose(shared.mean[0], values.mean((0, 1)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(shared.deviation.item(), np.sqrt(values.reshape(-1, 4).var(0).mean()), rtol=1e-5)
 
 
-def test_a_feature_that_does_not_vary_is_only_centred():
+def test_a_slot_that_does_not_vary_is_only_centred():
     stem = make_stem(TokenSpec(2))
-    values = torch.stack([torch.full((20,), 1000.0), units(20, 3)[:, 0].float()], 1)
-    stem.fit(TokenBatch.from_vectors(values))
-    assert (stem.mean[0, 0], stem.deviation[0, 0]) == (1000.0, 1.0)
-    assert stem.deviation[0, 1].item() == pytest.approx(values[:, 1].double().numpy().std(), rel=1e-5)
+    stem.fit(TokenBatch.from_vectors(torch.full((20, 2), 1000.0)))
+    assert (stem.mean.tolist(), stem.deviation.tolist()) == ([[1000.0, 1000.0]], [[1.0]])
 
 
 def test_standardised_features_are_blind_to_their_units():

@@ -38,9 +38,9 @@ ENCODERS: Table[Callable[[EncoderSpec], Encoder]] = Table(
 BUILTIN: Table[type[Encoder]] = Table(
     "built-in encoder",
     {
-        "ngrams": "lightcrl.encoders.builtin:HashedNgrams",
-        "shapes": "lightcrl.encoders.builtin:ShapesAndColours",
-        "mel": "lightcrl.encoders.builtin:MelStatistics",
+        "ngrams": "lightcrl.encoders.builtin.ngrams:HashedNgrams",
+        "shapes": "lightcrl.encoders.builtin.shapes:ShapesAndColours",
+        "mel": "lightcrl.encoders.builtin.mel:MelStatistics",
     },
 )
 
@@ -86,8 +86,8 @@ def _load_own(spec: EncoderSpec) -> Encoder:
     made = _make(import_object(spec.model), spec)
     if not isinstance(made, Encoder):
         return OwnEncoder(made, spec)
-    if made.kind != spec.kind:
-        raise EncoderError(f"{spec.model!r} encodes {made.kind}, but the recipe says kind = {spec.kind!r}.")
+    if (kind := getattr(made, "kind", None)) != spec.kind:
+        raise EncoderError(f"{spec.model!r} has kind = {kind!r}, but the recipe says {spec.kind!r}.")
     return made
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,14 +17,12 @@ from lightcrl.encoders.huggingface import HuggingFaceEncoder, Prepared
 from lightcrl.encoders.image import leading_tokens
 from lightcrl.errors import ItemError, MissingExtraError
 
-Samples = npt.NDArray[np.float32]
-
 LONGEST = 30.0
 # Shorter sounds are filled up with silence: less than a frame of any model is no input.
 SHORTEST = 0.1
 
 
-def read_sound(raw: Any, rate: int, max_length: float = LONGEST) -> Samples:
+def read_sound(raw: Any, rate: int, max_length: float = LONGEST) -> np.ndarray:
     """A sound as mono samples [N] at `rate` Hz, at most `max_length` seconds.
 
     Takes a file's path or bytes, or a pair of samples ([N] or [N, channels]; floats, or integers of full scale) and
@@ -44,7 +41,7 @@ def read_sound(raw: Any, rate: int, max_length: float = LONGEST) -> Samples:
     return _resample(mono[: round(max_length * found_rate)], found_rate, rate)
 
 
-def _from_pair(raw: tuple[Any, ...]) -> tuple[Samples, int]:
+def _from_pair(raw: tuple[Any, ...]) -> tuple[np.ndarray, int]:
     if len(raw) != 2:
         raise ItemError("not a sound", f"found {len(raw)} values; expected samples and their rate")
     samples, rate = np.asarray(raw[0]), int(raw[1])
@@ -57,7 +54,7 @@ def _from_pair(raw: tuple[Any, ...]) -> tuple[Samples, int]:
     return samples.astype(np.float32), rate
 
 
-def _from_file(raw: Any, max_length: float) -> tuple[Samples, int]:
+def _from_file(raw: Any, max_length: float) -> tuple[np.ndarray, int]:
     if not isinstance(raw, (str, Path, bytes)):
         raise ItemError("not a sound", f"found {type(raw).__name__}")
     if not isinstance(raw, bytes) and not Path(raw).is_file():
@@ -73,7 +70,7 @@ def _from_file(raw: Any, max_length: float) -> tuple[Samples, int]:
         raise ItemError("unreadable sound", str(error)) from error
 
 
-def _resample(samples: Samples, found: int, wanted: int) -> Samples:
+def _resample(samples: np.ndarray, found: int, wanted: int) -> np.ndarray:
     if found == wanted:
         return samples
     try:
@@ -121,7 +118,7 @@ class AudioEncoder(HuggingFaceEncoder):
         return item
 
     def length(self, prepared: Prepared) -> int:
-        """Samples, or frames, of the sound."""
+        """np.ndarray, or frames, of the sound."""
         return len(prepared[self.processor.model_input_names[0]])
 
     def trial(self) -> list[Prepared]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lightcrl.errors import EncoderError
 from lightcrl.tokens import TokenBatch
@@ -22,6 +22,10 @@ Kind = Literal["text", "image", "audio"]
 #   audio   a file's path or bytes, or a pair of mono samples (floats [N] in [-1, 1]) and their rate in Hz
 
 
+_POOLS = r"(cls|mean|max)(\+(cls|mean|max))*"
+TOKENS = rf"^(auto|pooled|all|grid:[1-9]\d*|{_POOLS}(,{_POOLS})*)$"
+
+
 class EncoderSpec(BaseModel):
     """The `[encoders.<modality>]` table of a recipe.
 
@@ -30,10 +34,11 @@ class EncoderSpec(BaseModel):
         model: a hub id, a local folder, `"builtin"`, or `"package.module:Class"` for the user's own.
         revision: a hub id's branch, tag or commit.
         layers: hidden layers to keep, as Python indices into the model's blocks (-1 is the last); `"auto"` takes a
-            spread of the upper half of a transformer and the last layer of anything else.
-        tokens: `"pooled"` (one vector per layer), pools joined by `+` (`cls`, `mean`, `max`), `"grid:N"`, `"all"`, or
-            `"auto"`, every pool that suits the model. Pools of several layers are tokens too; `grid:N` and `all`
-            put the layers of one place side by side in one token.
+            transformer's last layer and two before it, and the last layer of anything else.
+        tokens: `"pooled"` (one vector per layer), pools joined by `+` (`cls`, `mean`, `max`; one list for every layer,
+            or one per layer with commas between), `"grid:N"`, `"all"`, or `"auto"`, the pools that suit the model.
+            Pools of several layers are tokens too; `grid:N` and `all` put the layers of one place side by side in one
+            token.
         max_length: longest text in tokens, or longest sound in seconds; the rest is cut off.
         max_pixels: larger pictures are set aside (decompression bombs).
         dtype: of the forward pass.
@@ -49,7 +54,7 @@ class EncoderSpec(BaseModel):
     model: str
     revision: str | None = None
     layers: Literal["auto"] | tuple[int, ...] = "auto"
-    tokens: str = Field(default="auto", pattern=r"^(auto|pooled|all|grid:[1-9]\d*|(cls|mean|max)(\+(cls|mean|max))*)$")
+    tokens: str = Field(default="auto", pattern=TOKENS)
     max_length: float | None = Field(default=None, gt=0)
     max_pixels: int = Field(default=50_000_000, gt=0)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -57,6 +62,14 @@ class EncoderSpec(BaseModel):
     device: str = "auto"
     trust_remote_code: bool = False
     options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> EncoderSpec:
+        if self.kind == "image" and self.max_length is not None:
+            raise ValueError("max_length is for texts and sounds")
+        if self.kind != "image" and self.max_pixels != type(self).model_fields["max_pixels"].default:
+            raise ValueError("max_pixels is for images")
+        return self
 
 
 class Encoder(ABC):

@@ -204,7 +204,7 @@ class HuggingFaceEncoder(Encoder):
                 )
             pads = "attention_mask" in short and _alike(alone, self._run(network, accepts, [short, long]))
             layers = choose_layers(self.spec.layers, [block.values.shape[-1] for block in alone])
-            tokens = choose_tokens(self.spec.tokens, self.kind, alone[-1].cls)
+            tokens = choose_tokens(self.spec.tokens, self.kind, alone[-1].cls, len(layers))
             laid = lay_out([alone[layer] for layer in layers], tokens)
         slots = count_slots(tokens, len(layers))
         return Loaded(network, accepts, len(alone), layers, tokens, pads, laid.dim, slots)

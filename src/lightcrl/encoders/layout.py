@@ -16,14 +16,14 @@ from lightcrl.encoders.base import Kind
 from lightcrl.errors import EncoderError
 from lightcrl.tokens import TokenBatch
 
-# By kind: the pools of `tokens = "auto"` and of `"pooled"`, each for models with and without a CLS token.
-POOLS_OF: dict[str, dict[Kind, tuple[str, str]]] = {
-    "auto": {
-        "text": ("mean+cls+max", "mean+max"),
-        "image": ("cls+mean", "mean+max"),
-        "audio": ("mean+max", "mean+max"),
-    },
-    "pooled": {"text": ("mean", "mean"), "image": ("cls", "mean"), "audio": ("mean", "mean")},
+# By kind: the pools of `tokens = "pooled"`, for models with and without a CLS token.
+POOLED: dict[Kind, tuple[str, str]] = {"text": ("mean", "mean"), "image": ("cls", "mean"), "audio": ("mean", "mean")}
+
+# Of `tokens = "auto"`: the pools of the last layer, and those of every other (docs/LOG.md has the figures).
+AUTO: dict[Kind, tuple[tuple[str, str], tuple[str, str]]] = {
+    "text": (("mean+cls+max", "mean"), ("mean+max", "mean")),
+    "image": (("cls+mean", "cls+mean"), ("mean+max", "mean")),
+    "audio": (("mean+max", "mean"), ("mean+max", "mean")),
 }
 
 
@@ -52,15 +52,12 @@ class Layer:
 
 
 def auto_layers(blocks: int) -> tuple[int, ...]:
-    """The layers of `layers = "auto"`: the last and three more, spread over the upper half.
+    """The layers of `layers = "auto"`: the last and two more, a fifth and two fifths of the depth before it.
 
     >>> auto_layers(24), auto_layers(12), auto_layers(6), auto_layers(3)
-    ((-1, -4, -8, -12), (-1, -2, -4, -6), (-1, -2, -3, -4), (-1,))
+    ((-1, -6, -11), (-1, -3, -6), (-1, -2, -4), (-1,))
     """
-    if blocks < 4:
-        return (-1,)
-    reach = max(blocks // 2, 4)
-    return tuple(-1 - step * (reach - 1) // 3 for step in range(4))
+    return tuple(-1 - step * (blocks + 2) // 5 for step in range(3)) if blocks >= 4 else (-1,)
 
 
 def choose_layers(wanted: Sequence[int] | str, widths: Sequence[int]) -> tuple[int, ...]:
@@ -81,14 +78,37 @@ def choose_layers(wanted: Sequence[int] | str, widths: Sequence[int]) -> tuple[i
     return tuple(wanted)
 
 
-def choose_tokens(wanted: str, kind: Kind, cls: bool) -> str:
-    """`"auto"` and `"pooled"` as the pools they stand for; anything else as it is."""
-    return POOLS_OF[wanted][kind][0 if cls else 1] if wanted in POOLS_OF else wanted
+def choose_tokens(wanted: str, kind: Kind, cls: bool, layers: int) -> str:
+    """`"auto"` and `"pooled"` as the pools they stand for; anything else as it is.
+
+    >>> choose_tokens("auto", "text", cls=True, layers=3)
+    'mean+cls+max,mean,mean'
+    """
+    if wanted == "pooled":
+        return POOLED[kind][0 if cls else 1]
+    if wanted == "auto":
+        last, others = AUTO[kind][0 if cls else 1]
+        return ",".join([last, *[others] * (layers - 1)])
+    return wanted
+
+
+def pools_by_layer(tokens: str, layers: int) -> list[list[str]]:
+    """The pools of each layer: `"a+b,c"` gives the first two and the second one, `"a+b"` gives every layer the same.
+
+    Raises:
+        EncoderError: there are neither one nor as many as layers.
+    """
+    parts = tokens.split(",")
+    if len(parts) not in (1, layers):
+        raise EncoderError(f"tokens = {tokens!r} has pools for {len(parts)} layers, found {layers} layers.")
+    return [part.split("+") for part in (parts * layers if len(parts) == 1 else parts)]
 
 
 def count_slots(tokens: str, layers: int) -> int:
-    """Tokens per item that have a meaning of their own: pools times layers; 1 for `grid:N` and `all`."""
-    return 1 if tokens == "all" or tokens.startswith("grid:") else layers * len(tokens.split("+"))
+    """Tokens per item that have a meaning of their own: all pools of all layers; 1 for `grid:N` and `all`."""
+    if tokens == "all" or tokens.startswith("grid:"):
+        return 1
+    return sum(map(len, pools_by_layer(tokens, layers)))
 
 
 def lay_out(layers: Sequence[Layer], tokens: str) -> TokenBatch:
@@ -105,7 +125,8 @@ def lay_out(layers: Sequence[Layer], tokens: str) -> TokenBatch:
     if tokens.startswith("grid:"):
         return _side_by_side([_divide(layer, int(tokens.removeprefix("grid:"))) for layer in layers])
     width = max(layer.values.shape[-1] for layer in layers)
-    vectors = [POOLS[pool](layer).float() for layer in layers for pool in tokens.split("+")]
+    chosen = zip(layers, pools_by_layer(tokens, len(layers)), strict=True)
+    vectors = [POOLS[pool](layer).float() for layer, pools in chosen for pool in pools]
     return TokenBatch.full(torch.stack([pad(vector, (0, width - vector.shape[-1])) for vector in vectors], dim=1))
 
 

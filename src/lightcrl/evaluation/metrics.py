@@ -40,6 +40,7 @@ def ranks(queries: Tensor, gallery: Tensor, positives: list[np.ndarray]) -> np.n
         )
     if any(len(found) == 0 for found in positives):
         raise ShapeError("a query has no right item in the gallery; leave it out of the queries.")
+    queries, gallery = queries.float(), gallery.float()
     counts = np.zeros((len(queries), 3), dtype=np.int64)
     for start in range(0, len(queries), CHUNK):
         part = queries[start : start + CHUNK]
@@ -118,9 +119,7 @@ def bootstrap_interval(
     part = max(1, min(samples, 20_000_000 // max(groups, 1)))
     for start in range(0, samples, part):
         drawn = min(part, samples - start)
-        weights = np.stack(
-            [np.bincount(generator.integers(0, groups, groups), minlength=groups) for _ in range(drawn)]
-        )
+        weights = np.stack([np.bincount(generator.integers(0, groups, groups), minlength=groups) for _ in range(drawn)])
         values.append(statistic(weights.astype(np.float64)))
     tail = (1 - level) / 2
     low, high = np.quantile(np.concatenate(values), [tail, 1 - tail])

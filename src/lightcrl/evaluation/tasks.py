@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightcrl.data import DataSpec, Dataset, Item, Rejection, load_dataset
+from lightcrl.data import Dataset, DataSpec, Item, Rejection, load_dataset
 from lightcrl.data.base import file_item
 from lightcrl.data.folder import class_folder, readable_class
 from lightcrl.encoders.base import Encoder
@@ -42,9 +42,7 @@ def retrieval_on(
         EmptyDatasetError: no group has items of two modalities.
     """
     dataset = load_dataset(data, {modality: encoder.kind for modality, encoder in encoders.items()})
-    dataset = Dataset(
-        dataset.groups, ["test"] * len(dataset.groups), dataset.items, dataset.links, dataset.rejected
-    )
+    dataset = Dataset(dataset.groups, ["test"] * len(dataset.groups), dataset.items, dataset.links, dataset.rejected)
     rejected = list(dataset.rejected)
     stores = {}
     for modality, encoder in encoders.items():

@@ -76,7 +76,12 @@ def extract(
         StorageError: the disk is full or not writable; complete shards are kept.
     """
     items, links = dataset.items[modality], dataset.links[modality]
-    identity = {"format": FORMAT, "encoder": encoder.fingerprint, "dtype": dtype, "data": _data_identity(dataset, modality)}
+    identity = {
+        "format": FORMAT,
+        "encoder": encoder.fingerprint,
+        "dtype": dtype,
+        "data": _data_identity(dataset, modality),
+    }
     mark = fingerprint(identity)
     folder = make_folder(Path(root) / f"{modality}-{mark[:16]}")
     if (folder / "manifest.json").exists():
@@ -105,9 +110,7 @@ def extract(
                 if isinstance(outcome, ItemError):
                     if strict:
                         raise DataError(f"{part[place].source}: {outcome}. strict = true stops at the first such item.")
-                    rejected.append(
-                        {"source": part[place].source, "reason": outcome.reason, "detail": outcome.detail}
-                    )
+                    rejected.append({"source": part[place].source, "reason": outcome.reason, "detail": outcome.detail})
                 else:
                     found[place] = outcome
             metadata = _metadata(dataset, part, found, links[bounds[number] : bounds[number + 1]], first)

@@ -28,7 +28,13 @@ from lightcrl.tokens import TokenBatch
 
 FORMAT = 1
 METADATA = pa.schema(
-    [("row", pa.int64()), ("item", pa.string()), ("group", pa.string()), ("split", pa.string()), ("source", pa.string())]
+    [
+        ("row", pa.int64()),
+        ("item", pa.string()),
+        ("group", pa.string()),
+        ("split", pa.string()),
+        ("source", pa.string()),
+    ]
 )
 
 
@@ -128,7 +134,9 @@ class FeatureStore:
                 "complete. Run the recipe again; complete shards are kept."
             ) from None
         except ValueError as error:
-            raise TornStoreError(f"{self.folder / 'manifest.json'} is not JSON ({error}). Remove it and run again.") from None
+            raise TornStoreError(
+                f"{self.folder / 'manifest.json'} is not JSON ({error}). Remove it and run again."
+            ) from None
         if self.manifest["format"] > FORMAT:
             raise StoreError(f"{self.folder} has format {self.manifest['format']}, this version reads up to {FORMAT}.")
         self.fingerprint: str = self.manifest["fingerprint"]

@@ -106,8 +106,8 @@ class Features:
         """
         if name not in self.splits:
             raise EmptyDatasetError(
-                f"the data has no groups in split {name!r}; it has {', '.join(self.splits) or 'none'}. Give data.{name}, "
-                f"or data.{name}_fraction above 0."
+                f"the data has no groups in split {name!r}; it has {', '.join(self.splits) or 'none'}. Give "
+                f"data.{name}, or data.{name}_fraction above 0."
             )
         return self.splits[name]
 
@@ -126,7 +126,9 @@ class Features:
         loaded = object.__new__(Features)
         loaded.splits = self.splits
         loaded.stores = {
-            modality: FeatureStore(store.folder, store.fingerprint, memory=True) if store.nbytes <= MEMORY_LIMIT else store
+            modality: FeatureStore(store.folder, store.fingerprint, memory=True)
+            if store.nbytes <= MEMORY_LIMIT
+            else store
             for modality, store in self.stores.items()
         }
         return loaded

@@ -53,7 +53,7 @@ class Concatenation(FusionOperation):
     def __init__(self, dim: int, context_dim: int = 10) -> None:
         super().__init__(dim)
         self.project = nn.Linear(dim, context_dim)
-        self.mlp = nn.Sequential(nn.Linear(dim + context_dim, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.mlp = nn.Sequential(nn.Linear(dim + context_dim, dim // 2), nn.GELU(), nn.Linear(dim // 2, dim))
         shrink(self.mlp[-1])
 
     def forward(self, tokens: Tensor, mask: Tensor, context: Tensor) -> Tensor:
@@ -62,40 +62,38 @@ class Concatenation(FusionOperation):
 
 
 class Attention(FusionOperation):
-    """The context asks, the tokens answer: sum_t softmax_t(score(c, u_t)) value(u_t), added to every token."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim)
-        self.value = nn.Linear(dim, dim)
-        shrink(self.value)
+    """The context asks, the tokens answer: u + sum_t softmax_t(score(c, u_t)) value(u_t), the same for every token."""
 
     @abstractmethod
     def score(self, tokens: Tensor, context: Tensor) -> Tensor:
         """[B, T] from tokens [B, T, d] and context [d]."""
 
+    def value(self, tokens: Tensor) -> Tensor:
+        """[B, T, d], what is attended to: the tokens themselves."""
+        return tokens
+
     def forward(self, tokens: Tensor, mask: Tensor, context: Tensor) -> Tensor:
-        read = tokens.masked_fill(~mask.unsqueeze(-1), 0)
-        # Not -inf: a row of padding alone would become NaN.
-        scores = self.score(read, context).masked_fill(~mask, torch.finfo(tokens.dtype).min)
-        attended = torch.einsum("bt,btd->bd", scores.softmax(-1), self.value(read + context))
-        return tokens + attended.unsqueeze(1)
+        # Not -inf: a row of padding alone would become NaN. And 0 * inf is NaN: what is hidden must be zero as well.
+        scores = self.score(tokens, context).masked_fill(~mask, torch.finfo(tokens.dtype).min)
+        values = self.value(tokens).masked_fill(~mask.unsqueeze(-1), 0)
+        return tokens + torch.einsum("bt,btd->bd", scores.softmax(-1), values).unsqueeze(1)
 
 
 class AdditiveAttention(Attention):
-    """DFE-4: Bahdanau's score w · tanh(Q c + K u) (arXiv 1409.0473, section 3.1)."""
+    """DFE-4: Bahdanau's score w · tanh(Q c + K u) (arXiv 1409.0473, section 3.1), at a quarter of the width."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim, bias=False)
-        self.energy = nn.Linear(dim, 1, bias=False)
+        self.query = nn.Linear(dim, dim // 4)
+        self.key = nn.Linear(dim, dim // 4, bias=False)
+        self.energy = nn.Linear(dim // 4, 1, bias=False)
 
     def score(self, tokens: Tensor, context: Tensor) -> Tensor:
         return self.energy(torch.tanh(self.query(context) + self.key(tokens))).squeeze(-1)
 
 
 class GeneralAttention(Attention):
-    """DFE-5: Luong's general score c · W u (arXiv 1508.04025, equation 8)."""
+    """DFE-5: Luong's general score c · W u (arXiv 1508.04025, equation 8), over sqrt(d)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
@@ -106,15 +104,20 @@ class GeneralAttention(Attention):
 
 
 class ScaledDotProduct(Attention):
-    """DFE-6: Q c · K u / sqrt(d) (arXiv 1706.03762, equation 1)."""
+    """DFE-6: score Q c · K u / sqrt(d), values V u (arXiv 1706.03762, equation 1)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim, bias=False)
+        self.values = nn.Linear(dim, dim)
+        shrink(self.values)
 
     def score(self, tokens: Tensor, context: Tensor) -> Tensor:
         return self.key(tokens) @ self.query(context) / math.sqrt(self.dim)
+
+    def value(self, tokens: Tensor) -> Tensor:
+        return self.values(tokens)
 
 
 OPERATIONS: Table[type[FusionOperation]] = Table(

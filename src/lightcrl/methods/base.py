@@ -33,7 +33,8 @@ class MethodOptions(BaseModel):
     Attributes:
         dim: d, width of the embedding.
         input_dropout: share of input features set to zero in training.
-        standardise: bring every input feature to mean 0 and deviation 1, by figures of the training split.
+        standardise: bring every input feature to mean 0 and the features of a slot to a mean square of 1, by figures
+            of the training split. One scale for all features of a slot keeps the encoder's geometry.
         by_slot: give every slot (a layer's pool) a projection of its own; false shares one.
     """
 
@@ -65,7 +66,7 @@ class Stem(nn.Module):
         bound = 1 / math.sqrt(spec.dim)
         nn.init.uniform_(self.weight, -bound, bound)
         self.register_buffer("mean", torch.zeros(self.slots, spec.dim))
-        self.register_buffer("deviation", torch.ones(self.slots, spec.dim))
+        self.register_buffer("deviation", torch.ones(self.slots, 1))
 
     def forward(self, tokens: TokenBatch) -> Tensor:
         """[B, T, D] -> [B, T, d]; T is the number of slots where there are several."""
@@ -78,15 +79,15 @@ class Stem(nn.Module):
 
     @torch.no_grad()
     def fit(self, tokens: TokenBatch) -> None:
-        """Take mean and deviation of each input feature from `tokens`."""
+        """Take each feature's mean and each slot's deviation from `tokens`."""
         if self.slots == 1:
             values = tokens.values[tokens.mask].float().unsqueeze(1)
         else:
             values = tokens.values.float()
         self.mean.copy_(values.mean(0))
-        # Features that hardly vary are left as they are: dividing by their deviation would blow up noise.
-        deviation = values.std(0, correction=0)
-        self.deviation.copy_(torch.where(deviation > 1e-4 * (1 + self.mean.abs()), deviation, 1.0))
+        deviation = values.var(0, correction=0).mean(-1, keepdim=True).sqrt()
+        # A slot that does not vary says nothing; dividing by its deviation would blow up noise.
+        self.deviation.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
 
 
 class Method(nn.Module, ABC):
@@ -107,7 +108,9 @@ class Method(nn.Module, ABC):
         for name in modalities:
             # torch keeps stems and contexts under these names, as attributes.
             if not name or "." in name or hasattr(nn.ModuleDict(), name) or hasattr(nn.ParameterDict(), name):
-                raise ModalityError(f"{name!r} cannot name a modality: it is empty, has a dot or is an attribute of torch's.")
+                raise ModalityError(
+                    f"{name!r} cannot name a modality: it is empty, has a dot or is an attribute of torch's."
+                )
         self.modalities = dict(modalities)
         self.options = options
         self.stems = nn.ModuleDict({name: Stem(spec, options) for name, spec in sorted(self.modalities.items())})

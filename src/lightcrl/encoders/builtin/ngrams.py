@@ -1,0 +1,79 @@
+"""Texts as hashed n-grams of words and letters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightcrl.encoders.base import Encoder
+from lightcrl.errors import ItemError, MissingExtraError
+from lightcrl.tokens import TokenBatch
+
+
+class HashedNgrams(Encoder):
+    """Texts as two tokens: words and pairs of words; runs of three to five letters.
+
+    Counts enter by 1 + log, vectors have unit length before they are hashed to `dim` numbers of about unit size
+    (a sparse random projection: each n-gram adds to eight places, with signs).
+
+    Args:
+        dim: width of a token.
+    """
+
+    kind = "text"
+    version = 1
+    slots = 2
+    places = 8
+
+    def __init__(self, dim: int = 512) -> None:
+        try:
+            from sklearn.feature_extraction.text import HashingVectorizer
+        except ImportError as error:
+            raise MissingExtraError("the built-in text encoder", "builtin") from error
+        self.dim = dim
+        shared = {"n_features": 1 << 20, "alternate_sign": False, "norm": None, "dtype": np.float32}
+        self._views = (
+            HashingVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", **shared),
+            HashingVectorizer(ngram_range=(3, 5), analyzer="char_wb", **shared),
+        )
+
+    def describe(self) -> Mapping[str, Any]:
+        """Name, version and options."""
+        return {"encoder": "builtin:ngrams", "version": self.version, "dim": self.dim}
+
+    def prepare(self, raw: Any) -> np.ndarray:
+        """Tokens [2, dim] of a string.
+
+        Raises:
+            ItemError: not a string, or nothing in it.
+        """
+        if not isinstance(raw, str):
+            raise ItemError("not a text", f"found {type(raw).__name__}")
+        if not raw.strip():
+            raise ItemError("empty text")
+        return np.stack([self._project(view.transform([raw])) for view in self._views])
+
+    def encode(self, prepared: Sequence[np.ndarray]) -> TokenBatch:
+        """The tokens as a batch."""
+        return TokenBatch.full(torch.from_numpy(np.stack(prepared)))
+
+    def _project(self, counts: Any) -> np.ndarray:
+        ngrams, weights = counts.indices.astype(np.uint64), 1 + np.log(counts.data)
+        hashes = _mix(ngrams[:, None] * np.uint64(self.places) + np.arange(self.places, dtype=np.uint64))
+        signs = np.where(hashes >> np.uint64(63), 1.0, -1.0)
+        values = np.zeros(self.dim)
+        np.add.at(values, hashes % np.uint64(self.dim), signs * weights[:, None])
+        scale = math.sqrt(self.dim / self.places) / max(float(np.linalg.norm(weights)), 1e-12)
+        return (values * scale).astype(np.float32)
+
+
+def _mix(numbers: np.ndarray) -> np.ndarray:
+    """Numbers spread over 64 bits (the finaliser of splitmix64): the same everywhere, unlike a library's generator."""
+    mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))

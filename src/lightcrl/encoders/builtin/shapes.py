@@ -1,0 +1,166 @@
+"""Pictures as colours, gradients, texture and counted regions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lightcrl.encoders.base import Encoder
+from lightcrl.encoders.image import read_image
+from lightcrl.errors import EncoderError, MissingExtraError
+from lightcrl.tokens import TokenBatch
+
+RINGS, ANGLES, HARMONICS = 4, 32, 8
+OUTLINE = 3 + 3 + 2 + RINGS + HARMONICS
+# Counts above are told apart no more.
+MOST = 8
+
+
+class ShapesAndColours(Encoder):
+    """Pictures as a grid of cells, the whole, and the regions that differ from the background.
+
+    A cell has a histogram of oriented gradients, mean and spread of colour, a histogram of hues, and local binary
+    patterns; the whole has all but the first. The last token counts the regions, and tells the mean and spread of
+    their colour, place, size and outline: the spectrum of the distance from the centre, in which a triangle stands
+    out at 3 and a square at 4, whichever way they are turned.
+
+    Args:
+        size: pictures are resized to `size` x `size` pixels.
+        grid: cells per side.
+        max_pixels: larger pictures are set aside.
+    """
+
+    kind = "image"
+    version = 1
+
+    def __init__(self, size: int = 96, grid: int = 4, max_pixels: int = 50_000_000) -> None:
+        try:
+            from scipy.ndimage import binary_fill_holes, binary_opening
+            from skimage.feature import hog, local_binary_pattern
+            from skimage.filters import threshold_otsu
+            from skimage.measure import label
+        except ImportError as error:
+            raise MissingExtraError("the built-in image encoder", "builtin") from error
+        if grid < 1 or size % (2 * grid) or size // grid < 8:
+            raise EncoderError(f"size = {size}, grid = {grid}: expected cells of an even number of pixels, at least 8.")
+        self._hog, self._patterns = hog, local_binary_pattern
+        self._threshold, self._label, self._fill, self._open = threshold_otsu, label, binary_fill_holes, binary_opening
+        self.size, self.grid, self.max_pixels = size, grid, max_pixels
+        self.slots = grid * grid + 2
+        place = np.arange(size) * grid // size
+        self._cell = place[:, None] * grid + place
+        self.dim = self._tokens(Image.new("RGB", (size, size))).shape[1]
+
+    def describe(self) -> Mapping[str, Any]:
+        """Name, version and options."""
+        return {"encoder": "builtin:shapes", "version": self.version, "size": self.size, "grid": self.grid}
+
+    def prepare(self, raw: Any) -> np.ndarray:
+        """Tokens [grid * grid + 2, D] of a picture.
+
+        Raises:
+            ItemError: see `read_image`.
+        """
+        image = read_image(raw, self.max_pixels)
+        return self._tokens(image.resize((self.size, self.size), Image.Resampling.BICUBIC))
+
+    def encode(self, prepared: Sequence[np.ndarray]) -> TokenBatch:
+        """The tokens as a batch."""
+        return TokenBatch.full(torch.from_numpy(np.stack(prepared)))
+
+    def _tokens(self, image: Image.Image) -> np.ndarray:
+        rgb = np.asarray(image, dtype=np.float32) / 255
+        mean = self._means(rgb)
+        spread = np.sqrt(np.maximum(self._means(rgb**2) - mean**2, 0))
+        hues = self._hues(image)
+        grey = np.asarray(image.convert("L"))
+        patterns = [self._patterns(grey, 8, radius, "uniform") for radius in (1, 2)]
+        fine, coarse = (self._histogram(codes, 10) for codes in patterns)
+        cells = np.concatenate([self._gradients(rgb), mean, spread, np.sqrt(hues), np.sqrt(fine)], axis=1)
+        overall = [rgb.mean((0, 1)), rgb.std((0, 1)), *(np.sqrt(part.mean(0)) for part in (hues, fine, coarse))]
+        rows = [*cells, np.concatenate(overall), self._regions(rgb, patterns[1])]
+        width = max(map(len, rows))
+        return np.stack([np.pad(row, (0, width - len(row))) for row in rows]).astype(np.float32)
+
+    def _means(self, maps: np.ndarray) -> np.ndarray:
+        """[grid * grid, C]: means over the cells of maps [size, size, C]."""
+        step = self.size // self.grid
+        means: np.ndarray = maps.reshape(self.grid, step, self.grid, step, -1).mean((1, 3))
+        return means.reshape(self.grid**2, -1)
+
+    def _histogram(self, codes: Any, bins: int, weights: Any = None) -> np.ndarray:
+        """[grid * grid, bins]: how often a pixel of the cell has each code, as a share of its pixels."""
+        places = (self._cell * bins + codes.astype(np.int64)).ravel()
+        counts = np.bincount(places, None if weights is None else weights.ravel(), self.grid**2 * bins)
+        return (counts.reshape(-1, bins) * (self.grid / self.size) ** 2).astype(np.float32)
+
+    def _hues(self, image: Image.Image, bins: int = 12) -> np.ndarray:
+        """[grid * grid, bins + 3]: share of each hue, as far as pixels have one, and of black, grey and white.
+
+        A pixel counts for the two bins nearest to it.
+        """
+        hue, saturation, value = np.moveaxis(np.asarray(image.convert("HSV"), dtype=np.float32) / 255, -1, 0)
+        colourful = saturation * value
+        shares = []
+        for place, count, weight in ((hue * bins, bins, colourful), (value * 2, 3, 1 - colourful)):
+            below = np.floor(place)
+            nearness = 1 - (place - below)
+            lower = self._histogram(below % count, count, weight * nearness)
+            shares.append(lower + self._histogram((below + 1) % count, count, weight * (1 - nearness)))
+        return np.concatenate(shares, axis=1)
+
+    def _gradients(self, rgb: np.ndarray) -> np.ndarray:
+        """[grid * grid, 36]: nine orientations in each quarter of a cell, normalised over the cell."""
+        half = self.size // self.grid // 2
+        blocks = self._hog(rgb, 9, (half, half), (2, 2), block_norm="L2-Hys", feature_vector=False, channel_axis=-1)
+        return np.asarray(blocks[::2, ::2]).reshape(self.grid**2, -1)
+
+    def _regions(self, rgb: np.ndarray, patterns: Any) -> np.ndarray:
+        """Mean and spread of the regions' outlines, their number (up to it, and exactly), texture, area."""
+        distance = _from_background(rgb)
+        mask = distance > max(self._threshold(distance), 0.05)
+        # Opening cuts the bridges between regions that all but touch.
+        solid = self._open(self._fill(mask))
+        labels = self._label(solid, connectivity=1)
+        areas = np.bincount(labels.ravel())
+        found = [region for region in range(1, len(areas)) if areas[region] >= self.size**2 / 400]
+        each = np.array([_outline(labels == region, mask, rgb) for region in found] or [np.zeros(OUTLINE)])
+        numbers = np.arange(1, MOST + 1)
+        texture = np.bincount(patterns[solid].astype(np.int64), minlength=10) / max(int(solid.sum()), 1)
+        counts = [numbers <= len(found), numbers == len(found)]
+        return np.concatenate([each.mean(0), each.std(0), *counts, np.sqrt(texture), [solid.mean()]])
+
+
+def _from_background(rgb: np.ndarray) -> np.ndarray:
+    """[H, W]: how far a pixel's colour is from that of the border; darker shades of it, as in shadows, are near."""
+    border = np.median(np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]]), axis=0)
+    direction = border / max(float(np.linalg.norm(border)), 1e-6)
+    difference = rgb - border
+    along = difference @ direction
+    across = difference - along[..., None] * direction
+    return np.asarray(np.sqrt((across**2).sum(-1) + np.where(along < 0, 0.25 * along, along) ** 2))
+
+
+def _outline(solid: np.ndarray, mask: np.ndarray, rgb: np.ndarray) -> np.ndarray:
+    """Of one region: colour (3), place and root of area (3), compactness, fill of the bounding box, fill of four
+    rings around its centre, outline spectrum.
+    """
+    rows, columns = np.nonzero(solid)
+    size, area = len(solid), len(rows)
+    y, x = rows - rows.mean(), columns - columns.mean()
+    radius = np.hypot(y, x)
+    compact = area**2 / (2 * math.pi * max(float((radius**2).sum()), 1e-12))
+    box = area / ((np.ptp(rows) + 1) * (np.ptp(columns) + 1))
+    ring = np.minimum((radius / max(float(radius.max()), 1e-12) * RINGS).astype(int), RINGS - 1)
+    inside = mask[rows, columns]
+    rings = np.bincount(ring, inside, RINGS) / np.maximum(np.bincount(ring, minlength=RINGS), 1)
+    reach = np.zeros(ANGLES)
+    np.maximum.at(reach, ((np.arctan2(y, x) / (2 * math.pi) % 1) * ANGLES).astype(int) % ANGLES, radius)
+    spectrum = np.abs(np.fft.rfft(reach))[1 : 1 + HARMONICS] / max(float(reach.sum()), 1e-12)
+    place = [rows.mean() / size, columns.mean() / size, math.sqrt(area) / size]
+    return np.concatenate([rgb[rows, columns].mean(0), place, [min(compact, 1.5), box], rings, 5 * spectrum])
