@@ -9,7 +9,6 @@ metrics.json    every model's figures
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -221,11 +220,6 @@ def summary(recipe: Recipe, models: Iterable[Model]) -> dict[str, Any]:
     }
 
 
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The events of a run's log.jsonl."""
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
 def _check_groups(dataset: Dataset) -> None:
     """Say what is wrong before hours of encoding."""
     for modality, items in dataset.items.items():
@@ -237,8 +231,8 @@ def _check_groups(dataset: Dataset) -> None:
     counts = Counter(dataset.splits)
     if counts["train"] < 2:
         raise TrainingError(
-            f"{counts['train']} groups in the training split ({len(dataset.groups)} in all, {len(dataset.rejected)} things "
-            "set aside); a contrastive loss needs two or more. Check data.key: rows of equal key are one group."
+            f"{counts['train']} groups in the training split ({len(dataset.groups)} in all, {len(dataset.rejected)} "
+            "things set aside); a contrastive loss needs two or more. Check data.key: rows of equal key are one group."
         )
     if counts["dev"] < 1:
         raise TrainingError(

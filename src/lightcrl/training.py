@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,19 +33,18 @@ from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.features.embed import embed_split
 from lightcrl.features.table import Features, Split
+from lightcrl.logs import Log, Report
 from lightcrl.losses import LOSSES, info_nce, over_pairs
 from lightcrl.methods import Method
 from lightcrl.recipe import TrainingSpec
 from lightcrl.sampling import Batch, count_batches, epoch_batches
-from lightcrl.storage import make_folder, recover_folder, whole_file, whole_folder
+from lightcrl.storage import make_folder, recover_folder, whole_folder
 from lightcrl.tokens import TokenBatch
 
 # A long epoch is saved in its midst after this many seconds.
 SAVE_SECONDS = 120.0
 # Items from which a stem takes its means and deviations.
 STATISTICS_ITEMS = 16_384
-
-Report = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass
@@ -182,9 +180,8 @@ def train(
     features = features.in_memory()
     accelerator = _accelerator(spec)
     method = checkpoint.method
-    identity = fingerprint(
-        [checkpoint.config()["method"], spec.model_dump(mode="json"), seed, *_fingerprints(features), len(train_split)]
-    )
+    settings = spec.model_dump(mode="json", exclude={"device", "tensorboard"})
+    identity = fingerprint([checkpoint.config()["method"], settings, seed, _fingerprints(features)])
     method.to(accelerator.device)
     optimizer = torch.optim.AdamW(_parameter_groups(method, spec))
     progress = _resume(folder, method, optimizer, identity)
@@ -221,7 +218,7 @@ class _Loop:
 
     def run(self, folder: Path, progress: Progress, identity: str, report: Report) -> None:
         spec, plan = self.spec, self.plan
-        with _Log(folder, progress.step, spec.tensorboard, report) as log:
+        with Log(folder, progress.step, spec.tensorboard, report) as log:
             if progress.step == 0:
                 log.write(
                     {"event": "start", "seed": self.seed, **asdict(plan), "parameters": self.checkpoint.method.parts()}
@@ -345,58 +342,6 @@ class _Loop:
             save_file(moments, fresh / "state.safetensors", metadata={"state": state})
 
 
-class _Log:
-    """log.jsonl, cut back to where the run goes on from, and TensorBoard beside it."""
-
-    def __init__(self, folder: Path, step: int, tensorboard: bool, report: Report) -> None:
-        path = folder / "log.jsonl"
-        kept = [line for line in _lines(path) if _happened(json.loads(line), step)] if step and path.exists() else []
-        with whole_file(path) as temporary:
-            temporary.write_text("".join(kept), encoding="utf-8")
-        self._stream = path.open("a", encoding="utf-8")
-        self._writer = _tensorboard(folder, step) if tensorboard else None
-        self._report = report
-
-    def __enter__(self) -> _Log:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stream.close()
-        if self._writer is not None:
-            self._writer.close()
-
-    def write(self, event: Mapping[str, Any]) -> None:
-        self._stream.write(json.dumps(event) + "\n")
-        self._stream.flush()
-        if self._writer is not None:
-            for name, value in event.items():
-                if isinstance(value, float):
-                    self._writer.add_scalar(name, value, event["step"])
-        self._report(event)
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """Whole lines: a killed run may leave half of one."""
-    with path.open(encoding="utf-8") as stream:
-        for line in stream:
-            if line.endswith("\n"):
-                yield line
-
-
-def _happened(event: Mapping[str, Any], step: int) -> bool:
-    """Whether an event lies before the step that the run goes on with."""
-    at: int = event.get("step", -1)
-    return at < step or (at == step and event["event"] == "evaluation")
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
-
-
 def _accelerator(spec: TrainingSpec) -> Accelerator:
     # Accelerate keeps one precision per process; several trainings in one process may differ.
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -406,9 +351,7 @@ def _accelerator(spec: TrainingSpec) -> Accelerator:
     )
     accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if bfloat16 else "no")
     if accelerator.num_processes > 1:
-        raise TrainingError(
-            f"launched as {accelerator.num_processes} processes; training runs in one. Launch it plainly."
-        )
+        raise TrainingError(f"launched as {accelerator.num_processes} processes, expected one. Launch it plainly.")
     return accelerator
 
 

@@ -118,7 +118,7 @@ class AudioEncoder(HuggingFaceEncoder):
         return item
 
     def length(self, prepared: Prepared) -> int:
-        """np.ndarray, or frames, of the sound."""
+        """Samples, or frames, of the sound."""
         return len(prepared[self.processor.model_input_names[0]])
 
     def trial(self) -> list[Prepared]:

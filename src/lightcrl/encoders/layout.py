@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,6 +91,14 @@ def choose_tokens(wanted: str, kind: Kind, cls: bool, layers: int) -> str:
         last, others = AUTO[kind][0 if cls else 1]
         return ",".join([last, *[others] * (layers - 1)])
     return wanted
+
+
+def describe_layout(layers: Sequence[int] | str, tokens: str, kind: Kind) -> dict[str, Any]:
+    """Both settings as JSON values for a fingerprint; `"auto"` with its rule, so that a new rule makes another one."""
+    return {
+        "layers": ["auto", *auto_layers(100)] if isinstance(layers, str) else list(layers),
+        "tokens": ["auto", *map(list, AUTO[kind])] if tokens == "auto" else tokens,
+    }
 
 
 def pools_by_layer(tokens: str, layers: int) -> list[list[str]]:

@@ -1,0 +1,90 @@
+"""Your own encoder: YAMNet, which is no model that transformers can prepare sounds for, as a LightCRL encoder.
+
+A recipe names the class, and gives the arguments of its constructor:
+
+    [encoders.sound]
+    kind = "audio"
+    model = "examples.yamnet:YAMNet"
+    options = { folder = "path/to/yamnet" }
+
+The folder holds the network as a `MobileNetV1Model` with one input channel (config.json, model.safetensors), and
+frontend_and_classifier.safetensors with the window and the mel filters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightcrl.encoders import Encoder, pick_device
+from lightcrl.encoders.audio import read_sound
+from lightcrl.encoders.huggingface import folder_digest, quiet
+from lightcrl.errors import EncoderNotFoundError
+from lightcrl.tokens import TokenBatch
+
+RATE = 16_000
+FRAME, STEP, POINTS = 400, 160, 512
+PATCH = 96
+
+
+class YAMNet(Encoder):
+    """Sounds as one token of 1,024 numbers per patch of 0.96 seconds.
+
+    Args:
+        folder: of the network.
+        hop: frames (10 ms) from one patch to the next; 48 is the original's.
+        max_length: seconds kept of a sound.
+        device: `"auto"` takes the GPU when there is one.
+
+    Raises:
+        EncoderNotFoundError: there is no such folder.
+    """
+
+    kind = "audio"
+    dim = 1024
+
+    def __init__(self, folder: str, hop: int = 48, max_length: float = 30.0, device: str = "auto") -> None:
+        from safetensors.torch import load_file
+        from transformers import AutoModel
+
+        self.folder, self.hop, self.max_length = Path(folder).expanduser(), hop, max_length
+        if not (self.folder / "config.json").is_file():
+            raise EncoderNotFoundError(f"no YAMNet in {self.folder.absolute()}: expected its config.json there.")
+        self.device = pick_device(device)
+        with quiet():
+            network = AutoModel.from_pretrained(self.folder, dtype=torch.float32, use_safetensors=True)
+        self.network = network.eval().requires_grad_(False).to(self.device)
+        front = load_file(self.folder / "frontend_and_classifier.safetensors")
+        self.window, self.mel = front["window_400"], front["mel_matrix_64x257"]
+
+    def describe(self) -> Mapping[str, Any]:
+        return {
+            "encoder": "yamnet",
+            "version": 1,
+            "files": folder_digest(self.folder),
+            "hop": self.hop,
+            "max_length": self.max_length,
+        }
+
+    def prepare(self, raw: Any) -> Tensor:
+        """Patches [P, 1, 96, 64] of the logarithmic mel spectrogram; a short sound is filled up with silence."""
+        sound = torch.from_numpy(read_sound(raw, RATE, self.max_length))
+        shortest = (PATCH - 1) * STEP + FRAME
+        sound = torch.nn.functional.pad(sound, (0, max(0, shortest - len(sound))))
+        spectrum = torch.fft.rfft(sound.unfold(0, FRAME, STEP) * self.window, POINTS).abs()
+        levels = torch.log(spectrum @ self.mel.T + 0.001)
+        return levels.unfold(0, PATCH, self.hop).mT.unsqueeze(1)
+
+    def length(self, prepared: Tensor) -> int:
+        return len(prepared)
+
+    @torch.no_grad()
+    def encode(self, prepared: Sequence[Tensor]) -> TokenBatch:
+        """Tokens [B, P, 1024]; every patch is seen alone."""
+        patches = torch.cat(list(prepared)).to(self.device)
+        vectors = torch.cat([self.network(part).pooler_output for part in patches.split(64)])
+        return TokenBatch.from_ragged(vectors.split([len(item) for item in prepared]))

@@ -1,0 +1,305 @@
+"""One loop: exact to resume, honest about its settings, never silent about a loss that is not a number."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightcrl import training
+from lightcrl.checkpoint import Checkpoint, load_folder, make_method
+from lightcrl.encoders.base import EncoderSpec
+from lightcrl.errors import CheckpointError, DivergedError, TrainingError
+from lightcrl.features import Features
+from lightcrl.logs import read_log
+from lightcrl.recipe import TrainingSpec
+from lightcrl.training import Trained, learning_rate, make_plan, train
+from samples import make_features, make_split, randn
+
+GROUPS = 48
+
+
+def features(folder: Path) -> Features:
+    """Pictures of five numbers, two captions each that say the same in another basis; 16 of the groups are dev."""
+    thing, basis = randn(GROUPS, 5, seed=1), randn(5, 7, seed=2)
+    owners = [f"{'dev' if group % 3 == 0 else 'train'}:g{group}" for group in range(GROUPS)]
+    captions = [(thing[n // 2] @ basis + 0.1 * randn(7, seed=n))[None] for n in range(2 * GROUPS)]
+    sequences = {"image": [row[None] for row in thing], "text": captions}
+    return make_features(folder, sequences, {"image": owners, "text": [owners[n // 2] for n in range(2 * GROUPS)]})
+
+
+def spec(**given: object) -> TrainingSpec:
+    settings = {"epochs": 6, "batch_size": 8, "tensorboard": False, "learning_rate": 0.01, "weight_decay": 0.01}
+    return TrainingSpec(**{**settings, **given})  # type: ignore[arg-type]
+
+
+def fit(data: Features, folder: Path, *, seed: int = 0, report=lambda event: None, method="dfe", **given) -> Trained:
+    settings = spec(**given)
+    options = {"dim": 16, **({"feedforward": 16} if method == "dfe" else {})}
+    checkpoint = Checkpoint(
+        make_method(method, data.specs, options, settings.loss, seed),
+        name=method,
+        loss=settings.loss,
+        encoders={name: EncoderSpec(kind="text", model="builtin") for name in data.stores},
+        fingerprints=dict.fromkeys(data.stores, "f"),
+    )
+    return train(checkpoint, data, settings, folder, seed=seed, report=report)
+
+
+def losses(folder: Path) -> list[float]:
+    return [event["loss"] for event in read_log(folder) if event["event"] == "step"]
+
+
+def same(left: Path, right: Path) -> None:
+    """Two runs are one and the same: losses, evaluations, weights."""
+    assert losses(left) == losses(right)
+    recalls = [[e["dev_mean_recall@1"] for e in read_log(run) if e["event"] == "evaluation"] for run in (left, right)]
+    assert recalls[0] == recalls[1]
+    for kept in ("best", "last"):
+        one, other = (load_folder(run / kept).method.state_dict() for run in (left, right))
+        assert all(torch.equal(one[leaf], other[leaf]) for leaf in one)
+
+
+def test_it_learns(tmp_path):
+    done = fit(features(tmp_path / "f"), tmp_path / "run", epochs=30)
+    assert done.result.metrics["mean_recall@1"] > 0.9
+    assert done.result.metrics["mean_recall@1"] == done.progress.best
+    assert losses(tmp_path / "run")[-1] < 0.3 * losses(tmp_path / "run")[0]
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
+    data = features(tmp_path / "f")
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        fit(data, tmp_path / name, seed=seed)
+    same(tmp_path / "a", tmp_path / "b")
+    assert losses(tmp_path / "a")[0] != losses(tmp_path / "c")[0]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+def test_interrupted_anywhere_it_goes_on_as_if_nothing_had_happened(tmp_path, schedule, monkeypatch):
+    data = features(tmp_path / "f")
+    fit(data, tmp_path / "whole", schedule=schedule, plateau_patience=0)
+    # Saved at every step, so that runs also go on in the midst of an epoch.
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0 if schedule == "cosine" else 1e9)
+    for stop in (5, 11, 12, 30):
+
+        def report(event, stop=stop):
+            if event.get("step") == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            fit(data, tmp_path / "stopped", schedule=schedule, plateau_patience=0, report=report)
+    done = fit(data, tmp_path / "stopped", schedule=schedule, plateau_patience=0)
+    assert done.resumed_at > 12
+    same(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_killed_at_random_moments_it_goes_on_with_the_same_losses(tmp_path):
+    data = features(tmp_path / "f")
+    fit(data, tmp_path / "whole", epochs=40)
+    script = (
+        f"import sys, time; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\n"
+        "from test_training import Features, fit\n"
+        "from lightcrl.features import FeatureStore\n"
+        f"data = Features({{m: FeatureStore(Path({str(tmp_path / 'f')!r}) / m) for m in ('image', 'text')}})\n"
+        f"fit(data, Path({str(tmp_path / 'killed')!r}), epochs=40, report=lambda event: time.sleep(0.01))\n"
+    )
+    rng = random.Random(1)
+    for _ in range(3):
+        seen = len(losses(tmp_path / "killed")) if (tmp_path / "killed/log.jsonl").exists() else 0
+        with subprocess.Popen([sys.executable, "-c", script]) as process:
+            deadline = time.monotonic() + 60
+            while process.poll() is None and time.monotonic() < deadline:
+                log = tmp_path / "killed/log.jsonl"
+                if log.exists() and log.read_text().count('"step"') > seen + 10:
+                    break
+                time.sleep(0.02)
+            time.sleep(rng.uniform(0, 0.4))
+            process.send_signal(signal.SIGKILL)
+    subprocess.run([sys.executable, "-c", script], check=True)
+    same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_finished_run_is_returned_as_it_is(tmp_path):
+    data = features(tmp_path / "f")
+    first = fit(data, tmp_path / "run")
+    events: list = []
+    again = fit(data, tmp_path / "run", report=events.append)
+    assert events == []
+    assert again.result == first.result
+    assert again.progress == first.progress
+
+
+def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path):
+    data = features(tmp_path / "f")
+    fit(data, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="holds a run of other settings"):
+        fit(data, tmp_path / "run", learning_rate=0.02)
+    with pytest.raises(CheckpointError, match="holds a run of other settings"):
+        fit(data, tmp_path / "run", seed=1)
+
+
+def test_the_best_checkpoint_is_that_of_the_best_evaluation(tmp_path):
+    done = fit(features(tmp_path / "f"), tmp_path / "run", epochs=12, learning_rate=0.2)
+    recalls = [e["dev_mean_recall@1"] for e in read_log(tmp_path / "run") if e["event"] == "evaluation"]
+    assert done.progress.best == max(recalls)
+    assert done.progress.best_epoch == recalls.index(max(recalls)) + 1
+    assert load_folder(tmp_path / "run/best").figures["metrics"]["mean_recall@1"] == max(recalls)
+
+
+def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    data, real = features(tmp_path / "f"), training.over_pairs
+    calls = []
+
+    def poisoned(*arguments):
+        calls.append(0)
+        return real(*arguments) * (math.nan if len(calls) > 14 else 1.0)
+
+    monkeypatch.setattr(training, "over_pairs", poisoned)
+    with pytest.raises(DivergedError, match=r"the loss is nan .* at step 14\. The last good checkpoint is kept"):
+        fit(data, tmp_path / "run")
+    for kept in ("best", "last"):
+        assert all(
+            torch.isfinite(leaf).all() for leaf in load_folder(tmp_path / "run" / kept).method.state_dict().values()
+        )
+    monkeypatch.undo()
+    fit(data, tmp_path / "whole")
+    fit(data, tmp_path / "run")
+    same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_patience_stops_early(tmp_path):
+    done = fit(features(tmp_path / "f"), tmp_path / "run", epochs=60, patience=3)
+    assert done.progress.epoch < 60
+    assert done.progress.epoch - done.progress.best_epoch == 3
+
+
+def test_evaluate_every_spaces_evaluations_and_ends_with_one(tmp_path):
+    fit(features(tmp_path / "f"), tmp_path / "run", epochs=7, evaluate_every=3)
+    assert [e["epoch"] for e in read_log(tmp_path / "run") if e["event"] == "evaluation"] == [3, 6, 7]
+
+
+def test_cosine_rises_linearly_and_falls_to_nothing():
+    settings = spec(warmup=0.1)
+    rates = [learning_rate(settings, step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
+    assert rates[55] == pytest.approx((1 + math.cos(math.pi * 45 / 90)) / 2)
+    assert rates[99] < 0.001
+    assert sorted(rates[10:], reverse=True) == rates[10:]
+
+
+def test_plateau_follows_torchs_own_scheduler(tmp_path):
+    data = features(tmp_path / "f")
+    fit(
+        data,
+        tmp_path / "run",
+        epochs=25,
+        learning_rate=0.1,
+        schedule="plateau",
+        warmup=0,
+        plateau_patience=1,
+        plateau_factor=0.5,
+    )
+    events = read_log(tmp_path / "run")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=1)
+    for event in events:
+        if event["event"] == "step":
+            assert event["learning_rate"] == pytest.approx(optimizer.param_groups[0]["lr"])
+        elif event["event"] == "evaluation":
+            reference.step(event["dev_loss"])
+    assert optimizer.param_groups[0]["lr"] < 0.1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"batch_size": 12},
+        {"items_per_group": 2},
+        {"loss": "sigmoid"},
+        {"label_smoothing": 0.3},
+        {"learning_rate": 0.02},
+        {"weight_decay": 0.5},
+        {"warmup": 0.5},
+        {"schedule": "plateau"},
+        {"clip": 0.01},
+        {"precision": "bfloat16"},
+    ],
+)
+def test_every_setting_changes_the_run(tmp_path, given):
+    data = features(tmp_path / "f")
+    fit(data, tmp_path / "plain", epochs=2)
+    fit(data, tmp_path / "other", epochs=2, **given)
+    assert losses(tmp_path / "plain")[-1] != losses(tmp_path / "other")[-1]
+
+
+def test_clip_bounds_the_gradient_and_zero_leaves_it(tmp_path):
+    data = features(tmp_path / "f")
+    fit(data, tmp_path / "free", epochs=2, clip=0, learning_rate=1e-9)
+    fit(data, tmp_path / "loose", epochs=2, clip=1e6, learning_rate=1e-9)
+    assert losses(tmp_path / "free") == losses(tmp_path / "loose")
+
+
+def test_weight_decay_spares_vectors_and_the_logit_scale(tmp_path):
+    method = make_method("dfe", features(tmp_path / "f").specs, {"dim": 16}, "sigmoid")
+    decayed, spared = training._parameter_groups(method, spec(weight_decay=0.3))
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0.0)
+    assert all(parameter.ndim >= 2 for parameter in decayed["params"])
+    names = {name for name, p in method.named_parameters() if any(p is q for q in spared["params"])}
+    assert {"logit_scale", "logit_bias", "layer_scale", "context.vectors.image", "stems.image.bias"} <= names
+
+
+def test_the_logit_scale_never_leaves_its_bound(tmp_path):
+    done = fit(features(tmp_path / "f"), tmp_path / "run", epochs=30, learning_rate=0.5, clip=0)
+    scales = [event["logit_scale"] for event in read_log(tmp_path / "run") if event["event"] == "step"]
+    assert max(scales) <= 100.0001
+    assert done.progress.finished
+
+
+def test_plan_follows_the_data():
+    def plan(groups: int, captions: int, **given: object) -> tuple[int, int]:
+        rows = [list(range(group * captions, (group + 1) * captions)) for group in range(groups)]
+        made = make_plan(TrainingSpec(**given), make_split({"image": [[g] for g in range(groups)], "text": rows}))  # type: ignore[arg-type]
+        assert made.steps == made.epochs * made.steps_per_epoch
+        return made.batch_size, made.epochs
+
+    assert plan(6000, 5) == (1024, 20)
+    assert plan(500, 1) == (125, 100)
+    assert plan(20, 1) == (16, 100)
+    assert plan(10, 1) == (10, 100)
+    assert plan(6000, 5, batch_size=64, epochs=3) == (64, 3)
+
+
+def test_too_little_data_is_refused_before_anything_is_written(tmp_path):
+    lonely = make_split({"image": [[0], [1], []], "text": [[0], [], [1]]})
+    with pytest.raises(TrainingError, match="1 groups with items of two modalities"):
+        make_plan(TrainingSpec(), lonely)
+    with pytest.raises(TrainingError, match=r"batch_size is 9, but only 4 groups .* Give at most that, or \"auto\""):
+        make_plan(
+            TrainingSpec(batch_size=9), make_split({"image": [[n] for n in range(4)], "text": [[n] for n in range(4)]})
+        )
+
+
+def test_tensorboard_has_the_losses(tmp_path):
+    fit(features(tmp_path / "f"), tmp_path / "run", tensorboard=True)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    assert [scalar.value for scalar in events.Scalars("loss")] == pytest.approx(losses(tmp_path / "run"), rel=1e-6)
+
+
+def test_the_log_says_what_was_trained(tmp_path):
+    fit(features(tmp_path / "f"), tmp_path / "run", method="linear")
+    start = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[0])
+    assert start["parameters"]["stem image"] == 5 * 16 + 16
+    assert start["steps"] == 6 * start["steps_per_epoch"]
