@@ -1,0 +1,295 @@
+"""The report of a run: everything worth seeing on one self-contained page.
+
+`gather` reads a run's folder and looks again at what its model does; `render` turns that into HTML, with figures as
+SVG, pictures and sounds inside. The page loads nothing from anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightcrl import __version__
+from lightcrl.checkpoint import load_checkpoint
+from lightcrl.data import Dataset, load_dataset
+from lightcrl.encoders import load_encoder
+from lightcrl.encoders.base import Encoder, EncoderSpec
+from lightcrl.errors import CheckpointError, MissingExtraError
+from lightcrl.evaluation.base import Result
+from lightcrl.evaluation.gallery import Collection, Query, gallery
+from lightcrl.evaluation.space import Space, look
+from lightcrl.evaluation.tasks import ZeroShot
+from lightcrl.evaluation.zero_shot import predict
+from lightcrl.features import Features, FeatureStore, extract
+from lightcrl.features.embed import embed_split
+from lightcrl.logs import read_log
+from lightcrl.methods import Method
+from lightcrl.recipe import Recipe, make_recipe
+
+Tell = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class ModalityFacts:
+    """What was aligned.
+
+    Attributes:
+        name: of the modality.
+        kind: `"text"`, `"image"` or `"audio"`.
+        encoder: its frozen encoder.
+        tokens: their number and width.
+        items: encoded ones, in all splits.
+        nbytes: of their features.
+    """
+
+    name: str
+    kind: str
+    encoder: str
+    tokens: str
+    items: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """One trained model.
+
+    Attributes:
+        method: its name.
+        seed: its seed.
+        parts: trained parameters by part.
+        seconds: of training.
+        retrieval: figures on the run's split.
+        zero_shot: figures, where the recipe asks for them.
+        loss: [S, 2] step and training loss.
+        recall: [E, 2] step and mean R@1 on dev.
+    """
+
+    method: str
+    seed: int
+    parts: Mapping[str, int]
+    seconds: float
+    retrieval: Result
+    zero_shot: Result | None
+    loss: np.ndarray
+    recall: np.ndarray
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """What the run's model took the zero-shot items for.
+
+    Attributes:
+        modality: of the items.
+        classes: their names.
+        prompts: the templates, as far as the recipe names them.
+        counts: int64 [C, C]: right class, class it was taken for.
+    """
+
+    modality: str
+    classes: tuple[str, ...]
+    prompts: tuple[str, ...]
+    counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a page shows of a run.
+
+    Attributes:
+        name: of the run.
+        version: of LightCRL.
+        split: that retrieval, gallery and space are of.
+        groups: by split.
+        modalities: what was aligned.
+        models: the run's own first.
+        settings: how it was trained, name to value.
+        confusion: zero-shot classification, where the recipe asks for it.
+        space: a look at the embeddings.
+        gallery: queries with what they find.
+        notes: remarks on the data.
+    """
+
+    name: str
+    version: str
+    split: str
+    groups: Mapping[str, int]
+    modalities: tuple[ModalityFacts, ...]
+    models: tuple[ModelFacts, ...]
+    settings: Mapping[str, Any]
+    confusion: Confusion | None
+    space: Space
+    gallery: tuple[Query, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def compared(self) -> tuple[ModelFacts, ...]:
+        """One model of each method, that of the first seed; the run's own first."""
+        return tuple(model for model in self.models if model.seed == self.models[0].seed)
+
+    @property
+    def directions(self) -> tuple[tuple[str, str, str], ...]:
+        """Source, target, and the name that its figures begin with."""
+        named = ((a, b, f"{a}_to_{b}") for a, b in permutations((one.name for one in self.modalities), 2))
+        return tuple(found for found in named if f"{found[2]}/recall@1" in self.models[0].retrieval.metrics)
+
+
+def gather(
+    folder: Path | str,
+    *,
+    labels: Mapping[str, Mapping[str, str]] | None = None,
+    notes: Iterable[str] = (),
+    tell: Tell = lambda event: None,
+) -> Report:
+    """Read a finished run and look at what its model does. Features that are gone are made again.
+
+    Args:
+        folder: of the run.
+        labels: what is known of groups, by what it tells: group name to label. The space is coloured by one.
+        notes: remarks on the data.
+        tell: called with what happens.
+
+    Raises:
+        CheckpointError: there is no finished run in `folder`.
+        DataError: its data is gone.
+    """
+    folder = Path(folder)
+    recipe, figures = _read(folder)
+    dataset = load_dataset(recipe.data, recipe.kinds)
+    encoders = {modality: load_encoder(spec) for modality, spec in recipe.encoders.items()}
+    stores = {modality: _store(encoder, dataset, modality, recipe, tell) for modality, encoder in encoders.items()}
+    features = Features(stores)
+    method = load_checkpoint(folder).method
+    collection, names = _collect(method, features, dataset, recipe)
+    known = {
+        what: {number: of_group[name] for number, name in enumerate(names) if name in of_group}
+        for what, of_group in (labels or {}).items()
+    }
+    return Report(
+        name=recipe.name,
+        version=__version__,
+        split=recipe.evaluation.split,
+        groups=dict(Counter(dataset.splits)),
+        modalities=tuple(
+            ModalityFacts(
+                modality, spec.kind, _encoder_name(spec), _token_shape(stores[modality]), store.rows, store.nbytes
+            )
+            for (modality, spec), store in zip(recipe.encoders.items(), stores.values(), strict=True)
+        ),
+        models=tuple(_model(folder, number, entry) for number, entry in enumerate(figures["models"])),
+        settings=_settings(recipe, folder),
+        confusion=_confusion(recipe, encoders, method),
+        space=look(collection.vectors, collection.links, known),
+        gallery=gallery(collection),
+        notes=tuple(notes),
+    )
+
+
+def render(report: Report) -> str:
+    """The page, as HTML.
+
+    Raises:
+        MissingExtraError: the extra `report` is not installed.
+    """
+    try:
+        from jinja2 import Environment
+        from markupsafe import Markup
+
+        from lightcrl.evaluation import figures
+    except ImportError as error:
+        raise MissingExtraError("the report", "report") from error
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
+    environment.filters["count"] = lambda number: f"{number:,}"
+    template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))
+    drawn = {name: Markup(svg) for name, svg in figures.draw(report).items()}
+    return template.render(report=report, figures=drawn, outline=figures.outline)
+
+
+def _read(folder: Path) -> tuple[Recipe, dict[str, Any]]:
+    try:
+        recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        figures: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"no finished run in {folder} ({error}). Expected recipe.json and metrics.json; run the recipe first."
+        ) from None
+    return make_recipe(recipe), figures
+
+
+def _store(encoder: Encoder, dataset: Dataset, modality: str, recipe: Recipe, tell: Tell) -> FeatureStore:
+    return extract(
+        encoder,
+        dataset,
+        modality,
+        recipe.features.folder,
+        dtype=recipe.features.dtype,
+        max_rejected=recipe.data.max_rejected,
+        workers=recipe.features.workers,
+        progress=lambda at, total: tell({"event": "encode", "modality": modality, "done": at, "total": total}),
+    ).store
+
+
+def _collect(method: Method, features: Features, dataset: Dataset, recipe: Recipe) -> tuple[Collection, Sequence[str]]:
+    """The split's items with their embeddings, and the names of its groups."""
+    split = features.split(recipe.evaluation.split)
+    vectors, links = embed_split(method, features, split)
+    items = {}
+    for modality, members in split.members.items():
+        table = features.store(modality).metadata()
+        key_of = dict(zip(table["row"].to_pylist(), table["item"].to_pylist(), strict=True))
+        by_key = {item.key: item for item in dataset.items[modality]}
+        items[modality] = [by_key[key_of[row]] for row in np.unique(members.rows).tolist()]
+    return Collection(recipe.kinds, items, vectors, links), split.names.tolist()
+
+
+def _model(folder: Path, number: int, entry: Mapping[str, Any]) -> ModelFacts:
+    # Runs may have been moved, so only the last part of the folder counts.
+    place = folder / "others" / Path(entry["folder"]).name if number else folder
+    log = read_log(place)
+    steps = [(event["step"], event["loss"]) for event in log if event["event"] == "step"]
+    evaluations = [(event["step"], event["dev_mean_recall@1"]) for event in log if event["event"] == "evaluation"]
+    return ModelFacts(
+        entry["method"],
+        entry["seed"],
+        load_checkpoint(place).method.parts(),
+        entry["seconds"],
+        Result.from_json(entry["retrieval"]),
+        Result.from_json(entry["zero_shot"]) if entry["zero_shot"] else None,
+        np.array(steps, dtype=np.float64).reshape(-1, 2),
+        np.array(evaluations, dtype=np.float64).reshape(-1, 2),
+    )
+
+
+def _confusion(recipe: Recipe, encoders: Mapping[str, Encoder], method: Method) -> Confusion | None:
+    spec = recipe.evaluation.zero_shot
+    if spec is None:
+        return None
+    prepared = ZeroShot.prepare(spec, encoders, recipe.features)
+    taken_for = predict(prepared.vectors(method), prepared.class_vectors(method)).numpy()
+    counts = np.zeros((len(prepared.classes), len(prepared.classes)), dtype=np.int64)
+    np.add.at(counts, (prepared.labels, taken_for), 1)
+    return Confusion(prepared.modality, prepared.classes, spec.templates or (), counts)
+
+
+def _settings(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    start = next(event for event in read_log(folder) if event["event"] == "start")
+    training = recipe.training.model_dump(mode="json", include={"loss", "items_per_group", "schedule", "weight_decay"})
+    planned = {name: start[name] for name in ("batch_size", "epochs", "steps")}
+    return {**recipe.method.options, **planned, **training}
+
+
+def _encoder_name(spec: EncoderSpec) -> str:
+    return Path(spec.model).name if Path(spec.model).is_absolute() else spec.model
+
+
+def _token_shape(store: FeatureStore) -> str:
+    return f"{store.slots if store.slots > 1 else f'up to {store.longest}'} × {store.dim}"

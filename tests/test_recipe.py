@@ -1,0 +1,165 @@
+"""A recipe says what it means; a misspelt one dies loudly, naming the nearest key."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lightcrl.errors import LightCRLError, RecipeError, UnknownNameError
+from lightcrl.recipe import Recipe, load_recipe, make_recipe
+
+PROJECT = Path(__file__).parents[1]
+
+TEXT = """
+[data]
+train = "pairs/train.jsonl"
+dev = "pairs/dev.jsonl"
+
+[encoders.image]
+kind = "image"
+model = "org/vit"
+
+[encoders.text]
+kind = "text"
+model = "./bert"
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str = TEXT, **given: object) -> Recipe:
+        path = tmp_path / "recipes" / "birds.toml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return load_recipe(path, **given)  # type: ignore[arg-type]
+
+    return write
+
+
+def test_a_short_recipe_is_enough(write):
+    recipe = write()
+    assert (recipe.name, recipe.method.name, recipe.training.loss) == ("birds", "dfe", "info_nce")
+    assert recipe.kinds == {"image": "image", "text": "text"}
+    assert recipe.folder == Path("runs/birds")
+
+
+def test_paths_count_from_the_recipes_folder_and_hub_ids_stay(write, tmp_path):
+    recipe = write()
+    assert recipe.data.train == str(tmp_path / "recipes/pairs/train.jsonl")
+    assert recipe.encoders["text"].model == str(tmp_path / "recipes/bert")
+    assert recipe.encoders["image"].model == "org/vit"
+
+
+def test_set_changes_one_key_and_its_paths_count_from_here(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org/vit").mkdir(parents=True)
+    recipe = write(
+        overrides=[
+            "training.epochs=3",
+            "training.schedule=plateau",
+            "evaluation.seeds=[1, 2]",
+            "data.train=other.jsonl",
+            "encoders.image.model=org/vit",
+            "method.fusion=multiplication",
+        ],
+        output="here",
+    )
+    assert (recipe.training.epochs, recipe.training.schedule, recipe.evaluation.seeds) == (3, "plateau", (1, 2))
+    assert recipe.data.train == str(tmp_path / "other.jsonl")
+    assert recipe.encoders["image"].model == str(tmp_path / "org/vit")
+    assert recipe.method.options["fusion"] == "multiplication"
+    assert recipe.folder == tmp_path / "here"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[trainig]\nepochs = 3", "unknown key 'trainig'. Did you mean 'training'?"),
+        ("[training]\nepoch = 3", "unknown key 'training.epoch'. Did you mean 'epochs'?"),
+        ("[method]\nfuson = 'addition'", "unknown key 'method.fuson'. Did you mean 'fusion'?"),
+        ("[evaluation.zero_shot]\ndta = 'x'", "unknown key 'evaluation.zero_shot.dta'. Did you mean 'data'?"),
+        ("[features]\nworkers = 0", "features.workers: Input should be greater than 0, found 0."),
+        ("[training]\nschedule = 'cosin'", "training.schedule: Input should be 'cosine' or 'plateau', found 'cosin'."),
+        ("[training]\nbatch_size = 1", "batch_size is 1, expected at least 2"),
+        ("[training]\nloss = 'sigmoid'\nlabel_smoothing = 0.1", "label_smoothing is 0.1, but loss 'sigmoid' has none"),
+        ("[method]\nheads = 3", "method: dim 256 does not divide into 3 heads"),
+    ],
+)
+def test_what_is_wrong_is_named(write, text, message):
+    with pytest.raises(RecipeError) as caught:
+        write(TEXT + text)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("[method]\nname = 'dfee'", "unknown method 'dfee'. Did you mean 'dfe'?"),
+        ("[method]\nfusion = 'adition'", "unknown fusion operation 'adition'. Did you mean 'addition'?"),
+        ("[training]\nloss = 'infonce'", "unknown loss 'infonce'. Did you mean 'info_nce'?"),
+        ("[evaluation]\nbaselines = ['lnear']", "unknown method 'lnear'. Did you mean 'linear'?"),
+    ],
+)
+def test_an_unknown_name_in_a_table_is_named(write, text, near):
+    with pytest.raises(UnknownNameError) as caught:
+        write(TEXT + text)
+    assert near in str(caught.value)
+
+
+def test_a_missing_key_and_a_single_modality_are_named(write):
+    with pytest.raises(RecipeError, match=r"missing key 'encoders\.text\.kind'"):
+        write(TEXT.replace('kind = "text"\n', ""))
+    with pytest.raises(RecipeError, match="encoders: Dictionary should have at least 2 items"):
+        write(TEXT.partition("[encoders.text]")[0])
+
+
+def test_an_unknown_key_of_an_encoder_is_named(write):
+    with pytest.raises(RecipeError, match=r"unknown key 'encoders\.text\.modl'\. Did you mean 'model'\?"):
+        write(TEXT + 'modl = "x"')
+
+
+def test_a_file_that_is_not_there_or_not_toml_is_named(write, tmp_path):
+    with pytest.raises(RecipeError, match="cannot read the recipe .*absent.toml: No such file"):
+        load_recipe(tmp_path / "absent.toml")
+    with pytest.raises(RecipeError, match="is not TOML"):
+        write("[data")
+    with pytest.raises(RecipeError, match=r"--set 'training': expected section\.key=value"):
+        write(overrides=["training"])
+
+
+def test_a_recipe_survives_json(write):
+    recipe = write(TEXT + "[evaluation]\nzero_shot = { data = 'classes' }\nbaselines = ['linear']")
+    assert make_recipe(recipe.model_dump(mode="json")) == recipe
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "recipes").rglob("*.toml")), ids=lambda path: path.name)
+def test_every_recipe_of_the_project_is_valid_and_says_how_to_run_it(path):
+    recipe = load_recipe(path)
+    assert recipe.name == tomllib.loads(path.read_text()).get("name", path.stem)
+    head = path.read_text().splitlines()[:6]
+    assert head[0].startswith("# lightcrl run recipes/")
+
+
+def test_every_key_is_in_the_docs():
+    """docs/recipes.md names every key of every table."""
+    from lightcrl.data import DataSpec
+    from lightcrl.encoders.base import EncoderSpec
+    from lightcrl.fusion.encoder import DFEOptions
+    from lightcrl.recipe import EvaluationSpec, FeaturesSpec, MethodSpec, TrainingSpec, ZeroShotSpec
+
+    text = (PROJECT / "docs/recipes.md").read_text()
+    tables = (Recipe, DataSpec, EncoderSpec, FeaturesSpec, DFEOptions, TrainingSpec, EvaluationSpec, ZeroShotSpec)
+    missing = [f"{table.__name__}.{key}" for table in tables for key in table.model_fields if f"`{key}`" not in text]
+    assert not missing
+    assert "`name`" in text
+    assert MethodSpec.model_fields.keys() == {"name", "options"}
+
+
+def test_every_error_is_of_the_one_tree():
+    from lightcrl import errors
+
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert all(issubclass(kind, LightCRLError) for kind in kinds)
+    assert {kind.exit_code for kind in kinds} == {1}
