@@ -92,7 +92,7 @@ class TrainingSpec(BaseModel):
         batch_size: groups per step; `"auto"` follows the amount of data.
         items_per_group: items of each modality that a group brings into a batch, all positives of each other.
         loss: a member of `LOSSES`.
-        label_smoothing: of InfoNCE's targets.
+        label_smoothing: of InfoNCE's targets; `"auto"` is 0.1, and 0 for other losses.
         learning_rate: peak rate of AdamW; `"auto"` takes the method's own, found on dev splits.
         weight_decay: of weight matrices; biases, norms, contexts and the logit scale have none.
         warmup: share of all steps in which the rate rises.
@@ -114,7 +114,7 @@ class TrainingSpec(BaseModel):
     batch_size: int | Literal["auto"] = "auto"
     items_per_group: int = Field(default=1, gt=0)
     loss: str = "info_nce"
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     weight_decay: float = Field(default=0.05, ge=0)
     warmup: float = Field(default=0.05, ge=0, lt=1)
@@ -131,7 +131,7 @@ class TrainingSpec(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> TrainingSpec:
         LOSSES[self.loss]
-        if self.label_smoothing and self.loss != "info_nce":
+        if self.label_smoothing not in ("auto", 0) and self.loss != "info_nce":
             raise ValueError(f"label_smoothing is {self.label_smoothing}, but loss {self.loss!r} has none; expected 0")
         for name, least in (("epochs", 1), ("batch_size", 2)):
             value = getattr(self, name)

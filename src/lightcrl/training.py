@@ -34,7 +34,7 @@ from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.features.embed import embed_split
 from lightcrl.features.table import Features, Split
 from lightcrl.logs import Log, Report
-from lightcrl.losses import LOSSES, info_nce, over_pairs
+from lightcrl.losses import LOSSES, Loss, info_nce, over_pairs
 from lightcrl.methods import Method
 from lightcrl.recipe import TrainingSpec
 from lightcrl.sampling import Batch, count_batches, epoch_batches
@@ -286,9 +286,7 @@ class _Loop:
         groups = {modality: torch.from_numpy(numbers).to(device) for modality, numbers in batch.groups.items()}
         method = self.checkpoint.method
         bias = torch.zeros((), device=device) if method.logit_bias is None else method.logit_bias
-        smoothing = self.spec.label_smoothing
-        loss = partial(info_nce, label_smoothing=smoothing) if smoothing else LOSSES.load(self.spec.loss)
-        return over_pairs(loss, embeddings, groups, method.scale, bias)
+        return over_pairs(_loss(self.spec), embeddings, groups, method.scale, bias)
 
     def gather(self, modality: str, rows: Any) -> TokenBatch:
         return self.features.store(modality).gather(rows).to(self.accelerator.device, torch.float32)
@@ -340,6 +338,12 @@ class _Loop:
         with whole_folder(folder / "last") as fresh:
             self.checkpoint._save_pretrained(fresh)
             save_file(moments, fresh / "state.safetensors", metadata={"state": state})
+
+
+def _loss(spec: TrainingSpec) -> Loss:
+    if spec.loss != "info_nce":
+        return LOSSES.load(spec.loss)
+    return partial(info_nce, label_smoothing=0.1 if spec.label_smoothing == "auto" else spec.label_smoothing)
 
 
 def _accelerator(spec: TrainingSpec) -> Accelerator:

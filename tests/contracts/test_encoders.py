@@ -22,8 +22,8 @@ MODES: dict[str, dict[str, Any]] = {
     "all": {"tokens": "all", "layers": (-1,)},
     "grid": {"tokens": "grid:2", "layers": (-1, 0)},
 }
-# Stages of a CNN have different grids, so that only pools and grids join them.
-CASES = [f"{name}:{mode}" for name in MODELS for mode in MODES]
+CASES = [f"{name}:{mode}" for name in MODELS for mode in ("auto", "all")]
+CASES += [f"{name}:grid" for name in ("bert", "registers", "resnet", "wav2vec2")]
 CASES += ["builtin:text", "builtin:image", "builtin:audio", "own:Letters", "own:LetterTokens"]
 
 UNREADABLE: dict[str, list[Any]] = {
@@ -129,7 +129,7 @@ def test_it_is_frozen_and_its_tokens_can_be_trained_on(case: Case, encoder: Enco
 
 
 def test_threads_prepare_the_same(case: Case, encoder: Encoder) -> None:
-    items = list(case.items) * 4
+    items = list(case.items) * 2
     with ThreadPoolExecutor(4) as pool:
         prepared = list(pool.map(encoder.prepare, items))
     expected = encoder.encode([encoder.prepare(item) for item in items])
@@ -137,12 +137,10 @@ def test_threads_prepare_the_same(case: Case, encoder: Encoder) -> None:
 
 
 def test_length_grows_with_the_item(case: Case, encoder: Encoder) -> None:
-    tokens = [int(encoder.encode([item]).lengths[0]) for item in case.prepared(encoder)]
-    lengths = [encoder.length(item) for item in case.prepared(encoder)]
-    if len(set(lengths)) > 1:
-        assert sorted(range(len(lengths)), key=lengths.__getitem__) == sorted(
-            range(len(lengths)), key=lambda n: (lengths[n], tokens[n])
-        )
+    prepared = sorted(case.prepared(encoder), key=encoder.length)
+    tokens = [int(encoder.encode([item]).lengths[0]) for item in prepared]
+    if encoder.length(prepared[0]) < encoder.length(prepared[-1]):
+        assert tokens == sorted(tokens)
 
 
 def test_what_cannot_be_read_is_an_item_error(case: Case, encoder: Encoder) -> None:

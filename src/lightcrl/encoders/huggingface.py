@@ -139,8 +139,9 @@ class HuggingFaceEncoder(Encoder):
         loaded = self.loaded
         with torch.inference_mode():
             tokens = self._encode(loaded, prepared)
-        # Copies made outside can be used in training.
-        return TokenBatch(tokens.values.clone(), tokens.mask.clone())
+        # Copies made outside can be used in training. Some models fill every item up to a fixed length.
+        longest = int(tokens.lengths.max())
+        return TokenBatch(tokens.values[:, :longest].clone(), tokens.mask[:, :longest].clone())
 
     def _encode(self, loaded: Loaded, prepared: Sequence[Prepared]) -> TokenBatch:
         groups: dict[Any, list[int]] = {}

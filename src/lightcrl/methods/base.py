@@ -41,7 +41,7 @@ class MethodOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dim: int = Field(default=256, gt=0)
-    input_dropout: float = Field(default=0.3, ge=0, lt=1)
+    input_dropout: float = Field(default=0.45, ge=0, lt=1)
     standardise: bool = True
     by_slot: bool = True
 
