@@ -34,7 +34,7 @@ from worlds import Digits
 
 # The network of the paper, smaller.
 PAPER: dict[str, Any] = {
-    "dim": 8, "heads": 4, "feedforward": 16, "dropout": 0.1, "key_dropout": 0.0, "layer_scale": None,
+    "dim": 8, "heads": 4, "feedforward": 16, "dropout": 0.1, "key_dropout": 0.0, "layer_scale": "none",
     "inner_residual": True, "input_dropout": 0.0, "standardise": False, "by_slot": True,
 }  # fmt: skip
 SPECS = {"image": TokenSpec(4), "text": TokenSpec(4)}

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from lightcrl.encoders.base import Encoder
     from lightcrl.errors import LightCRLError
     from lightcrl.features import Features, FeatureStore
+    from lightcrl.pipeline import run
     from lightcrl.recipe import Recipe, load_recipe, make_recipe
-    from lightcrl.run import run
     from lightcrl.tokens import TokenBatch
 
 # Where each public name lives; imported when first used, so that `import lightcrl` costs next to nothing.
@@ -29,7 +29,7 @@ _HOMES = {
     "Recipe": "recipe",
     "load_recipe": "recipe",
     "make_recipe": "recipe",
-    "run": "run",
+    "run": "pipeline",
     "TokenBatch": "tokens",
 }
 

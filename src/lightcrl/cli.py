@@ -7,13 +7,33 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from lightcrl import __version__
 from lightcrl.errors import LightCRLError
 
+
+class Commands(TyperGroup):
+    """Turns what goes wrong in a command into one message and an exit code: 1 the user's error, 130 interrupted."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        """Run the command; with `--debug` its errors pass through."""
+        try:
+            return super().invoke(ctx)
+        except LightCRLError as error:
+            if ctx.params.get("debug"):
+                raise
+            message, code = f"error: {error}", error.exit_code
+        except KeyboardInterrupt:
+            message, code = "interrupted. What is complete is kept: the same command goes on from there.", 130
+        typer.echo(message, err=True)
+        raise typer.Exit(code)
+
+
 app = typer.Typer(
     name="lightcrl",
     help="One embedding space over any frozen encoders, in minutes, with honest numbers.",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,26 +51,17 @@ Features = Annotated[Path | None, typer.Option(help="Folder of the feature store
 
 def main() -> None:
     """Run the command line: 0 is success, 1 the user's error, 2 wrong usage, 130 interrupted."""
-    debug = "--debug" in sys.argv
-    if debug:
-        sys.argv.remove("--debug")
+    # `--debug` may stand anywhere.
+    words = sys.argv[1:]
+    debug = "--debug" in words
     try:
-        app(standalone_mode=True)
-    except LightCRLError as error:
-        if debug:
-            raise
-        _fail(f"error: {error}", error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted. What is complete is kept: the same command goes on from there.", 130)
+        app(args=["--debug"] * debug + [word for word in words if word != "--debug"])
     except Exception as error:
         if debug:
             raise
-        _fail(f"internal error: {type(error).__name__}: {error}. Run again with --debug for the traceback.", 1)
-
-
-def _fail(message: str, code: int) -> None:
-    typer.echo(message, err=True)
-    raise SystemExit(code)
+        what = f"{type(error).__name__}: {error}"
+        typer.echo(f"internal error: {what}. Run again with --debug for the traceback.", err=True)
+        raise SystemExit(1) from None
 
 
 def _version(wanted: bool) -> None:
@@ -81,8 +92,8 @@ def run(
 ) -> None:
     """Read the data, encode every item once, train, evaluate. The same command goes on where it was stopped."""
     from lightcrl import console
+    from lightcrl.pipeline import run as run_recipe
     from lightcrl.recipe import load_recipe
-    from lightcrl.run import run as run_recipe
 
     parsed = load_recipe(recipe, override or (), output)
     with console.Live() as live:

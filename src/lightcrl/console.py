@@ -25,8 +25,8 @@ from rich.table import Table
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.data.base import Rejection
 from lightcrl.evaluation.base import Result
+from lightcrl.pipeline import Model, Run
 from lightcrl.recipe import Recipe
-from lightcrl.run import Model, Run
 
 console = Console()
 
@@ -60,7 +60,7 @@ class Live:
         self._progress.stop()
 
     def tell(self, event: Mapping[str, Any]) -> None:
-        """Show one event; see `lightcrl.run.Tell`."""
+        """Show one event; see `lightcrl.pipeline.Tell`."""
         show = getattr(self, f"_on_{event['event']}", None)
         if show is not None:
             show(event)

@@ -44,7 +44,7 @@ VARIED: dict[str, list[Any]] = {
     "feedforward": [5],
     "dropout": [0.5],
     "key_dropout": [0.5],
-    "layer_scale": [None, 0.1],
+    "layer_scale": ["none", 0.1],
     "inner_residual": [False],
 }
 

@@ -89,6 +89,14 @@ def test_an_item_in_several_groups_stands_once_in_the_gallery_and_is_right_for_a
     assert result.metrics["text_to_image/recall@1"] == 1.0
 
 
+def test_items_that_share_two_groups_answer_each_other_once():
+    """The first caption stands beside the first image in two groups; constant embeddings still score chance."""
+    twice = {"image": links((0, 0), (0, 1), (1, 2)), "text": links((0, 0), (0, 1), (1, 1), (2, 2))}
+    result = evaluate({"image": angles(30, 30), "text": angles(30, 30, 30)}, twice)
+    assert {key: result.metrics[key] for key in result.chance} == pytest.approx(result.chance)
+    assert result.metrics["image_to_text/recall@1"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+
+
 def test_what_has_no_counterpart_is_no_query_but_stays_in_the_gallery():
     """Text 1 belongs to no image, and lies nearer to the image than its own text does."""
     links_with_loner = {"image": links((0, 0)), "text": links((0, 0), (1, 1))}

@@ -68,11 +68,13 @@ def choose_layers(wanted: Sequence[int] | str, widths: Sequence[int]) -> tuple[i
     last alone.
 
     Raises:
-        EncoderError: a layer that the model does not have.
+        EncoderError: a layer that the model does not have, or none at all.
     """
     blocks = len(widths)
     if isinstance(wanted, str):
         return auto_layers(blocks) if len(set(widths)) == 1 else (-1,)
+    if not wanted:
+        raise EncoderError("layers = [] keeps nothing; expected at least one, such as [-1].")
     for layer in wanted:
         if not -blocks <= layer < blocks:
             raise EncoderError(f"layer {layer} of a model with {blocks} blocks; expected {-blocks} to {blocks - 1}.")

@@ -59,10 +59,12 @@ def look(
     points = {name: (arrays[name][rows] - centre) @ axes[:2].T for name, rows in chosen.items()}
     share = strength[:2] ** 2 / (strength**2).sum()
 
-    best, taken = "", {}
+    best = ""
+    taken: dict[str, tuple[str, ...]] = {}
     for label, of_group in (labels or {}).items():
         known = {
-            name: tuple(of_group.get(group, "") for group in _groups(links[name], rows)) for name, rows in chosen.items()
+            name: tuple(of_group.get(group, "") for group in _groups(links[name], rows))
+            for name, rows in chosen.items()
         }
         if not best or _told_apart(points, known) > _told_apart(points, taken):
             best, taken = label, known
@@ -96,7 +98,8 @@ def _told_apart(points: Mapping[str, np.ndarray], labels: Mapping[str, tuple[str
     places = np.concatenate(list(points.values()))
     names = np.concatenate([np.array(labels[name]) for name in points])
     between = sum(
-        (names == name).sum() * ((places[names == name].mean(0) - places.mean(0)) ** 2).sum() for name in np.unique(names)
+        (names == name).sum() * ((places[names == name].mean(0) - places.mean(0)) ** 2).sum()
+        for name in np.unique(names)
     )
     return float(between / ((places - places.mean(0)) ** 2).sum())
 

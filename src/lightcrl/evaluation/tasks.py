@@ -13,9 +13,10 @@ from torch import Tensor
 
 from lightcrl.data import Dataset, DataSpec, Item, Rejection, load_dataset
 from lightcrl.data.base import file_item
+from lightcrl.data.files import MEDIA
 from lightcrl.data.folder import class_folder, readable_class
 from lightcrl.encoders.base import Encoder
-from lightcrl.errors import ItemError, ModalityError
+from lightcrl.errors import EmptyDatasetError, ItemError, ModalityError
 from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.evaluation.zero_shot import TEMPLATES, class_vectors, evaluate, prompts
@@ -96,6 +97,10 @@ class ZeroShot:
         if media not in encoders:
             raise ModalityError(f"no modality {media!r}; there are {', '.join(encoders)}.")
         names, files = class_folder(Path(spec.data))
+        kind = encoders[media].kind
+        files = [(path, label) for path, label in files if MEDIA.get(path.suffix.lower()) == kind]
+        if not files:
+            raise EmptyDatasetError(f"{spec.data} has no {kind} files; expected <class>/<file> for modality {media!r}.")
         dataset = _file_dataset(files, Path(spec.data), media)
         store, aside = _extract(encoders[media], dataset, media, features, 0.2, tell)
         # The group of a file is its number, so that labels follow from the store's own metadata.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -24,8 +24,8 @@ class DFEOptions(MethodOptions):
         feedforward: width of its feed-forward part.
         dropout: share of hidden features of the feed-forward part set to zero in training.
         key_dropout: share of tokens that attention cannot see in training.
-        layer_scale: how strongly the transformer's output is added at the start, learnable per feature; None adds it
-            as it is.
+        layer_scale: how strongly the transformer's output is added at the start, learnable per feature; `"none"`
+            adds it as it is.
         inner_residual: the transformer's output keeps what went in and what attention added, as in the paper; false
             keeps the feed-forward part's output alone, which overfits less on small data.
     """
@@ -35,7 +35,7 @@ class DFEOptions(MethodOptions):
     feedforward: int = Field(default=256, gt=0)
     dropout: float = Field(default=0.5, ge=0, lt=1)
     key_dropout: float = Field(default=0.5, ge=0, lt=1)
-    layer_scale: float | None = Field(default=0.1, gt=0)
+    layer_scale: Annotated[float, Field(gt=0)] | Literal["none"] = 0.1
     inner_residual: bool = False
 
     @field_validator("fusion")
@@ -73,7 +73,7 @@ class DeepFusionEncoder(Method):
         self.norm = nn.LayerNorm(options.dim)
         self.transformer = TransformerLayer(options)
         self.layer_scale = None
-        if options.layer_scale is not None:
+        if options.layer_scale != "none":
             self.layer_scale = nn.Parameter(torch.full((options.dim,), options.layer_scale))
 
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
@@ -92,7 +92,7 @@ class ContextEncoder(nn.Module):
     def __init__(self, modalities: list[str], dim: int) -> None:
         super().__init__()
         self.vectors = nn.ParameterDict({name: nn.Parameter(torch.randn(dim) * 0.02) for name in modalities})
-        self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim // 4), nn.GELU(), nn.Linear(dim // 4, dim))
+        self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
         shrink(self.mlp[-1])
 
     def forward(self, modality: str) -> Tensor:

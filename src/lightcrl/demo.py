@@ -1,0 +1,136 @@
+"""The demo: a generated world of pictures, captions and sounds, aligned and measured in a minute or two.
+
+What it leaves in its folder, beside what every run leaves (see `lightcrl.run`):
+
+    classes/      pictures in folders by shape, for zero-shot classification
+    features/     what the built-in encoders said
+    report.html   the page, if the extra `report` is installed
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lightcrl.data.base import draw_split
+from lightcrl.data.synthetic import ATTRIBUTES, Scene, write_class_folder
+from lightcrl.data.synthetic.source import nth_scene
+from lightcrl.errors import MissingExtraError
+from lightcrl.evaluation.gallery import Query
+from lightcrl.evaluation.report import Report, gather, render
+from lightcrl.pipeline import Run, Tell, run
+from lightcrl.recipe import Recipe, make_recipe
+from lightcrl.storage import make_folder, whole_file, whole_folder
+
+GROUPS = 1500
+PICTURES = 25  # of each class, for zero-shot classification
+PROMPTS = ("a picture of a {}", "there is a {}", "two {}s", "a group of four {}s")
+# Small enough for two cores: an embedding half as wide as usual and eight looks at every caption.
+METHOD = {"name": "dfe", "dim": 128, "feedforward": 256, "dropout": 0.2, "input_dropout": 0.2}
+TRAINING = {"epochs": 8, "batch_size": 128, "tensorboard": False}
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A finished demo.
+
+    Attributes:
+        run: its models and their figures.
+        example: a text, drawn by lot, and the pictures that it finds.
+        page: the report, or None without the extra `report`.
+        seconds: that all of it took.
+    """
+
+    run: Run
+    example: Query
+    page: Path | None
+    seconds: float
+
+
+def demo_recipe(output: Path | str, *, groups: int = GROUPS, epochs: int = TRAINING["epochs"]) -> Recipe:
+    """The demo as a recipe; its classes have to be written to `output/classes`."""
+    output = Path(output).absolute()
+    table: dict[str, Any] = {
+        "name": "demo",
+        "output": str(output),
+        "data": {"source": "synthetic", "dev_fraction": 0.15, "options": {"groups": groups}},
+        "encoders": {kind: {"kind": kind, "model": "builtin"} for kind in ("image", "text", "audio")},
+        "features": {"folder": str(output / "features")},
+        "method": METHOD,
+        "training": TRAINING | {"epochs": epochs},
+        "evaluation": {"baselines": ["linear"], "zero_shot": {"data": str(output / "classes"), "templates": PROMPTS}},
+    }
+    return make_recipe(table)
+
+
+def run_demo(
+    output: Path | str,
+    tell: Tell = lambda event: None,
+    *,
+    groups: int = GROUPS,
+    epochs: int = TRAINING["epochs"],
+    pictures: int = PICTURES,
+) -> Demo:
+    """Generate, encode, train, measure, and write the page. A second call does nothing twice.
+
+    Args:
+        output: folder of the demo.
+        tell: called with what happens, as in `lightcrl.run`.
+        groups: scenes in the world; every seventh or so is kept for measuring.
+        epochs: of training.
+        pictures: per class, for zero-shot classification.
+
+    Raises:
+        MissingExtraError: the built-in encoders' packages are not installed.
+        CheckpointError: the folder holds a demo of other settings.
+        StorageError: the folder cannot be written.
+    """
+    start = time.monotonic()
+    recipe = demo_recipe(output, groups=groups, epochs=epochs)
+    make_folder(recipe.folder)
+    classes = recipe.folder / "classes"
+    if not classes.exists():
+        with whole_folder(classes) as fresh:
+            write_class_folder(fresh, "shape", pictures)
+    done = run(recipe, tell=tell)
+    scenes = {f"scene-{number:06}": nth_scene(0, number) for number in range(groups)}
+    labels = {
+        attribute: {name: str(getattr(scene, attribute)) for name, scene in scenes.items()} for attribute in ATTRIBUTES
+    }
+    report = gather(done.folder, labels=labels, notes=[_fairness(scenes, recipe)], tell=tell)
+    example = next(query for query in report.gallery if query.source == "text")
+    page = _write(report, done.folder / "report.html")
+    return Demo(done, example, page, time.monotonic() - start)
+
+
+def _fairness(scenes: Mapping[str, Scene], recipe: Recipe) -> str:
+    """What keeps every model below 100 %."""
+    fractions = {"dev": recipe.data.dev_fraction}
+    held_out = [scene for name, scene in scenes.items() if draw_split(name, fractions) == "dev"]
+    seen, heard = Counter(held_out), Counter(replace(scene, background="white") for scene in held_out)
+    alike = sum(count for count in seen.values() if count > 1)
+    sound_alike = sum(count for count in heard.values() if count > 1)
+    size = math.prod(len(values) for values in ATTRIBUTES.values())
+    attributes = ", ".join(f"{len(values)} {attribute}s" for attribute, values in ATTRIBUTES.items())
+    return (
+        f"The world is generated: scenes drawn from {size:,} possible ones ({attributes}), each as a picture, a sound "
+        "and three captions. Captions vary in wording and order and now and then leave something out, and sounds do not "
+        "tell the background, so a query may fit several scenes while only its own counts as right: no model can reach "
+        f"100 %. Of the {len(held_out)} scenes in dev, {alike} look like another one in every attribute, {sound_alike} "
+        "sound like another one."
+    )
+
+
+def _write(report: Report, path: Path) -> Path | None:
+    try:
+        page = render(report)
+    except MissingExtraError:
+        return None
+    with whole_file(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path

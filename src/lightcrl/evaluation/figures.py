@@ -1,0 +1,240 @@
+"""Figures of a report as SVG to stand inside a page, whose colours and font they take over."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from lightcrl.evaluation.report import Confusion, Report
+from lightcrl.evaluation.space import Space
+
+# Drawn in these, shown in the page's variables of the same place, so that one figure serves light and dark pages.
+INK, MUTED, RULE, ON_COLOUR = "#1a1d21", "#5c6671", "#dfe3e8", "#fffffe"
+SERIES = ("#0b6599", "#b4540a", "#5b4a9e", "#3d7a34", "#a3316f", "#6b6300", "#1f7a78", "#8a4b3a")
+VARIABLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    RULE: "var(--rule)",
+    ON_COLOUR: "var(--on-colour)",
+    **{colour: f"var(--series-{number})" for number, colour in enumerate(SERIES)},
+}
+MARKERS = ("o", "^", "s", "D", "v", "P")
+STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "text.color": INK,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "lines.linewidth": 1.8,
+}
+WIDTH = 4.7  # inches: text keeps its size on a phone
+PARTS = 120  # points of a loss curve
+NUMBERED = 16  # most classes whose confusion is told in numbers
+
+
+def draw(report: Report) -> dict[str, str]:
+    """Every figure of a report by name, as `<svg>`."""
+    with rc_context(STYLE):
+        drawn = {"recall": _recall(report), "loss": _loss(report), "learning": _learning(report)}
+        drawn["modalities"] = _points(report.space, by_label=False)
+        if report.space.label:
+            drawn["labels"] = _points(report.space, by_label=True)
+        if report.confusion is not None:
+            drawn["confusion"] = _confusion(report.confusion)
+        return {name: _svg(figure, name) for name, figure in drawn.items()}
+
+
+def outline(loudness: Sequence[float]) -> str:
+    """An SVG path for loudness between 0 and 1, one bar a unit, around y = 0."""
+    return "".join(f"M{at + 0.5:g} {-max(value, 0.04):.2f}V{max(value, 0.04):.2f}" for at, value in enumerate(loudness))
+
+
+def _recall(report: Report) -> Figure:
+    """Bars of R@1 by direction and method, their intervals, and chance."""
+    models, directions = report.compared, report.directions
+    figure, axes = _axes(0.85 + 0.2 * len(directions) * (len(models) + 0.8))
+    height = 0.8 / len(models)
+    for at, model in enumerate(models):
+        names = [f"{name}/recall@1" for _, _, name in directions]
+        values = np.array([model.retrieval.metrics[name] for name in names])
+        ends = np.array([model.retrieval.interval[name] for name in names])
+        places = np.arange(len(names)) + (at - (len(models) - 1) / 2) * height
+        axes.barh(places, values, height * 0.86, color=_colour(at))
+        axes.hlines(places, ends[:, 0], ends[:, 1], color=INK, linewidth=0.9)
+        for place, value, end in zip(places, values, ends[:, 1], strict=True):
+            axes.text(end + 0.012, place, f"{100 * value:.1f}", va="center", color=_colour(at), fontsize=7.5)
+    chances = np.array([models[0].retrieval.chance[f"{name}/recall@1"] for _, _, name in directions])
+    axes.vlines(chances, np.arange(len(directions)) - 0.48, np.arange(len(directions)) + 0.48, color=INK, linewidth=1.6)
+    _legend(axes, [model.method for model in models], f"| chance {_range(100 * chances)} %")
+    axes.set_yticks(np.arange(len(directions)), [f"{a} → {b}" for a, b, _ in directions])
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.1)
+    axes.set_xticks(np.arange(0, 1.01, 0.2))
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(axis="x")
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("recall@1, with 95 % interval")
+    return figure
+
+
+def _loss(report: Report) -> Figure:
+    figure, axes = _axes()
+    lines = {}
+    for model in report.compared:
+        parts = [part for part in np.array_split(model.loss, PARTS) if len(part)]
+        lines[model.method] = np.array([part.mean(0) for part in parts])
+    _lines(axes, lines)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("step")
+    axes.set_ylabel("training loss")
+    return figure
+
+
+def _learning(report: Report) -> Figure:
+    figure, axes = _axes()
+    _lines(axes, {model.method: model.recall for model in report.compared}, marker="o")
+    chance = report.models[0].retrieval.chance["mean_recall@1"]
+    axes.axhline(chance, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
+    axes.text(0.99, chance + 0.015, f"chance {100 * chance:.1f} %", ha="right", transform=axes.get_yaxis_transform())
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_xlabel("step")
+    axes.set_ylabel("mean recall@1 on dev")
+    return figure
+
+
+def _lines(axes: Axes, lines: Mapping[str, np.ndarray], marker: str | None = None) -> None:
+    """Lines [n, 2], each with its name at its end."""
+    last = max(points[-1, 0] for points in lines.values())
+    top = max(points[:, 1].max() for points in lines.values())
+    for at, points in enumerate(lines.values()):
+        axes.plot(*points.T, color=_colour(at), marker=marker, markersize=3.5)
+    ends = {at: float(points[-1, 1]) for at, points in enumerate(lines.values())}
+    below = -np.inf
+    for at in sorted(ends, key=lambda at: ends[at]):
+        below = max(ends[at], below + 0.08 * top)
+        axes.text(last * 1.02, below, list(lines)[at], color=_colour(at), va="center", fontweight="bold")
+    axes.set_xlim(0, last * 1.02)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.grid(axis="y")
+
+
+def _points(space: Space, by_label: bool) -> Figure:
+    figure, axes = _axes(4.2)
+    modalities = list(space.points)
+    if by_label:
+        known = sorted(set(chain.from_iterable(space.labels.values())) - {""})
+        for at, label in enumerate(known):
+            here = {name: space.points[name][np.array(space.labels[name]) == label] for name in modalities}
+            for number, points in enumerate(here.values()):
+                _scatter(axes, points, _colour(at), MARKERS[number % len(MARKERS)])
+        for at, label in enumerate(known):
+            every = np.concatenate([space.points[name][np.array(space.labels[name]) == label] for name in modalities])
+            box = {"boxstyle": "round,pad=0.25", "facecolor": _colour(at), "edgecolor": "none"}
+            x, y = np.median(every, 0)
+            axes.text(x, y, label, color=ON_COLOUR, bbox=box, ha="center", va="center", fontweight="bold")
+    else:
+        for at, name in enumerate(modalities):
+            _scatter(axes, space.points[name], _colour(at), MARKERS[at % len(MARKERS)])
+        _legend(axes, modalities)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side, share, name in (("bottom", space.variance[0], "first"), ("left", space.variance[1], "second")):
+        axes.spines[side].set_visible(True)
+        (axes.set_xlabel if side == "bottom" else axes.set_ylabel)(f"{name} principal axis ({share:.0%} of variance)")
+    return figure
+
+
+def _scatter(axes: Axes, points: np.ndarray, colour: str, marker: str) -> None:
+    axes.scatter(points[:, 0], points[:, 1], s=9, color=colour, marker=marker, alpha=0.55, linewidths=0)
+
+
+def _confusion(confusion: Confusion) -> Figure:
+    """Rows are right classes, columns what they were taken for; darker is more."""
+    count = len(confusion.classes)
+    figure, axes = _axes(4.2)
+    shares = confusion.counts / np.maximum(confusion.counts.sum(1, keepdims=True), 1)
+    numbered = count <= NUMBERED
+    for (row, column), share in np.ndenumerate(shares):
+        if share == 0:
+            continue
+        side = 0.94 if numbered else 1
+        square = axes.barh(row, side, side, left=column - side / 2, color=_colour(0), alpha=0.12 + 0.88 * share)
+        square[0].set_linewidth(0)
+        if numbered:
+            tone = ON_COLOUR if share > 0.5 else INK
+            axes.text(column, row, str(confusion.counts[row, column]), ha="center", va="center", color=tone)
+    if numbered:
+        axes.set_xticks(np.arange(count), confusion.classes, rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_yticks(np.arange(count), confusion.classes)
+    axes.tick_params(length=0)
+    axes.set_xlim(-0.5, count - 0.5)
+    axes.set_ylim(count - 0.5, -0.5)
+    axes.set_aspect("equal")
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("is")
+    return figure
+
+
+def _axes(height: float = 3.1) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _legend(axes: Axes, names: Sequence[str], ending: str = "") -> None:
+    """Names in their colours above the axes."""
+    at = 0.0
+    entries = [(name, _colour(number)) for number, name in enumerate(names)]
+    for text, colour in [*entries, *([(ending, INK)] if ending else [])]:
+        axes.text(at, 1.02, text, transform=axes.transAxes, color=colour, fontweight="bold", va="bottom")
+        at += 0.025 * len(text) + 0.03
+    # Keeps room above the axes; texts placed by hand are not counted.
+    axes.set_title(" ", fontsize=8.5)
+
+
+def _colour(number: int) -> str:
+    return SERIES[number % len(SERIES)]
+
+
+def _range(values: np.ndarray) -> str:
+    low, high = f"{values.min():.1f}", f"{values.max():.1f}"
+    return low if low == high else f"{low}–{high}"
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure without what a page has no use for: prologue, metadata, namespaces, names of groups, its own font."""
+    stream = io.StringIO()
+    with rc_context({"svg.hashsalt": name}):
+        figure.savefig(stream, format="svg", transparent=True)
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
+    svg = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", "var(--font)", svg)
+    svg = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg)
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return re.sub(r"\n\s*", "\n", svg).strip()

@@ -1,0 +1,336 @@
+"""The commands and keys that scripts may rely on, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import lightcrl
+from lightcrl.cli import app, main
+from lightcrl.data.synthetic import write_class_folder, write_table
+
+RECIPE = """
+[data]
+path = "world/groups.jsonl"
+dev_fraction = 0.3
+
+[encoders.image]
+kind = "image"
+model = "builtin"
+
+[encoders.text]
+kind = "text"
+model = "builtin"
+
+[features]
+folder = "features"
+
+[method]
+dim = 32
+feedforward = 32
+
+[training]
+epochs = 8
+batch_size = 16
+tensorboard = false
+
+[evaluation]
+baselines = ["linear"]
+zero_shot = { data = "shapes", templates = ["a picture of a {}."] }
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A small data set on disk, and a run on it."""
+    folder = tmp_path_factory.mktemp("world")
+    write_table(folder / "world", 90, 0)
+    write_class_folder(folder / "shapes", attribute="shape", per_class=3, seed=1)
+    (folder / "small.toml").write_text(RECIPE)
+    done = lightcrl.run(folder / "small.toml", output=folder / "run")
+    return SimpleNamespace(folder=folder, run=folder / "run", done=done, recipe=folder / "small.toml")
+
+
+def call(*words: object, code: int = 0) -> str:
+    """Run the command line in this process and give what it printed; `code` is the exit code expected."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def shell(*words: object, **given) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lightcrl", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **given)
+
+
+# --- what a run leaves behind ---
+
+
+def test_a_run_leaves_model_logs_figures_and_what_was_set_aside(world):
+    assert {path.name for path in world.run.iterdir()} == {
+        "best",
+        "last",
+        "log.jsonl",
+        "metrics.json",
+        "others",
+        "recipe.json",
+        "rejected.jsonl",
+    }
+    metrics = json.loads((world.run / "metrics.json").read_text())
+    assert [(model["method"], model["seed"]) for model in metrics["models"]] == [("dfe", 0), ("linear", 0)]
+    for model in metrics["models"]:
+        assert {"image_to_text/recall@1", "text_to_image/recall@10", "mean_recall@1"} <= model["retrieval"][
+            "metrics"
+        ].keys()
+        assert model["zero_shot"]["metrics"].keys() == {"top1", "top2", "top3", "top4", "top5"}
+        low, high = model["retrieval"]["interval"]["mean_recall@1"]
+        assert low <= model["retrieval"]["metrics"]["mean_recall@1"] <= high
+
+
+def test_the_same_recipe_again_encodes_and_trains_nothing(world):
+    events = []
+    again = lightcrl.run(world.recipe, output=world.run, tell=events.append)
+    assert [(e["modality"], e["encoded"]) for e in events if e["event"] == "encoded"] == [("image", 0), ("text", 0)]
+    assert not [e for e in events if e["event"] == "step"]
+    assert again.models[0].retrieval == world.done.models[0].retrieval
+
+
+def test_a_changed_encoder_encodes_what_changed_alone(world, tmp_path):
+    events = []
+    set_text = "encoders.text.options={ dim = 256 }"
+    lightcrl.run(world.recipe, [set_text, "evaluation.baselines=[]"], tmp_path, events.append)
+    encoded = {e["modality"]: e["encoded"] for e in events if e["event"] == "encoded"}
+    assert encoded["image"] == 0
+    assert encoded["text"] > 0
+
+
+# --- the contract of the commands ---
+
+
+def test_run_prints_a_table_of_recall(world):
+    output = call("run", world.recipe, "--output", world.run)
+    assert "encoded nothing" in output
+    assert re.search(r"dfe\W+0\W", output)
+    assert re.search(r"linear\W+0\W", output)
+    assert "chance" in output
+
+
+def test_evaluate_retrieval_on_a_table_it_has_never_seen(world, tmp_path):
+    write_table(tmp_path / "new", 30, 5)
+    rows = [json.loads(line) for line in (tmp_path / "new/groups.jsonl").read_text().splitlines()]
+    lines = [{"photo": row["image"], "caption": text} for row in rows for text in row["text"]]
+    (tmp_path / "new/pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ("--data", tmp_path / "new/pairs.jsonl", "--image-column", "photo", "--text-column", "caption")
+    call("evaluate", world.run, "--task", "retrieval", *words, "--json", tmp_path / "out.json")
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["counts"]["image_to_text/queries"] == 30
+    assert found["counts"]["image_to_text/gallery"] <= len(lines)
+    recall = found["metrics"]["image_to_text/recall@1"]
+    assert 0 <= recall <= found["metrics"]["image_to_text/recall@5"] <= 1
+    low, high = found["interval"]["image_to_text/recall@1"]
+    assert low <= recall <= high
+    assert found["metrics"]["mean_recall@1"] > 3 * found["chance"]["mean_recall@1"]
+
+
+def test_evaluate_agrees_with_the_run_on_the_runs_own_dev_split(world, tmp_path):
+    dev = set(lightcrl.Features(_stores(world)).split("dev").names)
+    lines = (world.folder / "world/groups.jsonl").read_text().splitlines()
+    kept = [line for line in lines if json.loads(line)["image"] in dev]
+    (world.folder / "world/dev.jsonl").write_text("".join(f"{line}\n" for line in kept))
+    data = ("--data", world.folder / "world/dev.jsonl")
+    call("evaluate", world.run, "--task", "retrieval", *data, "--json", tmp_path / "out.json")
+    found = json.loads((tmp_path / "out.json").read_text())
+    expected = world.done.models[0].retrieval
+    assert found["metrics"] == pytest.approx(expected.metrics, abs=1e-6)
+
+
+def _stores(world):
+    folders = {path.name.partition("-")[0]: path for path in sorted((world.folder / "features").iterdir())}
+    manifests = {m: json.loads((p / "manifest.json").read_text()) for m, p in folders.items()}
+    assert manifests.keys() == {"image", "text"}
+    chosen = {}
+    for path in (world.folder / "features").iterdir():
+        store = lightcrl.FeatureStore(path)
+        if "train" in store.metadata()["split"].to_pylist():
+            chosen[path.name.partition("-")[0]] = store
+    return chosen
+
+
+def test_evaluate_zero_shot_on_a_class_folder(world, tmp_path):
+    words = ("--data", world.folder / "shapes", "--template", "a picture of a {}.", "--json", tmp_path / "out.json")
+    call("evaluate", world.run, "--task", "zero_shot", *words)
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["metrics"] == pytest.approx(world.done.models[0].zero_shot.metrics)
+    assert found["interval"].keys() == found["metrics"].keys() == {"top1", "top2", "top3", "top4", "top5"}
+
+
+def test_embed_writes_unit_vectors_and_their_ids(world, tmp_path):
+    pictures = sorted((world.folder / "shapes").rglob("*.png"))
+    words = ("--modality", "image", "--input", world.folder / "shapes", "--output", tmp_path / "out.npy")
+    call("embed", world.run, *words)
+    vectors = np.load(tmp_path / "out.npy")
+    assert vectors.shape == (len(pictures), 32)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    ids = json.loads((tmp_path / "out.json").read_text())["ids"]
+    assert ids == [path.relative_to(world.folder / "shapes").as_posix() for path in pictures]
+    direct = lightcrl.load(world.run).encode(pictures, "image")
+    np.testing.assert_allclose(vectors, direct, atol=1e-6)
+    one = ("--modality", "image", "--input", pictures[4], "--output", tmp_path / "one.npy")
+    call("embed", world.run, *one)
+    np.testing.assert_allclose(np.load(tmp_path / "one.npy"), direct[4:5], atol=1e-6)
+
+
+def test_embed_texts_by_line_and_set_aside_what_is_broken(world, tmp_path):
+    (tmp_path / "lines.txt").write_text("a red circle\n\ntwo blue stars\n")
+    call("embed", world.run, "--modality", "text", "--input", tmp_path / "lines.txt", "--output", tmp_path / "t.npy")
+    assert np.load(tmp_path / "t.npy").shape == (2, 32)
+    (tmp_path / "pictures").mkdir()
+    shutil.copy(next((world.folder / "shapes").rglob("*.png")), tmp_path / "pictures/good.png")
+    (tmp_path / "pictures/broken.png").write_bytes(b"not a picture")
+    output = call(
+        "embed", world.run, "--modality", "image", "--input", tmp_path / "pictures", "--output", tmp_path / "p.npy"
+    )
+    assert "set aside: 1 unreadable image" in output
+    assert json.loads((tmp_path / "p.json").read_text())["ids"] == ["good.png"]
+
+
+def test_info_prints_parameters_per_part(world, tmp_path):
+    output = call("info", world.run, "--json", tmp_path / "info.json")
+    parts = json.loads((tmp_path / "info.json").read_text())["parameters"]
+    for part, count in parts.items():
+        assert re.search(rf"{part}\W+{count:,}\W", output)
+    assert f"{sum(parts.values()):,}" in output
+    assert {"stem image", "stem text", "context", "transformer", "logit_scale"} <= parts.keys()
+
+
+def test_version_and_module(world):
+    assert shell("--version").stdout.strip() == f"lightcrl {lightcrl.__version__}"
+
+
+# --- python ---
+
+
+def test_encode_does_not_depend_on_neighbours_or_order(world):
+    embedder = lightcrl.load(world.run)
+    texts = ["a red circle", "two small green stars with stripes at the left", "ring", "a red circle"]
+    together = embedder.encode(texts, "text")
+    np.testing.assert_allclose(together[0], together[3], atol=1e-6)
+    np.testing.assert_allclose(embedder.encode(texts[::-1], "text")[::-1], together, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate([embedder.encode([text], "text") for text in texts]), together, atol=1e-6)
+
+
+def test_encode_says_what_is_wrong(world):
+    embedder = lightcrl.load(world.run)
+    with pytest.raises(lightcrl.LightCRLError, match="no modality 'audio' in this model; it has image, text"):
+        embedder.encode(["x"], "audio")
+    with pytest.raises(lightcrl.LightCRLError, match="item 1: "):
+        embedder.encode(["fine", ""], "text")
+    with pytest.raises(lightcrl.LightCRLError, match="takes a list of items, found one str"):
+        embedder.encode("fine", "text")
+
+
+def test_another_encoder_than_the_models_own_is_refused(world):
+    from lightcrl.embedder import Embedder
+
+    checkpoint = lightcrl.load_checkpoint(world.run)
+    spec = checkpoint.encoders["text"]
+    checkpoint.encoders["text"] = spec.model_copy(update={"options": {"dim": 64}})
+    with pytest.raises(lightcrl.LightCRLError, match=r"has fingerprint \w+, the model was trained with \w+"):
+        Embedder(checkpoint).encode(["x"], "text")
+
+
+# --- mistakes: one clear line, the right exit code ---
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epohcs=3", "unknown key 'training.epohcs'. Did you mean 'epochs'?"),
+        ("data.path=absent.jsonl", "absent.jsonl is not there"),
+        ("data.columns={ text = 'caption' }", "caption"),
+        ("data.columns={ sound = 'image' }", "unknown modality 'sound'"),
+        ("encoders.text.model=./nowhere", "nowhere"),
+        ("encoders.text.model=nobody/nothing", "nobody/nothing"),
+        ("training.batch_size=4096", "training.batch_size is 4096, but only"),
+        ("data.dev_fraction=0.0", "no groups in the dev split"),
+        ("evaluation.split=test", "no groups in split 'test'"),
+        ("evaluation.zero_shot.data=absent", "absent is not there"),
+    ],
+)
+def test_a_users_mistake_is_one_clear_message(world, tmp_path, override, message, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(world.folder)
+    assert message in call("run", world.recipe, "--output", tmp_path / "run", "--set", override, code=1)
+
+
+def test_an_empty_and_a_lonely_data_set_are_refused(world, tmp_path):
+    (tmp_path / "empty.jsonl").write_text("")
+    words = ("run", world.recipe, "--output", tmp_path / "run", "--set")
+    assert "no groups" in call(*words, f"data.path={tmp_path / 'empty.jsonl'}", code=1)
+    line = (world.folder / "world/groups.jsonl").read_text().splitlines()[0]
+    (tmp_path / "one.jsonl").write_text(line + "\n")
+    root = f"data.root={world.folder / 'world'}"
+    output = call(*words, f"data.path={tmp_path / 'one.jsonl'}", "--set", root, code=1)
+    assert re.search("[01] groups in the training split", output)
+
+
+def test_exit_codes_and_no_traceback_unless_asked(world, tmp_path):
+    wrong = shell("run", tmp_path / "absent.toml")
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert wrong.stderr.startswith("error: cannot read the recipe")
+    assert "Traceback" not in wrong.stderr
+    assert "Traceback" in shell("run", tmp_path / "absent.toml", "--debug").stderr
+    assert shell("run").returncode == 2
+    assert shell("evaluate", world.run, "--task", "retrieval").returncode == 2
+
+
+def test_a_folder_that_cannot_be_written_is_named(world, tmp_path):
+    (tmp_path / "file").write_text("")
+    output = call("run", world.recipe, "--output", tmp_path / "file" / "run", code=1)
+    assert "a file stands where a folder is expected" in output
+
+
+def test_an_unknown_task_is_named(world, tmp_path):
+    message = call("evaluate", world.run, "--task", "retreival", "--data", tmp_path, code=1)
+    assert "unknown evaluation task 'retreival'. Did you mean 'retrieval'?" in message
+
+
+def test_an_error_of_our_own_is_said_so(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lightcrl", "info", "x"])
+    monkeypatch.setattr("lightcrl.checkpoint.load_checkpoint", lambda place: 1 / 0)
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 1
+    assert "internal error: ZeroDivisionError: division by zero. Run again with --debug" in capsys.readouterr().err
+
+
+def test_interrupted_it_stops_cleanly_and_goes_on(world, tmp_path):
+    words = ["run", world.recipe, "--output", tmp_path / "run", "--set", "training.epochs=400"]
+    words += ["--set", "evaluation.baselines=[]"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "lightcrl", *map(str, words)]
+    log = tmp_path / "run/log.jsonl"
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline and not (log.exists() and log.read_text().count("evaluation") > 2):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted. What is complete is kept" in error
+    assert "Traceback" not in error
+    epochs = lightcrl.load_checkpoint(tmp_path / "run/last")
+    assert epochs.name == "dfe"
