@@ -16,7 +16,28 @@ from PIL import Image
 from lightcrl.encoders.huggingface import quiet
 from lightcrl.tokens import TokenBatch
 
-WORDS = "a the red blue green dog cat bird runs sits sleeps on under mat roof two three small old and".split()
+WORDS = [
+    "a",
+    "the",
+    "red",
+    "blue",
+    "green",
+    "dog",
+    "cat",
+    "bird",
+    "runs",
+    "sits",
+    "sleeps",
+    "on",
+    "under",
+    "mat",
+    "roof",
+    "two",
+    "three",
+    "small",
+    "old",
+    "and",
+]
 TEXTS = (
     "a red dog runs",
     "the blue bird",
@@ -97,7 +118,9 @@ def fnet(folder: Path) -> Path:
     """It mixes all places without a mask: padding changes what it says."""
     from transformers import FNetConfig
 
-    config = FNetConfig(vocab_size=40, max_position_embeddings=24, hidden_dropout_prob=0.5, initializer_range=0.3, **WIDE)
+    config = FNetConfig(
+        vocab_size=40, max_position_embeddings=24, hidden_dropout_prob=0.5, initializer_range=0.3, **WIDE
+    )
     return save(folder, config, bert_words())
 
 
@@ -105,7 +128,9 @@ def llama(folder: Path) -> Path:
     """A causal model without a padding token."""
     from transformers import LlamaConfig
 
-    config = LlamaConfig(vocab_size=40, max_position_embeddings=24, attention_dropout=0.5, initializer_range=0.3, **WIDE)
+    config = LlamaConfig(
+        vocab_size=40, max_position_embeddings=24, attention_dropout=0.5, initializer_range=0.3, **WIDE
+    )
     return save(folder, config, tokenizer("<s>", None, bos_token="<s>", eos_token="</s>"))
 
 
@@ -204,7 +229,9 @@ def whisper(folder: Path) -> Path:
     ids = {"vocab_size": 40, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
     depth = {"encoder_layers": 4, "decoder_layers": 1, "d_model": 32, "max_source_positions": 50}
     return save(
-        folder, WhisperConfig(**heads, **ids, **depth, dropout=0.5, encoder_layerdrop=0.9), WhisperFeatureExtractor(chunk_length=1)
+        folder,
+        WhisperConfig(**heads, **ids, **depth, dropout=0.5, encoder_layerdrop=0.9),
+        WhisperFeatureExtractor(chunk_length=1),
     )
 
 

@@ -1,6 +1,6 @@
 """The demo: a generated world of pictures, captions and sounds, aligned and measured in a minute or two.
 
-What it leaves in its folder, beside what every run leaves (see `lightcrl.run`):
+What it leaves in its folder, beside what every run leaves (see `lightcrl.pipeline`):
 
     classes/      pictures in folders by shape, for zero-shot classification
     features/     what the built-in encoders said
@@ -27,12 +27,11 @@ from lightcrl.pipeline import Run, Tell, run
 from lightcrl.recipe import Recipe, make_recipe
 from lightcrl.storage import make_folder, whole_file, whole_folder
 
+TITLE = "Pictures, captions and sounds in one space"
 GROUPS = 1500
 PICTURES = 25  # of each class, for zero-shot classification
 PROMPTS = ("a picture of a {}", "there is a {}", "two {}s", "a group of four {}s")
-# Small enough for two cores: an embedding half as wide as usual and eight looks at every caption.
-METHOD = {"name": "dfe", "dim": 128, "feedforward": 256, "dropout": 0.2, "input_dropout": 0.2}
-TRAINING = {"epochs": 8, "batch_size": 128, "tensorboard": False}
+EPOCHS = 10
 
 
 @dataclass(frozen=True)
@@ -52,17 +51,18 @@ class Demo:
     seconds: float
 
 
-def demo_recipe(output: Path | str, *, groups: int = GROUPS, epochs: int = TRAINING["epochs"]) -> Recipe:
+def demo_recipe(output: Path | str, *, groups: int = GROUPS, epochs: int = EPOCHS) -> Recipe:
     """The demo as a recipe; its classes have to be written to `output/classes`."""
     output = Path(output).absolute()
     table: dict[str, Any] = {
         "name": "demo",
         "output": str(output),
-        "data": {"source": "synthetic", "dev_fraction": 0.15, "options": {"groups": groups}},
+        "data": {"source": "synthetic", "dev_fraction": 0.2, "options": {"groups": groups}},
         "encoders": {kind: {"kind": kind, "model": "builtin"} for kind in ("image", "text", "audio")},
         "features": {"folder": str(output / "features")},
-        "method": METHOD,
-        "training": TRAINING | {"epochs": epochs},
+        # Half as wide as usual, for two cores.
+        "method": {"name": "dfe", "dim": 128},
+        "training": {"epochs": epochs, "batch_size": 128, "tensorboard": False},
         "evaluation": {"baselines": ["linear"], "zero_shot": {"data": str(output / "classes"), "templates": PROMPTS}},
     }
     return make_recipe(table)
@@ -73,15 +73,15 @@ def run_demo(
     tell: Tell = lambda event: None,
     *,
     groups: int = GROUPS,
-    epochs: int = TRAINING["epochs"],
+    epochs: int = EPOCHS,
     pictures: int = PICTURES,
 ) -> Demo:
     """Generate, encode, train, measure, and write the page. A second call does nothing twice.
 
     Args:
         output: folder of the demo.
-        tell: called with what happens, as in `lightcrl.run`.
-        groups: scenes in the world; every seventh or so is kept for measuring.
+        tell: called with what happens, as in `lightcrl.pipeline`.
+        groups: scenes in the world; a fifth is kept for measuring.
         epochs: of training.
         pictures: per class, for zero-shot classification.
 
@@ -102,7 +102,7 @@ def run_demo(
     labels = {
         attribute: {name: str(getattr(scene, attribute)) for name, scene in scenes.items()} for attribute in ATTRIBUTES
     }
-    report = gather(done.folder, labels=labels, notes=[_fairness(scenes, recipe)], tell=tell)
+    report = gather(done.folder, title=TITLE, labels=labels, notes=[_fairness(scenes, recipe)], tell=tell)
     example = next(query for query in report.gallery if query.source == "text")
     page = _write(report, done.folder / "report.html")
     return Demo(done, example, page, time.monotonic() - start)
@@ -119,8 +119,8 @@ def _fairness(scenes: Mapping[str, Scene], recipe: Recipe) -> str:
     attributes = ", ".join(f"{len(values)} {attribute}s" for attribute, values in ATTRIBUTES.items())
     return (
         f"The world is generated: scenes drawn from {size:,} possible ones ({attributes}), each as a picture, a sound "
-        "and three captions. Captions vary in wording and order and now and then leave something out, and sounds do not "
-        "tell the background, so a query may fit several scenes while only its own counts as right: no model can reach "
+        "and three captions. Captions vary in wording and order and now and then leave something out, and sounds do "
+        "not tell the background, so a query may fit several scenes while only its own counts as right: no model can reach "
         f"100 %. Of the {len(held_out)} scenes in dev, {alike} look like another one in every attribute, {sound_alike} "
         "sound like another one."
     )

@@ -313,6 +313,8 @@ class _Loop:
         self.method.eval()
         batches = epoch_batches(self.dev_split, self.plan.batch_size, self.spec.items_per_group, self.seed, 0)
         values = [self.loss(batch).item() for batch in batches]
+        if not values:
+            raise TrainingError("the plateau schedule needs a dev split of two groups or more; found fewer.")
         return sum(values) / len(values)
 
     def plateau(self, progress: Progress, dev_loss: float) -> None:

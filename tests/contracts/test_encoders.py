@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import ITEMS, MODELS
 from torch import Tensor
 
 from lightcrl.encoders import Encoder, EncoderSpec, load_encoder
 from lightcrl.encoders.huggingface import HuggingFaceEncoder
 from lightcrl.errors import ItemError
+from tiny import ITEMS, MODELS
 
 MODES: dict[str, dict[str, Any]] = {
     "auto": {},

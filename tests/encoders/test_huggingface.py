@@ -8,10 +8,10 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
+import tiny
 from lightcrl.encoders import Encoder, EncoderSpec, load_encoder
 from lightcrl.encoders import huggingface as hf
 from lightcrl.encoders.huggingface import FILES, content_digest, folder_digest, quiet
@@ -84,7 +84,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(copy):
     save_file(weights, copy / "model.safetensors", {"format": "pt"})
     encoder = text(copy)
     with pytest.raises(EncoderError, match=r"lacks 1 of the model's \d+ weights.*encoder\.layer\.1\.output\.dense"):
-        encoder.dim
+        _ = encoder.dim
 
 
 def test_a_missing_pooler_does_not_matter(copy, bert):
@@ -103,7 +103,7 @@ def test_a_model_of_another_kind_is_refused(kind, missing, bert):
 
 def test_a_broken_config_is_an_encoder_error(copy):
     (copy / "config.json").write_text('{"model_type": "no-such-type"}')
-    with pytest.raises(EncoderError, match="cannot load the model .*no-such-type"):
+    with pytest.raises(EncoderError, match=r"cannot load the model .*no-such-type"):
         text(copy)
 
 
@@ -121,7 +121,7 @@ def test_code_that_comes_with_a_model_is_not_run_unasked(copy, tmp_path):
 def test_random_masking_is_refused(tmp_path):
     encoder = load_encoder(EncoderSpec(kind="image", model=str(tiny.mae(tmp_path))))
     with pytest.raises(EncoderError, match="other hidden states each time"):
-        encoder.dim
+        _ = encoder.dim
 
 
 def test_weights_are_loaded_when_first_needed(bert, monkeypatch):
@@ -240,7 +240,7 @@ def test_a_device_that_is_not_there_is_refused(bert):
 
 def test_layers_that_are_not_there_are_refused(bert):
     with pytest.raises(EncoderError, match="layer 5 of a model with 5 blocks; expected -5 to 4"):
-        text(bert, layers=(5,)).dim
+        _ = text(bert, layers=(5,)).dim
 
 
 def test_options_of_a_transformers_model_are_refused(bert):

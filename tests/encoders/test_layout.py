@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import ragged
 from torch import Tensor
 
 from lightcrl.encoders.layout import (
@@ -21,6 +22,7 @@ from lightcrl.encoders.layout import (
     lay_out,
 )
 from lightcrl.errors import EncoderError
+from samples import ragged
 
 # Three tokens of two numbers; the second item has two.
 VALUES = torch.tensor([[[1.0, 2.0], [3.0, -4.0], [5.0, 8.0]], [[-1.0, -2.0], [-3.0, -6.0], [9.0, 9.0]]])
@@ -79,7 +81,7 @@ def test_narrow_layers_are_filled_up_with_zeros():
 
 
 def test_cls_of_a_model_without_one_is_refused():
-    with pytest.raises(EncoderError, match="no CLS token. Use 'mean'"):
+    with pytest.raises(EncoderError, match=r"no CLS token\. Use 'mean'"):
         lay_out([CAUSAL], "mean+cls")
 
 
@@ -121,7 +123,7 @@ def test_segments_use_every_real_token_once(lengths: list[int], parts: int):
     assert found.lengths.tolist() == [min(length, parts) for length in lengths]
     for item, segments, length in zip(tokens.ragged(), found.ragged(), lengths, strict=True):
         edges = [part * length // len(segments) for part in range(len(segments) + 1)]
-        expected = torch.stack([item[a:b].mean(0) for a, b in zip(edges, edges[1:], strict=False)])
+        expected = torch.stack([item[a:b].mean(0) for a, b in itertools.pairwise(edges)])
         torch.testing.assert_close(segments, expected)
 
 

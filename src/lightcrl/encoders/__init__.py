@@ -93,7 +93,12 @@ def _load_own(spec: EncoderSpec) -> Encoder:
 
 def _make(made: Callable[..., Any], spec: EncoderSpec) -> Any:
     """Call the class with the options, and with the settings that it names; refuse what would be ignored."""
-    signature = inspect.signature(made)
+    try:
+        signature = inspect.signature(made)
+    except (TypeError, ValueError):
+        raise EncoderError(
+            f"{spec.model!r} is {made!r}; expected a class, or a function that makes an encoder."
+        ) from None
     names = ", ".join(signature.parameters) or "nothing"
     default = {name: field.default for name, field in EncoderSpec.model_fields.items()}
     changed = {name: value for name in SETTINGS if (value := getattr(spec, name)) != default[name]}

@@ -73,11 +73,12 @@ class OwnEncoder(Encoder):
                 f"{self.spec.model!r} gave tokens of shape {list(tokens.values.shape)} for {len(prepared)} items; "
                 f"expected [{len(prepared)}, T, {self._dim or 'D'}]."
             )
-        values = tokens.values.detach().float()
-        if not torch.isfinite(values[tokens.mask]).all():
+        # Copies, since what was made in inference mode cannot be used in training.
+        values, mask = tokens.values.detach().to(torch.float32, copy=True), tokens.mask.clone()
+        if not torch.isfinite(values[mask]).all():
             raise EncoderError(f"{self.spec.model!r} gave values that are not finite.")
         self._dim = tokens.dim
-        return TokenBatch(values, tokens.mask)
+        return TokenBatch(values, mask)
 
     def _tokens(self, found: Any) -> TokenBatch:
         values = found if isinstance(found, torch.Tensor) else torch.as_tensor(np.asarray(found))

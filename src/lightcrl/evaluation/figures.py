@@ -70,21 +70,22 @@ def outline(loudness: Sequence[float]) -> str:
 def _recall(report: Report) -> Figure:
     """Bars of R@1 by direction and method, their intervals, and chance."""
     models, directions = report.compared, report.directions
-    figure, axes = _axes(0.85 + 0.2 * len(directions) * (len(models) + 0.8))
+    figure, axes = _axes(0.9 + 0.22 * len(directions) * (len(models) + 0.8))
     height = 0.8 / len(models)
     for at, model in enumerate(models):
         names = [f"{name}/recall@1" for _, _, name in directions]
         values = np.array([model.retrieval.metrics[name] for name in names])
         ends = np.array([model.retrieval.interval[name] for name in names])
         places = np.arange(len(names)) + (at - (len(models) - 1) / 2) * height
-        axes.barh(places, values, height * 0.86, color=_colour(at))
+        axes.barh(places, values, height * 0.86, color=_colour(at), label=model.method)
         axes.hlines(places, ends[:, 0], ends[:, 1], color=INK, linewidth=0.9)
         for place, value, end in zip(places, values, ends[:, 1], strict=True):
             axes.text(end + 0.012, place, f"{100 * value:.1f}", va="center", color=_colour(at), fontsize=7.5)
     chances = np.array([models[0].retrieval.chance[f"{name}/recall@1"] for _, _, name in directions])
-    axes.vlines(chances, np.arange(len(directions)) - 0.48, np.arange(len(directions)) + 0.48, color=INK, linewidth=1.6)
-    _legend(axes, [model.method for model in models], f"| chance {_range(100 * chances)} %")
-    axes.set_yticks(np.arange(len(directions)), [f"{a} → {b}" for a, b, _ in directions])
+    rows = np.arange(len(directions))
+    axes.vlines(chances, rows - 0.48, rows + 0.48, color=INK, linewidth=1.6, label=f"chance {_range(100 * chances)} %")
+    _legend(axes)
+    axes.set_yticks(rows, [f"{a} → {b}" for a, b, _ in directions])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.1)
@@ -154,8 +155,8 @@ def _points(space: Space, by_label: bool) -> Figure:
             axes.text(x, y, label, color=ON_COLOUR, bbox=box, ha="center", va="center", fontweight="bold")
     else:
         for at, name in enumerate(modalities):
-            _scatter(axes, space.points[name], _colour(at), MARKERS[at % len(MARKERS)])
-        _legend(axes, modalities)
+            _scatter(axes, space.points[name], _colour(at), MARKERS[at % len(MARKERS)], name)
+        _legend(axes)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -165,8 +166,8 @@ def _points(space: Space, by_label: bool) -> Figure:
     return figure
 
 
-def _scatter(axes: Axes, points: np.ndarray, colour: str, marker: str) -> None:
-    axes.scatter(points[:, 0], points[:, 1], s=9, color=colour, marker=marker, alpha=0.55, linewidths=0)
+def _scatter(axes: Axes, points: np.ndarray, colour: str, marker: str, name: str | None = None) -> None:
+    axes.scatter(points[:, 0], points[:, 1], s=9, color=colour, marker=marker, alpha=0.55, linewidths=0, label=name)
 
 
 def _confusion(confusion: Confusion) -> Figure:
@@ -197,20 +198,13 @@ def _confusion(confusion: Confusion) -> Figure:
     return figure
 
 
-def _axes(height: float = 3.1) -> tuple[Figure, Axes]:
+def _axes(height: float = 2.6) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
-def _legend(axes: Axes, names: Sequence[str], ending: str = "") -> None:
-    """Names in their colours above the axes."""
-    at = 0.0
-    entries = [(name, _colour(number)) for number, name in enumerate(names)]
-    for text, colour in [*entries, *([(ending, INK)] if ending else [])]:
-        axes.text(at, 1.02, text, transform=axes.transAxes, color=colour, fontweight="bold", va="bottom")
-        at += 0.025 * len(text) + 0.03
-    # Keeps room above the axes; texts placed by hand are not counted.
-    axes.set_title(" ", fontsize=8.5)
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6, handlelength=1, columnspacing=1.6, frameon=False)
 
 
 def _colour(number: int) -> str:

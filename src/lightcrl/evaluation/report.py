@@ -106,6 +106,7 @@ class Report:
 
     Attributes:
         name: of the run.
+        title: of the page.
         version: of LightCRL.
         split: that retrieval, gallery and space are of.
         groups: by split.
@@ -119,6 +120,7 @@ class Report:
     """
 
     name: str
+    title: str
     version: str
     split: str
     groups: Mapping[str, int]
@@ -145,6 +147,7 @@ class Report:
 def gather(
     folder: Path | str,
     *,
+    title: str = "",
     labels: Mapping[str, Mapping[str, str]] | None = None,
     notes: Iterable[str] = (),
     tell: Tell = lambda event: None,
@@ -153,6 +156,7 @@ def gather(
 
     Args:
         folder: of the run.
+        title: of the page, if not the run's name.
         labels: what is known of groups, by what it tells: group name to label. The space is coloured by one.
         notes: remarks on the data.
         tell: called with what happens.
@@ -175,6 +179,7 @@ def gather(
     }
     return Report(
         name=recipe.name,
+        title=title or recipe.name,
         version=__version__,
         split=recipe.evaluation.split,
         groups=dict(Counter(dataset.splits)),
@@ -203,15 +208,15 @@ def render(report: Report) -> str:
         from jinja2 import Environment
         from markupsafe import Markup
 
-        from lightcrl.evaluation import figures
+        from lightcrl.evaluation.figures import draw, outline
     except ImportError as error:
         raise MissingExtraError("the report", "report") from error
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
     environment.filters["count"] = lambda number: f"{number:,}"
     template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))
-    drawn = {name: Markup(svg) for name, svg in figures.draw(report).items()}
-    return template.render(report=report, figures=drawn, outline=figures.outline)
+    drawn = {name: Markup(svg) for name, svg in draw(report).items()}
+    return template.render(report=report, figures=drawn, outline=outline)
 
 
 def _read(folder: Path) -> tuple[Recipe, dict[str, Any]]:

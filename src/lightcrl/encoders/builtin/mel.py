@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightcrl.encoders.audio import LONGEST, read_sound
+from lightcrl.encoders.audio import LONGEST, SHORTEST, read_sound
 from lightcrl.encoders.base import Encoder
+from lightcrl.errors import MissingExtraError
 from lightcrl.tokens import TokenBatch
 
 
@@ -32,12 +33,15 @@ class MelStatistics(Encoder):
     rate = 16_000
 
     def __init__(self, segments: int = 8, max_length: float = LONGEST) -> None:
+        try:
+            from scipy.sparse import csr_array
+        except ImportError as error:
+            raise MissingExtraError("the built-in audio encoder", "builtin") from error
         self.segments, self.max_length = segments, max_length
         self.slots = 6 + segments
-        self._mel = mel_filters(self.dim, 512, self.rate)
-        self._octaves = triangles(
-            np.geomspace(80, self.rate / 2, 2 * self.dim + 2), np.fft.rfftfreq(1024, 1 / self.rate)
-        )
+        octaves = np.geomspace(80, self.rate / 2, 2 * self.dim + 2)
+        self._mel = csr_array(mel_filters(self.dim, 512, self.rate))
+        self._octaves = csr_array(triangles(octaves, np.fft.rfftfreq(1024, 1 / self.rate)))
 
     def describe(self) -> Mapping[str, Any]:
         """Name, version and options."""
@@ -55,7 +59,8 @@ class MelStatistics(Encoder):
             ItemError: see `read_sound`.
         """
         sound = read_sound(raw, self.rate, self.max_length)
-        levels = np.log(_spectra(sound, 400, 160, 512) @ self._mel.T + 1e-3) / 3
+        sound = np.pad(sound, (0, max(0, math.ceil(SHORTEST * self.rate) - len(sound))))
+        levels = np.log((self._mel @ _spectra(sound, 400, 160, 512).T).T + 1e-3) / 3
         changes = np.abs(np.diff(levels, axis=0, append=levels[-1:]))
         parts = [part.mean(0) for part in np.array_split(np.repeat(levels, self.segments, axis=0), self.segments)]
         overall = [levels.mean(0), levels.std(0), levels.max(0), changes.mean(0)]
@@ -71,12 +76,12 @@ class MelStatistics(Encoder):
         loudness = np.abs(np.pad(sound, (0, -len(sound) % step))).reshape(-1, step).mean(1)
         spectrum = np.abs(np.fft.rfft(loudness - loudness.mean())) / max(float(loudness.sum()), 1e-6)
         bands = triangles(np.geomspace(0.5, 250, self.dim + 2), np.fft.rfftfreq(len(loudness), step / self.rate))
-        pulses: np.ndarray = np.sqrt((spectrum**2) @ bands.T)
+        pulses: np.ndarray = np.sqrt((bands * spectrum**2).sum(1))
         return pulses
 
     def _intervals(self, sound: np.ndarray) -> np.ndarray:
         """[64]: autocorrelation of the spectrum over the logarithm of frequency, averaged over the sound."""
-        spectra = np.sqrt(_spectra(sound, 1024, 512, 1024) @ self._octaves.T)
+        spectra = np.sqrt((self._octaves @ _spectra(sound, 1024, 512, 1024).T).T)
         spectra -= spectra.mean(1, keepdims=True)
         power = np.abs(np.fft.rfft(spectra, 4 * self.dim)) ** 2
         correlation: np.ndarray = np.fft.irfft(power.sum(0))[: self.dim]
@@ -85,7 +90,6 @@ class MelStatistics(Encoder):
 
 def _spectra(sound: np.ndarray, width: int, hop: int, points: int) -> np.ndarray:
     """[frames, points / 2 + 1]: magnitudes under Hann windows of `width` samples, `hop` apart."""
-    sound = np.pad(sound, (0, max(0, width - len(sound))))
     window = np.hanning(width + 1)[:-1].astype(np.float32)
     frames = np.lib.stride_tricks.sliding_window_view(sound, width)[::hop]
     return np.abs(np.fft.rfft(frames * window, points))

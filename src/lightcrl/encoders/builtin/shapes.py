@@ -90,7 +90,7 @@ class ShapesAndColours(Encoder):
     def _means(self, maps: np.ndarray) -> np.ndarray:
         """[grid * grid, C]: means over the cells of maps [size, size, C]."""
         step = self.size // self.grid
-        means: np.ndarray = maps.reshape(self.grid, step, self.grid, step, -1).mean((1, 3))
+        means: np.ndarray = maps.reshape(self.grid, step, self.grid, step, -1).mean((1, 3), dtype=np.float64)
         return means.reshape(self.grid**2, -1)
 
     def _histogram(self, codes: Any, bins: int, weights: Any = None) -> np.ndarray:
@@ -123,7 +123,7 @@ class ShapesAndColours(Encoder):
     def _regions(self, rgb: np.ndarray, patterns: Any) -> np.ndarray:
         """Mean and spread of the regions' outlines, their number (up to it, and exactly), texture, area."""
         distance = _from_background(rgb)
-        mask = distance > max(self._threshold(distance), 0.05)
+        mask = distance > max(self._threshold(distance), 0.1)
         # Opening cuts the bridges between regions that all but touch.
         solid = self._open(self._fill(mask))
         labels = self._label(solid, connectivity=1)
