@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from samples import ragged, randn
 
 from lightcrl.checkpoint import Checkpoint, load_checkpoint, load_folder, make_method
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import CheckpointError
 from lightcrl.methods import TokenSpec
 from lightcrl.tokens import TokenBatch
+from samples import ragged, randn
 
 
 def checkpoint(loss: str = "info_nce") -> Checkpoint:
@@ -129,7 +129,7 @@ def test_a_missing_an_added_and_a_reshaped_leaf_are_refused(folder):
 
 def test_a_newer_format_is_refused(folder):
     edit(folder, format=99)
-    with pytest.raises(CheckpointError, match="format is 99, this version reads up to 1. Install a newer lightcrl"):
+    with pytest.raises(CheckpointError, match=r"format is 99, this version reads up to 1\. Install a newer lightcrl"):
         load_folder(folder)
 
 

@@ -121,7 +121,7 @@ def test_an_unknown_key_of_an_encoder_is_named(write):
 
 
 def test_a_file_that_is_not_there_or_not_toml_is_named(write, tmp_path):
-    with pytest.raises(RecipeError, match="cannot read the recipe .*absent.toml: No such file"):
+    with pytest.raises(RecipeError, match=r"cannot read the recipe .*absent\.toml: No such file"):
         load_recipe(tmp_path / "absent.toml")
     with pytest.raises(RecipeError, match="is not TOML"):
         write("[data")

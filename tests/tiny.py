@@ -16,28 +16,7 @@ from PIL import Image
 from lightcrl.encoders.huggingface import quiet
 from lightcrl.tokens import TokenBatch
 
-WORDS = [
-    "a",
-    "the",
-    "red",
-    "blue",
-    "green",
-    "dog",
-    "cat",
-    "bird",
-    "runs",
-    "sits",
-    "sleeps",
-    "on",
-    "under",
-    "mat",
-    "roof",
-    "two",
-    "three",
-    "small",
-    "old",
-    "and",
-]
+VOCABULARY = "a the red blue green dog cat bird runs sits sleeps on under mat roof two three small old and"
 TEXTS = (
     "a red dog runs",
     "the blue bird",
@@ -93,7 +72,7 @@ def tokenizer(first: str | None, last: str | None, **special: str) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     names = ["<unk>", *dict.fromkeys(special.values())]
-    made = Tokenizer(models.WordLevel({word: n for n, word in enumerate(names + WORDS)}, unk_token="<unk>"))
+    made = Tokenizer(models.WordLevel({word: n for n, word in enumerate(names + VOCABULARY.split())}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     around = [token for token in (first, last) if token]
     if around:

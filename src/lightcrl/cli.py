@@ -16,7 +16,7 @@ from lightcrl.errors import LightCRLError
 class Commands(TyperGroup):
     """Turns what goes wrong in a command into one message and an exit code: 1 the user's error, 130 interrupted."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command; with `--debug` its errors pass through."""
         try:
             return super().invoke(ctx)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from worlds import Digits, numbers
 
 from lightcrl.errors import DataError, StorageError, TooManyRejectedError
 from lightcrl.features import FeatureStore, extract
 from lightcrl.features.store import complete_shard
+from worlds import Digits, numbers
 
 
 def stored(store: FeatureStore) -> dict[str, np.ndarray]:
