@@ -17,7 +17,7 @@ import torch
 from lightcrl import training
 from lightcrl.checkpoint import Checkpoint, load_folder, make_method
 from lightcrl.encoders.base import EncoderSpec
-from lightcrl.errors import CheckpointError, DivergedError, TrainingError
+from lightcrl.errors import CheckpointError, DivergedError, StorageError, TrainingError
 from lightcrl.features import Features
 from lightcrl.logs import read_log
 from lightcrl.recipe import TrainingSpec
@@ -43,7 +43,9 @@ def spec(**given: object) -> TrainingSpec:
 
 def fit(data: Features, folder: Path, *, seed: int = 0, report=lambda event: None, method="dfe", **given) -> Trained:
     settings = spec(**given)
-    options = {"dim": 16, **({"feedforward": 16} if method == "dfe" else {})}
+    options = {"dim": 16, "input_dropout": 0.1}
+    if method == "dfe":
+        options |= {"feedforward": 16, "dropout": 0.1, "key_dropout": 0.1}
     checkpoint = Checkpoint(
         make_method(method, data.specs, options, settings.loss, seed),
         name=method,
@@ -69,7 +71,7 @@ def same(left: Path, right: Path) -> None:
 
 
 def test_it_learns(tmp_path):
-    done = fit(features(tmp_path / "f"), tmp_path / "run", epochs=30)
+    done = fit(features(tmp_path / "f"), tmp_path / "run", epochs=30, label_smoothing=0.0)
     assert done.result.metrics["mean_recall@1"] > 0.9
     assert done.result.metrics["mean_recall@1"] == done.progress.best
     assert losses(tmp_path / "run")[-1] < 0.3 * losses(tmp_path / "run")[0]
@@ -303,3 +305,21 @@ def test_the_log_says_what_was_trained(tmp_path):
     start = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[0])
     assert start["parameters"]["stem image"] == 5 * 16 + 16
     assert start["steps"] == 6 * start["steps_per_epoch"]
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_later(tmp_path, monkeypatch):
+    data, real, left = features(tmp_path / "f"), Path.write_bytes, [5]
+
+    def write_bytes(self, content):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device", str(self))
+        return real(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    with pytest.raises(StorageError, match="the disk is full"):
+        fit(data, tmp_path / "run")
+    monkeypatch.undo()
+    fit(data, tmp_path / "whole")
+    assert fit(data, tmp_path / "run").resumed_at > 0
+    same(tmp_path / "whole", tmp_path / "run")

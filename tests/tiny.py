@@ -72,7 +72,9 @@ def tokenizer(first: str | None, last: str | None, **special: str) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     names = ["<unk>", *dict.fromkeys(special.values())]
-    made = Tokenizer(models.WordLevel({word: n for n, word in enumerate(names + VOCABULARY.split())}, unk_token="<unk>"))
+    made = Tokenizer(
+        models.WordLevel({word: n for n, word in enumerate(names + VOCABULARY.split())}, unk_token="<unk>")
+    )
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     around = [token for token in (first, last) if token]
     if around:

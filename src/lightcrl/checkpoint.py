@@ -19,7 +19,7 @@ import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lightcrl import __version__
@@ -27,7 +27,7 @@ from lightcrl.encoders.base import EncoderSpec, fingerprint
 from lightcrl.errors import CheckpointError
 from lightcrl.losses import LOGIT_BIAS_START, LOGIT_SCALE_START
 from lightcrl.methods import METHODS, Method, TokenSpec
-from lightcrl.storage import recover_folder, whole_folder, write_json
+from lightcrl.storage import clear_errors, recover_folder, whole_folder, write_json
 
 FORMAT = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -99,8 +99,9 @@ class Checkpoint(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         state = {leaf: tensor.detach().cpu().contiguous() for leaf, tensor in self.method.state_dict().items()}
-        save_file(state, save_directory / WEIGHTS, metadata={"format": "pt"})
-        (save_directory / CARD).write_text(model_card(self), encoding="utf-8")
+        with clear_errors(save_directory):
+            (save_directory / WEIGHTS).write_bytes(save(state, metadata={"format": "pt"}))
+            (save_directory / CARD).write_text(model_card(self), encoding="utf-8")
         write_json(save_directory / CONFIG, self.config())
 
     @classmethod

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightcrl.storage import whole_file
+from lightcrl.storage import clear_errors, whole_file
 
 Report = Callable[[Mapping[str, Any]], None]
 """Called with every line of the log."""
@@ -17,7 +17,7 @@ class Log:
     """log.jsonl, cut back to where the run goes on from, and TensorBoard beside it."""
 
     def __init__(self, folder: Path, step: int, tensorboard: bool, report: Report) -> None:
-        path = folder / "log.jsonl"
+        self._path = path = folder / "log.jsonl"
         kept = [line for line in _lines(path) if _happened(json.loads(line), step)] if step and path.exists() else []
         with whole_file(path) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")
@@ -34,8 +34,10 @@ class Log:
             self._writer.close()
 
     def write(self, event: Mapping[str, Any]) -> None:
-        self._stream.write(json.dumps(event) + "\n")
-        self._stream.flush()
+        """Add a line."""
+        with clear_errors(self._path):
+            self._stream.write(json.dumps(event) + "\n")
+            self._stream.flush()
         if self._writer is not None:
             for name, value in event.items():
                 if isinstance(value, float):

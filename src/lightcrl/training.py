@@ -23,7 +23,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from lightcrl.checkpoint import Checkpoint, load_folder
@@ -339,7 +339,7 @@ class _Loop:
         state = json.dumps({"identity": identity, "progress": asdict(progress)})
         with whole_folder(folder / "last") as fresh:
             self.checkpoint._save_pretrained(fresh)
-            save_file(moments, fresh / "state.safetensors", metadata={"state": state})
+            (fresh / "state.safetensors").write_bytes(save(moments, metadata={"state": state}))
 
 
 def _loss(spec: TrainingSpec) -> Loss:

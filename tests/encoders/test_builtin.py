@@ -17,7 +17,7 @@ from lightcrl.encoders.builtin.mel import mel_filters, triangles
 from lightcrl.errors import EncoderError, ItemError, MissingExtraError
 
 RATE = 16_000
-TRAIN, TEST = 400, 150
+TRAIN, TEST = 300, 150
 
 RAW: dict[str, Callable[[Scene, int], object]] = {
     "text": lambda scene, seed: describe(scene, np.random.default_rng(seed)),

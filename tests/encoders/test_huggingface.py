@@ -118,6 +118,14 @@ def test_code_that_comes_with_a_model_is_not_run_unasked(copy, tmp_path):
     assert not mark.exists()
 
 
+def test_hidden_states_that_are_not_finite_are_refused(copy):
+    weights = load_file(copy / "model.safetensors")
+    weights["encoder.layer.2.output.dense.bias"][0] = torch.inf
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(EncoderError, match="not finite in float32"):
+        _ = text(copy).dim
+
+
 def test_random_masking_is_refused(tmp_path):
     encoder = load_encoder(EncoderSpec(kind="image", model=str(tiny.mae(tmp_path))))
     with pytest.raises(EncoderError, match="other hidden states each time"):

@@ -18,6 +18,7 @@ import numpy as np
 
 from lightcrl.data.files import name_below
 from lightcrl.errors import DataError, EmptyDatasetError, ItemError, TooManyRejectedError
+from lightcrl.storage import whole_file
 
 
 def digest(*parts: bytes | str) -> str:
@@ -302,7 +303,8 @@ def write_rejected(rejected: Iterable[Rejection], path: Path) -> None:
         json.dumps({"source": r.source, "modality": r.modality, "reason": r.reason, "detail": r.detail})
         for r in rejected
     ]
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    with whole_file(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 Cells = Mapping[str, Mapping[str, Item]]

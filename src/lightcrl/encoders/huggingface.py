@@ -27,7 +27,7 @@ from lightcrl.tokens import TokenBatch
 FORMAT = 1
 
 # What decides a model's output, all at the top of its folder. Pickled weights are never among them.
-FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
+FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.safetensors")
 CODE = ("*.py",)
 
 # Weights that hidden states do not depend on: heads, and tokens that only training puts in.
@@ -109,12 +109,12 @@ class HuggingFaceEncoder(Encoder):
                 self._loaded = self._load()
             return self._loaded
 
-    @cached_property
+    @property
     def dim(self) -> int:  # type: ignore[override]
         """D, the width of a token."""
         return self.loaded.dim
 
-    @cached_property
+    @property
     def slots(self) -> int:  # type: ignore[override]
         """Tokens per item with a meaning of their own."""
         return self.loaded.slots
@@ -197,6 +197,11 @@ class HuggingFaceEncoder(Encoder):
                 alone = self._run(network, accepts, [short])
             except Exception as error:  # Whatever the model's code may raise.
                 raise EncoderError(f"{self.spec.model!r} does not work as {self.kind} encoder: {error}") from error
+            if not all(torch.isfinite(block.values).all() for block in alone):
+                raise EncoderError(
+                    f"{self.spec.model!r} gives hidden states that are not finite in {self.spec.dtype}. Where the "
+                    "weights are sound, dtype = 'bfloat16' or 'float32' helps."
+                )
             if not _alike(alone, self._run(network, accepts, [short])):
                 raise EncoderError(
                     f"{self.spec.model!r} gives other hidden states each time for the same item (random masking?), "
@@ -254,8 +259,8 @@ def _alike(alone: Sequence[Layer], batch: Sequence[Layer]) -> bool:
         if mine.shape != theirs.shape:
             return False
         tolerance = 1e-4 if mine.dtype == torch.float32 else 5e-2
-        size, error = (mine.float().norm(dim=-1), (mine.float() - theirs.float()).norm(dim=-1))
-        if not error.max() <= tolerance * size.mean():
+        error = (mine.float() - theirs.float()).norm(dim=-1).max()
+        if error > tolerance * mine.float().norm(dim=-1).mean():
             return False
     return True
 
