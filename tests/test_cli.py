@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -334,3 +335,29 @@ def test_interrupted_it_stops_cleanly_and_goes_on(world, tmp_path):
     assert "Traceback" not in error
     epochs = lightcrl.load_checkpoint(tmp_path / "run/last")
     assert epochs.name == "dfe"
+
+
+def test_evaluate_takes_only_the_modalities_whose_columns_are_given(tmp_path):
+    """A model of three modalities is measured on two."""
+    overrides = ["data.options.groups=60", "training.epochs=1", f"features.folder={tmp_path / 'features'}"]
+    recipe = Path(__file__).parents[1] / "recipes/world.toml"
+    lightcrl.run(recipe, overrides, tmp_path / "run")
+    write_table(tmp_path / "new", 12, 5)
+    words = ("--data", tmp_path / "new/groups.jsonl", "--column", "audio=audio", "--text-column", "text")
+    call("evaluate", tmp_path / "run", "--task", "retrieval", *words, "--json", tmp_path / "out.json")
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert {name.partition("/")[0] for name in found["counts"]} == {"audio_to_text", "text_to_audio"}
+
+
+def test_a_class_of_ones_own_is_found_where_one_stands(world, tmp_path):
+    (tmp_path / "my_lab.py").write_text(
+        "import numpy as np\n"
+        "class Letters:\n"
+        "    def encode(self, items):\n"
+        "        return np.stack([np.bincount([ord(c) % 31 for c in item], minlength=31) for item in items]) * 1.0\n"
+    )
+    words = ["run", world.recipe, "--output", "run", "--set", "encoders.text.model=my_lab:Letters"]
+    words += ["--set", "evaluation.baselines=[]", "--set", "training.epochs=1"]
+    done = shell(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert lightcrl.load_checkpoint(tmp_path / "run").encoders["text"].model == "my_lab:Letters"

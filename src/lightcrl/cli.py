@@ -51,6 +51,8 @@ Features = Annotated[Path | None, typer.Option(help="Folder of the feature store
 
 def main() -> None:
     """Run the command line: 0 is success, 1 the user's error, 2 wrong usage, 130 interrupted."""
+    # Your own classes may lie where you are.
+    sys.path.append(str(Path.cwd()))
     # `--debug` may stand anywhere.
     words = sys.argv[1:]
     debug = "--debug" in words
@@ -109,7 +111,9 @@ def evaluate(
     json: Json = None,
     image_column: Annotated[str | None, typer.Option(help="Column of the modality `image`.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the modality `text`.")] = None,
-    column: Annotated[list[str] | None, typer.Option(help="modality=COLUMN, for any modality.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="modality=COLUMN. Where columns are given, only their modalities are used.")
+    ] = None,
     key: Annotated[str | None, typer.Option(help="Column whose equal values make rows one group.")] = None,
     template: Annotated[
         list[str] | None, typer.Option(help="Prompt with {} for the class name; may be repeated.")
@@ -136,12 +140,13 @@ def evaluate(
             )
             result, rejected = prepared(embedder.method), list(prepared.rejected)
         else:
-            columns = dict(embedder.checkpoint.recipe.get("data", {}).get("columns", {}))
-            columns |= {name: found for name, found in (("image", image_column), ("text", text_column)) if found}
-            columns |= _pairs(column, "--column")
+            given = {name: found for name, found in (("image", image_column), ("text", text_column)) if found}
+            given |= _pairs(column, "--column")
+            # Without a word on columns: all modalities, as the recipe has them.
+            columns = given or dict(embedder.checkpoint.recipe.get("data", {}).get("columns", {}))
             result, rejected = retrieval_on(
                 embedder.method,
-                {name: embedder.encoder(name) for name in embedder.modalities},
+                {name: embedder.encoder(name) for name in given or embedder.modalities},
                 _data_spec(embedder, data, columns, key),
                 store,
                 live.tell,
