@@ -22,7 +22,7 @@ LAYERS = (
     ("fusion", "methods"),
     ("features",),
     ("recipe", "sampling", "logs", "evaluation.base", "evaluation.metrics"),
-    ("checkpoint", "evaluation"),
+    ("plan", "checkpoint", "evaluation"),
     ("training", "embedder", "evaluation.tasks"),
     ("pipeline",),
     ("evaluation.space", "evaluation.figures", "evaluation.gallery", "evaluation.report"),

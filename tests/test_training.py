@@ -20,8 +20,9 @@ from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import CheckpointError, DivergedError, StorageError, TrainingError
 from lightcrl.features import Features
 from lightcrl.logs import read_log
+from lightcrl.plan import bfloat16_pays, learning_rate, make_plan
 from lightcrl.recipe import TrainingSpec
-from lightcrl.training import Trained, learning_rate, make_plan, train
+from lightcrl.training import Trained, train
 from samples import make_features, make_split, randn
 
 GROUPS = 48
@@ -37,7 +38,14 @@ def features(folder: Path) -> Features:
 
 
 def spec(**given: object) -> TrainingSpec:
-    settings = {"epochs": 6, "batch_size": 8, "tensorboard": False, "learning_rate": 0.01, "weight_decay": 0.01}
+    settings = {
+        "epochs": 6,
+        "batch_size": 8,
+        "tensorboard": False,
+        "precision": "float32",
+        "learning_rate": 0.01,
+        "weight_decay": 0.01,
+    }
     return TrainingSpec(**{**settings, **given})  # type: ignore[arg-type]
 
 
@@ -323,3 +331,11 @@ def test_a_full_disk_is_said_and_the_run_goes_on_later(tmp_path, monkeypatch):
     fit(data, tmp_path / "whole")
     assert fit(data, tmp_path / "run").resumed_at > 0
     same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_bfloat16_is_taken_where_it_pays(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert bfloat16_pays(cpu=True, batch_size=256)
+    assert not bfloat16_pays(cpu=True, batch_size=255)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "amx_bf16": False})
+    assert not bfloat16_pays(cpu=True, batch_size=1024)

@@ -26,9 +26,10 @@ from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.evaluation.tasks import ZeroShot
 from lightcrl.features import Features, extract
 from lightcrl.features.embed import embed_split
+from lightcrl.plan import make_plan
 from lightcrl.recipe import MethodSpec, Recipe, load_recipe, parse
 from lightcrl.storage import make_folder, write_json
-from lightcrl.training import make_plan, train
+from lightcrl.training import train
 
 Tell = Callable[[Mapping[str, Any]], None]
 """Called with what happens: events `data`, `encode`, `encoded`, `start`, `step`, `evaluation`, `trained`."""

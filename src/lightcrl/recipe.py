@@ -103,7 +103,8 @@ class TrainingSpec(BaseModel):
         clip: greatest norm of the gradient; 0 leaves it as it is.
         patience: stop after this many evaluations without a better dev mean R@1; 0 never stops early.
         evaluate_every: epochs between two evaluations on dev.
-        precision: `"auto"` takes bfloat16 on GPUs that have it, float32 elsewhere.
+        precision: of the forward pass; `"auto"` takes bfloat16 where the GPU, or the CPU for batches of 256 and more,
+            multiplies in it.
         device: `"auto"` takes the GPU when there is one.
         tensorboard: write TensorBoard logs beside log.jsonl (extra `tensorboard`).
     """

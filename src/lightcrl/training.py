@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -36,8 +35,9 @@ from lightcrl.features.table import Features, Split
 from lightcrl.logs import Log, Report
 from lightcrl.losses import LOSSES, Loss, info_nce, over_pairs
 from lightcrl.methods import Method
+from lightcrl.plan import Plan, bfloat16_pays, learning_rate, make_plan
 from lightcrl.recipe import TrainingSpec
-from lightcrl.sampling import Batch, count_batches, epoch_batches
+from lightcrl.sampling import Batch, epoch_batches
 from lightcrl.storage import make_folder, recover_folder, whole_folder
 from lightcrl.tokens import TokenBatch
 
@@ -77,23 +77,6 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a spec comes to for the data at hand.
-
-    Attributes:
-        batch_size: groups per step.
-        epochs: at most.
-        steps: at most.
-        steps_per_epoch: the same for every epoch.
-    """
-
-    batch_size: int
-    epochs: int
-    steps: int
-    steps_per_epoch: int
-
-
-@dataclass(frozen=True)
 class Trained:
     """A finished training.
 
@@ -110,42 +93,6 @@ class Trained:
     progress: Progress
     plan: Plan
     resumed_at: int = field(default=0)
-
-
-def make_plan(spec: TrainingSpec, split: Split) -> Plan:
-    """Batch size, epochs and steps for a training split.
-
-    `"auto"`: the batch is a quarter of the groups, at least 16 and at most 1,024; epochs are as many as make 600 steps,
-    at least 20 and at most 100.
-
-    Raises:
-        TrainingError: fewer than two groups, or a batch larger than the data.
-    """
-    present = np.stack([members.counts > 0 for members in split.members.values()])
-    usable = int((present.sum(0) >= 2).sum())
-    if usable < 2:
-        raise TrainingError(
-            f"{usable} groups with items of two modalities in the training split; a contrastive loss needs two or more."
-        )
-    batch_size = min(1024, max(16, usable // 4), usable) if spec.batch_size == "auto" else spec.batch_size
-    if batch_size > usable:
-        raise TrainingError(
-            f"training.batch_size is {batch_size}, but only {usable} groups of the training split have items of two "
-            'modalities. Give at most that, or "auto".'
-        )
-    per_epoch = count_batches(split, batch_size, spec.items_per_group)
-    epochs = min(100, max(20, round(600 / per_epoch))) if spec.epochs == "auto" else spec.epochs
-    return Plan(batch_size, epochs, epochs * per_epoch, per_epoch)
-
-
-def learning_rate(spec: TrainingSpec, step: int, steps: int) -> float:
-    """A step's share of the peak rate: a linear rise, then half a cosine to zero, or 1 for the plateau schedule."""
-    rising = round(spec.warmup * steps)
-    if step < rising:
-        return (step + 1) / rising
-    if spec.schedule == "plateau":
-        return 1.0
-    return (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
 
 
 def train(
@@ -178,7 +125,7 @@ def train(
     train_split, dev_split = features.split("train"), features.split("dev")
     plan = make_plan(spec, train_split)
     features = features.in_memory()
-    accelerator = _accelerator(spec)
+    accelerator = _accelerator(spec, plan.batch_size)
     method = checkpoint.method
     settings = spec.model_dump(mode="json", exclude={"device", "tensorboard"})
     identity = fingerprint([checkpoint.config()["method"], settings, seed, _fingerprints(features)])
@@ -348,13 +295,11 @@ def _loss(spec: TrainingSpec) -> Loss:
     return partial(info_nce, label_smoothing=0.1 if spec.label_smoothing == "auto" else spec.label_smoothing)
 
 
-def _accelerator(spec: TrainingSpec) -> Accelerator:
+def _accelerator(spec: TrainingSpec, batch_size: int) -> Accelerator:
     # Accelerate keeps one precision per process; several trainings in one process may differ.
     AcceleratorState._reset_state(reset_partial_state=True)
     cpu = spec.device == "cpu" or (spec.device == "auto" and not torch.cuda.is_available())
-    bfloat16 = spec.precision == "bfloat16" or (
-        spec.precision == "auto" and not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    )
+    bfloat16 = spec.precision == "bfloat16" or (spec.precision == "auto" and bfloat16_pays(cpu, batch_size))
     accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if bfloat16 else "no")
     if accelerator.num_processes > 1:
         raise TrainingError(f"launched as {accelerator.num_processes} processes, expected one. Launch it plainly.")

@@ -1,0 +1,75 @@
+"""What a training spec comes to for the data and the machine at hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lightcrl.errors import TrainingError
+from lightcrl.features.table import Split
+from lightcrl.recipe import TrainingSpec
+from lightcrl.sampling import count_batches
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a spec comes to for the data at hand.
+
+    Attributes:
+        batch_size: groups per step.
+        epochs: at most.
+        steps: at most.
+        steps_per_epoch: the same for every epoch.
+    """
+
+    batch_size: int
+    epochs: int
+    steps: int
+    steps_per_epoch: int
+
+
+def make_plan(spec: TrainingSpec, split: Split) -> Plan:
+    """Batch size, epochs and steps for a training split.
+
+    `"auto"`: the batch is a quarter of the groups, at least 16 and at most 1,024; epochs are as many as make 600 steps,
+    at least 20 and at most 100.
+
+    Raises:
+        TrainingError: fewer than two groups, or a batch larger than the data.
+    """
+    present = np.stack([members.counts > 0 for members in split.members.values()])
+    usable = int((present.sum(0) >= 2).sum())
+    if usable < 2:
+        raise TrainingError(
+            f"{usable} groups with items of two modalities in the training split; a contrastive loss needs two or more."
+        )
+    batch_size = min(1024, max(16, usable // 4), usable) if spec.batch_size == "auto" else spec.batch_size
+    if batch_size > usable:
+        raise TrainingError(
+            f"training.batch_size is {batch_size}, but only {usable} groups of the training split have items of two "
+            'modalities. Give at most that, or "auto".'
+        )
+    per_epoch = count_batches(split, batch_size, spec.items_per_group)
+    epochs = min(100, max(20, round(600 / per_epoch))) if spec.epochs == "auto" else spec.epochs
+    return Plan(batch_size, epochs, epochs * per_epoch, per_epoch)
+
+
+def learning_rate(spec: TrainingSpec, step: int, steps: int) -> float:
+    """A step's share of the peak rate: a linear rise, then half a cosine to zero, or 1 for the plateau schedule."""
+    rising = round(spec.warmup * steps)
+    if step < rising:
+        return (step + 1) / rising
+    if spec.schedule == "plateau":
+        return 1.0
+    return (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
+
+
+def bfloat16_pays(cpu: bool, batch_size: int) -> bool:
+    """Whether the machine multiplies in bfloat16 itself, and the products are large enough to gain by it."""
+    if not cpu:
+        return bool(torch.cuda.is_bf16_supported())
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return batch_size >= 256 and bool(able.get("avx512_bf16") or able.get("amx_bf16"))
