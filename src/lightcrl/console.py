@@ -7,10 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -27,6 +28,9 @@ from lightcrl.data.base import Rejection
 from lightcrl.evaluation.base import Result
 from lightcrl.pipeline import Model, Run
 from lightcrl.recipe import Recipe
+
+if TYPE_CHECKING:
+    from lightcrl.demo import Demo
 
 console = Console()
 
@@ -99,9 +103,7 @@ class Live:
         total = self._steps or None
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total, note="")
-        note = (
-            f"loss {event['loss']:.3f} rate {event['learning_rate']:.1e} scale {event['logit_scale']:.1f}{self._recall}"
-        )
+        note = f"loss {event['loss']:.3f} rate {event['learning_rate']:.1e} scale {event['logit_scale']:.1f}"
         self._progress.update(self._tasks[name], completed=event["step"] + 1, note=note + self._recall)
 
     def _on_evaluation(self, event: Mapping[str, Any]) -> None:
@@ -117,34 +119,60 @@ class Live:
 def print_run(run: Run, recipe: Recipe) -> None:
     """The table of a run: every model, then mean and deviation over seeds."""
     names = _shown(run.models[0].retrieval)
-    chance = run.models[0].retrieval.chance
-    zero_shot = run.models[0].zero_shot is not None
+    zero_shot = run.models[0].zero_shot
     table = Table(title=f"{recipe.name}: {recipe.evaluation.split} split, 95 % intervals over groups")
-    for heading in ("method", "seed", "trained", "seconds"):
-        table.add_column(heading, justify="left" if heading == "method" else "right")
-    for name in names:
-        table.add_column(name.replace("/", "\n"), justify="right")
-    if zero_shot:
-        table.add_column("zero-shot\ntop1", justify="right")
+    table.add_column("method", no_wrap=True)
+    table.add_column("seed", justify="right", no_wrap=True)
+    for name in names + ["zero-shot/top1"] * bool(zero_shot):
+        table.add_column(_heading(name), justify="right", no_wrap=True)
     by_method: dict[str, list[Model]] = defaultdict(list)
     for model in run.models:
         by_method[model.method].append(model)
     for method, models in by_method.items():
+        parameters = f"{method}\n[dim]{models[0].parameters / 1e6:.2f} M[/dim]"
         for model in models:
-            cells = [_with_interval(model.retrieval, name) for name in names]
-            cells += [_with_interval(model.zero_shot, "top1")] if model.zero_shot else []
-            table.add_row(method, str(model.seed), f"{model.parameters:,}", f"{model.seconds:.0f}", *cells)
+            figures = [(model.retrieval, name) for name in names] + [(model.zero_shot, "top1")] * bool(zero_shot)
+            cells = [_with_interval(result, name) for result, name in figures if result]
+            table.add_row(parameters, f"{model.seed}\n[dim]{model.seconds:.0f} s[/dim]", *cells)
         if len(models) > 1:
             cells = [_over_seeds([model.retrieval for model in models], name) for name in names]
-            cells += (
-                [_over_seeds([model.zero_shot for model in models if model.zero_shot], "top1")] if zero_shot else []
-            )
-            table.add_row(method, "mean", "", "", *cells, style="bold", end_section=True)
-    cells = [f"{chance[name]:.4f}" for name in names]
-    cells += [f"{run.models[0].zero_shot.chance['top1']:.3f}"] if run.models[0].zero_shot else []
-    table.add_row("chance", "", "", "", *cells, style="dim")
+            if zero_shot:
+                cells.append(_over_seeds([model.zero_shot for model in models if model.zero_shot], "top1"))
+            table.add_row(method, "mean", *cells, style="bold", end_section=True)
+    chance = [run.models[0].retrieval.chance[name] for name in names] + (
+        [zero_shot.chance["top1"]] if zero_shot else []
+    )
+    table.add_row("chance", "", *(f"{value:.3f}" for value in chance), style="dim")
     console.print(table)
-    console.print(f"model, logs and figures: {run.folder}")
+    console.print(f"model, logs and figures: {run.folder}", soft_wrap=True)
+
+
+def print_demo(done: Demo) -> None:
+    """What the demo came to: every direction beside the baseline and chance, a query with its results, the page."""
+    models = done.run.models
+    own = models[0].retrieval
+    directions = [name for name in own.metrics if name.endswith("/recall@1")]
+    table = Table(title="recall@1 on scenes never trained on")
+    table.add_column("query to result")
+    for heading in (*(model.method for model in models), "chance"):
+        table.add_column(heading, justify="right")
+    for name in (*directions, "mean_recall@1"):
+        what = name.removesuffix("/recall@1").replace("_to_", " to ") if "/" in name else "mean"
+        cells = [_with_interval(model.retrieval, name) for model in models]
+        table.add_row(what, *cells, f"{own.chance[name]:.3f}", end_section=name == directions[-1])
+    if (zero_shot := models[0].zero_shot) is not None:
+        table.add_section()
+        cells = [_with_interval(model.zero_shot, "top1") for model in models if model.zero_shot]
+        table.add_row(f"zero-shot, {zero_shot.counts['classes']} classes", *cells, f"{zero_shot.chance['top1']:.3f}")
+    console.print(table)
+    example = done.example
+    console.print(f'\n"{escape(example.item.text)}" finds these pictures, told by their captions:')
+    for one in (*example.found, *([example.answer] if example.answer else [])):
+        mark = "[green]right[/green]" if one.right else "     "
+        console.print(f" {one.place:3}. {one.score:.2f} {mark} {escape(one.item.text)}", soft_wrap=True)
+    console.print(f"\nmodel, logs and figures: {done.run.folder} ({done.seconds:.0f} s in all)", soft_wrap=True)
+    page = done.page or "left out; it needs pip install 'lightcrl[report]'"
+    console.print(f"report: {page}", soft_wrap=True, markup=False)
 
 
 def print_result(result: Result, rejected: Sequence[Rejection]) -> None:
@@ -201,6 +229,13 @@ def _shown(result: Result) -> list[str]:
     """R@1 of every direction with two modalities, else the mean alone, to fit a terminal."""
     directions = [name for name in result.metrics if name.endswith("/recall@1")]
     return ["mean_recall@1", *(directions if len(directions) <= 2 else [])]
+
+
+def _heading(name: str) -> str:
+    """A metric's name on two lines, narrow enough for a terminal of 80 columns."""
+    what, _, measure = name.rpartition("/")
+    measure = measure.replace("mean_recall@", "mean R@").replace("recall@", "R@")
+    return f"{what.replace('_to_', ' to ')}\n{measure}" if what else f"\n{measure}"
 
 
 def _with_interval(result: Result, name: str) -> str:

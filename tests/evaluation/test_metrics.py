@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lightcrl.errors import ShapeError
 from lightcrl.evaluation import metrics
-from lightcrl.evaluation.metrics import bootstrap_interval, hits, mean_interval, median_rank, ranks
+from lightcrl.evaluation.metrics import bootstrap_interval, hits, mean_interval, median_interval, median_rank, ranks
 from samples import randn, units
 
 
@@ -209,3 +209,26 @@ def test_the_interval_narrows_with_the_root_of_the_data():
         low, high = mean_interval(randn(groups).numpy().astype(float), np.arange(groups))
         widths.append(high - low)
     assert widths[0] / widths[1] == pytest.approx(2, rel=0.25)
+
+
+def test_the_interval_of_a_median_covers_the_true_one_and_draws_whole_groups():
+    generator = np.random.default_rng(0)
+    covered = 0
+    for trial in range(150):
+        values = generator.exponential(size=80)
+        low, high = median_interval(values, np.arange(80), samples=300, seed=trial)
+        covered += low <= np.log(2) <= high
+    assert 0.88 <= covered / 150 <= 0.99
+    # Five copies of every value in one group tell no more than one.
+    values = generator.exponential(size=60)
+    alone = median_interval(values, np.arange(60))
+    copies = median_interval(np.repeat(values, 5), np.repeat(np.arange(60), 5))
+    assert copies == pytest.approx(alone, rel=0.15)
+
+
+def test_the_interval_of_a_median_does_not_depend_on_how_it_is_cut(monkeypatch):
+    values, groups = np.random.default_rng(1).random(40), np.arange(40) // 2
+    whole = bootstrap_interval(lambda weights: weights.mean(1) * 0 + weights[:, 0], 20, samples=50)
+    parts = bootstrap_interval(lambda weights: weights.mean(1) * 0 + weights[:, 0], 20, width=5_000_000, samples=50)
+    assert whole == parts
+    assert median_interval(values, groups) == median_interval(values[::-1], groups[::-1])

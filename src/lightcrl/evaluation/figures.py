@@ -30,7 +30,7 @@ MARKERS = ("o", "^", "s", "D", "v", "P")
 STYLE = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
-    "font.size": 8.5,
+    "font.size": 9,
     "text.color": INK,
     "axes.edgecolor": RULE,
     "axes.labelcolor": MUTED,
@@ -44,6 +44,14 @@ STYLE = {
     "xtick.labelcolor": MUTED,
     "ytick.labelcolor": MUTED,
     "lines.linewidth": 1.8,
+}
+ABOUT = {
+    "recall": "Bars of recall@1 by direction and method",
+    "loss": "Training loss by step",
+    "learning": "Mean recall@1 on dev by step",
+    "modalities": "Embeddings on two axes, by modality",
+    "labels": "Embeddings on two axes, by label",
+    "confusion": "Right classes against those taken for",
 }
 WIDTH = 4.7  # inches: text keeps its size on a phone
 PARTS = 120  # points of a loss curve
@@ -143,16 +151,18 @@ def _points(space: Space, by_label: bool) -> Figure:
     figure, axes = _axes(4.2)
     modalities = list(space.points)
     if by_label:
+        middles = []
         known = sorted(set(chain.from_iterable(space.labels.values())) - {""})
         for at, label in enumerate(known):
             here = {name: space.points[name][np.array(space.labels[name]) == label] for name in modalities}
             for number, points in enumerate(here.values()):
                 _scatter(axes, points, _colour(at), MARKERS[number % len(MARKERS)])
-        for at, label in enumerate(known):
-            every = np.concatenate([space.points[name][np.array(space.labels[name]) == label] for name in modalities])
+            middles.append(np.median(np.concatenate(list(here.values())), 0))
+        for at, (x, y) in enumerate(_apart(np.array(middles))):
             box = {"boxstyle": "round,pad=0.25", "facecolor": _colour(at), "edgecolor": "none"}
-            x, y = np.median(every, 0)
-            axes.text(x, y, label, color=ON_COLOUR, bbox=box, ha="center", va="center", fontweight="bold")
+            axes.text(
+                x, y, known[at], color=ON_COLOUR, bbox=box, ha="center", va="center", fontweight="bold", fontsize=8
+            )
     else:
         for at, name in enumerate(modalities):
             _scatter(axes, space.points[name], _colour(at), MARKERS[at % len(MARKERS)], name)
@@ -164,6 +174,18 @@ def _points(space: Space, by_label: bool) -> Figure:
         axes.spines[side].set_visible(True)
         (axes.set_xlabel if side == "bottom" else axes.set_ylabel)(f"{name} principal axis ({share:.0%} of variance)")
     return figure
+
+
+def _apart(places: np.ndarray) -> np.ndarray:
+    """Places [n, 2] of labels, those that would cover each other pushed upwards."""
+    wide, high = 0.22 * np.ptp(places[:, 0]), 0.11 * np.ptp(places[:, 1])
+    moved = places.copy()
+    order = np.argsort(places[:, 1])
+    for rank, at in enumerate(order):
+        for other in order[:rank]:
+            if abs(moved[at, 0] - moved[other, 0]) < wide:
+                moved[at, 1] = max(moved[at, 1], moved[other, 1] + high)
+    return moved
 
 
 def _scatter(axes: Axes, points: np.ndarray, colour: str, marker: str, name: str | None = None) -> None:
@@ -204,7 +226,19 @@ def _axes(height: float = 2.6) -> tuple[Figure, Axes]:
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6, handlelength=1, columnspacing=1.6, frameon=False)
+    """Names above the axes, what bars and points stand for before lines."""
+    handles, names = axes.get_legend_handles_labels()
+    order = sorted(range(len(names)), key=lambda at: names[at].startswith("chance"))
+    axes.legend(
+        [handles[at] for at in order],
+        [names[at] for at in order],
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=len(names),
+        handlelength=1,
+        columnspacing=1.6,
+        frameon=False,
+    )
 
 
 def _colour(number: int) -> str:
@@ -228,7 +262,9 @@ def _svg(figure: Figure, name: str) -> str:
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     svg = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", "var(--font)", svg)
-    svg = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg)
+    svg = re.sub(
+        r'<svg [^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{ABOUT[name]}">', svg
+    )
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, variable)
     return re.sub(r"\n\s*", "\n", svg).strip()

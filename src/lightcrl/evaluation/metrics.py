@@ -87,16 +87,23 @@ def hits(counts: np.ndarray, k: int) -> np.ndarray:
     return 1.0 - miss
 
 
-def median_rank(counts: np.ndarray) -> float:
-    """Median over queries of the best positive's rank (1 is first), the middle of its tie."""
+def best_ranks(counts: np.ndarray) -> np.ndarray:
+    """[Q] rank of each query's best positive (1 is first), the middle of its tie, from `ranks`' counts."""
     better, wrong, right = counts.T
-    return float(np.median(better + 1 + wrong / (right + 1)))
+    middle: np.ndarray = better + 1 + wrong / (right + 1)
+    return middle
+
+
+def median_rank(counts: np.ndarray) -> float:
+    """Median over queries of the best positive's rank."""
+    return float(np.median(best_ranks(counts)))
 
 
 def bootstrap_interval(
     statistic: Callable[[np.ndarray], np.ndarray],
     groups: int,
     *,
+    width: int = 0,
     samples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -106,6 +113,7 @@ def bootstrap_interval(
     Args:
         statistic: from weights [S, groups] (how often each group was drawn) to values [S].
         groups: how many there are.
+        width: numbers that `statistic` holds per sample, if more than `groups`; keeps memory bounded.
         samples: S, how often to draw.
         seed: of the draws.
         level: share of the draws inside the interval.
@@ -116,7 +124,7 @@ def bootstrap_interval(
     generator = np.random.default_rng(seed)
     values = []
     # In parts, so that weights of a million groups need no gigabytes.
-    part = max(1, min(samples, 20_000_000 // max(groups, 1)))
+    part = max(1, min(samples, 20_000_000 // max(groups, width, 1)))
     for start in range(0, samples, part):
         drawn = min(part, samples - start)
         weights = np.stack([np.bincount(generator.integers(0, groups, groups), minlength=groups) for _ in range(drawn)])
@@ -132,3 +140,18 @@ def mean_interval(values: np.ndarray, groups: np.ndarray, *, samples: int = 1000
     sums = np.bincount(codes, weights=values)
     sizes = np.bincount(codes).astype(np.float64)
     return bootstrap_interval(lambda weights: weights @ sums / (weights @ sizes), len(sums), samples=samples, seed=seed)
+
+
+def median_interval(
+    values: np.ndarray, groups: np.ndarray, *, samples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of the (lower) median of `values` [N], drawing whole `groups` [N]."""
+    names, codes = np.unique(groups, return_inverse=True)
+    order = np.argsort(values, kind="stable")
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        drawn = weights[:, codes[order]].cumsum(1)
+        medians: np.ndarray = values[order][(drawn >= drawn[:, -1:] / 2).argmax(1)]
+        return medians
+
+    return bootstrap_interval(statistic, len(names), width=len(values), samples=samples, seed=seed)

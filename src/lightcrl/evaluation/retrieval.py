@@ -15,7 +15,15 @@ from torch import Tensor
 
 from lightcrl.errors import EmptyDatasetError
 from lightcrl.evaluation.base import Result
-from lightcrl.evaluation.metrics import bootstrap_interval, hits, mean_interval, median_rank, ranks
+from lightcrl.evaluation.metrics import (
+    best_ranks,
+    bootstrap_interval,
+    hits,
+    mean_interval,
+    median_interval,
+    median_rank,
+    ranks,
+)
 
 KS = (1, 5, 10)
 
@@ -70,6 +78,7 @@ class Retrieval:
                 result.interval[f"{name}/recall@{k}"] = mean_interval(hit, groups)
                 result.chance[f"{name}/recall@{k}"] = _chance([len(found) for found in answers], size, k)
             result.metrics[f"{name}/median_rank"] = median_rank(counts)
+            result.interval[f"{name}/median_rank"] = median_interval(best_ranks(counts), groups)
             result.counts[f"{name}/queries"], result.counts[f"{name}/gallery"] = len(queries), size
             first.append((hits(counts, 1), groups))
         result.metrics["mean_recall@1"] = float(np.mean([hit.mean() for hit, _ in first]))

@@ -151,7 +151,7 @@ class FeatureStore:
         self._check_sizes()
         self._first_row = np.cumsum([0, *(shard.rows for shard in self._shards)])
         self.rows = int(self._first_row[-1])
-        self._arrays = [self._map(number) for number in range(len(self._shards))]
+        self._arrays: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         if memory:
             self._load()
 
@@ -183,14 +183,14 @@ class FeatureStore:
         """Tokens of the items at `rows` [B] in that order, padded to the longest among them, in the stored dtype."""
         rows = np.asarray(rows)
         shards = np.searchsorted(self._first_row, rows, side="right") - 1
-        if len(self._arrays) == 1 or (len(rows) and (shards == shards[0]).all()):
+        if len(self._first_row) == 2 or (len(rows) and (shards == shards[0]).all()):
             shard = int(shards[0]) if len(rows) else 0
-            return _gather(self._arrays[shard], rows - self._first_row[shard])
+            return _gather(self._shard(shard), rows - self._first_row[shard])
         parts = []
         order = []
         for shard in np.unique(shards):
             chosen = np.flatnonzero(shards == shard)
-            parts.extend(_gather(self._arrays[shard], rows[chosen] - self._first_row[shard]).ragged())
+            parts.extend(_gather(self._shard(shard), rows[chosen] - self._first_row[shard]).ragged())
             order.append(chosen)
         back = np.argsort(np.concatenate(order))
         return TokenBatch.from_ragged([parts[number] for number in back])
@@ -198,7 +198,7 @@ class FeatureStore:
     def sequence(self, row: int) -> np.ndarray:
         """Tokens [T, D] of one item, as stored."""
         shard = int(np.searchsorted(self._first_row, row, side="right") - 1)
-        values, offsets = self._arrays[shard]
+        values, offsets = self._shard(shard)
         local = row - self._first_row[shard]
         return np.asarray(values[offsets[local] : offsets[local + 1]])
 
@@ -228,6 +228,13 @@ class FeatureStore:
                         "manifest.json and run the recipe again: that shard alone is made anew."
                     )
 
+    def _shard(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Values and offsets of a shard, mapped when first asked for."""
+        number = int(number)
+        if number not in self._arrays:
+            self._arrays[number] = self._map(number)
+        return self._arrays[number]
+
     def _map(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         # An empty .npy cannot be memory-mapped.
         empty = self._shards[number].tokens == 0
@@ -239,10 +246,14 @@ class FeatureStore:
     def _load(self) -> None:
         """Hold everything in one piece, checked on the way in."""
         self.verify()
-        values = [values for values, _ in self._arrays]
-        first_token = np.cumsum([0, *(len(part) for part in values)])
-        offsets = [offsets[:-1] + first for (_, offsets), first in zip(self._arrays, first_token, strict=False)]
-        self._arrays = [(np.concatenate(values), np.concatenate([*offsets, first_token[-1:]]))] if values else []
+        parts = [self._shard(number) for number in range(len(self._shards))]
+        if not parts:
+            return
+        first_token = np.cumsum([0, *(len(values) for values, _ in parts)])
+        offsets = [offsets[:-1] + first for (_, offsets), first in zip(parts, first_token, strict=False)]
+        self._arrays = {
+            0: (np.concatenate([values for values, _ in parts]), np.concatenate([*offsets, first_token[-1:]]))
+        }
         self._first_row = np.array([0, self.rows])
 
 

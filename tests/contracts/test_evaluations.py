@@ -1,0 +1,84 @@
+"""What every evaluation promises, whichever it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lightcrl.evaluation import EVALUATIONS, Result
+from lightcrl.evaluation.retrieval import evaluate as retrieval
+from lightcrl.evaluation.zero_shot import evaluate as zero_shot
+from samples import units
+
+COUNT, CLASSES = 60, 6
+
+
+def retrieval_on(vectors: torch.Tensor, order: np.ndarray) -> Result:
+    """Pictures `vectors`, captions the first of them; picture i belongs with caption i mod CLASSES."""
+    captions = np.stack([np.arange(CLASSES)] * 2, 1)
+    pictures = np.stack([np.arange(COUNT), order % CLASSES], 1)
+    return retrieval({"image": vectors[order], "text": vectors[:CLASSES]}, {"image": pictures, "text": captions})
+
+
+def zero_shot_on(vectors: torch.Tensor, order: np.ndarray) -> Result:
+    return zero_shot(vectors[order], order % CLASSES, vectors[:CLASSES])
+
+
+CASES = {"retrieval": retrieval_on, "zero_shot": zero_shot_on}
+FIRST = {"retrieval": "image_to_text/recall@1", "zero_shot": "top1"}
+
+
+def test_every_evaluation_has_a_case():
+    assert CASES.keys() == FIRST.keys() == set(EVALUATIONS)
+    assert all(callable(EVALUATIONS.load(name)) for name in EVALUATIONS)
+
+
+@pytest.fixture(params=sorted(CASES))
+def name(request):
+    return request.param
+
+
+def perfect() -> torch.Tensor:
+    return units(CLASSES, 8).float().repeat(COUNT // CLASSES, 1)
+
+
+def test_right_embeddings_score_one_and_constant_ones_chance(name):
+    found = CASES[name](perfect(), np.arange(COUNT))
+    assert found.metrics[FIRST[name]] == 1.0
+    assert found.interval[FIRST[name]] == (1.0, 1.0)
+    constant = CASES[name](perfect()[:1].repeat(COUNT, 1), np.arange(COUNT))
+    for metric, chance in constant.chance.items():
+        assert constant.metrics[metric] == pytest.approx(chance)
+
+
+def test_random_embeddings_score_about_chance(name):
+    values = [
+        CASES[name](units(COUNT, 8, seed=seed).float(), np.arange(COUNT)).metrics[FIRST[name]] for seed in range(40)
+    ]
+    # The captions are pictures themselves, a tenth of all, and find themselves.
+    assert np.mean(values) == pytest.approx(0.1 + 0.9 / CLASSES, abs=0.04)
+
+
+def test_the_order_of_items_does_not_matter(name):
+    vectors = units(COUNT, 8, seed=2).float()
+    shuffled = CASES[name](vectors, np.random.default_rng(0).permutation(COUNT))
+    assert shuffled.metrics == pytest.approx(CASES[name](vectors, np.arange(COUNT)).metrics)
+
+
+def test_every_fraction_has_an_interval_around_it_and_a_chance(name):
+    found = CASES[name](units(COUNT, 8, seed=3).float(), np.arange(COUNT))
+    assert found.interval.keys() == found.metrics.keys()
+    for metric, value in found.metrics.items():
+        low, high = found.interval[metric]
+        assert low <= value <= high
+        if not metric.endswith("median_rank"):
+            assert 0 <= low <= high <= 1
+            assert 0 < found.chance[metric] <= 1
+
+
+def test_a_result_survives_json(name):
+    import json
+
+    found = CASES[name](units(COUNT, 8, seed=4).float(), np.arange(COUNT))
+    assert Result.from_json(json.loads(json.dumps(found.to_json()))) == found
