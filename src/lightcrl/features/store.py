@@ -187,13 +187,16 @@ class FeatureStore:
             shard = int(shards[0]) if len(rows) else 0
             return _gather(self._shard(shard), rows - self._first_row[shard])
         parts = []
-        order = []
         for shard in np.unique(shards):
             chosen = np.flatnonzero(shards == shard)
-            parts.extend(_gather(self._shard(shard), rows[chosen] - self._first_row[shard]).ragged())
-            order.append(chosen)
-        back = np.argsort(np.concatenate(order))
-        return TokenBatch.from_ragged([parts[number] for number in back])
+            parts.append((chosen, _gather(self._shard(shard), rows[chosen] - self._first_row[shard])))
+        longest = max(part.values.shape[1] for _, part in parts)
+        values = torch.zeros(len(rows), longest, self.dim, dtype=parts[0][1].values.dtype)
+        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for chosen, part in parts:
+            values[chosen, : part.values.shape[1]] = part.values
+            mask[chosen, : part.values.shape[1]] = part.mask
+        return TokenBatch(values, mask)
 
     def sequence(self, row: int) -> np.ndarray:
         """Tokens [T, D] of one item, as stored."""
