@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
@@ -31,6 +32,7 @@ STYLE = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 9,
+    "text.parse_math": False,
     "text.color": INK,
     "axes.edgecolor": RULE,
     "axes.labelcolor": MUTED,
@@ -60,7 +62,9 @@ NUMBERED = 16  # most classes whose confusion is told in numbers
 
 def draw(report: Report) -> dict[str, str]:
     """Every figure of a report by name, as `<svg>`."""
-    with rc_context(STYLE):
+    with rc_context(STYLE), warnings.catch_warnings():
+        # The browser has the letters of all languages, the font that places are reckoned with has not.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         drawn = {"recall": _recall(report), "loss": _loss(report), "learning": _learning(report)}
         drawn["modalities"] = _points(report.space, by_label=False)
         if report.space.label:
@@ -251,14 +255,13 @@ def _range(values: np.ndarray) -> str:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """The figure without what a page has no use for: prologue, metadata, namespaces, names of groups, its own font."""
+    """The figure without what a page has no use for: prologue, metadata, styles for all, namespaces, its own font."""
     stream = io.StringIO()
     with rc_context({"svg.hashsalt": name}):
         figure.savefig(stream, format="svg", transparent=True)
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     svg = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", "var(--font)", svg)
