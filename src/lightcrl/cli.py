@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,6 +52,8 @@ Features = Annotated[Path | None, typer.Option(help="Folder of the feature store
 
 def main() -> None:
     """Run the command line: 0 is success, 1 the user's error, 2 wrong usage, 130 interrupted."""
+    # Threads that spin while they wait for each other take ten times as long on busy cores (docs/LOG.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Your own classes may lie where you are.
     sys.path.append(str(Path.cwd()))
     # `--debug` may stand anywhere.

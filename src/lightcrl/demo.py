@@ -12,13 +12,10 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from lightcrl.data.base import draw_split
 from lightcrl.data.synthetic import ATTRIBUTES, Scene, write_class_folder
@@ -100,8 +97,7 @@ def run_demo(
     if not classes.exists():
         with whole_folder(classes) as fresh:
             write_class_folder(fresh, "shape", pictures)
-    with _one_thread():
-        done = run(recipe, tell=tell)
+    done = run(recipe, tell=tell)
     scenes = {f"scene-{number:06}": nth_scene(0, number) for number in range(groups)}
     labels = {
         attribute: {name: str(getattr(scene, attribute)) for name, scene in scenes.items()} for attribute in ATTRIBUTES
@@ -110,19 +106,6 @@ def run_demo(
     example = next(query for query in report.gallery if query.source == "text")
     page = _write(report, done.folder / "report.html")
     return Demo(done, example, page, time.monotonic() - start)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Matrices of this size leave little to share, and threads that wait for each other spin: on busy cores that takes
-    ten times as long.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _fairness(scenes: Mapping[str, Scene], recipe: Recipe) -> str:

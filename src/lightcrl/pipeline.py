@@ -23,8 +23,8 @@ from lightcrl.encoders.base import Encoder
 from lightcrl.errors import DataError, TrainingError
 from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.retrieval import Retrieval
-from lightcrl.evaluation.tasks import ZeroShot
-from lightcrl.features import Features, extract
+from lightcrl.evaluation.tasks import ZeroShot, encode_modality
+from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
 from lightcrl.plan import make_plan
 from lightcrl.recipe import MethodSpec, Recipe, load_recipe, parse
@@ -86,34 +86,17 @@ def prepare(recipe: Recipe, tell: Tell = lambda event: None) -> tuple[Features, 
     encoders, stores = {}, {}
     for modality, spec in recipe.encoders.items():
         encoders[modality] = load_encoder(spec)
-        done = extract(
+        done = encode_modality(
             encoders[modality],
             dataset,
             modality,
-            recipe.features.folder,
-            dtype=recipe.features.dtype,
+            recipe.features,
+            tell,
             strict=recipe.data.strict,
             max_rejected=recipe.data.max_rejected,
-            workers=recipe.features.workers,
-            progress=lambda at, total, modality=modality: tell(  # type: ignore[misc]
-                {"event": "encode", "modality": modality, "done": at, "total": total}
-            ),
         )
         stores[modality] = done.store
         rejected += done.rejected
-        tell(
-            {
-                "event": "encoded",
-                "modality": modality,
-                "items": done.store.rows,
-                "encoded": done.encoded,
-                "copied": done.copied,
-                "kept": done.kept,
-                "rejected": dict(Counter(one.reason for one in done.rejected)),
-                "folder": str(done.store.folder),
-                "bytes": done.store.nbytes,
-            }
-        )
     return Features(stores), encoders, rejected
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from lightcrl.errors import EmptyDatasetError, ItemError, ModalityError
 from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.evaluation.zero_shot import TEMPLATES, class_vectors, evaluate, prompts
-from lightcrl.features import Features, FeatureStore, extract
+from lightcrl.features import Extraction, Features, FeatureStore, extract
 from lightcrl.features.embed import embed_rows, embed_split
 from lightcrl.methods import Method
 from lightcrl.recipe import FeaturesSpec, ZeroShotSpec
@@ -47,8 +48,9 @@ def retrieval_on(
     rejected = list(dataset.rejected)
     stores = {}
     for modality, encoder in encoders.items():
-        stores[modality], aside = _extract(encoder, dataset, modality, features, data.max_rejected, tell)
-        rejected += aside
+        done = encode_modality(encoder, dataset, modality, features, tell, max_rejected=data.max_rejected)
+        stores[modality] = done.store
+        rejected += done.rejected
     opened = Features(stores)
     vectors, links = embed_split(method, opened, opened.split("test"))
     return Retrieval(links)(vectors), rejected
@@ -102,9 +104,9 @@ class ZeroShot:
         if not files:
             raise EmptyDatasetError(f"{spec.data} has no {kind} files; expected <class>/<file> for modality {media!r}.")
         dataset = _file_dataset(files, Path(spec.data), media)
-        store, aside = _extract(encoders[media], dataset, media, features, 0.2, tell)
+        done = encode_modality(encoders[media], dataset, media, features, tell)
         # The group of a file is its number, so that labels follow from the store's own metadata.
-        table = store.metadata()
+        table = done.store.metadata()
         labels = np.array([files[int(group)][1] for group in table["group"].to_pylist()], dtype=np.int64)
         classes = tuple(readable_class(name) for name in names)
         templates = spec.templates or TEMPLATES[encoders[media].kind]
@@ -116,9 +118,8 @@ class ZeroShot:
             for sequence in encoders[text].encode(prepared[start : start + size]).to("cpu", torch.float32).ragged()
         ]
         rows = table["row"].to_numpy()
-        return cls(
-            media, store, rows, labels, classes, text, TokenBatch.from_ragged(tokens), (*dataset.rejected, *aside)
-        )
+        rejected = (*dataset.rejected, *done.rejected)
+        return cls(media, done.store, rows, labels, classes, text, TokenBatch.from_ragged(tokens), rejected)
 
     def __call__(self, method: Method) -> Result:
         """Top-1 to top-5 accuracy."""
@@ -163,17 +164,39 @@ def _file_dataset(files: list[tuple[Path, int]], root: Path, modality: str) -> D
     return Dataset(names, ["test"] * len(files), {modality: items}, {modality: np.array(sorted(links))}, rejected)
 
 
-def _extract(
-    encoder: Encoder, dataset: Dataset, modality: str, features: FeaturesSpec, max_rejected: float, tell: Tell
-) -> tuple[FeatureStore, list[Rejection]]:
+def encode_modality(
+    encoder: Encoder,
+    dataset: Dataset,
+    modality: str,
+    features: FeaturesSpec,
+    tell: Tell,
+    *,
+    strict: bool = False,
+    max_rejected: float = 0.2,
+) -> Extraction:
+    """`extract` as a recipe's `[features]` table has it, its progress told as events `encode` and `encoded`."""
     done = extract(
         encoder,
         dataset,
         modality,
         features.folder,
         dtype=features.dtype,
+        strict=strict,
         max_rejected=max_rejected,
         workers=features.workers,
         progress=lambda at, total: tell({"event": "encode", "modality": modality, "done": at, "total": total}),
     )
-    return done.store, done.rejected
+    tell(
+        {
+            "event": "encoded",
+            "modality": modality,
+            "items": done.store.rows,
+            "encoded": done.encoded,
+            "copied": done.copied,
+            "kept": done.kept,
+            "rejected": dict(Counter(one.reason for one in done.rejected)),
+            "folder": str(done.store.folder),
+            "bytes": done.store.nbytes,
+        }
+    )
+    return done
