@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+
+# Before torch is loaded, for the programs that tests start as well: on busy cores, spinning threads stall each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 from hypothesis import settings
 

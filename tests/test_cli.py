@@ -361,3 +361,11 @@ def test_a_class_of_ones_own_is_found_where_one_stands(world, tmp_path):
     done = shell(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert lightcrl.load_checkpoint(tmp_path / "run").encoders["text"].model == "my_lab:Letters"
+
+
+def test_a_checkpoint_cannot_make_you_run_its_encoders_code(world):
+    checkpoint = lightcrl.load_checkpoint(world.run)
+    spec = checkpoint.encoders["text"]
+    checkpoint.encoders["text"] = spec.model_copy(update={"trust_remote_code": True})
+    with pytest.raises(lightcrl.LightCRLError, match=r"runs code that comes with it\. If you trust its authors"):
+        lightcrl.Embedder(checkpoint).encode(["x"], "text")

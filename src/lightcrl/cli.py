@@ -47,6 +47,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="Write the figures her
 Encoders = Annotated[
     list[str] | None, typer.Option("--encoder", help="modality=FOLDER, where an encoder lies now, if it has moved.")
 ]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model's encoders.")]
 Features = Annotated[Path | None, typer.Option(help="Folder of the feature stores; by default that of the recipe.")]
 
 
@@ -123,6 +124,7 @@ def evaluate(
     ] = None,
     modality: Annotated[str | None, typer.Option(help="Whose items the class folders hold.")] = None,
     encoder: Encoders = None,
+    trust_remote_code: Trust = False,
     features: Features = None,
 ) -> None:
     """Measure a model on raw files that it has never seen."""
@@ -132,7 +134,7 @@ def evaluate(
     from lightcrl.recipe import ZeroShotSpec, parse
 
     EVALUATIONS[task]
-    embedder = _load(checkpoint, encoder)
+    embedder = _load(checkpoint, encoder, trust_remote_code)
     store = _features(embedder, features)
     with console.Live() as live:
         if task == "zero_shot":
@@ -168,6 +170,7 @@ def embed(
         Path, typer.Option(help="Where to write the vectors, as .npy [N, d]; ids go beside it as .json.")
     ],
     encoder: Encoders = None,
+    trust_remote_code: Trust = False,
 ) -> None:
     """Embed a file, the files of a folder or the lines of a text file."""
     import numpy as np
@@ -176,7 +179,7 @@ def embed(
     from lightcrl.data.loose import loose_items
     from lightcrl.storage import make_folder, whole_file
 
-    embedder = _load(checkpoint, encoder)
+    embedder = _load(checkpoint, encoder, trust_remote_code)
     items = loose_items(input, embedder.encoder(modality).kind)
     vectors, rejected = embedder.encode_some(items, modality)
     kept = ~np.isnan(vectors).any(1)
@@ -215,10 +218,10 @@ def demo(
     console.print_demo(done)
 
 
-def _load(place: str, encoders: list[str] | None) -> Any:
+def _load(place: str, encoders: list[str] | None, trust_remote_code: bool) -> Any:
     from lightcrl.embedder import load
 
-    return load(place, encoders=_pairs(encoders, "--encoder"))
+    return load(place, encoders=_pairs(encoders, "--encoder"), trust_remote_code=trust_remote_code)
 
 
 def _features(embedder: Any, folder: Path | None) -> Any:

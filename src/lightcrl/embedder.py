@@ -28,13 +28,14 @@ class Embedder:
         checkpoint: the method and what it was trained with.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str = "auto") -> None:
-        """Put the checkpoint's method on a device; `"auto"` takes the GPU when there is one."""
+    def __init__(self, checkpoint: Checkpoint, *, device: str = "auto", trust_remote_code: bool = False) -> None:
+        """Put the checkpoint's method on a device; for the arguments see `load`."""
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.checkpoint = checkpoint
         self.method = checkpoint.method.to(device).eval()
         self.device = torch.device(device)
+        self._trusted = trust_remote_code
         self._encoders: dict[str, Encoder] = {}
 
     @property
@@ -63,16 +64,23 @@ class Embedder:
 
         Raises:
             ModalityError: the model has no such modality.
-            EncoderError: the encoder found is not the one that the model was trained with.
+            EncoderError: the encoder found is not the one that the model was trained with, or runs code that comes
+                with it and is not trusted.
         """
         if modality not in self.checkpoint.encoders:
             raise ModalityError(f"no modality {modality!r} in this model; it has {', '.join(self.modalities)}.")
         if modality not in self._encoders:
-            encoder = load_encoder(self.checkpoint.encoders[modality])
+            spec = self.checkpoint.encoders[modality]
+            if spec.trust_remote_code and not self._trusted:
+                raise EncoderError(
+                    f"the encoder of {modality!r} ({spec.model}) runs code that comes with it. If you trust its "
+                    "authors, say trust_remote_code=True (--trust-remote-code)."
+                )
+            encoder = load_encoder(spec)
             expected = self.checkpoint.fingerprints[modality]
             if encoder.fingerprint != expected:
                 raise EncoderError(
-                    f"the encoder of {modality!r} ({self.checkpoint.encoders[modality].model}) has fingerprint "
+                    f"the encoder of {modality!r} ({spec.model}) has fingerprint "
                     f"{encoder.fingerprint}, the model was trained with {expected}. Expected the same weights and "
                     "settings; give the right folder with --encoder, or train again."
                 )
@@ -134,13 +142,21 @@ class Embedder:
         return vectors
 
 
-def load(place: Path | str, *, device: str = "auto", encoders: Mapping[str, Path | str] | None = None) -> Embedder:
+def load(
+    place: Path | str,
+    *,
+    device: str = "auto",
+    encoders: Mapping[str, Path | str] | None = None,
+    trust_remote_code: bool = False,
+) -> Embedder:
     """The embedder of a run's folder, a checkpoint's folder or a hub id.
 
     Args:
         place: folder or hub id.
         device: `"auto"` takes the GPU when there is one.
         encoders: where encoders lie now, by modality, if not where they lay in training.
+        trust_remote_code: let encoders whose recipe said so run the code that comes with them. A checkpoint from
+            elsewhere cannot say it for you.
 
     Raises:
         CheckpointError: nothing is there, or it is torn, tampered with or of a newer format.
@@ -150,4 +166,4 @@ def load(place: Path | str, *, device: str = "auto", encoders: Mapping[str, Path
         if modality not in checkpoint.encoders:
             raise ModalityError(f"no modality {modality!r} in this model; it has {', '.join(checkpoint.encoders)}.")
         checkpoint.encoders[modality] = checkpoint.encoders[modality].model_copy(update={"model": str(model)})
-    return Embedder(checkpoint, device=device)
+    return Embedder(checkpoint, device=device, trust_remote_code=trust_remote_code)
