@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from lightcrl.methods.base import Method, MethodOptions, TokenSpec
 from lightcrl.tokens import TokenBatch
+
+
+class ConVIRTOptions(MethodOptions):
+    """Options of ConVIRT: those of every method. Two layers want less input dropout than one (docs/LOG.md)."""
+
+    input_dropout: float = Field(default=0.2, ge=0, lt=1)
 
 
 class ConVIRT(Method):
@@ -15,6 +23,8 @@ class ConVIRT(Method):
 
     The paper's loss (lambda 0.75, temperature 0.1) is a choice of the recipe, not of this head.
     """
+
+    Options: ClassVar[type[MethodOptions]] = ConVIRTOptions
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: MethodOptions) -> None:
         super().__init__(modalities, options)
