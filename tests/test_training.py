@@ -49,11 +49,12 @@ def spec(**given: object) -> TrainingSpec:
     return TrainingSpec(**{**settings, **given})  # type: ignore[arg-type]
 
 
-def fit(data: Features, folder: Path, *, seed: int = 0, report=lambda event: None, method="dfe", **given) -> Trained:
+def fit(
+    data: Features, folder: Path, *, seed: int = 0, report=lambda event: None, method="dfe", options=None, **given
+) -> Trained:
     settings = spec(**given)
-    options = {"dim": 16, "input_dropout": 0.1}
-    if method == "dfe":
-        options |= {"feedforward": 16, "dropout": 0.1, "key_dropout": 0.1}
+    dfe = {"feedforward": 16, "dropout": 0.1, "key_dropout": 0.1} if method == "dfe" else {}
+    options = {"dim": 16, "input_dropout": 0.1} | dfe | (options or {})
     checkpoint = Checkpoint(
         make_method(method, data.specs, options, settings.loss, seed),
         name=method,

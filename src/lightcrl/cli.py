@@ -99,9 +99,13 @@ def run(
     """Read the data, encode every item once, train, evaluate. The same command goes on where it was stopped."""
     from lightcrl import console
     from lightcrl.pipeline import run as run_recipe
+    from lightcrl.processes import is_main
     from lightcrl.recipe import load_recipe
 
     parsed = load_recipe(recipe, override or (), output)
+    if not is_main():
+        run_recipe(parsed)
+        return
     with console.Live() as live:
         done = run_recipe(parsed, tell=live.tell)
     console.print_run(done, parsed)

@@ -16,7 +16,11 @@ Report = Callable[[Mapping[str, Any]], None]
 class Log:
     """log.jsonl, cut back to where the run goes on from, and TensorBoard beside it."""
 
-    def __init__(self, folder: Path, step: int, tensorboard: bool, report: Report) -> None:
+    def __init__(self, folder: Path, step: int, tensorboard: bool, report: Report, *, active: bool = True) -> None:
+        """Open the log; one that is not active writes nothing."""
+        self._active = active
+        if not active:
+            return
         self._path = path = folder / "log.jsonl"
         kept = [line for line in _lines(path) if _happened(json.loads(line), step)] if step and path.exists() else []
         with whole_file(path) as temporary:
@@ -29,12 +33,16 @@ class Log:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if not self._active:
+            return
         self._stream.close()
         if self._writer is not None:
             self._writer.close()
 
     def write(self, event: Mapping[str, Any]) -> None:
         """Add a line."""
+        if not self._active:
+            return
         with clear_errors(self._path):
             self._stream.write(json.dumps(event) + "\n")
             self._stream.flush()

@@ -27,6 +27,7 @@ from lightcrl.evaluation.tasks import ZeroShot, encode_modality
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
 from lightcrl.plan import make_plan
+from lightcrl.processes import is_main, main_first
 from lightcrl.recipe import MethodSpec, Recipe, load_recipe, parse
 from lightcrl.storage import make_folder, write_json
 from lightcrl.training import train
@@ -122,13 +123,15 @@ def run(
     elif output is not None:
         recipe = recipe.model_copy(update={"output": str(output)})
     folder = make_folder(recipe.folder)
-    features, encoders, rejected = prepare(recipe, tell)
-    write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
-    write_rejected(rejected, folder / "rejected.jsonl")
-    make_plan(recipe.training, features.split("train"))
     zero_shot = None
-    if recipe.evaluation.zero_shot is not None:
-        zero_shot = ZeroShot.prepare(recipe.evaluation.zero_shot, encoders, recipe.features, tell)
+    with main_first():
+        features, encoders, rejected = prepare(recipe, tell)
+        make_plan(recipe.training, features.split("train"))
+        if recipe.evaluation.zero_shot is not None:
+            zero_shot = ZeroShot.prepare(recipe.evaluation.zero_shot, encoders, recipe.features, tell)
+    if is_main():
+        write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
+        write_rejected(rejected, folder / "rejected.jsonl")
 
     models = []
     specs = [recipe.method, *(parse(MethodSpec, {"name": name}, "method") for name in recipe.evaluation.baselines)]
@@ -137,7 +140,8 @@ def run(
             own = spec is recipe.method and seed == recipe.evaluation.seeds[0]
             place = folder if own else folder / "others" / f"{spec.name.replace(':', '.')}-seed{seed}"
             models.append(_train_one(recipe, spec, seed, place, features, encoders, zero_shot, tell))
-            write_json(folder / "metrics.json", summary(recipe, models))
+            if is_main():
+                write_json(folder / "metrics.json", summary(recipe, models))
     return Run(folder, tuple(models))
 
 

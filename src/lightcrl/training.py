@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -36,10 +37,10 @@ from lightcrl.logs import Log, Report
 from lightcrl.losses import LOSSES, Loss, info_nce, over_pairs
 from lightcrl.methods import Method
 from lightcrl.plan import Plan, bfloat16_pays, learning_rate, make_plan
+from lightcrl.processes import gather_rows, share, sum_gradients
 from lightcrl.recipe import TrainingSpec
 from lightcrl.sampling import Batch, epoch_batches
 from lightcrl.storage import make_folder, recover_folder, whole_folder
-from lightcrl.tokens import TokenBatch
 
 # A long epoch is saved in its midst after this many seconds.
 SAVE_SECONDS = 120.0
@@ -131,14 +132,21 @@ def train(
     identity = fingerprint([checkpoint.config()["method"], settings, seed, _fingerprints(features)])
     method.to(accelerator.device)
     optimizer = torch.optim.AdamW(_parameter_groups(method, spec))
+    if accelerator.is_main_process:
+        recover_folder(folder / "best")
+        recover_folder(folder / "last")
+    accelerator.wait_for_everyone()
     progress = _resume(folder, method, optimizer, identity)
     resumed_at = progress.step
     if resumed_at == 0:
         _initialise(method, features, train_split, seed)
     if not progress.finished:
-        method, optimizer = accelerator.prepare(method, optimizer)
+        # Without DistributedDataParallel: gradients are added up in `_Loop.step`, over the whole batch's loss.
+        method = accelerator.prepare_model(method, evaluation_mode=True)
+        optimizer = accelerator.prepare_optimizer(optimizer)
         loop = _Loop(checkpoint, method, optimizer, accelerator, features, train_split, dev_split, spec, plan, seed)
         loop.run(folder, progress, identity, report)
+    accelerator.wait_for_everyone()
     best = load_folder(folder / "best")
     checkpoint.method.load_state_dict(best.method.state_dict())
     checkpoint.figures = best.figures
@@ -165,7 +173,7 @@ class _Loop:
 
     def run(self, folder: Path, progress: Progress, identity: str, report: Report) -> None:
         spec, plan = self.spec, self.plan
-        with Log(folder, progress.step, spec.tensorboard, report) as log:
+        with Log(folder, progress.step, spec.tensorboard, report, active=self.accelerator.is_main_process) as log:
             if progress.step == 0:
                 log.write(
                     {"event": "start", "seed": self.seed, **asdict(plan), "parameters": self.checkpoint.method.parts()}
@@ -198,7 +206,7 @@ class _Loop:
 
     def step(self, batch: Batch, progress: Progress) -> dict[str, Any]:
         """One update; returns its line of the log."""
-        torch.manual_seed(_mix(self.seed, progress.step))
+        torch.manual_seed(_mix(self.seed, progress.step, self.accelerator.process_index))
         rate = self.peak * learning_rate(self.spec, progress.step, self.plan.steps) * progress.rate_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -206,6 +214,10 @@ class _Loop:
         self.optimizer.zero_grad()
         loss = self.loss(batch)
         self.accelerator.backward(loss)
+        if self.accelerator.num_processes > 1:
+            # Every process has the whole gradient of logit scale and bias already.
+            named = self.checkpoint.method.named_parameters()
+            sum_gradients(parameter for name, parameter in named if not name.startswith("logit_"))
         norm = self.accelerator.clip_grad_norm_(self.method.parameters(), self.spec.clip or math.inf)
         if not (math.isfinite(loss.item()) and math.isfinite(float(norm))):
             raise DivergedError(
@@ -227,16 +239,19 @@ class _Loop:
     def loss(self, batch: Batch) -> Tensor:
         device = self.accelerator.device
         with self.accelerator.autocast():
-            embeddings = {
-                modality: self.method(modality, self.gather(modality, rows)) for modality, rows in batch.rows.items()
-            }
+            embeddings = {modality: self.embed(modality, rows) for modality, rows in batch.rows.items()}
         groups = {modality: torch.from_numpy(numbers).to(device) for modality, numbers in batch.groups.items()}
         method = self.checkpoint.method
         bias = torch.zeros((), device=device) if method.logit_bias is None else method.logit_bias
         return over_pairs(_loss(self.spec), embeddings, groups, method.scale, bias)
 
-    def gather(self, modality: str, rows: Any) -> TokenBatch:
-        return self.features.store(modality).gather(rows).to(self.accelerator.device, torch.float32)
+    def embed(self, modality: str, rows: np.ndarray) -> Tensor:
+        """[N, d] of all rows of a batch, of which this process embeds its share."""
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        own = rows[share(len(rows), rank, processes)]
+        tokens = self.features.store(modality).gather(own).to(self.accelerator.device, torch.float32)
+        embeddings: Tensor = self.method(modality, tokens)
+        return embeddings if processes == 1 else gather_rows(embeddings, len(rows))
 
     def evaluate(self, folder: Path, progress: Progress) -> dict[str, Any]:
         """Measure on dev, keep the checkpoint if it is the best; returns the line of the log."""
@@ -247,7 +262,8 @@ class _Loop:
         if recall > progress.best:
             progress.best, progress.best_epoch, progress.stale = recall, progress.epoch, 0
             self.checkpoint.figures = {"split": "dev", **retrieval(vectors).to_json()}
-            self.checkpoint.save(folder / "best")
+            if self.accelerator.is_main_process:
+                self.checkpoint.save(folder / "best")
         else:
             progress.stale += 1
         if self.spec.schedule == "plateau":
@@ -275,6 +291,8 @@ class _Loop:
             progress.plateau_stale = 0
 
     def save_last(self, folder: Path, progress: Progress, identity: str) -> None:
+        if not self.accelerator.is_main_process:
+            return
         method = self.checkpoint.method
         names = [name for name, parameter in method.named_parameters() if parameter.requires_grad]
         parameters = dict(method.named_parameters())
@@ -301,8 +319,11 @@ def _accelerator(spec: TrainingSpec, batch_size: int) -> Accelerator:
     cpu = spec.device == "cpu" or (spec.device == "auto" and not torch.cuda.is_available())
     bfloat16 = spec.precision == "bfloat16" or (spec.precision == "auto" and bfloat16_pays(cpu, batch_size))
     accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if bfloat16 else "no")
-    if accelerator.num_processes > 1:
-        raise TrainingError(f"launched as {accelerator.num_processes} processes, expected one. Launch it plainly.")
+    if accelerator.num_processes > batch_size // 2:
+        raise TrainingError(
+            f"launched as {accelerator.num_processes} processes for batches of {batch_size} groups; expected two "
+            "groups or more for each."
+        )
     return accelerator
 
 
@@ -326,8 +347,6 @@ def _parameter_groups(method: Method, spec: TrainingSpec) -> list[dict[str, Any]
 
 
 def _resume(folder: Path, method: Method, optimizer: torch.optim.Optimizer, identity: str) -> Progress:
-    recover_folder(folder / "best")
-    recover_folder(folder / "last")
     path = folder / "last" / "state.safetensors"
     if not path.exists():
         return Progress()
@@ -351,5 +370,5 @@ def _fingerprints(features: Features) -> list[str]:
     return [f"{modality} {store.fingerprint}" for modality, store in sorted(features.stores.items())]
 
 
-def _mix(seed: int, step: int) -> int:
-    return int(fingerprint([seed, step])[:15], 16)
+def _mix(seed: int, step: int, process: int) -> int:
+    return int(fingerprint([seed, step, process])[:15], 16)
