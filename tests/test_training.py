@@ -119,6 +119,8 @@ def test_killed_at_random_moments_it_goes_on_with_the_same_losses(tmp_path):
     script = (
         f"import sys, time; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path\n"
+        # As many threads as here: sums in another order are other losses.
+        "import torch; torch.set_num_threads(1)\n"
         "from test_training import Features, fit\n"
         "from lightcrl.features import FeatureStore\n"
         f"data = Features({{m: FeatureStore(Path({str(tmp_path / 'f')!r}) / m) for m in ('image', 'text')}})\n"
