@@ -21,7 +21,8 @@ class ConVIRTOptions(MethodOptions):
 class ConVIRT(Method):
     """e = normalize(W2 relu(W1 x)), two layers per modality, nothing shared and no context.
 
-    The paper's loss (lambda 0.75, temperature 0.1) is a choice of the recipe, not of this head.
+    Trained with the recipe's loss, as every method; the paper's own weights (lambda 0.75, temperature 0.1) are not
+    part of it.
     """
 
     Options: ClassVar[type[MethodOptions]] = ConVIRTOptions
