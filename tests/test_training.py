@@ -18,10 +18,13 @@ from lightcrl import training
 from lightcrl.checkpoint import Checkpoint, load_folder, make_method
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import CheckpointError, DivergedError, StorageError, TrainingError
+from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.features import Features
+from lightcrl.features.embed import embed_split
 from lightcrl.logs import read_log
 from lightcrl.plan import bfloat16_pays, learning_rate, make_plan
 from lightcrl.recipe import TrainingSpec
+from lightcrl.tokens import TokenBatch
 from lightcrl.training import Trained, train
 from samples import make_features, make_split, randn
 
@@ -342,3 +345,24 @@ def test_bfloat16_is_taken_where_it_pays(monkeypatch):
     assert not bfloat16_pays(cpu=True, batch_size=255)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "amx_bf16": False})
     assert not bfloat16_pays(cpu=True, batch_size=1024)
+
+
+def test_evaluation_is_in_float32_whatever_training_is_in(tmp_path):
+    """The figures of a checkpoint are those that its user gets."""
+    data = features(tmp_path / "f")
+    done = fit(data, tmp_path / "run", precision="bfloat16", epochs=2)
+    vectors, links = embed_split(load_folder(tmp_path / "run/best").method, data, data.split("dev"))
+    assert Retrieval(links)(vectors) == done.result
+    method = make_method("linear", data.specs, {"dim": 16}, "info_nce")
+    checkpoint = Checkpoint(
+        method,
+        name="linear",
+        loss="info_nce",
+        encoders={name: EncoderSpec(kind="text", model="builtin") for name in data.stores},
+        fingerprints=dict.fromkeys(data.stores, "f"),
+    )
+    train(checkpoint, data, spec(precision="bfloat16", epochs=1), tmp_path / "linear")
+    tokens = TokenBatch.full(randn(4, 1, 5))
+    method.eval()
+    expected = torch.nn.functional.normalize(method.stem("image")(tokens).mean(1), dim=-1)
+    torch.testing.assert_close(method("image", tokens), expected, rtol=0, atol=1e-7)

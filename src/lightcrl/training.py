@@ -141,8 +141,8 @@ def train(
     if resumed_at == 0:
         _initialise(method, features, train_split, seed)
     if not progress.finished:
-        # Without DistributedDataParallel: gradients are added up in `_Loop.step`, over the whole batch's loss.
-        method = accelerator.prepare_model(method, evaluation_mode=True)
+        # The method is not "prepared": that would leave its forward in the training's precision for good, and gradients
+        # of several processes are added up in `_Loop.step`, over the whole batch's loss.
         optimizer = accelerator.prepare_optimizer(optimizer)
         loop = _Loop(checkpoint, method, optimizer, accelerator, features, train_split, dev_split, spec, plan, seed)
         loop.run(folder, progress, identity, report)
@@ -169,15 +169,13 @@ class _Loop:
     @property
     def peak(self) -> float:
         rate = self.spec.learning_rate
-        return self.checkpoint.method.learning_rate if rate == "auto" else rate
+        return self.method.learning_rate if rate == "auto" else rate
 
     def run(self, folder: Path, progress: Progress, identity: str, report: Report) -> None:
         spec, plan = self.spec, self.plan
         with Log(folder, progress.step, spec.tensorboard, report, active=self.accelerator.is_main_process) as log:
             if progress.step == 0:
-                log.write(
-                    {"event": "start", "seed": self.seed, **asdict(plan), "parameters": self.checkpoint.method.parts()}
-                )
+                log.write({"event": "start", "seed": self.seed, **asdict(plan), "parameters": self.method.parts()})
             start = saved = time.monotonic()
             earlier = progress.seconds
             while not progress.finished:
@@ -216,7 +214,7 @@ class _Loop:
         self.accelerator.backward(loss)
         if self.accelerator.num_processes > 1:
             # Every process has the whole gradient of logit scale and bias already.
-            named = self.checkpoint.method.named_parameters()
+            named = self.method.named_parameters()
             sum_gradients(parameter for name, parameter in named if not name.startswith("logit_"))
         norm = self.accelerator.clip_grad_norm_(self.method.parameters(), self.spec.clip or math.inf)
         if not (math.isfinite(loss.item()) and math.isfinite(float(norm))):
@@ -225,14 +223,14 @@ class _Loop:
                 "last good checkpoint is kept. Lower training.learning_rate, or look for odd values in the features."
             )
         self.optimizer.step()
-        self.checkpoint.method.bound_logit_scale()
+        self.method.bound_logit_scale()
         return {
             "event": "step",
             "step": progress.step,
             "epoch": progress.epoch,
             "loss": loss.item(),
             "learning_rate": rate,
-            "logit_scale": self.checkpoint.method.scale.item(),
+            "logit_scale": self.method.scale.item(),
             "gradient_norm": float(norm),
         }
 
@@ -241,7 +239,7 @@ class _Loop:
         with self.accelerator.autocast():
             embeddings = {modality: self.embed(modality, rows) for modality, rows in batch.rows.items()}
         groups = {modality: torch.from_numpy(numbers).to(device) for modality, numbers in batch.groups.items()}
-        method = self.checkpoint.method
+        method = self.method
         bias = torch.zeros((), device=device) if method.logit_bias is None else method.logit_bias
         return over_pairs(_loss(self.spec), embeddings, groups, method.scale, bias)
 
@@ -255,7 +253,7 @@ class _Loop:
 
     def evaluate(self, folder: Path, progress: Progress) -> dict[str, Any]:
         """Measure on dev, keep the checkpoint if it is the best; returns the line of the log."""
-        vectors, links = embed_split(self.checkpoint.method, self.features, self.dev_split)
+        vectors, links = embed_split(self.method, self.features, self.dev_split)
         retrieval = Retrieval(links)
         recall = retrieval.mean_recall(vectors)
         event = {"event": "evaluation", "step": progress.step, "epoch": progress.epoch, "dev_mean_recall@1": recall}
@@ -293,7 +291,7 @@ class _Loop:
     def save_last(self, folder: Path, progress: Progress, identity: str) -> None:
         if not self.accelerator.is_main_process:
             return
-        method = self.checkpoint.method
+        method = self.method
         names = [name for name, parameter in method.named_parameters() if parameter.requires_grad]
         parameters = dict(method.named_parameters())
         moments = {
