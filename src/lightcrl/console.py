@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,7 +51,6 @@ class Live:
         self._tasks: dict[str, TaskID] = {}
         self._steps = 0
         self._recall = ""
-        self._started = time.monotonic()
 
     def __enter__(self) -> Live:
         self._progress.start()

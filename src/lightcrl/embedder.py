@@ -48,17 +48,6 @@ class Embedder:
         """d, width of an embedding."""
         return self.method.options.dim
 
-    def modality_of(self, kind: str) -> str:
-        """The first modality whose items are of `kind`; `"media"` is anything but text.
-
-        Raises:
-            ModalityError: there is none.
-        """
-        for modality, found in self.modalities.items():
-            if found == kind or (kind == "media" and found != "text"):
-                return modality
-        raise ModalityError(f"this model has no modality of kind {kind!r}; it has {self.modalities}.")
-
     def encoder(self, modality: str) -> Encoder:
         """The frozen encoder of a modality.
 

@@ -51,19 +51,6 @@ class Split:
     def __len__(self) -> int:
         return len(self.names)
 
-    def take(self, groups: np.ndarray) -> Split:
-        """The split cut down to some groups, renumbered in ascending order."""
-        keep = np.zeros(len(self), dtype=bool)
-        keep[groups] = True
-        number = np.cumsum(keep) - 1
-        return Split(
-            self.names[keep],
-            {
-                modality: make_members(m.rows[keep[m.groups]], number[m.groups[keep[m.groups]]], int(keep.sum()))
-                for modality, m in self.members.items()
-            },
-        )
-
 
 class Features:
     """Open feature stores by modality, and the groups that tie their items together.
