@@ -76,7 +76,7 @@ class Checkpoint(
         config: dict[str, Any] = {
             "format": FORMAT,
             "lightcrl": __version__,
-            "method": {"name": self.name, "options": self.method.options.model_dump(mode="json"), "loss": self.loss},
+            "method": self.method_config(),
             "modalities": {
                 modality: {
                     "dim": spec.dim,
@@ -91,6 +91,10 @@ class Checkpoint(
             "tensors": {leaf: _describe(tensor) for leaf, tensor in self.method.state_dict().items()},
         }
         return {**config, "digest": _digest(config)}
+
+    def method_config(self) -> dict[str, Any]:
+        """What config.json says of the method: enough to make one with fresh weights."""
+        return {"name": self.name, "options": self.method.options.model_dump(mode="json"), "loss": self.loss}
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint so that `folder` is at every moment a whole checkpoint, the former or this one."""

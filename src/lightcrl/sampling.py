@@ -32,8 +32,7 @@ def epoch_batches(split: Split, batch_size: int, items_per_group: int, seed: int
     take no part, nor does a group that is alone in its pass: there is nothing to tell it from.
     """
     generator = np.random.default_rng([seed, epoch])
-    counts = np.stack([members.counts for members in split.members.values()])
-    turns = np.where((counts > 0).sum(0) >= 2, -(-counts.max(0) // items_per_group), 0)
+    turns = _turns(split, items_per_group)
     # Each group's items in a random order, kept in one array beside the groups' starts.
     shuffled = {
         modality: members.rows[np.lexsort((generator.random(len(members.rows)), members.groups))]
@@ -41,14 +40,27 @@ def epoch_batches(split: Split, batch_size: int, items_per_group: int, seed: int
     }
     for turn in range(int(turns.max(initial=0))):
         present = generator.permutation(np.flatnonzero(turns > turn))
-        for groups in np.array_split(present, max(1, min(round(len(present) / batch_size), len(present) // 2))):
-            if len(groups) >= 2:
+        if len(present) >= 2:
+            for groups in np.array_split(present, _pieces(len(present), batch_size)):
                 yield _batch(split, shuffled, groups, turn, items_per_group)
 
 
 def count_batches(split: Split, batch_size: int, items_per_group: int) -> int:
     """How many batches `epoch_batches` gives, the same for every epoch."""
-    return sum(1 for _ in epoch_batches(split, batch_size, items_per_group, 0, 0))
+    turns = _turns(split, items_per_group)
+    present = [int((turns > turn).sum()) for turn in range(int(turns.max(initial=0)))]
+    return sum(_pieces(groups, batch_size) for groups in present if groups >= 2)
+
+
+def _turns(split: Split, items_per_group: int) -> np.ndarray:
+    """[G] in how many passes of an epoch each group takes part."""
+    counts = np.stack([members.counts for members in split.members.values()])
+    return np.where((counts > 0).sum(0) >= 2, -(-counts.max(0) // items_per_group), 0)
+
+
+def _pieces(groups: int, batch_size: int) -> int:
+    """Into how many batches a pass of two groups or more is cut, none of them with fewer than two."""
+    return max(1, min(round(groups / batch_size), groups // 2))
 
 
 def _batch(split: Split, shuffled: dict[str, np.ndarray], groups: np.ndarray, turn: int, items_per_group: int) -> Batch:

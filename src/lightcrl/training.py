@@ -129,7 +129,7 @@ def train(
     accelerator = _accelerator(spec, plan.batch_size)
     method = checkpoint.method
     settings = spec.model_dump(mode="json", exclude={"device", "tensorboard"})
-    identity = fingerprint([checkpoint.config()["method"], settings, seed, _fingerprints(features)])
+    identity = fingerprint([checkpoint.method_config(), settings, seed, _fingerprints(features)])
     method.to(accelerator.device)
     optimizer = torch.optim.AdamW(_parameter_groups(method, spec))
     if accelerator.is_main_process:

@@ -26,9 +26,9 @@ from lightcrl.errors import CheckpointError, MissingExtraError
 from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.gallery import Collection, Query, gallery
 from lightcrl.evaluation.space import Space, look
-from lightcrl.evaluation.tasks import ZeroShot
+from lightcrl.evaluation.tasks import ZeroShot, encode_modality
 from lightcrl.evaluation.zero_shot import predict
-from lightcrl.features import Features, FeatureStore, extract
+from lightcrl.features import Features, FeatureStore
 from lightcrl.features.embed import embed_split
 from lightcrl.logs import read_log
 from lightcrl.methods import Method
@@ -169,7 +169,11 @@ def gather(
     recipe, figures = _read(folder)
     dataset = load_dataset(recipe.data, recipe.kinds)
     encoders = {modality: load_encoder(spec) for modality, spec in recipe.encoders.items()}
-    stores = {modality: _store(encoder, dataset, modality, recipe, tell) for modality, encoder in encoders.items()}
+    limit = recipe.data.max_rejected
+    stores = {
+        modality: encode_modality(encoder, dataset, modality, recipe.features, tell, max_rejected=limit).store
+        for modality, encoder in encoders.items()
+    }
     features = Features(stores)
     method = load_checkpoint(folder).method
     collection, names = _collect(method, features, dataset, recipe)
@@ -228,19 +232,6 @@ def _read(folder: Path) -> tuple[Recipe, dict[str, Any]]:
             f"no finished run in {folder} ({error}). Expected recipe.json and metrics.json; run the recipe first."
         ) from None
     return make_recipe(recipe), figures
-
-
-def _store(encoder: Encoder, dataset: Dataset, modality: str, recipe: Recipe, tell: Tell) -> FeatureStore:
-    return extract(
-        encoder,
-        dataset,
-        modality,
-        recipe.features.folder,
-        dtype=recipe.features.dtype,
-        max_rejected=recipe.data.max_rejected,
-        workers=recipe.features.workers,
-        progress=lambda at, total: tell({"event": "encode", "modality": modality, "done": at, "total": total}),
-    ).store
 
 
 def _collect(method: Method, features: Features, dataset: Dataset, recipe: Recipe) -> tuple[Collection, Sequence[str]]:
