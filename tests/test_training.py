@@ -21,7 +21,9 @@ from lightcrl.errors import CheckpointError, DivergedError, StorageError, Traini
 from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
+from lightcrl.fusion.encoder import DeepFusionEncoder
 from lightcrl.logs import read_log
+from lightcrl.methods import METHODS
 from lightcrl.plan import bfloat16_pays, learning_rate, make_plan
 from lightcrl.recipe import TrainingSpec
 from lightcrl.tokens import TokenBatch
@@ -55,7 +57,7 @@ def spec(**given: object) -> TrainingSpec:
 def fit(
     data: Features, folder: Path, *, seed: int = 0, report=lambda event: None, method="dfe", options=None, **given
 ) -> Trained:
-    settings = spec(**given)
+    settings = spec(**given).suited(METHODS.load(method))
     dfe = {"feedforward": 16, "dropout": 0.1, "key_dropout": 0.1} if method == "dfe" else {}
     options = {"dim": 16, "input_dropout": 0.1} | dfe | (options or {})
     checkpoint = Checkpoint(
@@ -173,14 +175,14 @@ def test_the_best_checkpoint_is_that_of_the_best_evaluation(tmp_path):
 
 
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    data, real = features(tmp_path / "f"), training.over_pairs
+    data, real = features(tmp_path / "f"), DeepFusionEncoder.objective
     calls = []
 
     def poisoned(*arguments):
         calls.append(0)
         return real(*arguments) * (math.nan if len(calls) > 14 else 1.0)
 
-    monkeypatch.setattr(training, "over_pairs", poisoned)
+    monkeypatch.setattr(DeepFusionEncoder, "objective", poisoned)
     with pytest.raises(DivergedError, match=r"the loss is nan .* at step 14\. The last good checkpoint is kept"):
         fit(data, tmp_path / "run")
     for kept in ("best", "last"):
@@ -205,8 +207,8 @@ def test_evaluate_every_spaces_evaluations_and_ends_with_one(tmp_path):
 
 
 def test_cosine_rises_linearly_and_falls_to_nothing():
-    settings = spec(warmup=0.1)
-    rates = [learning_rate(settings, step, 100) for step in range(100)]
+    settings = spec(warmup=0.1).suited(METHODS.load("dfe"))
+    rates = [100 * learning_rate(settings, step, 100) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
     assert rates[55] == pytest.approx((1 + math.cos(math.pi * 45 / 90)) / 2)
     assert rates[99] < 0.001

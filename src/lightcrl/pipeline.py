@@ -26,6 +26,7 @@ from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.evaluation.tasks import ZeroShot, encode_modality
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
+from lightcrl.methods import METHODS
 from lightcrl.plan import make_plan
 from lightcrl.processes import is_main, main_first
 from lightcrl.recipe import MethodSpec, Recipe, load_recipe, parse
@@ -155,10 +156,11 @@ def _train_one(
     zero_shot: ZeroShot | None,
     tell: Tell,
 ) -> Model:
+    loss = recipe.training.suited(METHODS.load(spec.name)).loss
     checkpoint = Checkpoint(
-        make_method(spec.name, features.specs, spec.options, recipe.training.loss, seed),
+        make_method(spec.name, features.specs, spec.options, loss, seed),
         name=spec.name,
-        loss=recipe.training.loss,
+        loss=loss,
         encoders=recipe.encoders,
         fingerprints={modality: encoder.fingerprint for modality, encoder in encoders.items()},
         recipe=recipe.model_dump(mode="json"),

@@ -58,13 +58,14 @@ def make_plan(spec: TrainingSpec, split: Split) -> Plan:
 
 
 def learning_rate(spec: TrainingSpec, step: int, steps: int) -> float:
-    """A step's share of the peak rate: a linear rise, then half a cosine to zero, or 1 for the plateau schedule."""
+    """A step's rate: a linear rise to the peak, then half a cosine to zero, or the peak for the plateau schedule."""
+    peak = float(spec.learning_rate)
     rising = round(spec.warmup * steps)
     if step < rising:
-        return (step + 1) / rising
+        return peak * (step + 1) / rising
     if spec.schedule == "plateau":
-        return 1.0
-    return (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
+        return peak
+    return peak * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
 
 
 def bfloat16_pays(cpu: bool, batch_size: int) -> bool:

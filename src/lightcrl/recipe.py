@@ -27,7 +27,7 @@ from lightcrl.data import DataSpec
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import LightCRLError, RecipeError
 from lightcrl.losses import LOSSES
-from lightcrl.methods import METHODS, MethodOptions
+from lightcrl.methods import METHODS, Method, MethodOptions
 
 
 def default_features_folder() -> str:
@@ -84,16 +84,16 @@ class MethodSpec(BaseModel):
 
 
 class TrainingSpec(BaseModel):
-    """The `[training]` table.
+    """The `[training]` table. `"auto"` takes what suits the method (`suited`) and the amount of data (`make_plan`).
 
     Attributes:
         epochs: an epoch draws every group as often as it has items of its richest modality, so that each caption is
-            seen about once; `"auto"` follows the amount of data.
-        batch_size: groups per step; `"auto"` follows the amount of data.
+            seen about once.
+        batch_size: groups per step.
         items_per_group: items of each modality that a group brings into a batch, all positives of each other.
         loss: a member of `LOSSES`.
-        label_smoothing: of InfoNCE's targets; `"auto"` is 0.1, and 0 for other losses.
-        learning_rate: peak rate of AdamW; `"auto"` takes the method's own, found on dev splits.
+        label_smoothing: of InfoNCE's targets; other losses have none.
+        learning_rate: peak rate of AdamW.
         weight_decay: of weight matrices; biases, norms, contexts and the logit scale have none.
         warmup: share of all steps in which the rate rises.
         schedule: `"cosine"`, or the paper's `"plateau"` (times `plateau_factor` after `plateau_patience` epochs
@@ -114,12 +114,12 @@ class TrainingSpec(BaseModel):
     epochs: int | Literal["auto"] = "auto"
     batch_size: int | Literal["auto"] = "auto"
     items_per_group: int = Field(default=1, gt=0)
-    loss: str = "info_nce"
+    loss: str = "auto"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    weight_decay: float = Field(default=0.05, ge=0)
+    weight_decay: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     warmup: float = Field(default=0.05, ge=0, lt=1)
-    schedule: Literal["cosine", "plateau"] = "cosine"
+    schedule: Literal["auto", "cosine", "plateau"] = "auto"
     plateau_patience: int = Field(default=5, ge=0)
     plateau_factor: float = Field(default=0.8, gt=0, lt=1)
     clip: float = Field(default=1.0, ge=0)
@@ -131,14 +131,25 @@ class TrainingSpec(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> TrainingSpec:
-        LOSSES[self.loss]
-        if self.label_smoothing not in ("auto", 0) and self.loss != "info_nce":
+        if self.loss != "auto":
+            LOSSES[self.loss]
+        if self.label_smoothing not in ("auto", 0) and self.loss not in ("auto", "info_nce"):
             raise ValueError(f"label_smoothing is {self.label_smoothing}, but loss {self.loss!r} has none; expected 0")
         for name, least in (("epochs", 1), ("batch_size", 2)):
             value = getattr(self, name)
             if value != "auto" and value < least:
                 raise ValueError(f"{name} is {value}, expected at least {least}")
         return self
+
+    def suited(self, method: type[Method]) -> TrainingSpec:
+        """This spec with what is `"auto"` filled in; batch size and epochs stay so unless the method has its own."""
+        usual = {"loss": "info_nce", "learning_rate": 3e-3, "weight_decay": 0.05, "schedule": "cosine"}
+        known = {**usual, **method.suits}
+        chosen = {key: value for key, value in known.items() if getattr(self, key) == "auto"}
+        spec = self.model_copy(update=chosen)
+        if spec.label_smoothing == "auto":
+            spec = spec.model_copy(update={"label_smoothing": 0.1 if spec.loss == "info_nce" else 0.0})
+        return spec
 
 
 class ZeroShotSpec(BaseModel):

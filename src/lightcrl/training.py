@@ -13,12 +13,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -34,8 +33,8 @@ from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.features.embed import embed_split
 from lightcrl.features.table import Features, Split
 from lightcrl.logs import Log, Report
-from lightcrl.losses import LOSSES, Loss, info_nce, over_pairs
-from lightcrl.methods import Method
+from lightcrl.losses import LOSSES, Loss, info_nce
+from lightcrl.methods import Method, Step
 from lightcrl.plan import Plan, bfloat16_pays, learning_rate, make_plan
 from lightcrl.processes import gather_rows, share, sum_gradients
 from lightcrl.recipe import TrainingSpec
@@ -123,11 +122,14 @@ def train(
         CheckpointError: the folder holds a run of other settings.
     """
     folder = make_folder(Path(folder))
+    spec = spec.suited(type(checkpoint.method))
     train_split, dev_split = features.split("train"), features.split("dev")
     plan = make_plan(spec, train_split)
+    if checkpoint.method.closed_form:
+        plan = replace(plan, epochs=1, steps=plan.steps_per_epoch)
     features = features.in_memory()
-    accelerator = _accelerator(spec, plan.batch_size)
     method = checkpoint.method
+    accelerator = _accelerator(spec, plan.batch_size, method)
     settings = spec.model_dump(mode="json", exclude={"device", "tensorboard"})
     identity = fingerprint([checkpoint.method_config(), settings, seed, _fingerprints(features)])
     method.to(accelerator.device)
@@ -166,11 +168,6 @@ class _Loop:
     plan: Plan
     seed: int
 
-    @property
-    def peak(self) -> float:
-        rate = self.spec.learning_rate
-        return self.method.learning_rate if rate == "auto" else rate
-
     def run(self, folder: Path, progress: Progress, identity: str, report: Report) -> None:
         spec, plan = self.spec, self.plan
         with Log(folder, progress.step, spec.tensorboard, report, active=self.accelerator.is_main_process) as log:
@@ -183,6 +180,9 @@ class _Loop:
                 batches = epoch_batches(
                     self.train_split, plan.batch_size, spec.items_per_group, self.seed, progress.epoch
                 )
+                if self.method.closed_form:
+                    self.method.solve(self.at_hand(batch, progress) for batch in batches)
+                    batches = iter(())
                 for number, batch in enumerate(batches):
                     if number < skip:
                         continue
@@ -205,12 +205,12 @@ class _Loop:
     def step(self, batch: Batch, progress: Progress) -> dict[str, Any]:
         """One update; returns its line of the log."""
         torch.manual_seed(_mix(self.seed, progress.step, self.accelerator.process_index))
-        rate = self.peak * learning_rate(self.spec, progress.step, self.plan.steps) * progress.rate_factor
+        rate = learning_rate(self.spec, progress.step, self.plan.steps) * progress.rate_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.method.train()
         self.optimizer.zero_grad()
-        loss = self.loss(batch)
+        loss = self.loss(batch, progress)
         self.accelerator.backward(loss)
         if self.accelerator.num_processes > 1:
             # Every process has the whole gradient of logit scale and bias already.
@@ -234,22 +234,28 @@ class _Loop:
             "gradient_norm": float(norm),
         }
 
-    def loss(self, batch: Batch) -> Tensor:
-        device = self.accelerator.device
-        with self.accelerator.autocast():
-            embeddings = {modality: self.embed(modality, rows) for modality, rows in batch.rows.items()}
-        groups = {modality: torch.from_numpy(numbers).to(device) for modality, numbers in batch.groups.items()}
-        method = self.method
-        bias = torch.zeros((), device=device) if method.logit_bias is None else method.logit_bias
-        return over_pairs(_loss(self.spec), embeddings, groups, method.scale, bias)
-
-    def embed(self, modality: str, rows: np.ndarray) -> Tensor:
-        """[N, d] of all rows of a batch, of which this process embeds its share."""
+    def at_hand(self, batch: Batch, progress: Progress) -> Step:
+        """The features of a batch, of which this process holds its share."""
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        own = rows[share(len(rows), rank, processes)]
-        tokens = self.features.store(modality).gather(own).to(self.accelerator.device, torch.float32)
-        embeddings: Tensor = self.method(modality, tokens)
-        return embeddings if processes == 1 else gather_rows(embeddings, len(rows))
+        device = self.accelerator.device
+        tokens = {
+            modality: self.features.store(modality)
+            .gather(rows[share(len(rows), rank, processes)])
+            .to(device, torch.float32)
+            for modality, rows in batch.rows.items()
+        }
+        groups = {modality: torch.from_numpy(numbers).to(device) for modality, numbers in batch.groups.items()}
+        return Step(tokens, groups, progress.step / self.plan.steps)
+
+    def loss(self, batch: Batch, progress: Progress) -> Tensor:
+        step = self.at_hand(batch, progress)
+        with self.accelerator.autocast():
+            if self.method.training:
+                step = self.method.augment(step)
+            embeddings: dict[str, Tensor] = {name: self.method(name, tokens) for name, tokens in step.tokens.items()}
+        if self.accelerator.num_processes > 1:
+            embeddings = {name: gather_rows(own, len(batch.rows[name])) for name, own in embeddings.items()}
+        return self.method.objective(_loss(self.spec), embeddings, step)
 
     def evaluate(self, folder: Path, progress: Progress) -> dict[str, Any]:
         """Measure on dev, keep the checkpoint if it is the best; returns the line of the log."""
@@ -265,15 +271,15 @@ class _Loop:
         else:
             progress.stale += 1
         if self.spec.schedule == "plateau":
-            event["dev_loss"] = dev_loss = self.dev_loss()
+            event["dev_loss"] = dev_loss = self.dev_loss(progress)
             self.plateau(progress, dev_loss)
         return event
 
     @torch.no_grad()
-    def dev_loss(self) -> float:
+    def dev_loss(self, progress: Progress) -> float:
         self.method.eval()
         batches = epoch_batches(self.dev_split, self.plan.batch_size, self.spec.items_per_group, self.seed, 0)
-        values = [self.loss(batch).item() for batch in batches]
+        values = [self.loss(batch, progress).item() for batch in batches]
         if not values:
             raise TrainingError("the plateau schedule needs a dev split of two groups or more; found fewer.")
         return sum(values) / len(values)
@@ -308,10 +314,10 @@ class _Loop:
 def _loss(spec: TrainingSpec) -> Loss:
     if spec.loss != "info_nce":
         return LOSSES.load(spec.loss)
-    return partial(info_nce, label_smoothing=0.1 if spec.label_smoothing == "auto" else spec.label_smoothing)
+    return partial(info_nce, label_smoothing=float(spec.label_smoothing))
 
 
-def _accelerator(spec: TrainingSpec, batch_size: int) -> Accelerator:
+def _accelerator(spec: TrainingSpec, batch_size: int, method: Method) -> Accelerator:
     # Accelerate keeps one precision per process; several trainings in one process may differ.
     AcceleratorState._reset_state(reset_partial_state=True)
     cpu = spec.device == "cpu" or (spec.device == "auto" and not torch.cuda.is_available())
@@ -321,6 +327,11 @@ def _accelerator(spec: TrainingSpec, batch_size: int) -> Accelerator:
         raise TrainingError(
             f"launched as {accelerator.num_processes} processes for batches of {batch_size} groups; expected two "
             "groups or more for each."
+        )
+    if accelerator.num_processes > 1 and (method.one_process or method.closed_form):
+        raise TrainingError(
+            f"launched as {accelerator.num_processes} processes, but {type(method).__name__} needs each batch whole in "
+            "one. Launch it without accelerate or torchrun."
         )
     return accelerator
 

@@ -259,7 +259,7 @@ def test_options_have_what_every_method_has_and_are_not_changed_once_made(name):
     assert isinstance(options, MethodOptions)
     with pytest.raises(ValidationError, match="frozen"):
         options.dim = 3
-    assert METHODS.load(name).learning_rate > 0
+    assert METHODS.load(name).suits.get("learning_rate", 1) > 0
 
 
 # --- linear, convirt, and the stem that all methods have

@@ -64,7 +64,6 @@ class DeepFusionEncoder(Method):
     """
 
     Options: ClassVar[type[MethodOptions]] = DFEOptions
-    learning_rate: ClassVar[float] = 3e-3
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: DFEOptions) -> None:
         super().__init__(modalities, options)

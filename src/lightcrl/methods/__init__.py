@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lightcrl.methods.base import Method, MethodOptions, Stem, TokenSpec
+from lightcrl.methods.base import Method, MethodOptions, Stem, Step, TokenSpec
 from lightcrl.registry import Table
 
-__all__ = ["METHODS", "Method", "MethodOptions", "Stem", "TokenSpec"]
+__all__ = ["METHODS", "Method", "MethodOptions", "Stem", "Step", "TokenSpec"]
 
 METHODS: Table[type[Method]] = Table(
     "method",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from lightcrl.errors import ModalityError, ShapeError
+from lightcrl.losses import Loss, over_pairs
 from lightcrl.tokens import TokenBatch
 
 MAX_LOGIT_SCALE = 100.0
@@ -25,6 +26,21 @@ class TokenSpec:
 
     dim: int
     slots: int = 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a training step has at hand, by modality.
+
+    Attributes:
+        tokens: features [N_m, T, D_m]; in several processes this process' share of them.
+        groups: group numbers [N_m]; equal numbers are positives of each other.
+        done: share of all steps that are done, 0 at the first.
+    """
+
+    tokens: dict[str, TokenBatch]
+    groups: dict[str, Tensor]
+    done: float = 0.0
 
 
 class MethodOptions(BaseModel):
@@ -97,11 +113,16 @@ class Method(nn.Module, ABC):
         modalities: names and token shapes.
         logit_scale: learnable log of the scale s in the loss; starts at log 1/0.07, never above log 100.
         logit_bias: learnable bias of the sigmoid loss; None where the loss has none.
-        learning_rate: the peak rate that suits the method, found on dev splits.
+        suits: what `"auto"` means for the method in a recipe's `[training]` table, where that is not the default
+            (`TrainingSpec.suited`).
+        closed_form: `solve` finds the weights; there are no steps.
+        one_process: `augment` or `objective` needs the whole batch's tokens, so several processes cannot share it.
     """
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
-    learning_rate: ClassVar[float] = 3e-3
+    suits: ClassVar[Mapping[str, Any]] = {}
+    closed_form: ClassVar[bool] = False
+    one_process: ClassVar[bool] = False
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: MethodOptions) -> None:
         super().__init__()
@@ -126,6 +147,19 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
         """Vectors [B, d] of any length; `forward` makes them unit vectors."""
+
+    def augment(self, step: Step) -> Step:
+        """What the step is to see instead of the features as they are."""
+        return step
+
+    def objective(self, loss: Loss, embeddings: Mapping[str, Tensor], step: Step) -> Tensor:
+        """The scalar that a step lowers, from the embeddings [N_m, d] of the whole batch: `loss` over all pairs."""
+        bias = self.scale.new_zeros(()) if self.logit_bias is None else self.logit_bias
+        return over_pairs(loss, embeddings, step.groups, self.scale, bias)
+
+    def solve(self, steps: Iterable[Step]) -> None:
+        """Find the weights of a closed-form method from one pass over the training split."""
+        raise NotImplementedError(f"{type(self).__name__} is trained, not solved")
 
     def forward(self, modality: str, tokens: TokenBatch) -> Tensor:
         """Unit vectors [B, d].
