@@ -115,12 +115,14 @@ class Method(nn.Module, ABC):
         logit_bias: learnable bias of the sigmoid loss; None where the loss has none.
         suits: what `"auto"` means for the method in a recipe's `[training]` table, where that is not the default
             (`TrainingSpec.suited`).
+        grid: options that a fair comparison tries on dev, each on top of the defaults; the empty one is the defaults.
         closed_form: `solve` finds the weights; there are no steps.
         one_process: `augment` or `objective` needs the whole batch's tokens, so several processes cannot share it.
     """
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     suits: ClassVar[Mapping[str, Any]] = {}
+    grid: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     closed_form: ClassVar[bool] = False
     one_process: ClassVar[bool] = False
 
