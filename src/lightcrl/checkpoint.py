@@ -81,6 +81,7 @@ class Checkpoint(
                 modality: {
                     "dim": spec.dim,
                     "slots": spec.slots,
+                    "sequence": spec.sequence,
                     "fingerprint": self.fingerprints[modality],
                     "encoder": self.encoders[modality].model_dump(mode="json", exclude_defaults=True),
                 }
@@ -164,7 +165,10 @@ def load_folder(folder: Path) -> Checkpoint:
     """
     config = _read_config(folder)
     tensors = _read_tensors(folder, config["tensors"])
-    modalities = {name: TokenSpec(entry["dim"], entry["slots"]) for name, entry in config["modalities"].items()}
+    modalities = {
+        name: TokenSpec(entry["dim"], entry["slots"], entry.get("sequence", False))
+        for name, entry in config["modalities"].items()
+    }
     method = make_method(config["method"]["name"], modalities, config["method"]["options"], config["method"]["loss"])
     expected = {leaf: tensor.shape for leaf, tensor in method.state_dict().items()}
     if expected != {leaf: tensor.shape for leaf, tensor in tensors.items()}:
@@ -207,7 +211,7 @@ def model_card(checkpoint: Checkpoint) -> str:
     ]
     encoders = [
         f"| {name} | {spec.kind} | `{Path(spec.model).name if Path(spec.model).is_absolute() else spec.model}` | "
-        f"{modalities[name].slots} x {modalities[name].dim} | `{checkpoint.fingerprints[name]}` |"
+        f"{modalities[name]} | `{checkpoint.fingerprints[name]}` |"
         for name, spec in checkpoint.encoders.items()
     ]
     parts = [f"| {part} | {count:,} |" for part, count in checkpoint.method.parts().items()]

@@ -199,8 +199,7 @@ def print_info(checkpoint: Checkpoint) -> None:
     for heading in ("modality", "kind", "encoder", "tokens", "fingerprint"):
         table.add_column(heading)
     for modality, spec in checkpoint.encoders.items():
-        shape = checkpoint.method.modalities[modality]
-        tokens = f"{shape.slots if shape.slots > 1 else 'T'} x {shape.dim}"
+        tokens = str(checkpoint.method.modalities[modality])
         table.add_row(modality, spec.kind, spec.model, tokens, checkpoint.fingerprints[modality])
     console.print(table)
     table = Table(title="trained parameters")

@@ -75,6 +75,10 @@ class TokenBatch:
         """The items at `index`, in that order."""
         return TokenBatch(self.values[index], self.mask[index])
 
+    def places(self, first: int, last: int | None = None) -> TokenBatch:
+        """The tokens from place `first` up to `last` of every item."""
+        return TokenBatch(self.values[:, first:last], self.mask[:, first:last])
+
     def ragged(self) -> list[Tensor]:
         """The items without padding, each [T_i, D]."""
         return [values[mask] for values, mask in zip(self.values, self.mask, strict=True)]

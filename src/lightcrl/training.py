@@ -240,7 +240,7 @@ class _Loop:
         device = self.accelerator.device
         tokens = {
             modality: self.features.store(modality)
-            .gather(rows[share(len(rows), rank, processes)])
+            .gather(rows[share(len(rows), rank, processes)], sequence=self.method.sequences)
             .to(device, torch.float32)
             for modality, rows in batch.rows.items()
         }
@@ -344,7 +344,8 @@ def _initialise(method: Method, features: Features, split: Split, seed: int) -> 
             raise EmptyDatasetError(f"the training split has no items of modality {modality!r}.")
         chosen = torch.randperm(len(members.rows), generator=generator)[:STATISTICS_ITEMS].sort().values
         if method.options.standardise:
-            method.stem(modality).fit(features.store(modality).gather(members.rows[chosen.numpy()]))
+            rows = members.rows[chosen.numpy()]
+            method.fit(modality, features.store(modality).gather(rows, sequence=method.sequences))
 
 
 def _parameter_groups(method: Method, spec: TrainingSpec) -> list[dict[str, Any]]:

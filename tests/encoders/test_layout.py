@@ -152,19 +152,39 @@ def test_layers_count_from_both_ends():
 
 @pytest.mark.parametrize("kind", ["text", "image", "audio"])
 def test_auto_and_pooled_suit_the_model(kind):
-    for cls in (True, False):
+    for last in (TEXT, CAUSAL):
         for tokens in ("auto", "pooled"):
-            chosen = choose_tokens(tokens, kind, cls, layers=2)
-            assert cls or "cls" not in chosen
+            chosen = choose_tokens(tokens, kind, last, layers=2)
+            assert last.cls or "cls" not in chosen
             assert count_slots(chosen, 2) >= 2
-    assert choose_tokens("pooled", "image", True, 1) == "cls"
-    assert choose_tokens("pooled", kind, False, 1) == "mean"
-    assert choose_tokens("grid:3", kind, True, 1) == "grid:3"
+            assert ("|" in chosen) == (tokens == "auto")
+    assert choose_tokens("pooled", "image", TEXT, 1) == "cls"
+    assert choose_tokens("pooled", kind, CAUSAL, 1) == "mean"
+    assert choose_tokens("grid:3", kind, TEXT, 1) == "grid:3"
+
+
+def test_the_sequence_of_auto_is_words_patches_or_segments():
+    assert choose_tokens("auto", "text", TEXT, 1).endswith("|all")
+    assert choose_tokens("auto", "audio", CAUSAL, 1).endswith("|grid:16")
+    assert choose_tokens("auto", "image", IMAGE, 1).endswith("|grid:3"), "a grid is never finer than the model's"
+    single = Layer(VALUES[:, :1], MASK[:, :1])
+    assert "|" not in choose_tokens("auto", "image", single, 1)
+    assert "|" not in choose_tokens("auto", "image", Layer(PATCHES[:, 2:3], IMAGE.mask[:, :1], grid=(1, 1)), 1)
 
 
 def test_slots_are_pools_times_layers():
     assert [count_slots(tokens, 3) for tokens in ("mean", "mean+max", "mean+max,cls,mean")] == [3, 6, 4]
     assert [count_slots(tokens, 3) for tokens in ("all", "grid:7")] == [1, 1]
+    assert [count_slots(tokens, 3) for tokens in ("mean|all", "mean+max,cls,mean|grid:7")] == [3, 4]
+
+
+def test_the_first_layers_sequence_follows_the_pools():
+    narrow = Layer(VALUES[..., :1], MASK)
+    found = lay_out([TEXT, narrow], "cls+max,mean|all")
+    assert found.values[0].tolist() == [[1, 2], [5, 8], [3, 0], [1, 2], [3, -4], [5, 8]]
+    assert found.mask.tolist() == [[True] * 6, [True] * 5 + [False]]
+    assert lay_out([narrow, TEXT], "mean|all").values[0, 2:].tolist() == [[1, 0], [3, 0], [5, 0]]
+    assert lay_out([IMAGE], "mean|grid:2").values.flatten().tolist() == [5.5, 100, 2.5, 4.5, 6.5, 8.5]
 
 
 def test_the_rule_behind_auto_is_part_of_the_description(monkeypatch):

@@ -90,9 +90,11 @@ def test_the_last_layer_is_the_models_output_final_norm_included(llama, referenc
 
 
 def test_auto_takes_what_the_model_has(bert, llama):
-    assert (make(bert).loaded.tokens, make(bert).slots, make(bert).dim) == ("mean+cls+max,mean,mean", 5, 32)
-    assert (make(llama).loaded.tokens, make(llama).slots, make(llama).dim) == ("mean+max,mean,mean", 4, 32)
+    assert (make(bert).loaded.tokens, make(bert).slots, make(bert).dim) == ("mean+cls+max,mean,mean|all", 5, 32)
+    assert (make(llama).loaded.tokens, make(llama).slots, make(llama).dim) == ("mean+max,mean,mean|all", 4, 32)
     assert make(bert).loaded.layers == (-1, -2, -3)
+    assert make(bert).sequence
+    assert not make(bert, tokens="mean").sequence
 
 
 def test_a_causal_model_has_no_cls(llama):
@@ -189,4 +191,4 @@ def test_stories_is_a_causal_model_of_five_blocks(shared):
     assert (encoder.loaded.blocks, encoder.dim, encoder.slots) == (5, 64, 4)
     for row, text in enumerate(texts):
         alone = encoder.encode([encoder.prepare(text)]).values[0]
-        torch.testing.assert_close(tokens.values[row], alone, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(tokens.ragged()[row], alone, rtol=1e-5, atol=1e-5)

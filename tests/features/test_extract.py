@@ -22,7 +22,7 @@ from worlds import Digits, numbers
 def stored(store: FeatureStore) -> dict[str, np.ndarray]:
     table = store.metadata()
     return {
-        item: store.sequence(row) for item, row in zip(table["item"].to_pylist(), table["row"].to_pylist(), strict=True)
+        item: store.item(row) for item, row in zip(table["item"].to_pylist(), table["row"].to_pylist(), strict=True)
     }
 
 

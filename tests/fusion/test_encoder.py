@@ -1,4 +1,4 @@
-"""The Deep Fusion Encoder, step by step: e = normalize(mean(v + g Transformer(LayerNorm(v)))), v = fuse(stem(x), c)."""
+"""The Deep Fusion Encoder, step by step: v = fuse(stem(x), c), e = normalize(mean(v + g Transformer(LayerNorm(v))))."""
 
 from __future__ import annotations
 
@@ -9,20 +9,28 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from torch.nn.functional import normalize
 
 from lightcrl.errors import UnknownNameError
 from lightcrl.fusion.encoder import DeepFusionEncoder, DFEOptions
 from lightcrl.fusion.operations import OPERATIONS
-from lightcrl.methods import TokenSpec
+from lightcrl.fusion.pool import SequencePool
+from lightcrl.losses import info_nce
+from lightcrl.methods import Step, TokenSpec
 from lightcrl.tokens import TokenBatch
 from samples import ragged
 
 PLAIN: dict[str, Any] = {
     "dim": 8, "heads": 2, "feedforward": 12, "dropout": 0.0, "key_dropout": 0.0, "input_dropout": 0.0,
-    "layer_scale": 0.3, "inner_residual": True,
+    "layer_scale": 0.3, "inner_residual": True, "parts": 1, "summary": False,
     "fusion": "addition", "by_slot": True, "standardise": True,
 }  # fmt: skip
-SPECS = {"image": TokenSpec(5), "text": TokenSpec(7), "layers": TokenSpec(4, slots=3)}
+SPECS = {
+    "image": TokenSpec(5),
+    "text": TokenSpec(7),
+    "layers": TokenSpec(4, slots=3),
+    "both": TokenSpec(6, 2, sequence=True),
+}
 
 
 def make(specs: dict[str, TokenSpec] = SPECS, seed: int = 0, **options: Any) -> DeepFusionEncoder:
@@ -62,7 +70,18 @@ class ByHand:
         slot = range(len(tokens)) if len(weight) > 1 else [0] * len(tokens)
         return np.stack([(t - mean[s]) / deviation[s] @ weight[s] + bias[s] for t, s in zip(tokens, slot, strict=True)])
 
-    def context(self, modality: str) -> np.ndarray:
+    def pool(self, modality: str, sequence: np.ndarray) -> np.ndarray:
+        query, weight, bias, mean, deviation = (
+            self.weights[f"pools.{modality}.{part}"] for part in ("query", "weight", "bias", "mean", "deviation")
+        )
+        x = (sequence - mean) / deviation
+        heads = []
+        for q, w in zip(query, weight, strict=True):
+            shares = np.exp(x @ q)
+            heads.append(shares / shares.sum() @ x @ w)
+        return np.concatenate(heads) + bias
+
+    def contexts(self, modality: str) -> np.ndarray:
         x = self.layer_norm("context.mlp.0", self.weights[f"context.vectors.{modality}"])
         return self.dense("context.mlp.3.", self.gelu(self.dense("context.mlp.1.", x)))
 
@@ -73,9 +92,10 @@ class ByHand:
         fused = operation(torch.from_numpy(tokens)[None], mask, torch.from_numpy(operation.neutral + context))
         return fused[0].detach().numpy()
 
-    def attention(self, x: np.ndarray) -> np.ndarray:
-        heads, width = self.method.options.heads, self.method.options.dim // self.method.options.heads
-        queries, keys, values = np.split(self.dense("transformer.project_in.", x), 3, axis=1)
+    def attention(self, asking: np.ndarray, x: np.ndarray) -> np.ndarray:
+        heads, width = self.method.options.heads, x.shape[1] // self.method.options.heads
+        queries = self.dense("transformer.query.", asking)
+        keys, values = np.split(self.dense("transformer.key_value.", x), 2, axis=1)
         parts = []
         for head in range(heads):
             q, k, v = (part[:, head * width : (head + 1) * width] for part in (queries, keys, values))
@@ -83,31 +103,89 @@ class ByHand:
             parts.append(shares / shares.sum(1, keepdims=True) @ v)
         return self.dense("transformer.project_out.", np.concatenate(parts, 1))
 
-    def transformer(self, x: np.ndarray) -> np.ndarray:
-        x = x + self.attention(self.layer_norm("transformer.attention_norm", x))
-        normed = self.layer_norm("transformer.feedforward.0", x)
+    def transformer(self, asking: np.ndarray, x: np.ndarray) -> np.ndarray:
+        attended = self.attention(*(self.layer_norm("transformer.attention_norm", y) for y in (asking, x)))
+        asking = asking + attended
+        normed = self.layer_norm("transformer.feedforward.0", asking)
         fed = self.dense("transformer.feedforward.4.", self.gelu(self.dense("transformer.feedforward.1.", normed)))
-        return x + fed if self.method.options.inner_residual else fed
+        return asking + fed if self.method.options.inner_residual else fed
 
     def embed(self, modality: str, tokens: np.ndarray) -> np.ndarray:
-        v = self.fuse(self.stem(modality, tokens), self.context(modality))
-        z = v + self.weights.get("layer_scale", 1.0) * self.transformer(self.layer_norm("norm", v))
-        e = z.mean(0)
+        spec, options = SPECS[modality], self.method.options
+        if spec.sequence:
+            pooled = self.pool(modality, tokens[spec.slots :])
+            u = np.concatenate([self.stem(modality, tokens[: spec.slots]), pooled[None]])
+        else:
+            u = self.stem(modality, tokens)
+        parts = []
+        for part, context in zip(np.split(u, options.parts, axis=1), self.contexts(modality), strict=True):
+            v = self.fuse(part, context)
+            asking = v.mean(0, keepdims=True) if options.summary else v
+            refined = self.transformer(self.layer_norm("norm", asking), self.layer_norm("norm", v))
+            z = asking + self.weights.get("layer_scale", 1.0) * refined
+            parts.append(z.mean(0) / np.linalg.norm(z.mean(0)))
+        e = np.concatenate(parts)
         return e / np.linalg.norm(e)
 
 
-@pytest.mark.parametrize(("layer_scale", "inner_residual"), [("none", True), (0.3, False)], ids=["paper", "ours"])
+OURS = {"layer_scale": 0.3, "inner_residual": False, "summary": True, "parts": 2}
+
+
+@pytest.mark.parametrize("options", [{"layer_scale": "none"}, OURS], ids=["paper", "ours"])
 @pytest.mark.parametrize("fusion", OPERATIONS)
-def test_it_is_its_formula(fusion, layer_scale, inner_residual):
-    method = make(fusion=fusion, layer_scale=layer_scale, inner_residual=inner_residual)
+def test_it_is_its_formula(fusion, options):
+    method = make(fusion=fusion, **options)
     by_hand = ByHand(method)
     for modality, tokens in {
         "image": ragged([4, 4, 4], 5),
         "text": ragged([1, 6, 3], 7),
         "layers": ragged([3, 3], 4),
+        "both": ragged([3, 7], 6),
     }.items():
         wanted = np.stack([by_hand.embed(modality, item.double().numpy()) for item in tokens.ragged()])
         np.testing.assert_allclose(method(modality, tokens).detach().numpy(), wanted, atol=1e-6)
+
+
+def test_each_part_has_its_own_loss():
+    """The mean over parts: a part that is right is not excused for one that is wrong."""
+    method = make(**OURS)
+    groups = torch.arange(4)
+    step = Step({}, {"image": groups, "text": groups})
+    left, right = (torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(n)).double() for n in (1, 2))
+    whole = {name: normalize(torch.cat(list(normalize(x, dim=-1)), -1), dim=-1) for name, x in
+             (("image", left), ("text", right))}  # fmt: skip
+    single = [
+        info_nce(normalize(a, dim=-1), normalize(b, dim=-1), groups, groups, method.scale)
+        for a, b in zip(left, right, strict=True)
+    ]
+    torch.testing.assert_close(method.objective(info_nce, whole, step), sum(single) / 2)
+
+
+def test_a_sequence_is_standardised_by_its_own_figures():
+    method = make().float()
+    tokens = ragged([5, 4, 9], 6)
+    method.fit("both", tokens)
+    sequence = torch.cat([item[2:] for item in tokens.ragged()]).double()
+    pool = method.pools["both"]
+    torch.testing.assert_close(pool.mean.double(), sequence.mean(0), atol=1e-6, rtol=0)
+    spread = sequence.var(0, correction=0).mean().sqrt()
+    torch.testing.assert_close(pool.deviation.double(), spread, atol=1e-6, rtol=0)
+    slots = torch.stack([item[:2] for item in tokens.ragged()])
+    torch.testing.assert_close(method.stem("both").mean, slots.mean(0))
+
+
+def test_heads_that_look_alike_find_the_mean_of_the_sequence():
+    pool, tokens = SequencePool(6, 8, 2, 0.0), ragged([3, 1, 4], 6)
+    with torch.no_grad():
+        pool.query.zero_()
+    wanted = torch.cat([tokens.mean() @ weight for weight in pool.weight], -1)
+    torch.testing.assert_close(pool(tokens), wanted + pool.bias)
+
+
+def test_an_item_without_a_sequence_is_finite():
+    pool = SequencePool(6, 8, 2, 0.0)
+    empty = TokenBatch(torch.full((1, 3, 6), torch.nan), torch.zeros(1, 3, dtype=torch.bool))
+    torch.testing.assert_close(pool(empty), pool.bias[None])
 
 
 def test_without_layer_scale_it_is_the_papers_and_has_no_weight_for_it():
@@ -193,8 +271,8 @@ def test_an_unknown_operation_is_answered_with_the_nearest():
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():
-    with pytest.raises(ValidationError, match="dim 8 does not divide into 3 heads"):
-        DFEOptions(dim=8, heads=3)
+    with pytest.raises(ValidationError, match="dim 8 does not divide into 1 parts of 3 heads"):
+        DFEOptions(dim=8, heads=3, parts=1)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ Kind = Literal["text", "image", "audio"]
 
 
 _POOLS = r"(cls|mean|max)(\+(cls|mean|max))*"
-TOKENS = rf"^(auto|pooled|all|grid:[1-9]\d*|{_POOLS}(,{_POOLS})*)$"
+_SEQUENCE = r"(all|grid:[1-9]\d*)"
+TOKENS = rf"^(auto|pooled|{_SEQUENCE}|{_POOLS}(,{_POOLS})*(\|{_SEQUENCE})?)$"
 
 
 class EncoderSpec(BaseModel):
@@ -36,9 +37,10 @@ class EncoderSpec(BaseModel):
         layers: hidden layers to keep, as Python indices into the model's blocks (-1 is the last); `"auto"` takes a
             transformer's last layer and two before it, and the last layer of anything else.
         tokens: `"pooled"` (one vector per layer), pools joined by `+` (`cls`, `mean`, `max`; one list for every layer,
-            or one per layer with commas between), `"grid:N"`, `"all"`, or `"auto"`, the pools that suit the model.
+            or one per layer with commas between), `"grid:N"`, `"all"`, or `"auto"`, what suits the model.
             Pools of several layers are tokens too; `grid:N` and `all` put the layers of one place side by side in one
-            token.
+            token. After pools and a `|`, `grid:N` or `all` adds the sequence of the first layer named:
+            `"cls+mean|grid:7"`.
         max_length: longest text in tokens, or longest sound in seconds; the rest is cut off.
         max_pixels: larger pictures are set aside (decompression bombs).
         dtype: of the forward pass.
@@ -84,12 +86,14 @@ class Encoder(ABC):
         dim: D, the width of a token.
         slots: how many tokens an item has when every item has the same ones (pools of layers), each with a meaning of
             its own; 1 where all tokens share one meaning (patches, words, a single vector).
+        sequence: after the slots follow an item's words, patches or segments, as many as it has.
         batch_size: items per call of `encode` that extraction uses.
     """
 
     kind: Kind
     dim: int
     slots: int = 1
+    sequence: bool = False
     batch_size: int = 64
 
     @abstractmethod

@@ -49,6 +49,7 @@ class Loaded:
         pads: items of unequal length can share a batch: padding changes nothing.
         dim: width of a token.
         slots: tokens per item with a meaning of their own.
+        sequence: more tokens follow them.
     """
 
     network: torch.nn.Module
@@ -59,6 +60,7 @@ class Loaded:
     pads: bool
     dim: int
     slots: int
+    sequence: bool
 
 
 class HuggingFaceEncoder(Encoder):
@@ -118,6 +120,11 @@ class HuggingFaceEncoder(Encoder):
     def slots(self) -> int:  # type: ignore[override]
         """Tokens per item with a meaning of their own."""
         return self.loaded.slots
+
+    @property
+    def sequence(self) -> bool:  # type: ignore[override]
+        """Whether words, patches or segments follow the slots."""
+        return self.loaded.sequence
 
     @cached_property
     def _files(self) -> str:
@@ -209,10 +216,10 @@ class HuggingFaceEncoder(Encoder):
                 )
             pads = "attention_mask" in short and _alike(alone, self._run(network, accepts, [short, long]))
             layers = choose_layers(self.spec.layers, [block.values.shape[-1] for block in alone])
-            tokens = choose_tokens(self.spec.tokens, self.kind, alone[-1].cls, len(layers))
+            tokens = choose_tokens(self.spec.tokens, self.kind, alone[-1], len(layers))
             laid = lay_out([alone[layer] for layer in layers], tokens)
         slots = count_slots(tokens, len(layers))
-        return Loaded(network, accepts, len(alone), layers, tokens, pads, laid.dim, slots)
+        return Loaded(network, accepts, len(alone), layers, tokens, pads, laid.dim, slots, "|" in tokens)
 
     def _load_network(self) -> tuple[torch.nn.Module, frozenset[str]]:
         # New heads draw from the global generator, which is the user's.

@@ -20,7 +20,9 @@ from lightcrl.tokens import TokenBatch
 # By kind: the pools of `tokens = "pooled"`, for models with and without a CLS token.
 POOLED: dict[Kind, tuple[str, str]] = {"text": ("mean", "mean"), "image": ("cls", "mean"), "audio": ("mean", "mean")}
 
-# Of `tokens = "auto"`: the pools of the last layer, and those of every other (docs/LOG.md has the figures).
+# Of `tokens = "auto"`: the pools of the last layer, and those of every other (docs/LOG.md has the figures), for models
+# with and without a CLS token; then the sequence of the last layer.
+SEQUENCE: dict[Kind, str] = {"text": "all", "image": "grid:7", "audio": "grid:16"}
 AUTO: dict[Kind, tuple[tuple[str, str], tuple[str, str]]] = {
     "text": (("mean+cls+max", "mean"), ("mean+max", "mean")),
     "image": (("cls+mean", "cls+mean"), ("mean+max", "mean")),
@@ -81,17 +83,23 @@ def choose_layers(wanted: Sequence[int] | str, widths: Sequence[int]) -> tuple[i
     return tuple(wanted)
 
 
-def choose_tokens(wanted: str, kind: Kind, cls: bool, layers: int) -> str:
-    """`"auto"` and `"pooled"` as the pools they stand for; anything else as it is.
+def choose_tokens(wanted: str, kind: Kind, last: Layer, layers: int) -> str:
+    """`"auto"` and `"pooled"` as what they stand for, from the model's last layer; anything else as it is.
 
-    >>> choose_tokens("auto", "text", cls=True, layers=3)
-    'mean+cls+max,mean,mean'
+    >>> words = Layer(torch.zeros(1, 4, 8), torch.ones(1, 4, dtype=torch.bool), cls=True)
+    >>> choose_tokens("auto", "text", words, layers=3)
+    'mean+cls+max,mean,mean|all'
     """
+    cls = last.cls
     if wanted == "pooled":
         return POOLED[kind][0 if cls else 1]
     if wanted == "auto":
-        last, others = AUTO[kind][0 if cls else 1]
-        return ",".join([last, *[others] * (layers - 1)])
+        first, others = AUTO[kind][0 if cls else 1]
+        pools = ",".join([first, *[others] * (layers - 1)])
+        # A grid only averages.
+        sequence = f"grid:{min(7, *last.grid)}" if last.grid else SEQUENCE[kind]
+        # A single place says what the mean says.
+        return pools if last.content().mask.shape[1] == 1 or sequence == "grid:1" else f"{pools}|{sequence}"
     return wanted
 
 
@@ -99,7 +107,7 @@ def describe_layout(layers: Sequence[int] | str, tokens: str, kind: Kind) -> dic
     """Both settings as JSON values for a fingerprint; `"auto"` with its rule, so that a new rule makes another one."""
     return {
         "layers": ["auto", *auto_layers(100)] if isinstance(layers, str) else list(layers),
-        "tokens": ["auto", *map(list, AUTO[kind])] if tokens == "auto" else tokens,
+        "tokens": ["auto", *map(list, AUTO[kind]), SEQUENCE[kind]] if tokens == "auto" else tokens,
     }
 
 
@@ -117,28 +125,43 @@ def pools_by_layer(tokens: str, layers: int) -> list[list[str]]:
 
 def count_slots(tokens: str, layers: int) -> int:
     """Tokens per item that have a meaning of their own: all pools of all layers; 1 for `grid:N` and `all`."""
-    if tokens == "all" or tokens.startswith("grid:"):
+    if _is_sequence(tokens):
         return 1
-    return sum(map(len, pools_by_layer(tokens, layers)))
+    return sum(map(len, pools_by_layer(tokens.partition("|")[0], layers)))
+
+
+def _is_sequence(tokens: str) -> bool:
+    return tokens == "all" or tokens.startswith("grid:")
 
 
 def lay_out(layers: Sequence[Layer], tokens: str) -> TokenBatch:
     """The tokens of `layers` as `tokens` wants them (what `choose_tokens` gave), in float32.
 
-    Pools are tokens, ordered layer by layer; narrower layers are filled up with zeros to the width of the widest. With
-    `grid:N` and `all`, the layers of one place stand side by side in one token.
+    Pools are tokens, ordered layer by layer; narrower layers are filled up with zeros to the width of the widest. After
+    a `|`, the first layer's sequence follows them. With `grid:N` and `all` alone, the layers of one place stand side by
+    side in one token.
 
     Raises:
         EncoderError: `cls` without a CLS token, a grid finer than the model's, `all` of layers that differ in tokens.
     """
-    if tokens == "all":
-        return _side_by_side([TokenBatch(layer.values, layer.mask) for layer in layers])
-    if tokens.startswith("grid:"):
-        return _side_by_side([_divide(layer, int(tokens.removeprefix("grid:"))) for layer in layers])
+    if _is_sequence(tokens):
+        return _side_by_side([_sequence(layer, tokens) for layer in layers])
+    pools, _, sequence = tokens.partition("|")
     width = max(layer.values.shape[-1] for layer in layers)
-    chosen = zip(layers, pools_by_layer(tokens, len(layers)), strict=True)
+    chosen = zip(layers, pools_by_layer(pools, len(layers)), strict=True)
     vectors = [POOLS[pool](layer).float() for layer, pools in chosen for pool in pools]
-    return TokenBatch.full(torch.stack([pad(vector, (0, width - vector.shape[-1])) for vector in vectors], dim=1))
+    slots = TokenBatch.full(torch.stack([pad(vector, (0, width - vector.shape[-1])) for vector in vectors], dim=1))
+    if not sequence:
+        return slots
+    found = _sequence(layers[0], sequence)
+    values = pad(found.values.float(), (0, width - found.dim))
+    return TokenBatch(torch.cat([slots.values, values], 1), torch.cat([slots.mask, found.mask], 1))
+
+
+def _sequence(layer: Layer, tokens: str) -> TokenBatch:
+    if tokens == "all":
+        return TokenBatch(layer.values, layer.mask)
+    return _divide(layer, int(tokens.removeprefix("grid:")))
 
 
 def _side_by_side(parts: Sequence[TokenBatch]) -> TokenBatch:

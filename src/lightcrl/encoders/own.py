@@ -16,8 +16,9 @@ from lightcrl.tokens import TokenBatch
 class OwnEncoder(Encoder):
     """An object with `encode(list of raw items) -> array [B, D] or [B, T, D], or TokenBatch`.
 
-    Its `prepare`, `dim`, `slots` and `fingerprint` are used where it has them. The name of its class, its options and
-    its `fingerprint` attribute stand for all that decides its output: when its weights change, one of them has to.
+    Its `prepare`, `dim`, `slots`, `sequence` and `fingerprint` are used where it has them. The name of its class, its
+    options and its `fingerprint` attribute stand for all that decides its output: when its weights change, one of them
+    has to.
     Networks that it holds are put into eval mode.
 
     Raises:
@@ -34,6 +35,7 @@ class OwnEncoder(Encoder):
         self.made, self.spec = made, spec
         self.kind, self.batch_size = spec.kind, spec.batch_size
         self.slots = int(getattr(made, "slots", 1))
+        self.sequence = bool(getattr(made, "sequence", False))
         self._dim: int | None = getattr(made, "dim", None)
         for part in (made, *getattr(made, "__dict__", {}).values()):
             if isinstance(part, torch.nn.Module):

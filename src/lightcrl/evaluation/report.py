@@ -288,4 +288,6 @@ def _encoder_name(spec: EncoderSpec) -> str:
 
 
 def _token_shape(store: FeatureStore) -> str:
-    return f"{store.slots if store.slots > 1 else f'up to {store.longest}'} × {store.dim}"
+    most = f"up to {store.longest}"
+    count = f"{store.slots} + {most}" if store.sequence else str(store.slots) if store.slots > 1 else most
+    return f"{count} × {store.dim}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,8 +23,9 @@ def embed_rows(method: Method, store: FeatureStore, modality: str, rows: np.ndar
     method.eval()
     device = next(method.parameters()).device
     per_batch = max(1, TOKENS_PER_BATCH // max(1, store.longest))
+    gather = partial(store.gather, sequence=method.sequences)
     parts = [
-        method(modality, store.gather(rows[start : start + per_batch]).to(device, torch.float32)).cpu()
+        method(modality, gather(rows[start : start + per_batch]).to(device, torch.float32)).cpu()
         for start in range(0, len(rows), per_batch)
     ]
     method.train(was_training)

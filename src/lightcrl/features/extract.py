@@ -130,6 +130,7 @@ def extract(
         "encoder": {"fingerprint": encoder.fingerprint, **encoder.describe()},
         "dim": encoder.dim,
         "slots": encoder.slots,
+        "sequence": encoder.sequence,
         "dtype": dtype,
     }
     write_manifest(folder, mark, header, shards)
@@ -244,4 +245,4 @@ class _Known:
         if key not in self._places:
             return None
         store, row = self._places[key]
-        return store.sequence(row)
+        return store.item(row)

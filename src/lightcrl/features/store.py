@@ -100,7 +100,7 @@ def complete_shard(folder: Path, number: int, fingerprint: str) -> Shard | None:
 
 
 def write_manifest(folder: Path, fingerprint: str, header: Mapping[str, Any], shards: Sequence[Shard]) -> None:
-    """Declare a store complete. `header` holds modality, kind, encoder, dim, slots and dtype."""
+    """Declare a store complete. `header` holds modality, kind, encoder, dim, slots, sequence and dtype."""
     entries = [vars(shard) for shard in shards]
     write_json(folder / "manifest.json", {"format": FORMAT, "fingerprint": fingerprint, **header, "shards": entries})
 
@@ -115,6 +115,7 @@ class FeatureStore:
         rows: items in it.
         dim: D, width of a token.
         slots: see `Encoder.slots`.
+        sequence: see `Encoder.sequence`.
     """
 
     def __init__(self, folder: Path | str, fingerprint: str | None = None, *, memory: bool = False) -> None:
@@ -147,6 +148,7 @@ class FeatureStore:
             )
         self.dim: int = self.manifest["dim"]
         self.slots: int = self.manifest["slots"]
+        self.sequence: bool = self.manifest.get("sequence", False)
         self._shards = [Shard(**entry) for entry in self.manifest["shards"]]
         self._check_sizes()
         self._first_row = np.cumsum([0, *(shard.rows for shard in self._shards)])
@@ -179,17 +181,21 @@ class FeatureStore:
         ]
         return pa.concat_tables(shifted) if shifted else METADATA.empty_table()
 
-    def gather(self, rows: np.ndarray) -> TokenBatch:
-        """Tokens of the items at `rows` [B] in that order, padded to the longest among them, in the stored dtype."""
+    def gather(self, rows: np.ndarray, *, sequence: bool = True) -> TokenBatch:
+        """Tokens of the items at `rows` [B] in that order, padded to the longest among them, in the stored dtype.
+
+        Without `sequence`, what follows the slots is not read.
+        """
         rows = np.asarray(rows)
+        most = None if sequence or not self.sequence else self.slots
         shards = np.searchsorted(self._first_row, rows, side="right") - 1
         if len(self._first_row) == 2 or (len(rows) and (shards == shards[0]).all()):
             shard = int(shards[0]) if len(rows) else 0
-            return _gather(self._shard(shard), rows - self._first_row[shard])
+            return _gather(self._shard(shard), rows - self._first_row[shard], most)
         parts = []
         for shard in np.unique(shards):
             chosen = np.flatnonzero(shards == shard)
-            parts.append((chosen, _gather(self._shard(shard), rows[chosen] - self._first_row[shard])))
+            parts.append((chosen, _gather(self._shard(shard), rows[chosen] - self._first_row[shard], most)))
         longest = max(part.values.shape[1] for _, part in parts)
         values = torch.zeros(len(rows), longest, self.dim, dtype=parts[0][1].values.dtype)
         mask = torch.zeros(len(rows), longest, dtype=torch.bool)
@@ -198,7 +204,7 @@ class FeatureStore:
             mask[chosen, : part.values.shape[1]] = part.mask
         return TokenBatch(values, mask)
 
-    def sequence(self, row: int) -> np.ndarray:
+    def item(self, row: int) -> np.ndarray:
         """Tokens [T, D] of one item, as stored."""
         shard = int(np.searchsorted(self._first_row, row, side="right") - 1)
         values, offsets = self._shard(shard)
@@ -260,10 +266,12 @@ class FeatureStore:
         self._first_row = np.array([0, self.rows])
 
 
-def _gather(shard: tuple[np.ndarray, np.ndarray], rows: np.ndarray) -> TokenBatch:
+def _gather(shard: tuple[np.ndarray, np.ndarray], rows: np.ndarray, most: int | None) -> TokenBatch:
     values, offsets = shard
     starts = np.asarray(offsets[rows])
     lengths = np.asarray(offsets[rows + 1]) - starts
+    if most is not None:
+        lengths = np.minimum(lengths, most)
     places = np.arange(int(lengths.max(initial=0)))
     mask = places < lengths[:, None]
     # Padding repeats the item's first token: it is masked, and a read stays within the item.

@@ -83,7 +83,7 @@ class Features:
     @property
     def specs(self) -> dict[str, TokenSpec]:
         """By modality, the shape of its tokens."""
-        return {modality: TokenSpec(store.dim, store.slots) for modality, store in self.stores.items()}
+        return {modality: TokenSpec(store.dim, store.slots, store.sequence) for modality, store in self.stores.items()}
 
     def split(self, name: str) -> Split:
         """The groups of a split.

@@ -22,10 +22,16 @@ MAX_LOGIT_SCALE = 100.0
 
 @dataclass(frozen=True, slots=True)
 class TokenSpec:
-    """What a modality's tokens look like: see `Encoder.dim` and `Encoder.slots`."""
+    """What a modality's tokens look like: see `Encoder.dim`, `Encoder.slots` and `Encoder.sequence`."""
 
     dim: int
     slots: int = 1
+    sequence: bool = False
+
+    def __str__(self) -> str:
+        """Such as `6 + T x 192`."""
+        count = f"{self.slots} + T" if self.sequence else str(self.slots) if self.slots > 1 else "T"
+        return f"{count} x {self.dim}"
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,7 @@ class Method(nn.Module, ABC):
             (`TrainingSpec.suited`).
         grid: options that a fair comparison tries on dev, each on top of the defaults; the empty one is the defaults.
         closed_form: `solve` finds the weights; there are no steps.
+        sequences: it reads the tokens after the slots; without, they are cut off before `embed`.
         one_process: `augment` or `objective` needs the whole batch's tokens, so several processes cannot share it.
     """
 
@@ -124,6 +131,7 @@ class Method(nn.Module, ABC):
     suits: ClassVar[Mapping[str, Any]] = {}
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     closed_form: ClassVar[bool] = False
+    sequences: ClassVar[bool] = False
     one_process: ClassVar[bool] = False
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: MethodOptions) -> None:
@@ -171,17 +179,27 @@ class Method(nn.Module, ABC):
             ShapeError: the tokens' width or number is not the one it was made for.
         """
         self.check(modality, tokens)
-        return normalize(self.embed(modality, tokens).float(), dim=-1)
+        return normalize(self.embed(modality, self.visible(modality, tokens)).float(), dim=-1)
+
+    def visible(self, modality: str, tokens: TokenBatch) -> TokenBatch:
+        """What of `tokens` the method reads."""
+        spec = self.modalities[modality]
+        return tokens if self.sequences or not spec.sequence else tokens.places(0, spec.slots)
+
+    def fit(self, modality: str, tokens: TokenBatch) -> None:
+        """Take means and deviations of features from a sample of the training split."""
+        self.stem(modality).fit(self.visible(modality, tokens))
 
     def check(self, modality: str, tokens: TokenBatch) -> None:
         """Raise unless `tokens` are what this method takes for `modality`."""
         if modality not in self.modalities:
             raise ModalityError(f"no modality {modality!r} in this model; it has {', '.join(sorted(self.modalities))}.")
-        spec = self.modalities[modality]
-        if tokens.dim != spec.dim or (spec.slots > 1 and tokens.values.shape[1] != spec.slots):
+        spec, found = self.modalities[modality], tokens.values.shape[1]
+        fits = found >= spec.slots + self.sequences if spec.sequence else spec.slots in (1, found)
+        if tokens.dim != spec.dim or not fits:
             raise ShapeError(
                 f"{modality} tokens of shape {list(tokens.values.shape)}; this model expects [B, "
-                f"{spec.slots if spec.slots > 1 else 'T'}, {spec.dim}]. Use the encoder settings it was trained with."
+                f"{str(spec).replace(' x', ',')}]. Use the encoder settings it was trained with."
             )
 
     @property
