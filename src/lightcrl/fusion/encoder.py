@@ -13,7 +13,7 @@ from torch.nn.functional import normalize, scaled_dot_product_attention
 from lightcrl.fusion.operations import OPERATIONS, shrink
 from lightcrl.fusion.pool import SequencePool
 from lightcrl.losses import Loss
-from lightcrl.methods.base import Method, MethodOptions, Step, TokenSpec
+from lightcrl.methods.base import Method, MethodOptions, Stem, Step, TokenSpec
 from lightcrl.tokens import TokenBatch
 
 
@@ -82,9 +82,14 @@ class DeepFusionEncoder(Method):
         super().__init__(modalities, options)
         self.parts_count = options.parts
         width = options.dim // options.parts
+        self.stems = nn.ModuleDict(
+            {name: Stem(spec, options, options.parts) for name, spec in sorted(self.modalities.items())}
+        )
         self.pools = nn.ModuleDict(
             {
-                name: SequencePool(spec.dim, options.dim, options.parts * options.heads, options.input_dropout)
+                name: SequencePool(
+                    spec.dim, options.dim, options.parts * options.heads, options.input_dropout, options.parts
+                )
                 for name, spec in sorted(self.modalities.items())
                 if spec.sequence
             }

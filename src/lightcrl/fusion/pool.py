@@ -23,8 +23,9 @@ class SequencePool(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, features: int, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, features: int, dim: int, heads: int, dropout: float, parts: int = 1) -> None:
         super().__init__()
+        self.parts = parts
         self.query = nn.Parameter(torch.randn(heads, features) * 0.02)
         bound = 1 / math.sqrt(features)
         self.weight = nn.Parameter(torch.empty(heads, features, dim // heads).uniform_(-bound, bound))
@@ -42,8 +43,9 @@ class SequencePool(nn.Module):
         shares = scores.softmax(1).masked_fill(~tokens.mask.unsqueeze(-1), 0)
         found = shares.to(values.dtype).mT @ values - self.mean
         found = found.masked_fill(~tokens.mask.any(1)[:, None, None], 0)
-        # All heads of an item drop the same features.
-        kept = self.dropout(found.new_ones(len(found), 1, found.shape[-1])) / self.deviation
+        # The heads of a part drop the same features.
+        kept = self.dropout(found.new_ones(len(found), self.parts, found.shape[-1])) / self.deviation
+        kept = kept.repeat_interleave(found.shape[1] // self.parts, 1)
         return torch.einsum("bhd,hdk->bhk", found * kept, self.weight).flatten(1) + self.bias
 
     @torch.no_grad()

@@ -72,16 +72,18 @@ class Stem(nn.Module):
     """Per-token projection D -> d, the only weights that belong to one modality.
 
     Tokens with a meaning of their own (slots) each have their own projection. The mean over tokens of a per-slot
-    projection is one linear map of the slots side by side.
+    projection is one linear map of the slots side by side. Each of `parts` equal parts of the outcome drops its own
+    features in training.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, spec: TokenSpec, options: MethodOptions) -> None:
+    def __init__(self, spec: TokenSpec, options: MethodOptions, parts: int = 1) -> None:
         super().__init__()
         self.spec = spec
         self.slots = spec.slots if options.by_slot else 1
+        self.parts = parts
         self.dropout = nn.Dropout(options.input_dropout)
         self.weight = nn.Parameter(torch.empty(self.slots, spec.dim, options.dim))
         self.bias = nn.Parameter(torch.zeros(self.slots, options.dim))
@@ -92,12 +94,15 @@ class Stem(nn.Module):
 
     def forward(self, tokens: TokenBatch) -> Tensor:
         """[B, T, D] -> [B, T, d]; T is the number of slots where there are several."""
-        # Padding may hold anything, and a NaN times zero is still a NaN: in attention, and in the weights' gradient.
-        values = tokens.values.masked_fill(~tokens.mask.unsqueeze(-1), 0).to(self.weight.dtype)
-        values = self.dropout((values - self.mean) / self.deviation)
+        values = tokens.values.to(self.weight.dtype)
         if self.slots == 1:
-            return values @ self.weight[0] + self.bias
-        return torch.einsum("btd,tdk->btk", values, self.weight) + self.bias
+            # Padding may hold anything, and a NaN times zero is still a NaN, in attention and in gradients.
+            values = values.masked_fill(~tokens.mask.unsqueeze(-1), 0)
+        values = (values - self.mean) / self.deviation
+        rule = "btd,dk->btk" if self.slots == 1 else "btd,tdk->btk"
+        weights = self.weight.squeeze(0) if self.slots == 1 else self.weight
+        projected = [torch.einsum(rule, self.dropout(values), part) for part in weights.chunk(self.parts, -1)]
+        return torch.cat(projected, -1) + self.bias
 
     @torch.no_grad()
     def fit(self, tokens: TokenBatch) -> None:
