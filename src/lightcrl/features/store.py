@@ -115,6 +115,7 @@ class FeatureStore:
         rows: items in it.
         dim: D, width of a token.
         slots: see `Encoder.slots`.
+        memory: whether all of it is held in memory.
     """
 
     def __init__(self, folder: Path | str, fingerprint: str | None = None, *, memory: bool = False) -> None:
@@ -152,6 +153,7 @@ class FeatureStore:
         self._first_row = np.cumsum([0, *(shard.rows for shard in self._shards)])
         self.rows = int(self._first_row[-1])
         self._arrays: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.memory = memory
         if memory:
             self._load()
 
