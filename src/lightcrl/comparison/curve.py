@@ -20,7 +20,7 @@ LEAST_SIZES = 5
 FARTHEST = 10.0
 SAMPLES = 200
 SLOPES = (0.1, 3.0)
-GRID, ZOOMS = 25, 18
+GRID, ZOOMS = 17, 16
 
 
 @dataclass(frozen=True)

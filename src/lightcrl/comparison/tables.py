@@ -102,7 +102,7 @@ def fit_words(one: Growth) -> str:
         return ""
     return (
         f"{one.label}: R@1 = {said.curve.end:.2f} / (1 + ({said.curve.half:,.0f} / n)^{said.curve.slope:.2f}), error "
-        f"{100 * said.error:.1f} points; fitted without the largest size, it is {100 * said.missed:+.1f} points off there"
+        f"{100 * said.error:.1f} points; fitted without the largest size, it misses that by {100 * said.missed:+.1f}"
     )
 
 
