@@ -47,8 +47,7 @@ name = "linear"
 dim = 32
 
 [training]
-epochs = 3
-evaluate_every = 3
+epochs = 1
 batch_size = 12
 tensorboard = false
 
@@ -73,7 +72,7 @@ def trained(folder) -> list[str]:
 def world(tmp_path_factory):
     """A small data set, and two methods compared on it by two seeds and five sizes."""
     folder = tmp_path_factory.mktemp("compare")
-    write_table(folder / "world", 90, 0)
+    write_table(folder / "world", 80, 0)
     write_class_folder(folder / "shapes", attribute="shape", per_class=3, seed=1)
     recipe = folder / "small.toml"
     recipe.write_text(RECIPE)
@@ -249,7 +248,7 @@ def test_killed_anywhere_it_goes_on_as_if_nothing_had_happened(world, tmp_path):
 
     given = {
         "seeds": 2,
-        "overrides": ["training.epochs=2", "training.evaluate_every=1", "training.precision='float32'"],
+        "overrides": ["training.epochs=2", "training.precision='float32'"],
         "tune": False,
     }
     whole = compare(world.recipe, ["linear", "convirt"], output=tmp_path / "whole", **given)
@@ -264,7 +263,7 @@ def test_killed_anywhere_it_goes_on_as_if_nothing_had_happened(world, tmp_path):
 
         return tell
 
-    for count, kind in ((1, "evaluation"), (3, "step"), (1, "trained"), (9, "step")):
+    for count, kind in ((1, "evaluation"), (1, "trained"), (9, "step")):
         with pytest.raises(KillError):
             compare(
                 world.recipe,
@@ -364,3 +363,16 @@ def test_wrong_usage_and_several_processes(world, tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "launched", lambda: 2)
     with pytest.raises(TrainingError, match="in one process"):
         compare(world.recipe, ["linear", "convirt"], output=tmp_path)
+
+
+def test_the_page_is_one_file_with_every_method_figure_and_sentence(world):
+    html = (world.done / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?://|@import|url\((?!#)|<script|<iframe", html)
+    assert html.count("<figure>") == html.count("<figcaption>") == 3
+    text = " ".join(re.sub(r"<[^>]*>", " ", html).split())
+    for line in world.json["words"]:
+        assert line in text
+    for method in world.json["methods"]:
+        low, high = method["figures"][MAIN]["both"]
+        shown = f"{100 * method['figures'][MAIN]['mean']:.1f} {100 * low:.1f}–{100 * high:.1f}"
+        assert f"{method['label']} {shown}" in text

@@ -290,7 +290,8 @@ def _contestant(one: Contestant) -> dict[str, Any]:
         "seconds": round(one.seconds, 3) if one.cells else None,
         "memory": one.memory,
         "figures": {
-            name: {"mean": found.mean, "seeds": found.seeds, "items": found.items, "both": found.both}
+            name: {"mean": found.mean, "seeds": found.seeds and list(found.seeds)}
+            | {"items": list(found.items), "both": list(found.both)}
             for name, found in one.figures.items()
         },
         "rivals": {name: {"label": label, **_difference(found)} for name, (label, found) in one.rivals.items()},

@@ -114,7 +114,7 @@ def compare(
     for seed in numbers:
         for entry in entries:
             _train(state, entry, seed)
-    if not state.cells:
+    if not any(state.cells.values()):
         label, reason = next(iter(state.failed.items()))
         raise TrainingError(f"no method could be trained. {label}: {reason}")
     for size in sizes[:-1]:
