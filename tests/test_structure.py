@@ -25,7 +25,15 @@ LAYERS = (
     ("plan", "checkpoint", "evaluation"),
     ("training", "embedder", "evaluation.tasks"),
     ("pipeline",),
-    ("evaluation.space", "evaluation.figures", "evaluation.gallery", "evaluation.report"),
+    (
+        "evaluation.space",
+        "evaluation.drawing",
+        "evaluation.figures",
+        "evaluation.gallery",
+        "evaluation.page",
+        "evaluation.report",
+    ),
+    ("comparison",),
     ("demo", "console"),
     ("cli", "__main__"),
 )

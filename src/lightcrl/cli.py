@@ -112,6 +112,52 @@ def run(
 
 
 @app.command()
+def compare(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Data, encoders, training, evaluation.")],
+    methods: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME[KEY=VALUE,...],...", help="By default the recipe's and all there are."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many trainings of each.")] = 5,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the comparison; runs/<name>-compare by default.")
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of the recipe.")
+    ] = None,
+    tune: Annotated[bool, typer.Option(help="Let every method choose options from its grid on dev.")] = True,
+    scaling: Annotated[
+        str | None,
+        typer.Option(metavar="N,N,...|auto", help="Train on subsets of so many groups too; auto doubles from 125."),
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option(help="Mean R@1 that --scaling says the groups for; the next round one by default.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Train methods on the same features, splits, seeds and budget; say who is better, and who is not told apart."""
+    from lightcrl import console
+    from lightcrl.comparison import compare as compare_methods
+    from lightcrl.comparison import parse_entries
+
+    with console.Live() as live:
+        done = compare_methods(
+            recipe,
+            parse_entries(methods) if methods is not None else None,
+            seeds=seeds,
+            overrides=override or (),
+            output=output,
+            tune=tune,
+            scaling=_sizes(scaling),
+            target=target,
+            tell=live.tell,
+        )
+    console.print_comparison(done)
+    if json is not None:
+        _write(json, done.to_json())
+
+
+@app.command()
 def evaluate(
     checkpoint: CheckpointFolder,
     task: Annotated[str, typer.Option(help="retrieval or zero_shot.")],
@@ -260,6 +306,18 @@ def _pairs(given: list[str] | None, option: str) -> dict[str, str]:
             raise typer.BadParameter(f"{pair!r}: expected NAME=VALUE", param_hint=option)
         pairs[name] = value
     return pairs
+
+
+def _sizes(given: str | None) -> list[int] | str | None:
+    if given is None or given == "auto":
+        return given
+    try:
+        sizes = [int(part) for part in given.split(",")]
+    except ValueError:
+        sizes = [0]
+    if min(sizes) < 1:
+        raise typer.BadParameter(f"{given!r}: expected numbers of groups or auto", param_hint="--scaling")
+    return sizes
 
 
 def _write(path: Path, value: Any) -> None:

@@ -23,6 +23,8 @@ from rich.progress import (
 from rich.table import Table
 
 from lightcrl.checkpoint import Checkpoint
+from lightcrl.comparison import Comparison
+from lightcrl.comparison.outcome import MAIN, ZERO_SHOT, remarks, sentences
 from lightcrl.data.base import Rejection
 from lightcrl.evaluation.base import Result
 from lightcrl.pipeline import Model, Run
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from lightcrl.demo import Demo
 
 console = Console()
+# Columns from which a comparison shows each direction.
+WIDE = 120
 
 
 class Live:
@@ -97,7 +101,7 @@ class Live:
         self._recall = ""
 
     def _on_step(self, event: Mapping[str, Any]) -> None:
-        name = f"train {event['method']} seed {event['seed']}"
+        name = f"train {escape(event['method'])} seed {event['seed']}"
         total = self._steps or None
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total, note="")
@@ -108,10 +112,11 @@ class Live:
         self._recall = f" dev R@1 {event['dev_mean_recall@1']:.3f}"
 
     def _on_trained(self, event: Mapping[str, Any]) -> None:
-        bar = self._tasks.pop(f"train {event['method']} seed {event['seed']}", None)
+        method = escape(event["method"])
+        bar = self._tasks.pop(f"train {method} seed {event['seed']}", None)
         if bar is not None:
             self._progress.remove_task(bar)
-        self._progress.print(f"trained {event['method']} seed {event['seed']} in {event['seconds']:.0f} s")
+        self._progress.print(f"trained {method} seed {event['seed']} in {event['seconds']:.0f} s")
 
 
 def print_run(run: Run, recipe: Recipe) -> None:
@@ -173,6 +178,41 @@ def print_demo(done: Demo) -> None:
     console.print(f"report: {page}", soft_wrap=True, markup=False)
 
 
+def print_comparison(comparison: Comparison) -> None:
+    """Who is better: the table, the words, what a reader has to know, what more groups would bring."""
+    ranked, split = comparison.ranked, comparison.recipe.evaluation.split
+    two = len(comparison.directions) == 2 and console.width >= WIDE
+    each = [f"{name}/recall@1" for name in comparison.directions] if two else []
+    shown = [MAIN, *each, *[name for name in comparison.measures if name == ZERO_SHOT]]
+    seeds = f"{len(comparison.seeds)} seed" + "s" * (len(comparison.seeds) > 1)
+    table = Table(title=f"{comparison.recipe.name}: {split} split, {seeds}, 95 % intervals")
+    table.add_column("method", overflow="fold")
+    for name in shown:
+        table.add_column(_heading(name), justify="right", no_wrap=True)
+    table.add_column("minus the\nbest other", justify="right", no_wrap=True)
+    table.add_column("\ntraining", justify="right", no_wrap=True)
+    for one in ranked:
+        cells = [(one.figures[name].mean, one.figures[name].both) for name in shown]
+        _, found = one.rivals.get(MAIN, ("", None))
+        versus = f"{found.mean:+.3f}\n[dim]{found.word}[/dim]" if found else ""
+        memory = "" if one.memory is None else f"\n[dim]{one.memory / 2**20:,.0f} MiB[/dim]"
+        table.add_row(
+            f"{escape(one.label)}\n[dim]{one.cells[0].parameters / 1e6:.2f} M[/dim]",
+            *(f"{mean:.3f}\n[dim]{low:.3f}-{high:.3f}[/dim]" for mean, (low, high) in cells),
+            versus,
+            f"{one.seconds:.0f} s{memory}",
+        )
+    table.add_row("chance", *(f"{comparison.chance[name]:.3f}" for name in shown), "", "", style="dim")
+    console.print(table)
+    for line in (*sentences(comparison), *remarks(comparison)):
+        console.print(line, markup=False)
+    for grown in comparison.growth:
+        recall = ", ".join(f"{n:,}: {mean:.3f}" for n, mean in zip(grown.sizes, grown.recall.mean(0), strict=True))
+        said = f"; {grown.forecast.words}" if grown.forecast else ""
+        console.print(f"{grown.label} by training groups: {recall}{said}.", markup=False)
+    console.print(f"figures, models, page: {comparison.folder}", soft_wrap=True, markup=False)
+
+
 def print_result(result: Result, rejected: Sequence[Rejection]) -> None:
     """The figures of one evaluation."""
     table = Table(title=", ".join(f"{count:,} {name}" for name, count in result.counts.items()))
@@ -230,7 +270,7 @@ def _shown(result: Result) -> list[str]:
 
 def _heading(name: str) -> str:
     """A metric's name on two lines, narrow enough for a terminal of 80 columns."""
-    what, _, measure = name.rpartition("/")
+    what, _, measure = name.replace("zero_shot", "zero-shot").rpartition("/")
     measure = measure.replace("mean_recall@", "mean R@").replace("recall@", "R@")
     return f"{what.replace('_to_', ' to ')}\n{measure}" if what else f"\n{measure}"
 

@@ -26,12 +26,13 @@ from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.evaluation.tasks import ZeroShot, encode_modality
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
+from lightcrl.logs import Report
 from lightcrl.methods import METHODS
 from lightcrl.plan import make_plan
 from lightcrl.processes import is_main, main_first
 from lightcrl.recipe import MethodSpec, Recipe, load_recipe, parse
 from lightcrl.storage import make_folder, write_json
-from lightcrl.training import train
+from lightcrl.training import Trained, train
 
 Tell = Callable[[Mapping[str, Any]], None]
 """Called with what happens: events `data`, `encode`, `encoded`, `start`, `step`, `evaluation`, `trained`."""
@@ -146,6 +147,42 @@ def run(
     return Run(folder, tuple(models))
 
 
+def train_method(
+    recipe: Recipe,
+    spec: MethodSpec,
+    seed: int,
+    place: Path,
+    features: Features,
+    encoders: Mapping[str, Encoder],
+    report: Report = lambda event: None,
+) -> tuple[Checkpoint, Trained]:
+    """Train one method as the recipe has it: the checkpoint with its best weights, and how it went.
+
+    Args:
+        recipe: how to train; its own method does not matter.
+        spec: the method.
+        seed: of weights, batches and dropout.
+        place: folder of the training.
+        features: with splits `train` and `dev`.
+        encoders: that made them.
+        report: called with every line of log.jsonl.
+
+    Raises:
+        TrainingError: as `train`.
+        CheckpointError: `place` holds a training of other settings.
+    """
+    loss = recipe.training.suited(METHODS.load(spec.name)).loss
+    checkpoint = Checkpoint(
+        make_method(spec.name, features.specs, spec.options, loss, seed),
+        name=spec.name,
+        loss=loss,
+        encoders=recipe.encoders,
+        fingerprints={modality: encoder.fingerprint for modality, encoder in encoders.items()},
+        recipe=recipe.model_dump(mode="json"),
+    )
+    return checkpoint, train(checkpoint, features, recipe.training, place, seed=seed, report=report)
+
+
 def _train_one(
     recipe: Recipe,
     spec: MethodSpec,
@@ -156,23 +193,10 @@ def _train_one(
     zero_shot: ZeroShot | None,
     tell: Tell,
 ) -> Model:
-    loss = recipe.training.suited(METHODS.load(spec.name)).loss
-    checkpoint = Checkpoint(
-        make_method(spec.name, features.specs, spec.options, loss, seed),
-        name=spec.name,
-        loss=loss,
-        encoders=recipe.encoders,
-        fingerprints={modality: encoder.fingerprint for modality, encoder in encoders.items()},
-        recipe=recipe.model_dump(mode="json"),
-    )
-    trained = train(
-        checkpoint,
-        features,
-        recipe.training,
-        place,
-        seed=seed,
-        report=lambda event: tell({"method": spec.name, "seed": seed, **event}),
-    )
+    def report(event: Mapping[str, Any]) -> None:
+        tell({"method": spec.name, "seed": seed, **event})
+
+    checkpoint, trained = train_method(recipe, spec, seed, place, features, encoders, report)
     retrieval = trained.result
     if recipe.evaluation.split != "dev":
         vectors, links = embed_split(checkpoint.method, features, features.split(recipe.evaluation.split))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from lightcrl.errors import TrainingError
@@ -40,8 +39,7 @@ def make_plan(spec: TrainingSpec, split: Split) -> Plan:
     Raises:
         TrainingError: fewer than two groups, or a batch larger than the data.
     """
-    present = np.stack([members.counts > 0 for members in split.members.values()])
-    usable = int((present.sum(0) >= 2).sum())
+    usable = len(split.usable)
     if usable < 2:
         raise TrainingError(
             f"{usable} groups with items of two modalities in the training split; a contrastive loss needs two or more."

@@ -1,52 +1,29 @@
-"""Figures of a report as SVG to stand inside a page, whose colours and font they take over."""
+"""The figures of a run's report."""
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
+from lightcrl.evaluation.drawing import (
+    INK,
+    MARKERS,
+    ON_COLOUR,
+    add_legend,
+    colour,
+    draw_lines,
+    drawing,
+    make_axes,
+    to_svg,
+)
 from lightcrl.evaluation.report import Confusion, Report
 from lightcrl.evaluation.space import Space
 
-# Drawn in these, shown in the page's variables of the same place, so that one figure serves light and dark pages.
-INK, MUTED, RULE, ON_COLOUR = "#1a1d21", "#5c6671", "#dfe3e8", "#fffffe"
-SERIES = ("#0b6599", "#b4540a", "#5b4a9e", "#3d7a34", "#a3316f", "#6b6300", "#1f7a78", "#8a4b3a")
-VARIABLES = {
-    INK: "var(--ink)",
-    MUTED: "var(--muted)",
-    RULE: "var(--rule)",
-    ON_COLOUR: "var(--on-colour)",
-    **{colour: f"var(--series-{number})" for number, colour in enumerate(SERIES)},
-}
-MARKERS = ("o", "^", "s", "D", "v", "P")
-STYLE = {
-    "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.parse_math": False,
-    "text.color": INK,
-    "axes.edgecolor": RULE,
-    "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": RULE,
-    "grid.linewidth": 0.7,
-    "xtick.color": RULE,
-    "ytick.color": RULE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "lines.linewidth": 1.8,
-}
 ABOUT = {
     "recall": "Bars of recall@1 by direction and method",
     "loss": "Training loss by step",
@@ -55,23 +32,23 @@ ABOUT = {
     "labels": "Embeddings on two axes, by label",
     "confusion": "Right classes against those taken for",
 }
-WIDTH = 4.7  # inches: text keeps its size on a phone
 PARTS = 120  # points of a loss curve
 NUMBERED = 16  # most classes whose confusion is told in numbers
 
 
 def draw(report: Report) -> dict[str, str]:
     """Every figure of a report by name, as `<svg>`."""
-    with rc_context(STYLE), warnings.catch_warnings():
-        # The browser has the letters of all languages, the font that places are reckoned with has not.
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        drawn = {"recall": _recall(report), "loss": _loss(report), "learning": _learning(report)}
+    with drawing():
+        drawn = {"recall": _recall(report), "learning": _learning(report)}
+        # A closed-form method has no steps.
+        if any(len(model.loss) for model in report.compared):
+            drawn["loss"] = _loss(report)
         drawn["modalities"] = _points(report.space, by_label=False)
         if report.space.label:
             drawn["labels"] = _points(report.space, by_label=True)
         if report.confusion is not None:
             drawn["confusion"] = _confusion(report.confusion)
-        return {name: _svg(figure, name) for name, figure in drawn.items()}
+        return {name: to_svg(figure, name, ABOUT[name]) for name, figure in drawn.items()}
 
 
 def outline(loudness: Sequence[float]) -> str:
@@ -82,21 +59,21 @@ def outline(loudness: Sequence[float]) -> str:
 def _recall(report: Report) -> Figure:
     """Bars of R@1 by direction and method, their intervals, and chance."""
     models, directions = report.compared, report.directions
-    figure, axes = _axes(0.9 + 0.22 * len(directions) * (len(models) + 0.8))
+    figure, axes = make_axes(0.9 + 0.22 * len(directions) * (len(models) + 0.8))
     height = 0.8 / len(models)
     for at, model in enumerate(models):
         names = [f"{name}/recall@1" for _, _, name in directions]
         values = np.array([model.retrieval.metrics[name] for name in names])
         ends = np.array([model.retrieval.interval[name] for name in names])
         places = np.arange(len(names)) + (at - (len(models) - 1) / 2) * height
-        axes.barh(places, values, height * 0.86, color=_colour(at), label=model.method)
+        axes.barh(places, values, height * 0.86, color=colour(at), label=model.method)
         axes.hlines(places, ends[:, 0], ends[:, 1], color=INK, linewidth=0.9)
         for place, value, end in zip(places, values, ends[:, 1], strict=True):
-            axes.text(end + 0.012, place, f"{100 * value:.1f}", va="center", color=_colour(at), fontsize=7.5)
+            axes.text(end + 0.012, place, f"{100 * value:.1f}", va="center", color=colour(at), fontsize=7.5)
     chances = np.array([models[0].retrieval.chance[f"{name}/recall@1"] for _, _, name in directions])
     rows = np.arange(len(directions))
     axes.vlines(chances, rows - 0.48, rows + 0.48, color=INK, linewidth=1.6, label=f"chance {_range(100 * chances)} %")
-    _legend(axes)
+    add_legend(axes)
     axes.set_yticks(rows, [f"{a} → {b}" for a, b, _ in directions])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.invert_yaxis()
@@ -110,12 +87,12 @@ def _recall(report: Report) -> Figure:
 
 
 def _loss(report: Report) -> Figure:
-    figure, axes = _axes()
+    figure, axes = make_axes()
     lines = {}
-    for model in report.compared:
+    for model in (model for model in report.compared if len(model.loss)):
         parts = [part for part in np.array_split(model.loss, PARTS) if len(part)]
         lines[model.method] = np.array([part.mean(0) for part in parts])
-    _lines(axes, lines)
+    draw_lines(axes, lines)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("step")
     axes.set_ylabel("training loss")
@@ -123,8 +100,8 @@ def _loss(report: Report) -> Figure:
 
 
 def _learning(report: Report) -> Figure:
-    figure, axes = _axes()
-    _lines(axes, {model.method: model.recall for model in report.compared}, marker="o")
+    figure, axes = make_axes()
+    draw_lines(axes, {model.method: model.recall for model in report.compared}, marker="o")
     chance = report.models[0].retrieval.chance["mean_recall@1"]
     axes.axhline(chance, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
     axes.text(0.99, chance + 0.015, f"chance {100 * chance:.1f} %", ha="right", transform=axes.get_yaxis_transform())
@@ -135,24 +112,8 @@ def _learning(report: Report) -> Figure:
     return figure
 
 
-def _lines(axes: Axes, lines: Mapping[str, np.ndarray], marker: str | None = None) -> None:
-    """Lines [n, 2], each with its name at its end."""
-    last = max(points[-1, 0] for points in lines.values())
-    top = max(points[:, 1].max() for points in lines.values())
-    for at, points in enumerate(lines.values()):
-        axes.plot(*points.T, color=_colour(at), marker=marker, markersize=3.5)
-    ends = {at: float(points[-1, 1]) for at, points in enumerate(lines.values())}
-    below = -np.inf
-    for at in sorted(ends, key=lambda at: ends[at]):
-        below = max(ends[at], below + 0.08 * top)
-        axes.text(last * 1.02, below, list(lines)[at], color=_colour(at), va="center", fontweight="bold")
-    axes.set_xlim(0, last * 1.02)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.grid(axis="y")
-
-
 def _points(space: Space, by_label: bool) -> Figure:
-    figure, axes = _axes(4.2)
+    figure, axes = make_axes(4.2)
     modalities = list(space.points)
     if by_label:
         middles = []
@@ -160,17 +121,17 @@ def _points(space: Space, by_label: bool) -> Figure:
         for at, label in enumerate(known):
             here = {name: space.points[name][np.array(space.labels[name]) == label] for name in modalities}
             for number, points in enumerate(here.values()):
-                _scatter(axes, points, _colour(at), MARKERS[number % len(MARKERS)])
+                _scatter(axes, points, colour(at), MARKERS[number % len(MARKERS)])
             middles.append(np.median(np.concatenate(list(here.values())), 0))
         for at, (x, y) in enumerate(_apart(np.array(middles))):
-            box = {"boxstyle": "round,pad=0.25", "facecolor": _colour(at), "edgecolor": "none"}
+            box = {"boxstyle": "round,pad=0.25", "facecolor": colour(at), "edgecolor": "none"}
             axes.text(
                 x, y, known[at], color=ON_COLOUR, bbox=box, ha="center", va="center", fontweight="bold", fontsize=8
             )
     else:
         for at, name in enumerate(modalities):
-            _scatter(axes, space.points[name], _colour(at), MARKERS[at % len(MARKERS)], name)
-        _legend(axes)
+            _scatter(axes, space.points[name], colour(at), MARKERS[at % len(MARKERS)], name)
+        add_legend(axes)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -199,14 +160,14 @@ def _scatter(axes: Axes, points: np.ndarray, colour: str, marker: str, name: str
 def _confusion(confusion: Confusion) -> Figure:
     """Rows are right classes, columns what they were taken for; darker is more."""
     count = len(confusion.classes)
-    figure, axes = _axes(4.2)
+    figure, axes = make_axes(4.2)
     shares = confusion.counts / np.maximum(confusion.counts.sum(1, keepdims=True), 1)
     numbered = count <= NUMBERED
     for (row, column), share in np.ndenumerate(shares):
         if share == 0:
             continue
         side = 0.94 if numbered else 1
-        square = axes.barh(row, side, side, left=column - side / 2, color=_colour(0), alpha=0.12 + 0.88 * share)
+        square = axes.barh(row, side, side, left=column - side / 2, color=colour(0), alpha=0.12 + 0.88 * share)
         square[0].set_linewidth(0)
         if numbered:
             tone = ON_COLOUR if share > 0.5 else INK
@@ -224,50 +185,6 @@ def _confusion(confusion: Confusion) -> Figure:
     return figure
 
 
-def _axes(height: float = 2.6) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _legend(axes: Axes) -> None:
-    """Names above the axes, what bars and points stand for before lines."""
-    handles, names = axes.get_legend_handles_labels()
-    order = sorted(range(len(names)), key=lambda at: names[at].startswith("chance"))
-    axes.legend(
-        [handles[at] for at in order],
-        [names[at] for at in order],
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=len(names),
-        handlelength=1,
-        columnspacing=1.6,
-        frameon=False,
-    )
-
-
-def _colour(number: int) -> str:
-    return SERIES[number % len(SERIES)]
-
-
 def _range(values: np.ndarray) -> str:
     low, high = f"{values.min():.1f}", f"{values.max():.1f}"
     return low if low == high else f"{low}–{high}"
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """The figure without what a page has no use for: prologue, metadata, styles for all, namespaces, its own font."""
-    stream = io.StringIO()
-    with rc_context({"svg.hashsalt": name}):
-        figure.savefig(stream, format="svg", transparent=True)
-    svg = stream.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
-    svg = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", "var(--font)", svg)
-    svg = re.sub(
-        r'<svg [^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{ABOUT[name]}">', svg
-    )
-    for colour, variable in VARIABLES.items():
-        svg = svg.replace(colour, variable)
-    return re.sub(r"\n\s*", "\n", svg).strip()

@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -209,18 +208,11 @@ def render(report: Report) -> str:
         MissingExtraError: the extra `report` is not installed.
     """
     try:
-        from jinja2 import Environment
-        from markupsafe import Markup
-
         from lightcrl.evaluation.figures import draw, outline
+        from lightcrl.evaluation.page import fill
     except ImportError as error:
         raise MissingExtraError("the report", "report") from error
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
-    environment.filters["count"] = lambda number: f"{number:,}"
-    template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))
-    drawn = {name: Markup(svg) for name, svg in draw(report).items()}
-    return template.render(report=report, figures=drawn, outline=outline)
+    return fill("report.html.j2", draw(report), report=report, outline=outline)
 
 
 def _read(folder: Path) -> tuple[Recipe, dict[str, Any]]:

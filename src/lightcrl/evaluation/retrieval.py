@@ -57,10 +57,14 @@ class Retrieval:
 
     def mean_recall(self, embeddings: Mapping[str, Tensor]) -> float:
         """Mean R@1 over all directions, without intervals: what training watches."""
-        values = []
-        for a, b, queries, answers, _ in self._directions.values():
-            values.append(hits(ranks(embeddings[a][queries], embeddings[b], answers), 1).mean())
-        return float(np.mean(values))
+        return float(np.mean([hits(counts, 1).mean() for counts, _ in self.per_query(embeddings).values()]))
+
+    def per_query(self, embeddings: Mapping[str, Tensor]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By direction, how each query fares ([Q, 3], see `metrics.ranks`) and its group [Q]."""
+        return {
+            name: (ranks(embeddings[a][queries], embeddings[b], answers), groups)
+            for name, (a, b, queries, answers, groups) in self._directions.items()
+        }
 
     def __call__(self, embeddings: Mapping[str, Tensor]) -> Result:
         """All figures, from unit vectors [N_m, d] by modality.
@@ -69,8 +73,8 @@ class Retrieval:
         """
         result = Result({})
         first: list[tuple[np.ndarray, np.ndarray]] = []
-        for name, (a, b, queries, answers, groups) in self._directions.items():
-            counts = ranks(embeddings[a][queries], embeddings[b], answers)
+        for name, (counts, groups) in self.per_query(embeddings).items():
+            _, b, queries, answers, _ = self._directions[name]
             size = len(embeddings[b])
             for k in self.ks:
                 hit = hits(counts, k)

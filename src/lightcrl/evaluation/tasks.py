@@ -20,7 +20,7 @@ from lightcrl.encoders.base import Encoder
 from lightcrl.errors import EmptyDatasetError, ItemError, ModalityError
 from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.retrieval import Retrieval
-from lightcrl.evaluation.zero_shot import TEMPLATES, class_vectors, evaluate, prompts
+from lightcrl.evaluation.zero_shot import TEMPLATES, class_vectors, evaluate, label_ranks, prompts
 from lightcrl.features import Extraction, Features, FeatureStore, extract
 from lightcrl.features.embed import embed_rows, embed_split
 from lightcrl.methods import Method
@@ -124,6 +124,10 @@ class ZeroShot:
     def __call__(self, method: Method) -> Result:
         """Top-1 to top-5 accuracy."""
         return evaluate(self.vectors(method), self.labels, self.class_vectors(method))
+
+    def per_item(self, method: Method) -> np.ndarray:
+        """[N, 3] how each item's right class fares; see `metrics.ranks`."""
+        return label_ranks(self.vectors(method), self.labels, self.class_vectors(method))
 
     def vectors(self, method: Method) -> Tensor:
         """Unit vectors [N, d] of the items."""

@@ -46,6 +46,20 @@ def class_vectors(embeddings: Tensor, classes: int) -> Tensor:
     return normalize(embeddings.reshape(classes, -1, embeddings.shape[-1]).mean(1), dim=-1)
 
 
+def label_ranks(items: Tensor, labels: np.ndarray, classes: Tensor) -> np.ndarray:
+    """[N, 3] how the right class of each item fares among all (see `metrics.ranks`); arguments as in `evaluate`.
+
+    Raises:
+        ShapeError: a label is no class, or there are no items.
+    """
+    if len(items) == 0 or len(items) != len(labels) or labels.max() >= len(classes) or labels.min() < 0:
+        raise ShapeError(
+            f"{len(items)} items with {len(labels)} labels for {len(classes)} classes; expected one label below the "
+            "number of classes per item, and at least one item."
+        )
+    return ranks(items, classes, list(np.asarray(labels)[:, None]))
+
+
 def evaluate(items: Tensor, labels: np.ndarray, classes: Tensor) -> Result:
     """Top-1 to top-5 accuracy (as far as there are classes), ties broken at random.
 
@@ -57,12 +71,7 @@ def evaluate(items: Tensor, labels: np.ndarray, classes: Tensor) -> Result:
     Raises:
         ShapeError: a label is no class, or there are no items.
     """
-    if len(items) == 0 or len(items) != len(labels) or labels.max() >= len(classes) or labels.min() < 0:
-        raise ShapeError(
-            f"{len(items)} items with {len(labels)} labels for {len(classes)} classes; expected one label below the "
-            "number of classes per item, and at least one item."
-        )
-    counts = ranks(items, classes, list(np.asarray(labels)[:, None]))
+    counts = label_ranks(items, labels, classes)
     result = Result({}, counts={"items": len(items), "classes": len(classes)})
     places = np.arange(len(items))
     for k in range(1, min(5, len(classes)) + 1):

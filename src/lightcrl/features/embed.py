@@ -34,9 +34,16 @@ def embed_rows(method: Method, store: FeatureStore, modality: str, rows: np.ndar
 
 def embed_split(method: Method, features: Features, split: Split) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
     """Unit vectors [N_m, d] of every item of a split once, and links [L_m, 2] (item number, group number)."""
-    vectors, links = {}, {}
-    for modality, members in split.members.items():
-        rows, item = np.unique(members.rows, return_inverse=True)
-        vectors[modality] = embed_rows(method, features.store(modality), modality, rows)
-        links[modality] = np.stack([item, members.groups], 1)
-    return vectors, links
+    vectors = {
+        modality: embed_rows(method, features.store(modality), modality, np.unique(members.rows))
+        for modality, members in split.members.items()
+    }
+    return vectors, split_links(split)
+
+
+def split_links(split: Split) -> dict[str, np.ndarray]:
+    """By modality, links [L_m, 2] of a split: item number in order of rows, group number."""
+    return {
+        modality: np.stack([np.unique(members.rows, return_inverse=True)[1], members.groups], 1)
+        for modality, members in split.members.items()
+    }

@@ -116,6 +116,7 @@ class FeatureStore:
         dim: D, width of a token.
         slots: see `Encoder.slots`.
         sequence: see `Encoder.sequence`.
+        memory: whether all of it is held in memory.
     """
 
     def __init__(self, folder: Path | str, fingerprint: str | None = None, *, memory: bool = False) -> None:
@@ -154,6 +155,7 @@ class FeatureStore:
         self._first_row = np.cumsum([0, *(shard.rows for shard in self._shards)])
         self.rows = int(self._first_row[-1])
         self._arrays: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.memory = memory
         if memory:
             self._load()
 

@@ -51,6 +51,21 @@ class Split:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def usable(self) -> np.ndarray:
+        """[U] numbers of the groups with items of two modalities or more: those that a contrastive loss can use."""
+        present = np.stack([members.counts > 0 for members in self.members.values()])
+        return np.flatnonzero(present.sum(0) >= 2)
+
+    def subset(self, groups: np.ndarray) -> Split:
+        """The split of these groups [S] alone, numbered anew in ascending order; rows stay those of the stores."""
+        chosen = np.unique(groups)
+        members = {}
+        for modality, found in self.members.items():
+            kept = np.isin(found.groups, chosen)
+            members[modality] = make_members(found.rows[kept], np.searchsorted(chosen, found.groups[kept]), len(chosen))
+        return Split(self.names[chosen], members)
+
 
 class Features:
     """Open feature stores by modality, and the groups that tie their items together.
@@ -110,15 +125,25 @@ class Features:
 
     def in_memory(self) -> Features:
         """The same features, those up to `MEMORY_LIMIT` bytes read into memory and checked."""
-        loaded = object.__new__(Features)
-        loaded.splits = self.splits
-        loaded.stores = {
-            modality: FeatureStore(store.folder, store.fingerprint, memory=True)
-            if store.nbytes <= MEMORY_LIMIT
-            else store
-            for modality, store in self.stores.items()
-        }
-        return loaded
+        return self._with(
+            {
+                modality: FeatureStore(store.folder, store.fingerprint, memory=True)
+                if store.nbytes <= MEMORY_LIMIT and not store.memory
+                else store
+                for modality, store in self.stores.items()
+            },
+            self.splits,
+        )
+
+    def replace_split(self, name: str, split: Split) -> Features:
+        """The same stores with other groups in one split."""
+        return self._with(self.stores, {**self.splits, name: split})
+
+    def _with(self, stores: Mapping[str, FeatureStore], splits: Mapping[str, Split]) -> Features:
+        """Without reading who belongs to whom again."""
+        made = object.__new__(Features)
+        made.stores, made.splits = dict(stores), dict(splits)
+        return made
 
 
 def make_members(rows: np.ndarray, groups: np.ndarray, count: int) -> Members:

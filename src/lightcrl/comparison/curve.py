@@ -1,0 +1,186 @@
+"""How recall grows with the training groups, and how many more a target would take: pure functions.
+
+    R(n) = a / (1 + (m / n)^c)        a: where it ends, at most 1; m: groups for half of that; c: how steep
+
+A logistic curve in log n. For n far above m it is the power law a (1 - (m/n)^c) of learning curves (Hestness et al.
+2017, arXiv 1712.00409), for n far below it the power law a (n/m)^c that recall starts with; both are seen between a
+hundred and ten thousand groups.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+# Fewest sizes that say whether a curve of three parameters fits: two are left to judge it by.
+LEAST_SIZES = 5
+# An extrapolation beyond this many times the data is not told as a number.
+FARTHEST = 10.0
+SAMPLES = 200
+SLOPES = (0.1, 3.0)
+GRID, ZOOMS = 17, 16
+
+
+@dataclass(frozen=True)
+class Curve:
+    """R(n) = end / (1 + (half / n)^slope)."""
+
+    end: float
+    half: float
+    slope: float
+
+    def __call__(self, groups: np.ndarray) -> np.ndarray:
+        """Recall at numbers of groups."""
+        recall: np.ndarray = self.end / (1 + np.exp(self.slope * (math.log(self.half) - np.log(groups))))
+        return recall
+
+    def needed(self, target: float) -> float:
+        """Groups for a recall of `target`; infinite where the curve ends below it.
+
+        >>> Curve(0.6, 1000.0, 1.0).needed(0.4)
+        2000.0
+        """
+        if target >= self.end:
+            return math.inf
+        power = math.log(target / (self.end - target)) / self.slope
+        return round(math.exp(min(power + math.log(self.half), 600.0)), 6)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a curve says of a target.
+
+    Attributes:
+        curve: fitted to the seeds' means by least squares.
+        error: root mean square of what the curve leaves over.
+        missed: at the largest size, recall minus what a curve fitted to the others had said.
+        target: a recall.
+        needed: groups for it; infinite where the curve ends below.
+        interval: of `needed`, 95 %, over seeds and residuals; an end may be infinite.
+        most: the largest size that was trained on.
+    """
+
+    curve: Curve
+    error: float
+    missed: float
+    target: float
+    needed: float
+    interval: tuple[float, float]
+    most: int
+
+    @property
+    def words(self) -> str:
+        """The forecast in a sentence's end, such as "about 2,900 more groups for 0.40 (1,800 to 5,500)"."""
+        low, _ = self.interval
+        target = f"{self.target:.2f}"
+        if self.needed <= self.most:
+            return f"{target} is reached with about {_about(self.needed)} groups"
+        if math.isinf(self.needed):
+            least = f" ({self._more(low)} at least)" if self.most < low <= FARTHEST * self.most else ""
+            return f"{target} lies above where the fitted curve ends, {self.curve.end:.2f}{least}"
+        if self.needed > FARTHEST * self.most:
+            return f"{target} lies beyond what the fit can say: more than {FARTHEST:.0f} times the data"
+        return f"about {self._more(self.needed)} for {target} ({self._range()})"
+
+    def _more(self, groups: float) -> str:
+        return f"{_about(groups - self.most)} more groups"
+
+    def _range(self) -> str:
+        low, high = self.interval
+        least = _about(max(low - self.most, 0.0))
+        if high > FARTHEST * self.most:
+            return f"{least} or more; the fit sets no upper end"
+        return f"{least} to {_about(high - self.most)}"
+
+
+def fit_curve(groups: np.ndarray, recall: np.ndarray) -> Curve:
+    """Least squares over recall [N] at numbers of groups [N].
+
+    For given half and slope the best end is known, so a grid over these two, narrowed again and again around its best
+    point, finds the bounded optimum without derivatives.
+    """
+    x = np.log(groups)
+    bounds = np.array([[x.min() - math.log(100), x.max() + math.log(1000)], SLOPES])
+    middle, width = bounds.mean(1), np.ptp(bounds, axis=1)
+    end = 0.0
+    for _ in range(ZOOMS):
+        sides = [
+            np.linspace(max(m - w / 2, low), min(m + w / 2, high), GRID)
+            for m, w, (low, high) in zip(middle, width, bounds, strict=True)
+        ]
+        half, slope = np.meshgrid(*sides, indexing="ij")
+        shape = 1 / (1 + np.exp(slope[..., None] * (half[..., None] - x)))
+        ends = np.clip((shape @ recall) / np.maximum((shape**2).sum(-1), 1e-300), 0, 1)
+        loss = ((ends[..., None] * shape - recall) ** 2).sum(-1)
+        best = np.unravel_index(int(loss.argmin()), loss.shape)
+        middle, end = np.array([half[best], slope[best]]), float(ends[best])
+        width = width / 2
+    return Curve(end, math.exp(middle[0]), float(middle[1]))
+
+
+def forecast(
+    groups: np.ndarray, recall: np.ndarray, target: float, *, samples: int = SAMPLES, seed: int = 0
+) -> Forecast:
+    """Fit a curve and ask it for a target.
+
+    The interval comes from curves fitted to the fitted values plus the error of seeds drawn with replacement (whole
+    seeds: their subsets are nested) plus residuals drawn with replacement, widened for the three parameters.
+
+    Args:
+        groups: [N] sizes, ascending, at least `LEAST_SIZES`.
+        recall: [S, N] by seed.
+        target: a recall.
+        samples: curves for the interval.
+        seed: of the draws.
+
+    Raises:
+        ValueError: fewer sizes.
+    """
+    seeds, sizes = recall.shape
+    if sizes < LEAST_SIZES:
+        raise ValueError(f"{sizes} sizes; expected at least {LEAST_SIZES}")
+    means = recall.mean(0)
+    curve = fit_curve(groups, means)
+    fitted = curve(groups)
+    left = means - fitted
+    generator = np.random.default_rng(seed)
+    needed = []
+    for _ in range(samples):
+        drawn = recall[generator.integers(0, seeds, seeds)].mean(0) - means
+        drawn *= math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
+        residuals = generator.choice(left, sizes) * math.sqrt(sizes / (sizes - 3))
+        needed.append(fit_curve(groups, np.clip(fitted + drawn + residuals, 0, 1)).needed(target))
+    low, high = np.quantile(needed, [0.025, 0.975], method="nearest")
+    missed = float(means[-1] - fit_curve(groups[:-1], means[:-1])(groups[-1:])[0])
+    return Forecast(
+        curve,
+        float(np.sqrt((left**2).mean())),
+        missed,
+        target,
+        curve.needed(target),
+        (float(low), float(high)),
+        int(groups[-1]),
+    )
+
+
+def next_target(recall: float) -> float:
+    """The next multiple of 0.05 that is at least 0.01 above.
+
+    >>> next_target(0.391), next_target(0.395), next_target(0.97)
+    (0.45, 0.45, 0.99)
+    """
+    return min(round((math.floor((recall + 0.01) / 0.05 + 1e-9) + 1) * 0.05, 2), 0.99)
+
+
+def _about(groups: float) -> str:
+    """Two digits that count.
+
+    >>> _about(2871.3), _about(48.0)
+    ('2,900', '48')
+    """
+    if groups < 10:
+        return f"{groups:.0f}"
+    place = 10 ** (math.floor(math.log10(groups)) - 1)
+    return f"{round(groups / place) * place:,}"

@@ -1,0 +1,23 @@
+"""Self-contained pages from the templates beside this file; `style.css.j2` is what they have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader
+from markupsafe import Markup
+
+
+def fill(template: str, figures: Mapping[str, str], **given: Any) -> str:
+    """The page of a template, with figures (`<svg>` by name) and whatever else it shows."""
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_read))
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
+    environment.filters["count"] = lambda number: f"{number:,}"
+    drawn = {name: Markup(svg) for name, svg in figures.items()}
+    return environment.get_template(template).render(figures=drawn, **given)
+
+
+def _read(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
