@@ -389,7 +389,7 @@ NEEDS = {"asif": {"dim": TRAIN}}
 def learn(name: str, features: Features, folder: Path, report: Any = lambda event: None, **given: Any) -> Trained:
     kind = METHODS.load(name)
     options = {option: value for option, value in TINY.items() if option in kind.Options.model_fields}
-    settings = {"epochs": 20, "batch_size": 40, "learning_rate": 0.01, "evaluate_every": 20, "precision": "float32"}
+    settings = {"epochs": 12, "batch_size": 40, "learning_rate": 0.02, "evaluate_every": 12, "precision": "float32"}
     spec = TrainingSpec(**(settings | {"tensorboard": False} | given)).suited(kind)
     checkpoint = Checkpoint(
         make_method(name, features.specs, options | NEEDS.get(name, {}), spec.loss),

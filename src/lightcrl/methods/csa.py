@@ -80,7 +80,8 @@ class CSA(Linear):
             {pair: moments.covariance for pair, moments in cross.items()},
             self.options.dim,
         )
-        weights = correlations.clamp(min=0) ** self.options.power * (correlations > 0)
+        # What rounding leaves of a correlation of nothing is no direction.
+        weights = correlations.clamp(min=0) ** self.options.power * (correlations > 1e-9)
         for name in names:
             self._set(name, maps[name] * weights, own[name].mean)
 

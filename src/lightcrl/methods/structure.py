@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -75,6 +76,6 @@ def log_neighbourhoods(vectors: Tensor, temperature: float) -> Tensor:
 
 def divergence(left: Tensor, right: Tensor) -> Tensor:
     """Jensen-Shannon divergence of two sets of distributions [N, K], given as logarithms, in nats, averaged over N."""
-    middle = torch.logaddexp(left, right) - torch.log(torch.tensor(2.0))
+    middle = torch.logaddexp(left, right) - math.log(2)
     parts = [(log.exp() * (log - middle)).sum(-1).mean() for log in (left, right)]
     return (parts[0] + parts[1]) / 2
