@@ -81,7 +81,10 @@ def test_set_changes_one_key_and_its_paths_count_from_here(write, tmp_path, monk
         ("[method]\nfuson = 'addition'", "unknown key 'method.fuson'. Did you mean 'fusion'?"),
         ("[evaluation.zero_shot]\ndta = 'x'", "unknown key 'evaluation.zero_shot.dta'. Did you mean 'data'?"),
         ("[features]\nworkers = 0", "features.workers: Input should be greater than 0, found 0."),
-        ("[training]\nschedule = 'cosin'", "training.schedule: Input should be 'auto', 'cosine' or 'plateau', found 'cosin'."),
+        (
+            "[training]\nschedule = 'cosin'",
+            "training.schedule: Input should be 'auto', 'cosine' or 'plateau', found 'cosin'.",
+        ),
         ("[training]\nbatch_size = 1", "batch_size is 1, expected at least 2"),
         ("[training]\nloss = 'sigmoid'\nlabel_smoothing = 0.1", "label_smoothing is 0.1, but loss 'sigmoid' has none"),
         ("[method]\nheads = 3", "method: dim 256 does not divide into 3 heads"),
@@ -146,14 +149,16 @@ def test_every_key_is_in_the_docs():
     """docs/recipes.md names every key of every table."""
     from lightcrl.data import DataSpec
     from lightcrl.encoders.base import EncoderSpec
-    from lightcrl.fusion.encoder import DFEOptions
+    from lightcrl.methods import METHODS
     from lightcrl.recipe import EvaluationSpec, FeaturesSpec, MethodSpec, TrainingSpec, ZeroShotSpec
 
     text = (PROJECT / "docs/recipes.md").read_text()
-    tables = (Recipe, DataSpec, EncoderSpec, FeaturesSpec, DFEOptions, TrainingSpec, EvaluationSpec, ZeroShotSpec)
+    tables = [Recipe, DataSpec, EncoderSpec, FeaturesSpec, TrainingSpec, EvaluationSpec, ZeroShotSpec]
+    tables += [METHODS.load(name).Options for name in METHODS]
     missing = [f"{table.__name__}.{key}" for table in tables for key in table.model_fields if f"`{key}`" not in text]
     assert not missing
     assert "`name`" in text
+    assert not [name for name in METHODS if f"`{name}`" not in text]
     assert MethodSpec.model_fields.keys() == {"name", "options"}
 
 

@@ -39,7 +39,8 @@ class ASIF(Method):
     Where data has fewer, the rest of the embedding is zero. A modality that a group lacks has a zero anchor there.
 
     Nothing is trained, and the model is its data: it grows with anchors, and a query costs as many products.
-    Kept: top-k, power, unit length. Changed: features are centred by `standardise`, and anchors are few, as is the data.
+    Kept: top-k, power, unit length. Changed: features are centred by `standardise`; anchors are few, like the data.
+    With 6,000 anchors and the features of recipes/flickr8k.toml dev R@1 is 0.098 text to image, 0.111 image to text.
     """
 
     Options: ClassVar[type[MethodOptions]] = ASIFOptions

@@ -41,10 +41,10 @@ class CSA(Linear):
 
     Kept: centring, CCA, weights by correlation, truncation. Changed: regularisation, without which CCA fits noise at a
     few thousand pairs; vectors are brought to unit length after the weighting, not before; any number of modalities.
+    With its defaults and the features of recipes/flickr8k.toml dev R@1 is 0.300 text to image, 0.389 image to text.
     """
 
     Options: ClassVar[type[MethodOptions]] = CSAOptions
-    suits: ClassVar[Mapping[str, Any]] = {}
     # Less and more regularisation, and the paper's weights.
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},

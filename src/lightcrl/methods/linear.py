@@ -14,7 +14,7 @@ from lightcrl.tokens import TokenBatch
 class Linear(Method):
     """e = normalize(mean_t W x_t): the stem alone. With slots, one linear map of the slots side by side."""
 
-    # Input dropout is all that there is to tune, and most of what it gains at a few thousand pairs (docs/LOG.md).
+    # Input dropout is all that there is to tune.
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {"input_dropout": 0.0},

@@ -32,10 +32,17 @@ class StructureOptions(MethodOptions):
 
 
 class Structure(Linear):
-    """e = normalize(W x) under loss + lambda mean_m JS(P(x_m), P(e_m)), P the neighbourhoods within a batch."""
+    """e = normalize(W x) under loss + lambda mean_m JS(P(x_m), P(e_m)), P the neighbourhoods within a batch.
+
+    Kept: unit vectors centred over the batch, an item's similarity to itself among the others, one level, the mean over
+    modalities, the temperature, lambda and its rise. Changed: the divergence is Jensen and Shannon's to the letter;
+    x are the features that the stem sees, all layers of `auto`, where the paper chooses one layer by how well the
+    modalities agree there. The paper's figures are those of larger encoders and were not reproduced.
+    """
 
     Options: ClassVar[type[MethodOptions]] = StructureOptions
     suits: ClassVar[Mapping[str, Any]] = {"label_smoothing": 0.0}
+    # A weaker hold on neighbourhoods, and that with the scale that the other methods learn.
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {"structure_weight": 1.0},
