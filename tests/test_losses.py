@@ -173,3 +173,12 @@ def test_over_pairs_without_a_shared_group_says_so():
     groups = {"image": torch.tensor([0, 1]), "text": torch.tensor([2, 3])}
     with pytest.raises(TrainingError, match=r"no two modalities share a group .* expected groups with two items"):
         over_pairs(info_nce, embeddings, groups, torch.tensor(1.0), torch.tensor(0.0))
+
+
+def test_either_direction_of_info_nce_can_be_had_alone():
+    left, right = units(5, 4, seed=1), units(5, 4, seed=2)
+    groups, scale = torch.arange(5), torch.tensor(8.0, dtype=torch.float64)
+    ahead, back = (info_nce(left, right, groups, groups, scale, left_share=share) for share in (1.0, 0.0))
+    torch.testing.assert_close(ahead, cross_entropy(scale * left @ right.T, groups))
+    torch.testing.assert_close(back, cross_entropy(scale * right @ left.T, groups))
+    torch.testing.assert_close(info_nce(left, right, groups, groups, scale), (ahead + back) / 2)

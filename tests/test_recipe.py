@@ -149,14 +149,16 @@ def test_every_key_is_in_the_docs():
     """docs/recipes.md names every key of every table."""
     from lightcrl.data import DataSpec
     from lightcrl.encoders.base import EncoderSpec
-    from lightcrl.fusion.encoder import DFEOptions
+    from lightcrl.methods import METHODS
     from lightcrl.recipe import EvaluationSpec, FeaturesSpec, MethodSpec, TrainingSpec, ZeroShotSpec
 
     text = (PROJECT / "docs/recipes.md").read_text()
-    tables = (Recipe, DataSpec, EncoderSpec, FeaturesSpec, DFEOptions, TrainingSpec, EvaluationSpec, ZeroShotSpec)
+    tables = [Recipe, DataSpec, EncoderSpec, FeaturesSpec, TrainingSpec, EvaluationSpec, ZeroShotSpec]
+    tables += [METHODS.load(name).Options for name in METHODS]
     missing = [f"{table.__name__}.{key}" for table in tables for key in table.model_fields if f"`{key}`" not in text]
     assert not missing
     assert "`name`" in text
+    assert not [name for name in METHODS if f"`{name}`" not in text]
     assert MethodSpec.model_fields.keys() == {"name", "options"}
 
 

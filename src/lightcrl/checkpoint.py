@@ -225,14 +225,14 @@ def model_card(checkpoint: Checkpoint) -> str:
         "",
         f"# {checkpoint.recipe.get('name', 'LightCRL model')}",
         "",
-        f"Maps {', '.join(modalities)} into one space of {checkpoint.method.options.dim} dimensions "
+        f"Maps {', '.join(modalities)} into one space of {checkpoint.method.dim} dimensions "
         f"(method `{checkpoint.name}`, LightCRL {__version__}). The frozen encoders are not part of this checkpoint.",
         "",
         "```python",
         "import lightcrl",
         "",
         'embedder = lightcrl.load("this/folder")',
-        f'vectors = embedder.encode(items, "{first}")  # [N, {checkpoint.method.options.dim}], unit length',
+        f'vectors = embedder.encode(items, "{first}")  # [N, {checkpoint.method.dim}], unit length',
         "```",
         "",
         "## Encoders",

@@ -46,7 +46,7 @@ class Embedder:
     @property
     def dim(self) -> int:
         """d, width of an embedding."""
-        return self.method.options.dim
+        return self.method.dim
 
     def encoder(self, modality: str) -> Encoder:
         """The frozen encoder of a modality.

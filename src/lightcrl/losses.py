@@ -36,13 +36,15 @@ def info_nce(
     scale: Tensor,
     bias: Tensor | None = None,
     label_smoothing: float = 0.0,
+    left_share: float = 0.5,
 ) -> Tensor:
-    """Symmetric InfoNCE with every item of a group as a positive.
+    """InfoNCE in both directions with every item of a group as a positive.
 
         l_i = -1/|P_i| sum_{j in P_i} log softmax_j(s <left_i, right_j>),  P_i = {j: same group as i}
 
-    averaged over the anchors of either side, then over both sides. With one item a group on each side this is the loss
-    of CLIP (arXiv 2103.00020, figure 3); with several it is the "out" form of SupCon (arXiv 2004.11362, equation 2).
+    averaged over the anchors of either side, then over both sides, alike by default. With one item a group on each side
+    this is the loss of CLIP (arXiv 2103.00020, figure 3); with several it is the "out" form of SupCon (arXiv
+    2004.11362, equation 2).
 
     Args:
         left: unit vectors [N, d].
@@ -52,6 +54,8 @@ def info_nce(
         scale: logit scale s, scalar.
         bias: not used; InfoNCE is blind to it.
         label_smoothing: share of each anchor's target that goes to all items alike, instead of its positives.
+        left_share: weight of the left's anchors (left to right), lambda in equation 4 of ConVIRT (arXiv 2010.00747);
+            the right's have the rest.
 
     Returns:
         The scalar loss.
@@ -66,7 +70,8 @@ def info_nce(
     positive = _positives(left_groups, right_groups)
     logits = scale * left @ right.T
     left_loss = _cross_entropy(logits, positive, label_smoothing)
-    return (left_loss + _cross_entropy(logits.T, positive.T, label_smoothing)) / 2
+    right_loss = _cross_entropy(logits.T, positive.T, label_smoothing)
+    return left_share * left_loss + (1 - left_share) * right_loss
 
 
 def sigmoid(

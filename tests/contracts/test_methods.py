@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lightcrl.checkpoint import make_method
+from lightcrl import training
+from lightcrl.checkpoint import Checkpoint, load_folder, make_method
+from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import ModalityError, ShapeError
+from lightcrl.features import Features
 from lightcrl.fusion.operations import OPERATIONS
-from lightcrl.losses import LOSSES, over_pairs
-from lightcrl.methods import METHODS, Method, Stem, TokenSpec
+from lightcrl.losses import LOSSES, info_nce
+from lightcrl.methods import METHODS, Method, Stem, Step, TokenSpec
 from lightcrl.methods.base import MethodOptions
+from lightcrl.recipe import TrainingSpec
 from lightcrl.tokens import TokenBatch
-from lightcrl.training import _initialise
+from lightcrl.training import Trained, _initialise, train
 from samples import GARBAGE, make_features, padded, ragged, randn
 
 SPECS = {"image": TokenSpec(5), "layers": TokenSpec(4, slots=3), "text": TokenSpec(7)}
@@ -32,6 +38,19 @@ OWN: dict[str, dict[str, Any]] = {
         "fusion": "addition", "heads": 2, "feedforward": 12, "dropout": 0.0, "key_dropout": 0.0, "layer_scale": 0.5,
         "inner_residual": True,
     },
+    "lightcrl_paper": {
+        "fusion": "addition", "heads": 2, "feedforward": 12, "dropout": 0.0, "key_dropout": 0.0, "layer_scale": 0.5,
+        "inner_residual": True,
+    },
+    "mlp": {"layers": 2, "hidden": 12, "dropout": 0.0},
+    # Where a loss or a scale is part of the method: those of all, so that every loss can be tried.
+    "convirt": {"loss_weight": 0.5, "temperature": None},
+    "structure": {"structure_weight": 10.0, "structure_warmup": 0.1, "temperature": None},
+    "csa": {"power": 1.0},
+    "asif": {"neighbours": 6, "power": 2.0},
+    "fusemix": {"blocks": 2, "expansion": 2, "dropout": 0.0, "alpha": 1.0},
+    "sail": {"hidden": 12},
+    "sharelock": {"locked": None, "layers": 2, "dropout": 0.0},
 }  # fmt: skip
 # Other values of every option, each of which has to change what comes out of a training step.
 VARIED: dict[str, list[Any]] = {
@@ -46,13 +65,40 @@ VARIED: dict[str, list[Any]] = {
     "key_dropout": [0.5],
     "layer_scale": ["none", 0.1],
     "inner_residual": [False],
+    "layers": [3],
+    "hidden": [5],
+    "blocks": [1, 3],
+    "expansion": [1],
+    "alpha": [0.2],
+    "loss_weight": [0.75],
+    "temperature": [0.2],
+    "structure_weight": [1.0],
+    "structure_warmup": [0.9],
+    "power": [0.5, 4.0],
+    "neighbours": [2],
+    "locked": ["text"],
 }
+# Options without effect: ASIF refuses all input dropout but none, and correlations do not know units.
+FIXED = {("asif", "input_dropout"), ("csa", "standardise")}
+# Logit scales that are not where the loss starts them.
+OWN_START = {("sail", "sigmoid"): 20.0}
 
 every_method = pytest.mark.parametrize("name", METHODS)
+every_trained_method = pytest.mark.parametrize("name", [n for n in METHODS if not METHODS.load(n).closed_form])
 
 
 def make(name: str, loss: str = "info_nce", seed: int = 0, **options: Any) -> Method:
-    return make_method(name, SPECS, COMMON | OWN.get(name, {}) | options, loss, seed).eval()
+    """A fresh method; one in closed form is solved on random tokens."""
+    method = make_method(name, SPECS, COMMON | OWN.get(name, {}) | options, loss, seed).eval()
+    if method.closed_form:
+        method.solve([step_of(16)])
+    return method
+
+
+def step_of(groups: int, done: float = 0.5) -> Step:
+    """A step with one item of each modality for every group."""
+    tokens = {modality: tokens_of(modality, groups, seed=9) for modality in SPECS}
+    return Step(tokens, {modality: torch.arange(groups) for modality in SPECS}, done)
 
 
 def tokens_of(modality: str, count: int = 5, seed: int = 0) -> TokenBatch:
@@ -65,8 +111,9 @@ def tokens_of(modality: str, count: int = 5, seed: int = 0) -> TokenBatch:
 @every_method
 @pytest.mark.parametrize("modality", SPECS)
 def test_it_gives_unit_vectors(name, modality):
-    found = make(name)(modality, tokens_of(modality))
-    assert (found.shape, found.dtype) == ((5, DIM), torch.float32)
+    method = make(name)
+    found = method(modality, tokens_of(modality))
+    assert (found.shape, found.dtype) == ((5, method.dim), torch.float32)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(5))
     assert (torch.pdist(found) > 1e-3).all()
 
@@ -96,13 +143,14 @@ def backward(method: Method, loss: str, garbage: float = 0.0) -> dict[str, torch
     """Gradients after one loss over all three modalities, with several texts a group."""
     method.zero_grad()
     groups = {"image": torch.arange(4), "layers": torch.tensor([3, 0, 9]), "text": torch.tensor([0, 0, 1, 2, 3, 3])}
-    embeddings = {
-        modality: method(modality, padded(tokens_of(modality, len(found)), SPECS[modality].slots == 1, garbage))
+    tokens = {
+        modality: padded(tokens_of(modality, len(found)), SPECS[modality].slots == 1, garbage)
         for modality, found in groups.items()
     }
-    bias = torch.zeros(()) if method.logit_bias is None else method.logit_bias
-    over_pairs(LOSSES.load(loss), embeddings, groups, method.scale, bias).backward()
-    return {name: torch.zeros(0) if p.grad is None else p.grad.clone() for name, p in method.named_parameters()}
+    embeddings = {modality: method(modality, found) for modality, found in tokens.items()}
+    method.objective(LOSSES.load(loss), embeddings, Step(tokens, groups, 0.5)).backward()
+    trained = {name: parameter for name, parameter in method.named_parameters() if parameter.requires_grad}
+    return {name: torch.zeros(0) if p.grad is None else p.grad.clone() for name, p in trained.items()}
 
 
 @every_method
@@ -121,12 +169,13 @@ def test_what_stands_under_the_mask_changes_no_gradient(name, garbage):
 
 
 @every_method
-def test_a_stem_belongs_to_its_modality_alone(name):
+def test_what_bears_a_modalitys_name_belongs_to_it_alone(name):
     method = make(name)
     before = {modality: method(modality, tokens_of(modality)) for modality in SPECS}
     with torch.no_grad():
-        for parameter in method.stem("text").parameters():
-            parameter.add_(1.0)
+        for where, parameter in method.named_parameters():
+            if "text" in where.split("."):
+                parameter.add_(torch.rand_like(parameter))
     assert torch.equal(method("image", tokens_of("image")), before["image"])
     assert not torch.allclose(method("text", tokens_of("text")), before["text"], atol=1e-3)
 
@@ -156,16 +205,16 @@ def test_a_name_that_torch_cannot_hold_is_refused(name, modality):
         kind({modality: TokenSpec(3)}, kind.Options())
 
 
-@every_method
+@every_trained_method
 def test_eval_mode_is_deterministic_and_dropout_acts_in_training_alone(name):
     dropped = {option: 0.5 for option in METHODS.load(name).Options.model_fields if option.endswith("dropout")}
-    method, tokens = make(name, **dropped), tokens_of("image")
-    assert torch.equal(method("image", tokens), method("image", tokens))
-    torch.testing.assert_close(method("image", tokens), make(name)("image", tokens))
+    method, tokens = make(name, **dropped), tokens_of("text")
+    assert torch.equal(method("text", tokens), method("text", tokens))
+    torch.testing.assert_close(method("text", tokens), make(name)("text", tokens))
     method.train()
-    assert not torch.allclose(method("image", tokens), method("image", tokens), atol=1e-3)
+    assert not torch.allclose(method("text", tokens), method("text", tokens), atol=1e-3)
     without = make(name).train()
-    assert torch.equal(without("image", tokens), without("image", tokens))
+    assert torch.equal(without("text", tokens), without("text", tokens))
 
 
 @every_method
@@ -182,7 +231,9 @@ def test_weights_are_drawn_by_the_seed_alone(name):
     one = make(name, seed=1).state_dict()
     assert torch.equal(torch.rand(3), wanted), "the caller's own random state is left alone"
     torch.testing.assert_close(make(name, seed=1).state_dict(), one, rtol=0, atol=0)
-    assert not torch.equal(make(name, seed=2).state_dict()["stems.text.weight"], one["stems.text.weight"])
+    other = make(name, seed=2).state_dict()
+    differ = {where.split(".")[1] for where in one if not torch.equal(one[where], other[where])}
+    assert ("text" in differ) == (not METHODS.load(name).closed_form), "what is solved has nothing to draw"
 
 
 @every_method
@@ -190,12 +241,18 @@ def test_the_parts_sum_to_what_is_trained(name):
     method = make(name, loss="sigmoid")
     parts = method.parts()
     assert sum(parts.values()) == sum(p.numel() for p in method.parameters() if p.requires_grad)
+    assert parts.get("stem layers", 0) == sum(p.numel() for p in method.stem("layers").parameters())
+    assert (parts["logit_scale"], parts["logit_bias"]) == (1, 1)
+    method.stem("layers").requires_grad_(False)
+    assert "stem layers" not in method.parts()
+    assert sum(method.parts().values()) == sum(parts.values()) - parts.get("stem layers", 0)
+
+
+@pytest.mark.parametrize("name", ["linear", "dfe", "csa", "structure"])
+def test_a_stem_has_a_matrix_and_a_bias_for_each_slot(name):
+    parts = make(name).parts()
     assert parts["stem image"] == 5 * DIM + DIM
     assert parts["stem layers"] == 3 * (4 * DIM + DIM)
-    assert (parts["logit_scale"], parts["logit_bias"]) == (1, 1)
-    method.stem("image").requires_grad_(False)
-    assert "stem image" not in method.parts()
-    assert sum(method.parts().values()) == sum(parts.values()) - parts["stem image"]
 
 
 @every_method
@@ -216,7 +273,7 @@ def test_the_scale_never_exceeds_100_and_comes_down_again(name):
 @pytest.mark.parametrize(("loss", "scale", "bias"), [("info_nce", 1 / 0.07, None), ("sigmoid", 10.0, -10.0)])
 def test_scale_and_bias_start_where_the_loss_wants_them(name, loss, scale, bias):
     method = make(name, loss)
-    assert method.scale.item() == pytest.approx(scale)
+    assert method.scale.item() == pytest.approx(OWN_START.get((name, loss), scale))
     assert (None if method.logit_bias is None else method.logit_bias.item()) == bias
     method.start_logits(3.0, None)
     assert method.scale.item() == pytest.approx(3.0)
@@ -224,17 +281,29 @@ def test_scale_and_bias_start_where_the_loss_wants_them(name, loss, scale, bias)
 
 
 def after_a_start(name: str, folder: Any, **options: Any) -> list[torch.Tensor]:
-    """What a method says in train mode once its stems have seen the data."""
+    """What a method says in a training step, and the loss, once its stems have seen the data."""
     sequences = {modality: [3 * item + 2 for item in tokens_of(modality, 4).ragged()] for modality in SPECS}
     features = make_features(folder, sequences, {modality: [f"train:g{n}" for n in range(4)] for modality in SPECS})
     method = make(name, **options).train()
     _initialise(method, features, features.split("train"), seed=0)
     torch.manual_seed(0)
-    return [method(modality, tokens_of(modality)).detach() for modality in SPECS]
+    if method.closed_form:
+        method.eval().solve([step_of(16)])
+    step = step_of(5)
+    step = method.augment(step) if method.training else step
+    embeddings = {modality: method(modality, tokens) for modality, tokens in step.tokens.items()}
+    loss = method.objective(info_nce, embeddings, step)
+    return [found.detach() for found in (*embeddings.values(), loss)]
 
 
 @pytest.mark.parametrize(
-    ("name", "option"), [(name, option) for name in METHODS for option in METHODS.load(name).Options.model_fields]
+    ("name", "option"),
+    [
+        (name, option)
+        for name in METHODS
+        for option in METHODS.load(name).Options.model_fields
+        if (name, option) not in FIXED
+    ],
 )
 def test_every_option_has_an_effect(name, option, tmp_path):
     kept = after_a_start(name, tmp_path / "base")
@@ -262,7 +331,127 @@ def test_options_have_what_every_method_has_and_are_not_changed_once_made(name):
     assert METHODS.load(name).suits.get("learning_rate", 1) > 0
 
 
-# --- linear, convirt, and the stem that all methods have
+@every_method
+def test_what_suits_it_and_what_a_comparison_tries_can_be_said_in_a_recipe(name):
+    kind = METHODS.load(name)
+    spec = TrainingSpec(**kind.suits)
+    assert spec.suited(kind).learning_rate > 0
+    assert spec.suited(kind).loss in LOSSES
+    assert len(kind.grid) <= 4
+    assert kind.grid[0] == {}, "the first entry is the defaults"
+    tried = [kind.Options(**options) for options in kind.grid]
+    assert all(one != other for one, other in combinations(tried, 2))
+
+
+@every_method
+def test_its_defaults_stay_within_the_budget_on_real_features(name):
+    """Three layers of a small vision transformer and of a sentence encoder, as `auto` has them."""
+    kind = METHODS.load(name)
+    method = kind({"image": TokenSpec(192, 6), "text": TokenSpec(384, 5)}, kind.Options())
+    assert sum(method.parts().values()) <= 2_500_000
+
+
+# --- a world small enough to train in: whether a method learns who belongs together
+
+
+TRAIN, DEV = 160, 48
+
+
+def world(folder: Path, shuffled: bool = False) -> Features:
+    """Six numbers seen three ways: one vector, slots, ragged noisy tokens. Shuffled: who belongs together is drawn."""
+    things = randn(TRAIN + DEV, 6, seed=1)
+    ways = {modality: randn(6, SPECS[modality].slots * SPECS[modality].dim, seed=n) for n, modality in enumerate(SPECS)}
+    order = torch.randperm(TRAIN, generator=torch.Generator().manual_seed(2))
+    names = {modality: torch.arange(TRAIN) for modality in SPECS} | ({"text": order} if shuffled else {})
+    sequences, owners = {}, {}
+    for modality, spec in SPECS.items():
+        seen = torch.tanh(things @ ways[modality] / 2).view(len(things), spec.slots, spec.dim)
+        noise = [0.05 * randn(*item.shape, seed=n) for n, item in enumerate(seen)]
+        items = [item + more for item, more in zip(seen, noise, strict=True)]
+        if modality == "text":
+            items = [torch.cat([item, item + 0.1]) if n % 3 else item for n, item in enumerate(items)]
+        sequences[modality] = items
+        owners[modality] = [f"train:g{n}" for n in names[modality].tolist()] + [f"dev:d{n}" for n in range(DEV)]
+    stores = {}
+    for modality, spec in SPECS.items():
+        part = make_features(folder / modality, {modality: sequences[modality]}, owners, slots=spec.slots)
+        stores |= part.stores
+    return Features(stores)
+
+
+TINY = {
+    "dim": 16, "input_dropout": 0.0, "feedforward": 16, "dropout": 0.0, "key_dropout": 0.0, "heads": 2, "hidden": 32,
+    "neighbours": 20,
+}  # fmt: skip
+NEEDS = {"asif": {"dim": TRAIN}}
+
+
+def learn(name: str, features: Features, folder: Path, report: Any = lambda event: None, **given: Any) -> Trained:
+    kind = METHODS.load(name)
+    options = {option: value for option, value in TINY.items() if option in kind.Options.model_fields}
+    settings = {"epochs": 12, "batch_size": 40, "learning_rate": 0.02, "evaluate_every": 12, "precision": "float32"}
+    spec = TrainingSpec(**(settings | {"tensorboard": False} | given)).suited(kind)
+    checkpoint = Checkpoint(
+        make_method(name, features.specs, options | NEEDS.get(name, {}), spec.loss),
+        name=name,
+        loss=spec.loss,
+        encoders={modality: EncoderSpec(kind="text", model="builtin") for modality in SPECS},
+        fingerprints=dict.fromkeys(SPECS, "f"),
+    )
+    return train(checkpoint, features, spec, folder, report=report)
+
+
+@every_method
+def test_right_pairs_are_learnt_and_shuffled_ones_give_chance(name, tmp_path):
+    """All pairs of modalities; where a third says who belongs together, that is no news of the text."""
+    right = learn(name, world(tmp_path / "right"), tmp_path / "a").result
+    wrong = learn(name, world(tmp_path / "wrong", shuffled=True), tmp_path / "b").result
+    for direction in ("image_to_text", "text_to_image", "layers_to_text", "text_to_layers"):
+        key = f"{direction}/recall@10"
+        assert right.metrics[key] > 2.5 * right.chance[key], direction
+    key = "text_to_image/recall@10"
+    deviation = math.sqrt(wrong.chance[key] * (1 - wrong.chance[key]) / DEV)
+    assert abs(wrong.metrics[key] - wrong.chance[key]) < 3 * deviation
+    assert right.metrics["mean_recall@1"] > 5 * right.chance["mean_recall@1"]
+
+
+@every_method
+def test_interrupted_it_goes_on_as_if_nothing_had_happened(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    features = world(tmp_path / "f")
+    few = {"epochs": 2, "evaluate_every": 1}
+
+    def stop(event: Any) -> None:
+        if event.get("step") == 5:
+            raise KeyboardInterrupt
+
+    learn(name, features, tmp_path / "whole", **few)
+    if not METHODS.load(name).closed_form:
+        with pytest.raises(KeyboardInterrupt):
+            learn(name, features, tmp_path / "stopped", report=stop, **few)
+    learn(name, features, tmp_path / "stopped", **few)
+    one, other = (load_folder(tmp_path / run / "last").method.state_dict() for run in ("whole", "stopped"))
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@every_method
+def test_a_checkpoint_says_the_same_once_it_is_read_back(name, tmp_path):
+    method = make(name)
+    checkpoint = Checkpoint(
+        method,
+        name=name,
+        loss="info_nce",
+        encoders={modality: EncoderSpec(kind="text", model="builtin") for modality in SPECS},
+        fingerprints=dict.fromkeys(SPECS, "f"),
+    )
+    checkpoint.save(tmp_path / "kept")
+    again = load_folder(tmp_path / "kept").method
+    assert again.options == method.options
+    for modality in SPECS:
+        assert torch.equal(again(modality, tokens_of(modality)), method(modality, tokens_of(modality)))
+
+
+# --- linear, and the stem that all methods have
 
 
 def test_with_slots_linear_is_one_map_of_the_slots_side_by_side():
@@ -278,13 +467,6 @@ def test_linear_is_the_mean_token_times_a_matrix():
     method, tokens = make("linear"), tokens_of("text")
     stem = method.stem("text")
     torch.testing.assert_close(method.embed("text", tokens), tokens.mean() @ stem.weight[0] + stem.bias[0])
-
-
-def test_convirt_is_two_layers_over_the_mean_token():
-    method, tokens = make("convirt"), tokens_of("text")
-    stem, head = method.stem("text"), method.heads["text"][1]
-    hidden = (tokens.mean() @ stem.weight[0] + stem.bias[0]).clamp(min=0)
-    torch.testing.assert_close(method.embed("text", tokens), hidden @ head.weight.T + head.bias)
 
 
 def make_stem(spec: TokenSpec, **options: Any) -> Stem:

@@ -29,7 +29,7 @@ def embed_rows(method: Method, store: FeatureStore, modality: str, rows: np.ndar
         for start in range(0, len(rows), per_batch)
     ]
     method.train(was_training)
-    return torch.cat(parts) if parts else torch.zeros(0, method.options.dim)
+    return torch.cat(parts) if parts else torch.zeros(0, method.dim)
 
 
 def embed_split(method: Method, features: Features, split: Split) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:

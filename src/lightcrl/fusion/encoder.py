@@ -79,12 +79,9 @@ class DeepFusionEncoder(Method):
     sequences: ClassVar[bool] = True
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: DFEOptions) -> None:
-        super().__init__(modalities, options)
         self.parts_count = options.parts
+        super().__init__(modalities, options)
         width = options.dim // options.parts
-        self.stems = nn.ModuleDict(
-            {name: Stem(spec, options, options.parts) for name, spec in sorted(self.modalities.items())}
-        )
         self.pools = nn.ModuleDict(
             {
                 name: SequencePool(
@@ -102,6 +99,10 @@ class DeepFusionEncoder(Method):
         if options.layer_scale != "none":
             self.layer_scale = nn.Parameter(torch.full((width,), options.layer_scale))
         self.summary = options.summary
+
+    def make_stem(self, modality: str) -> Stem:
+        """A stem whose parts drop their own features."""
+        return Stem(self.modalities[modality], self.options, parts=self.parts_count)
 
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
         """[B, d]."""

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from lightcrl.methods.base import Method, MethodOptions, Stem, Step, TokenSpec
+from lightcrl.methods.base import Inlet, Method, MethodOptions, Stem, Step, TokenSpec
 from lightcrl.registry import Table
 
-__all__ = ["METHODS", "Method", "MethodOptions", "Stem", "Step", "TokenSpec"]
+__all__ = ["METHODS", "Inlet", "Method", "MethodOptions", "Stem", "Step", "TokenSpec"]
 
 METHODS: Table[type[Method]] = Table(
     "method",
     {
         "dfe": "lightcrl.fusion.encoder:DeepFusionEncoder",
         "linear": "lightcrl.methods.linear:Linear",
+        "mlp": "lightcrl.methods.mlp:MLP",
         "convirt": "lightcrl.methods.convirt:ConVIRT",
+        "csa": "lightcrl.methods.csa:CSA",
+        "asif": "lightcrl.methods.asif:ASIF",
+        "fusemix": "lightcrl.methods.fusemix:FuseMix",
+        "sail": "lightcrl.methods.sail:SAIL",
+        "sharelock": "lightcrl.methods.sharelock:ShareLock",
+        "structure": "lightcrl.methods.structure:Structure",
+        "lightcrl_paper": "lightcrl.methods.lightcrl_paper:LightCRLPaper",
     },
 )

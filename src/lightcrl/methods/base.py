@@ -68,41 +68,37 @@ class MethodOptions(BaseModel):
     by_slot: bool = True
 
 
-class Stem(nn.Module):
-    """Per-token projection D -> d, the only weights that belong to one modality.
-
-    Tokens with a meaning of their own (slots) each have their own projection. The mean over tokens of a per-slot
-    projection is one linear map of the slots side by side. Each of `parts` equal parts of the outcome drops its own
-    features in training.
-    """
+class Inlet(nn.Module):
+    """Where a modality's features come in: brought to one scale, with input dropout in training."""
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, spec: TokenSpec, options: MethodOptions, parts: int = 1) -> None:
+    def __init__(self, spec: TokenSpec, options: MethodOptions) -> None:
         super().__init__()
         self.spec = spec
         self.slots = spec.slots if options.by_slot else 1
-        self.parts = parts
         self.dropout = nn.Dropout(options.input_dropout)
-        self.weight = nn.Parameter(torch.empty(self.slots, spec.dim, options.dim))
-        self.bias = nn.Parameter(torch.zeros(self.slots, options.dim))
-        bound = 1 / math.sqrt(spec.dim)
-        nn.init.uniform_(self.weight, -bound, bound)
         self.register_buffer("mean", torch.zeros(self.slots, spec.dim))
         self.register_buffer("deviation", torch.ones(self.slots, 1))
 
-    def forward(self, tokens: TokenBatch) -> Tensor:
-        """[B, T, D] -> [B, T, d]; T is the number of slots where there are several."""
-        values = tokens.values.to(self.weight.dtype)
+    @property
+    def width(self) -> int:
+        """F, the number of features that `features` gives of an item."""
+        return self.slots * self.spec.dim
+
+    def standardised(self, tokens: TokenBatch) -> Tensor:
+        """[B, T, D] -> [B, T, D], without dropout."""
+        values = tokens.values.to(self.mean.dtype)
         if self.slots == 1:
             # Padding may hold anything, and a NaN times zero is still a NaN, in attention and in gradients.
             values = values.masked_fill(~tokens.mask.unsqueeze(-1), 0)
-        values = (values - self.mean) / self.deviation
-        rule = "btd,dk->btk" if self.slots == 1 else "btd,tdk->btk"
-        weights = self.weight.squeeze(0) if self.slots == 1 else self.weight
-        projected = [torch.einsum(rule, self.dropout(values), part) for part in weights.chunk(self.parts, -1)]
-        return torch.cat(projected, -1) + self.bias
+        return (values - self.mean) / self.deviation
+
+    def features(self, tokens: TokenBatch) -> Tensor:
+        """An item as one vector, without dropout: [B, T, D] -> [B, F], slots side by side or the mean token."""
+        values = self.standardised(tokens)
+        return values.flatten(1) if self.slots > 1 else TokenBatch(values, tokens.mask).mean()
 
     @torch.no_grad()
     def fit(self, tokens: TokenBatch) -> None:
@@ -115,6 +111,34 @@ class Stem(nn.Module):
         deviation = values.var(0, correction=0).mean(-1, keepdim=True).sqrt()
         # A slot that does not vary says nothing; dividing by its deviation would blow up noise.
         self.deviation.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
+
+
+class Stem(Inlet):
+    """Per-token projection D -> d, the only weights that belong to one modality.
+
+    Tokens with a meaning of their own (slots) each have their own projection. The mean over tokens of a per-slot
+    projection is one linear map of the slots side by side.
+    """
+
+    def __init__(self, spec: TokenSpec, options: MethodOptions, width: int | None = None, parts: int = 1) -> None:
+        """A stem to `width` features in place of `options.dim`; each of `parts` equal parts of them drops its own."""
+        super().__init__(spec, options)
+        width = options.dim if width is None else width
+        self.parts = parts
+        self.weight = nn.Parameter(torch.empty(self.slots, spec.dim, width))
+        self.bias = nn.Parameter(torch.zeros(self.slots, width))
+        bound = 1 / math.sqrt(spec.dim)
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        """[B, T, D] -> [B, T, d]; T is the number of slots where there are several."""
+        values = self.standardised(tokens)
+        if self.slots == 1:
+            found = [self.dropout(values) @ weight for weight in self.weight[0].chunk(self.parts, -1)]
+        else:
+            rule = "btd,tdk->btk"
+            found = [torch.einsum(rule, self.dropout(values), part) for part in self.weight.chunk(self.parts, -1)]
+        return torch.cat(found, -1) + self.bias
 
 
 class Method(nn.Module, ABC):
@@ -149,15 +173,28 @@ class Method(nn.Module, ABC):
                 )
         self.modalities = dict(modalities)
         self.options = options
-        self.stems = nn.ModuleDict({name: Stem(spec, options) for name, spec in sorted(self.modalities.items())})
+        self.stems = nn.ModuleDict({name: self.make_stem(name) for name in sorted(self.modalities)})
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.logit_bias: nn.Parameter | None = None
 
-    def stem(self, modality: str) -> Stem:
+    def make_stem(self, modality: str) -> Inlet:
+        """A fresh stem for a modality; a bare `Inlet` where features are not projected one by one."""
+        return Stem(self.modalities[modality], self.options)
+
+    def stem(self, modality: str) -> Inlet:
         """The stem of a modality."""
         stem = self.stems[modality]
-        assert isinstance(stem, Stem)
+        assert isinstance(stem, Inlet)
         return stem
+
+    def pooled(self, modality: str, tokens: TokenBatch) -> Tensor:
+        """The mean over tokens of what the stem makes of them, [B, d]."""
+        return TokenBatch(self.stem(modality)(tokens), tokens.mask).mean()
+
+    @property
+    def dim(self) -> int:
+        """d, the width of an embedding."""
+        return self.options.dim
 
     @abstractmethod
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
@@ -217,6 +254,12 @@ class Method(nn.Module, ABC):
         with torch.no_grad():
             self.logit_scale.fill_(math.log(scale))
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+
+    def fix_scale(self, temperature: float) -> None:
+        """Hold the logit scale at 1 / `temperature`: it is not trained."""
+        with torch.no_grad():
+            self.logit_scale.fill_(-math.log(temperature))
+        self.logit_scale.requires_grad_(False)
 
     @torch.no_grad()
     def bound_logit_scale(self) -> None:

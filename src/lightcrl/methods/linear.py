@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from torch import Tensor
 
 from lightcrl.methods.base import Method
@@ -11,6 +14,14 @@ from lightcrl.tokens import TokenBatch
 class Linear(Method):
     """e = normalize(mean_t W x_t): the stem alone. With slots, one linear map of the slots side by side."""
 
+    # Input dropout is all that there is to tune.
+    grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {},
+        {"input_dropout": 0.0},
+        {"input_dropout": 0.3},
+        {"input_dropout": 0.6},
+    )
+
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
         """[B, d]."""
-        return TokenBatch(self.stem(modality)(tokens), tokens.mask).mean()
+        return self.pooled(modality, tokens)

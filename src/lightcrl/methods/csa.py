@@ -1,0 +1,99 @@
+"""Canonical similarity analysis (CSA, ICLR 2025): regularised canonical correlations, solved in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lightcrl.errors import TrainingError
+from lightcrl.methods.base import MethodOptions, Stem, Step
+from lightcrl.methods.correlation import Moments, canonical_variates
+from lightcrl.methods.linear import Linear
+
+
+class CSAOptions(MethodOptions):
+    """Options of CSA.
+
+    Attributes:
+        standardise: without effect, as correlations do not depend on units.
+        input_dropout: the regularisation. Covariances are those of features under this dropout, in expectation: their
+            diagonal times 1 / (1 - p), as in marginalised dropout (arXiv 1206.4683).
+        power: variates are weighted by their correlations to this power, so similarities by its double; the paper's
+            are weighted once, power 0.5.
+    """
+
+    input_dropout: float = Field(default=0.5, ge=0, lt=1)
+    power: float = Field(default=1.0, ge=0)
+
+
+class CSA(Linear):
+    """e = normalize(rho^power * A_m (x - mean)), A_m the maps to canonical variates (`correlation`), strongest first.
+
+    The map found is the stem's own, so an embedding is that of `linear`. Covariances are taken in float64 over all
+    items, and over all pairs of items of one group, that an epoch shows. Where `dim` exceeds the number of positive
+    correlations (at most the rank of the narrower features) the rest of the embedding is zero.
+
+    Kept: centring, CCA, weights by correlation, truncation. Changed: regularisation, without which CCA fits noise at a
+    few thousand pairs; vectors are brought to unit length after the weighting, not before; any number of modalities.
+    With its defaults and the features of recipes/flickr8k.toml dev R@1 is 0.300 text to image, 0.389 image to text.
+    """
+
+    Options: ClassVar[type[MethodOptions]] = CSAOptions
+    # Less and more regularisation, and the paper's weights.
+    grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {},
+        {"input_dropout": 0.2},
+        {"input_dropout": 0.8},
+        {"power": 0.5},
+    )
+    closed_form: ClassVar[bool] = True
+    options: CSAOptions
+
+    @torch.no_grad()
+    def solve(self, steps: Iterable[Step]) -> None:
+        """Find the maps from one pass over the training split.
+
+        Raises:
+            TrainingError: no two modalities share a group.
+        """
+        names = sorted(self.modalities)
+        width = {name: self.stem(name).width for name in names}
+        own = {name: Moments(width[name], width[name]) for name in names}
+        cross = {(a, b): Moments(width[a], width[b]) for a, b in combinations(names, 2)}
+        for step in steps:
+            features = {name: self.stem(name).features(tokens) for name, tokens in step.tokens.items()}
+            for name, found in features.items():
+                own[name].add(found, found)
+            for a, b in combinations(sorted(features), 2):
+                left, right = (step.groups[a][:, None] == step.groups[b]).nonzero(as_tuple=True)
+                cross[a, b].add(features[a][left], features[b][right])
+        if not any(moments.count for moments in cross.values()):
+            raise TrainingError("no two modalities share a group; expected pairs to correlate.")
+        correlations, maps = canonical_variates(
+            {name: self._regularised(moments.covariance) for name, moments in own.items()},
+            {pair: moments.covariance for pair, moments in cross.items()},
+            self.options.dim,
+        )
+        # What rounding leaves of a correlation of nothing is no direction.
+        weights = correlations.clamp(min=0) ** self.options.power * (correlations > 1e-9)
+        for name in names:
+            self._set(name, maps[name] * weights, own[name].mean)
+
+    def _regularised(self, covariance: Tensor) -> Tensor:
+        dropped = self.options.input_dropout
+        return covariance + dropped / (1 - dropped) * covariance.diagonal().diag()
+
+    def _set(self, name: str, found: Tensor, mean: Tensor) -> None:
+        """Make x -> (x - mean) A [F, k] what the stem does to an item."""
+        stem = self.stem(name)
+        assert isinstance(stem, Stem)
+        found = pad(found, (0, self.options.dim - found.shape[1]))
+        # The mean over slots divides by their number.
+        stem.weight.copy_(found.view(stem.weight.shape) * stem.slots)
+        stem.bias.copy_((-mean @ found).expand_as(stem.bias))

@@ -1,0 +1,27 @@
+"""What the methods with a network per modality behind the stem have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from lightcrl.methods.base import Method, MethodOptions, TokenSpec
+from lightcrl.tokens import TokenBatch
+
+
+class Headed(Method):
+    """e = normalize(head_m(mean_t stem_m(x_t))): nothing is shared between modalities, and there is no context."""
+
+    def __init__(self, modalities: Mapping[str, TokenSpec], options: MethodOptions) -> None:
+        super().__init__(modalities, options)
+        self.heads = nn.ModuleDict({name: self.make_head(name) for name in sorted(self.modalities)})
+
+    @abstractmethod
+    def make_head(self, modality: str) -> nn.Module:
+        """A fresh head for a modality: [B, width of the stem] -> [B, d]."""
+
+    def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
+        """[B, d]."""
+        return self.heads[modality](self.pooled(modality, tokens))
