@@ -17,7 +17,7 @@ SOURCE = PROJECT / "src" / "lightcrl"
 # From the bottom up; a module may import from its own layer and from those below it. Longer names win.
 LAYERS = (
     ("lightcrl", "errors"),
-    ("registry", "storage", "tokens", "processes"),
+    ("registry", "storage", "tokens", "processes", "alignment"),
     ("encoders", "data", "losses", "methods.base"),
     ("fusion", "methods"),
     ("features",),
@@ -25,7 +25,7 @@ LAYERS = (
     ("plan", "checkpoint", "evaluation"),
     ("training", "embedder", "evaluation.tasks"),
     ("pipeline",),
-    ("evaluation.space", "evaluation.figures", "evaluation.gallery", "evaluation.report"),
+    ("evaluation.space", "evaluation.figures", "evaluation.gallery", "evaluation.report", "checking"),
     ("demo", "console"),
     ("cli", "__main__"),
 )

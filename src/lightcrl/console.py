@@ -22,6 +22,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from lightcrl.checking.advice import advise
+from lightcrl.checking.check import Check
+from lightcrl.checking.report import sheets
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.data.base import Rejection
 from lightcrl.evaluation.base import Result
@@ -91,6 +94,11 @@ class Live:
             f"{event['modality']}: {event['items']:,} items, {work}, {reused:,} were there already{aside}; "
             f"{event['bytes'] / 2**20:.1f} MiB"
         )
+
+    def _on_select(self, event: Mapping[str, Any]) -> None:
+        for name in [name for name in self._tasks if name.startswith("encode ")]:
+            self._progress.remove_task(self._tasks.pop(name))
+        self._progress.print(f"comparing {event['slots']} layers and pools")
 
     def _on_start(self, event: Mapping[str, Any]) -> None:
         self._steps = event["steps"]
@@ -171,6 +179,24 @@ def print_demo(done: Demo) -> None:
     console.print(f"\nmodel, logs and figures: {done.run.folder} ({done.seconds:.0f} s in all)", soft_wrap=True)
     page = done.page or "left out; it needs pip install 'lightcrl[report]'"
     console.print(f"report: {page}", soft_wrap=True, markup=False)
+
+
+def print_check(check: Check) -> None:
+    """The tables of a check, then its advice."""
+    for sheet in sheets(check):
+        table = Table(title=sheet.title)
+        for place, heading in enumerate(sheet.headings):
+            table.add_column(heading, justify="left" if place == 0 else "right")
+        for row in sheet.rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
+        if sheet.note:
+            console.print(sheet.note, style="dim", markup=False)
+    console.print()
+    for advice in advise(check):
+        mark = "[red]![/red]" if advice.urgent else "-"
+        console.print(f"{mark} {escape(advice.text)}", soft_wrap=True)
+    console.print(f"checked in {check.seconds:.0f} s; nothing was trained", style="dim")
 
 
 def print_result(result: Result, rejected: Sequence[Rejection]) -> None:
