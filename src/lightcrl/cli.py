@@ -115,7 +115,8 @@ def run(
 def check(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Whose data and encoders to look at.")],
     sample: Annotated[
-        int | None, typer.Option(metavar="N", help="Groups of train to look at; by default what fits two minutes.")
+        int | None,
+        typer.Option(metavar="N", min=60, help="Groups of train to look at; by default what fits two minutes."),
     ] = None,
     override: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of the recipe.")

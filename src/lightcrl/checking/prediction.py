@@ -101,8 +101,8 @@ def recall_among(measured: Mapping[int, float], size: int) -> float:
 
 
 def fit(points: Sequence[Point]) -> Calibration | None:
-    """Least squares with the pulls of `PULL`, and its leave-one-run-out error; None for fewer than two runs, which leave
-    nothing to test the fit on.
+    """Least squares with the pulls of `PULL`, and its leave-one-run-out error; None for fewer than two runs, which
+    leave nothing to test the fit on.
     """
     runs = sorted({point.run for point in points})
     if len(runs) < 2:
