@@ -43,6 +43,14 @@ def test_the_error_is_that_of_runs_left_out():
     assert logit(expected.recall) - logit(expected.low) == pytest.approx(found.error)
 
 
+def test_the_noise_of_the_closed_form_widens_what_is_expected():
+    found = fit(law(noise=0.5))
+    exact = predict(found, {1000: 0.5}, 500, 500, 1000)
+    noisy = predict(found, {1000: 0.5}, 500, 500, 1000, interval=(sigmoid(-1.96), sigmoid(1.96)))
+    assert noisy.recall == exact.recall
+    assert logit(noisy.high) - logit(noisy.recall) == pytest.approx(math.hypot(found.error, 1))
+
+
 def test_points_of_one_run_are_left_out_together():
     """Two samples of one run agree with each other, not with the other run: only leaving both out shows it."""
     same = [Point("a", 500, {1000: 0.3}, 500, 1000, 0.3)] * 5

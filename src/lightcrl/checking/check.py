@@ -211,5 +211,9 @@ def _match(dataset: Dataset, sample: Sample, pair: Pair, selection: Selection) -
     if baseline.interval[0] <= 2 * baseline.chance:
         return Match(likeness, baseline, None)
     calibration = fit(measured())
-    prediction = predict(calibration, closed_form, baseline.groups, int(groups), int(gallery)) if calibration else None
+    if calibration is None:
+        return Match(likeness, baseline, None)
+    prediction = predict(
+        calibration, closed_form, baseline.groups, int(groups), int(gallery), interval=baseline.interval
+    )
     return Match(likeness, baseline, prediction)

@@ -62,7 +62,7 @@ class Prediction:
 
     Attributes:
         recall: mean R@1 of both directions on all of dev.
-        low: one leave-one-run-out error below it.
+        low: one error below it: that of the fit on runs left out, and the noise of the closed form.
         high: one above it.
         gallery: groups that it is among.
         growth: expected R@1 with 2, 4 and 10 times the groups.
@@ -130,13 +130,23 @@ def _solve(points: Sequence[Point]) -> np.ndarray:
 
 
 def predict(
-    calibration: Calibration, closed_form: Mapping[int, float], sample: int, groups: int, gallery: int
+    calibration: Calibration,
+    closed_form: Mapping[int, float],
+    sample: int,
+    groups: int,
+    gallery: int,
+    interval: tuple[float, float] | None = None,
 ) -> Prediction:
-    """The R@1 of the DFE among `gallery` groups after training on `groups`, from the closed form fitted on `sample`."""
+    """The R@1 of the DFE among `gallery` groups after training on `groups`, from the closed form fitted on `sample`.
+
+    `interval` is the closed form's own, 95 %: its noise adds to the error of the fit.
+    """
+    noise = (logit(interval[1]) - logit(interval[0])) / 3.92 if interval else 0.0
+    error = float(np.hypot(calibration.error, noise))
 
     def at(times: int, errors: float = 0.0) -> float:
         features = Point("", sample, dict(closed_form), groups * times, gallery, 0.5).features
-        value = features[1] + features @ np.array(calibration.weights) + errors * calibration.error
+        value = features[1] + features @ np.array(calibration.weights) + errors * error
         return float(1 / (1 + np.exp(-value)))
 
     growth = {times: at(times) for times in (2, 4, 10)}
