@@ -17,7 +17,7 @@ SOURCE = PROJECT / "src" / "lightcrl"
 # From the bottom up; a module may import from its own layer and from those below it. Longer names win.
 LAYERS = (
     ("lightcrl", "errors"),
-    ("registry", "storage", "tokens", "processes"),
+    ("registry", "storage", "tokens", "processes", "alignment"),
     ("encoders", "data", "losses", "methods.base"),
     ("fusion", "methods"),
     ("features",),
@@ -32,6 +32,7 @@ LAYERS = (
         "evaluation.gallery",
         "evaluation.page",
         "evaluation.report",
+        "checking",
     ),
     ("comparison",),
     ("demo", "console"),

@@ -158,6 +158,32 @@ def compare(
 
 
 @app.command()
+def check(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Whose data and encoders to look at.")],
+    sample: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=60, help="Groups of train to look at; by default what fits two minutes."),
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of the recipe.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Say before any training which encoders and layers fit, what leaks, and which recall to expect."""
+    from lightcrl import console
+    from lightcrl.checking.check import check as check_recipe
+    from lightcrl.checking.report import to_json
+    from lightcrl.recipe import load_recipe
+
+    parsed = load_recipe(recipe, override or ())
+    with console.Live() as live:
+        found = check_recipe(parsed, size=sample, tell=live.tell)
+    console.print_check(found)
+    if json is not None:
+        _write(json, to_json(found))
+
+
+@app.command()
 def evaluate(
     checkpoint: CheckpointFolder,
     task: Annotated[str, typer.Option(help="retrieval or zero_shot.")],

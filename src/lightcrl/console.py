@@ -22,6 +22,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from lightcrl.checking.advice import advise
+from lightcrl.checking.check import Check
+from lightcrl.checking.report import sheets
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.comparison import Comparison
 from lightcrl.comparison.outcome import MAIN, ZERO_SHOT, remarks, sentences
@@ -211,6 +214,24 @@ def print_comparison(comparison: Comparison) -> None:
         said = f"; {grown.forecast.words}" if grown.forecast else ""
         console.print(f"{grown.label} by training groups: {recall}{said}.", markup=False)
     console.print(f"figures, models, page: {comparison.folder}", soft_wrap=True, markup=False)
+
+
+def print_check(check: Check) -> None:
+    """The tables of a check, then its advice."""
+    for sheet in sheets(check):
+        table = Table(title=sheet.title)
+        for place, heading in enumerate(sheet.headings):
+            table.add_column(heading, justify="left" if place == 0 else "right")
+        for row in sheet.rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
+        if sheet.note:
+            console.print(sheet.note, style="dim", markup=False)
+    console.print()
+    for advice in advise(check):
+        mark = "[red]![/red]" if advice.urgent else "-"
+        console.print(f"{mark} {escape(advice.text)}", soft_wrap=True)
+    console.print(f"checked in {check.seconds:.0f} s; nothing was trained", style="dim")
 
 
 def print_result(result: Result, rejected: Sequence[Rejection]) -> None:

@@ -84,7 +84,7 @@ def prepare(recipe: Recipe, tell: Tell = lambda event: None) -> tuple[Features, 
     """
     dataset = load_dataset(recipe.data, recipe.kinds)
     tell({"event": "data", "groups": dict(Counter(dataset.splits)), "rejected": len(dataset.rejected)})
-    _check_groups(dataset)
+    check_groups(dataset)
     rejected = list(dataset.rejected)
     encoders, stores = {}, {}
     for modality, spec in recipe.encoders.items():
@@ -141,7 +141,7 @@ def run(
         for seed in recipe.evaluation.seeds:
             own = spec is recipe.method and seed == recipe.evaluation.seeds[0]
             place = folder if own else folder / "others" / f"{spec.name.replace(':', '.')}-seed{seed}"
-            models.append(_train_one(recipe, spec, seed, place, features, encoders, zero_shot, tell))
+            models.append(train_one(recipe, spec, seed, place, features, encoders, zero_shot, tell))
             if is_main():
                 write_json(folder / "metrics.json", summary(recipe, models))
     return Run(folder, tuple(models))
@@ -183,16 +183,18 @@ def train_method(
     return checkpoint, train(checkpoint, features, recipe.training, place, seed=seed, report=report)
 
 
-def _train_one(
+def train_one(
     recipe: Recipe,
     spec: MethodSpec,
     seed: int,
     place: Path,
     features: Features,
     encoders: Mapping[str, Encoder],
-    zero_shot: ZeroShot | None,
-    tell: Tell,
+    zero_shot: ZeroShot | None = None,
+    tell: Tell = lambda event: None,
 ) -> Model:
+    """Train one method from one seed on features that are there, and measure it as the recipe says."""
+
     def report(event: Mapping[str, Any]) -> None:
         tell({"method": spec.name, "seed": seed, **event})
 
@@ -234,7 +236,7 @@ def summary(recipe: Recipe, models: Iterable[Model]) -> dict[str, Any]:
     }
 
 
-def _check_groups(dataset: Dataset) -> None:
+def check_groups(dataset: Dataset) -> None:
     """Say what is wrong before hours of encoding."""
     for modality, items in dataset.items.items():
         if not items:

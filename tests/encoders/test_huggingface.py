@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 import tiny
 from lightcrl.encoders import Encoder, EncoderSpec, load_encoder
 from lightcrl.encoders import huggingface as hf
+from lightcrl.encoders.base import Slot
 from lightcrl.encoders.huggingface import FILES, content_digest, folder_digest, quiet
+from lightcrl.encoders.layout import slots_of, write_layout
 from lightcrl.errors import EncoderError, EncoderNotFoundError
 
 
@@ -254,3 +256,35 @@ def test_layers_that_are_not_there_are_refused(bert):
 def test_options_of_a_transformers_model_are_refused(bert):
     with pytest.raises(EncoderError, match="options colour"):
         text(bert, options={"colour": "red"})
+
+
+@pytest.mark.parametrize("model", ["bert", "t5", "vit", "registers", "resnet", "mobilenet"])
+def test_all_choices_at_once_are_what_each_of_them_gives(model, tmp_path):
+    """Slots of one pass over all layers are the tokens of an encoder that was asked for those alone."""
+    kind, make = tiny.MODELS[model]
+    spec = EncoderSpec(kind=kind, model=str(make(tmp_path / model)))
+    encoder = load_encoder(spec)
+    choices = encoder.choices()
+    assert choices.chosen == choices.auto
+    assert len(choices.slots) == choices.encoder.slots
+    assert choices.encoder.fingerprint != encoder.fingerprint
+    items = [encoder.prepare(item) for item in tiny.ITEMS[kind]()]
+    everything = choices.encoder.encode(items).values
+    for slots in (choices.auto, choices.slots[:1], (choices.slots[-1], choices.slots[0])):
+        layers, tokens = write_layout(slots)
+        own = load_encoder(spec.model_copy(update={"layers": layers, "tokens": tokens}))
+        mine = own.encode(items).values
+        order = slots_of(layers, tokens)
+        assert set(order) == set(slots)
+        for place, slot in enumerate(order):
+            wide = everything[:, choices.slots.index(slot)]
+            assert torch.allclose(wide[:, : mine.shape[2]], mine[:, place], atol=1e-5)
+            assert not wide[:, mine.shape[2] :].any()
+        assert own.choices().chosen == order
+
+
+def test_patches_and_words_are_no_choice_of_pools(bert):
+    choices = text(bert, layers=[1, -5], tokens="all").choices()
+    assert choices.chosen is None
+    assert choices.auto[0] == Slot(-1, "mean")
+    assert text(bert, layers=[1, -5], tokens="mean").choices().chosen == (Slot(-4, "mean"), Slot(-5, "mean"))

@@ -6,6 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -74,6 +75,22 @@ class EncoderSpec(BaseModel):
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One pool of one layer: a token with a meaning of its own.
+
+    Attributes:
+        layer: index of the block, -1 for the last.
+        pool: `"cls"`, `"mean"` or `"max"`.
+    """
+
+    layer: int
+    pool: str
+
+    def __str__(self) -> str:
+        return f"{self.layer} {self.pool}"
+
+
 class Encoder(ABC):
     """A frozen network, or a fixed descriptor: `prepare` one item, `encode` a list of prepared ones.
 
@@ -116,10 +133,33 @@ class Encoder(ABC):
         """Relative cost of one prepared item; extraction puts items of like length into one batch."""
         return 1
 
+    def choices(self) -> Choices | None:
+        """All layers and pools that a recipe could ask this encoder for; None where it has no such setting."""
+        return None
+
     @property
     def fingerprint(self) -> str:
         """32 hex digits of `describe()`: two encoders that share it give the same tokens."""
         return fingerprint(self.describe())
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the `layers` and `tokens` of a recipe choose from.
+
+    Attributes:
+        encoder: gives all of it at once, one token per slot; slots narrower than its `dim` are filled up with zeros.
+        slots: the layer and pool of each of its tokens.
+        auto: those of them that `layers = "auto"` and `tokens = "auto"` take.
+        chosen: those that the recipe takes; None where it takes patches, words or a grid alone.
+        sequence: what the recipe takes after them, `"all"` or `"grid:N"`, or nothing.
+    """
+
+    encoder: Encoder
+    slots: tuple[Slot, ...]
+    auto: tuple[Slot, ...]
+    chosen: tuple[Slot, ...] | None
+    sequence: str = ""
 
 
 def pick_device(name: str) -> torch.device:

@@ -9,7 +9,8 @@ import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,8 +19,17 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lightcrl.encoders.base import Encoder, EncoderSpec, fingerprint, pick_device
-from lightcrl.encoders.layout import Layer, choose_layers, choose_tokens, count_slots, describe_layout, lay_out
+from lightcrl.encoders.base import Choices, Encoder, EncoderSpec, Slot, fingerprint, pick_device
+from lightcrl.encoders.layout import (
+    Layer,
+    choose_layers,
+    choose_tokens,
+    count_slots,
+    describe_layout,
+    every_layer,
+    lay_out,
+    slots_of,
+)
 from lightcrl.errors import EncoderError, EncoderNotFoundError
 from lightcrl.tokens import TokenBatch
 
@@ -50,6 +60,8 @@ class Loaded:
         dim: width of a token.
         slots: tokens per item with a meaning of their own.
         sequence: more tokens follow them.
+        widths: of the tokens of each block.
+        last: tokens of the last block, as a trial gave them.
     """
 
     network: torch.nn.Module
@@ -61,6 +73,8 @@ class Loaded:
     dim: int
     slots: int
     sequence: bool
+    widths: tuple[int, ...]
+    last: Layer
 
 
 class HuggingFaceEncoder(Encoder):
@@ -102,6 +116,26 @@ class HuggingFaceEncoder(Encoder):
     def places(self, network: torch.nn.Module, layer: Tensor, item: Prepared) -> Mapping[str, Any]:
         """The `cls`, `prefix` and `grid` of a `Layer` with values [B, T, D]."""
         return {}
+
+    def choices(self) -> Choices:
+        """Every pool of at most twelve layers; the encoder that gives them shares this one's weights."""
+        loaded = self.loaded
+
+        def settle(layers: Sequence[int] | str, tokens: str) -> tuple[Slot, ...]:
+            kept = [layer % loaded.blocks - loaded.blocks for layer in choose_layers(layers, loaded.widths)]
+            return slots_of(kept, choose_tokens(tokens, self.kind, loaded.last, len(kept)).partition("|")[0])
+
+        pooled = loaded.tokens != "all" and not loaded.tokens.startswith("grid:")
+        chosen = settle(self.spec.layers, self.spec.tokens) if pooled else None
+        layers = every_layer(loaded.widths, [slot.layer for slot in chosen or ()])
+        tokens = "cls+mean+max" if loaded.last.cls else "mean+max"
+        slots = slots_of(layers, tokens)
+        wide = copy(self)
+        wide.spec = self.spec.model_copy(update={"layers": layers, "tokens": tokens})
+        wide._loaded = replace(
+            loaded, layers=layers, tokens=tokens, dim=max(loaded.widths), slots=len(slots), sequence=False
+        )
+        return Choices(wide, slots, settle("auto", "auto"), chosen, loaded.tokens.partition("|")[2])
 
     @property
     def loaded(self) -> Loaded:
@@ -215,11 +249,15 @@ class HuggingFaceEncoder(Encoder):
                     "so its outputs cannot be kept. Use another model."
                 )
             pads = "attention_mask" in short and _alike(alone, self._run(network, accepts, [short, long]))
-            layers = choose_layers(self.spec.layers, [block.values.shape[-1] for block in alone])
+            widths = tuple(block.values.shape[-1] for block in alone)
+            layers = choose_layers(self.spec.layers, widths)
             tokens = choose_tokens(self.spec.tokens, self.kind, alone[-1], len(layers))
             laid = lay_out([alone[layer] for layer in layers], tokens)
         slots = count_slots(tokens, len(layers))
-        return Loaded(network, accepts, len(alone), layers, tokens, pads, laid.dim, slots, "|" in tokens)
+        sequence = "|" in tokens
+        return Loaded(
+            network, accepts, len(alone), layers, tokens, pads, laid.dim, slots, sequence, widths, alone[-1]
+        )
 
     def _load_network(self) -> tuple[torch.nn.Module, frozenset[str]]:
         # New heads draw from the global generator, which is the user's.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, pad
 
-from lightcrl.encoders.base import Kind
+from lightcrl.encoders.base import Kind, Slot
 from lightcrl.errors import EncoderError
 from lightcrl.tokens import TokenBatch
 
@@ -121,6 +121,46 @@ def pools_by_layer(tokens: str, layers: int) -> list[list[str]]:
     if len(parts) not in (1, layers):
         raise EncoderError(f"tokens = {tokens!r} has pools for {len(parts)} layers, found {layers} layers.")
     return [part.split("+") for part in (parts * layers if len(parts) == 1 else parts)]
+
+
+def every_layer(widths: Sequence[int], chosen: Sequence[int] = (), most: int = 12) -> tuple[int, ...]:
+    """About `most` layers spread over the depth, those of `"auto"` and `chosen` among them, as negative indices from
+    the last on.
+
+    >>> every_layer([8] * 5), every_layer([8] * 24, most=6)
+    ((-1, -2, -3, -4, -5), (-1, -6, -11, -15, -19, -24))
+    """
+    blocks = len(widths)
+    first = {*choose_layers("auto", widths), *chosen}
+    if blocks <= most:
+        return tuple(range(-1, -blocks - 1, -1))
+    spare = [-1 - round(place * (blocks - 1) / (most - 1)) for place in range(most)]
+    # Of the evenly spread ones, those that stand closest to a layer of "auto" make room for it.
+    spare.sort(key=lambda layer: min(abs(layer - other) for other in first), reverse=True)
+    return tuple(
+        sorted(first.union([layer for layer in spare if layer not in first][: max(0, most - len(first))]), reverse=True)
+    )
+
+
+def slots_of(layers: Sequence[int], tokens: str) -> tuple[Slot, ...]:
+    """The slots that `lay_out` makes of pools, in its order.
+
+    >>> slots_of((-1, -3), "cls+mean,max")
+    (Slot(layer=-1, pool='cls'), Slot(layer=-1, pool='mean'), Slot(layer=-3, pool='max'))
+    """
+    chosen = zip(layers, pools_by_layer(tokens, len(layers)), strict=True)
+    return tuple(Slot(layer, pool) for layer, pools in chosen for pool in pools)
+
+
+def write_layout(slots: Sequence[Slot]) -> tuple[tuple[int, ...], str]:
+    """The `layers` and `tokens` of a recipe that give these slots, last layer first; the inverse of `slots_of`.
+
+    >>> write_layout([Slot(-3, "max"), Slot(-1, "mean"), Slot(-1, "cls")])
+    ((-1, -3), 'mean+cls,max')
+    """
+    layers = tuple(sorted({slot.layer for slot in slots}, reverse=True))
+    pools = ["+".join(dict.fromkeys(slot.pool for slot in slots if slot.layer == layer)) for layer in layers]
+    return layers, pools[0] if len(set(pools)) == 1 else ",".join(pools)
 
 
 def count_slots(tokens: str, layers: int) -> int:
