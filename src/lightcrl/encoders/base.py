@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
 
 from lightcrl.errors import EncoderError
 from lightcrl.tokens import TokenBatch
@@ -111,6 +112,10 @@ class Encoder(ABC):
     def length(self, prepared: Any) -> int:
         """Relative cost of one prepared item; extraction puts items of like length into one batch."""
         return 1
+
+    def own_vectors(self, tokens: TokenBatch) -> Tensor:
+        """[B, D] what this encoder says of items by itself, from their tokens [B, T, D]: the mean."""
+        return tokens.mean()
 
     @property
     def fingerprint(self) -> str:

@@ -19,7 +19,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lightcrl.encoders.base import Encoder, EncoderSpec, fingerprint, pick_device
-from lightcrl.encoders.layout import Layer, choose_layers, choose_tokens, count_slots, describe_layout, lay_out
+from lightcrl.encoders.layout import (
+    Layer,
+    choose_layers,
+    choose_tokens,
+    count_slots,
+    describe_layout,
+    lay_out,
+    own_vectors,
+)
 from lightcrl.errors import EncoderError, EncoderNotFoundError
 from lightcrl.tokens import TokenBatch
 
@@ -142,6 +150,11 @@ class HuggingFaceEncoder(Encoder):
         # Copies made outside can be used in training. Some models fill every item up to a fixed length.
         longest = int(tokens.lengths.max())
         return TokenBatch(tokens.values[:, :longest].clone(), tokens.mask[:, :longest].clone())
+
+    def own_vectors(self, tokens: TokenBatch) -> Tensor:
+        """See `layout.own_vectors`: for a text, the masked mean of the last layer, as sentence-transformers has it."""
+        loaded = self.loaded
+        return own_vectors(tokens, loaded.tokens, [layer % loaded.blocks for layer in loaded.layers])
 
     def _encode(self, loaded: Loaded, prepared: Sequence[Prepared]) -> TokenBatch:
         groups: dict[Any, list[int]] = {}
