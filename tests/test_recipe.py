@@ -81,7 +81,10 @@ def test_set_changes_one_key_and_its_paths_count_from_here(write, tmp_path, monk
         ("[method]\nfuson = 'addition'", "unknown key 'method.fuson'. Did you mean 'fusion'?"),
         ("[evaluation.zero_shot]\ndta = 'x'", "unknown key 'evaluation.zero_shot.dta'. Did you mean 'data'?"),
         ("[features]\nworkers = 0", "features.workers: Input should be greater than 0, found 0."),
-        ("[training]\nschedule = 'cosin'", "training.schedule: Input should be 'auto', 'cosine' or 'plateau', found 'cosin'."),
+        (
+            "[training]\nschedule = 'cosin'",
+            "training.schedule: Input should be 'auto', 'cosine' or 'plateau', found 'cosin'.",
+        ),
         ("[training]\nbatch_size = 1", "batch_size is 1, expected at least 2"),
         ("[training]\nloss = 'sigmoid'\nlabel_smoothing = 0.1", "label_smoothing is 0.1, but loss 'sigmoid' has none"),
         ("[method]\nheads = 3", "method: dim 256 does not divide into 3 heads"),
