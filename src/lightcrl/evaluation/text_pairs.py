@@ -68,7 +68,7 @@ class TextSimilarity:
         """
         texts = {modality: encoder for modality, encoder in encoders.items() if encoder.kind == "text"}
         if not texts:
-            raise ModalityError(f"text similarity needs a modality of text; there are {', '.join(encoders)}.")
+            raise ModalityError(f"text similarity needs a modality of text; there are {', '.join(encoders) or 'none'}.")
         sides = [(*pairs.left, *(calibration.left if calibration else ()))]
         sides += [(*pairs.right, *(calibration.right if calibration else ()))]
         items = {item.key: item for side in sides for item in (text_item(text, text[:60]) for text in side)}
