@@ -10,6 +10,7 @@ interval over sounds) and writes it as JSON. What is trained and encoded already
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--output", default="runs/sounds", help="folder of the five runs and of sounds.json")
     parser.add_argument("--set", nargs="*", default=[], help="section.key=value for the recipe")
     given = parser.parse_args()
+    sys.path.append(str(ROOT))  # of examples.yamnet
 
     first, *others = given.methods
     overrides = [f"method.name={first}", f"evaluation.baselines={others}", f"evaluation.seeds={given.seeds}"]
