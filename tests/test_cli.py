@@ -176,6 +176,38 @@ def test_evaluate_zero_shot_on_a_class_folder(world, tmp_path):
     assert found["interval"].keys() == found["metrics"].keys() == {"top1", "top2", "top3", "top4", "top5"}
 
 
+def test_evaluate_text_similarity_on_labelled_and_on_scored_pairs(world, tmp_path):
+    colours = ("red", "blue", "green", "yellow")
+    for name, count in (("train", 12), ("test", 16)):
+        lines = [
+            {"a": f"a {one} circle, {name} {number}", "text2": f"one {other} circle", "label": int(one == other)}
+            for number in range(count // 4)
+            for one, other in zip(colours, colours[: 2 + number % 2] * 2, strict=False)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = (
+        "evaluate",
+        world.run,
+        "--task",
+        "text_similarity",
+        "--column",
+        "text1=a",
+        "--data",
+        tmp_path / "test.jsonl",
+    )
+    message = call(*words, code=1)
+    assert "has labels, and no split to calibrate their threshold on" in message
+    output = call(*words, "--calibration", tmp_path / "train.jsonl", "--json", tmp_path / "out.json")
+    assert "aligned text-text/accuracy" in output
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["thresholds"].keys() == {"aligned text-text", "raw text"}
+    assert {"raw text/dissimilar/recall", "aligned text-text/similar/f1"} <= found["metrics"].keys()
+    call(*words, "--column", "score=label", "--json", tmp_path / "out.json")
+    found = json.loads((tmp_path / "out.json").read_text())
+    spaces = ("aligned text-text", "raw text")
+    assert found["metrics"].keys() == {f"{space}/{name}" for space in spaces for name in ("spearman", "pearson")}
+
+
 def test_embed_writes_unit_vectors_and_their_ids(world, tmp_path):
     pictures = sorted((world.folder / "shapes").rglob("*.png"))
     words = ("--modality", "image", "--input", world.folder / "shapes", "--output", tmp_path / "out.npy")

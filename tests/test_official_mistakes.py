@@ -1,13 +1,15 @@
 """What the official code of LightCRL gets wrong, and this one must not: one named test a mistake.
 
-The ninth, text-pair baselines judged by one fixed threshold, comes with the text-pair task: there is none yet. Of the
-seventh, fine-tuning and the linear probe will have tests of their own; here stands what it asks of training today.
+Of the seventh, fine-tuning and the linear probe will have tests of their own; here stands what it asks of training
+today.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,16 @@ import torch
 
 from lightcrl.checkpoint import Checkpoint, make_method
 from lightcrl.data.base import Dataset, text_item
+from lightcrl.data.pairs import read_pairs
 from lightcrl.encoders import EncoderSpec, OwnEncoder
 from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.evaluation.tasks import ZeroShot
+from lightcrl.evaluation.text_pairs import TextSimilarity
 from lightcrl.features import Features, embed, extract
 from lightcrl.fusion.operations import OPERATIONS
 from lightcrl.losses import info_nce, over_pairs
 from lightcrl.methods import Method, TokenSpec
-from lightcrl.recipe import TrainingSpec
+from lightcrl.recipe import FeaturesSpec, TrainingSpec
 from lightcrl.sampling import epoch_batches
 from lightcrl.storage import file_digest
 from lightcrl.tokens import TokenBatch
@@ -215,3 +219,46 @@ def test_8_every_item_is_encoded_once_ever(tmp_path):
     again = {modality: extract(encoder, data, modality, tmp_path) for modality in items}
     assert Counter(encoder.calls) == {item.raw: 1 for found in items.values() for item in found}
     assert {modality: done.encoded for modality, done in again.items()} == {"image": 0, "text": 0}
+
+
+class Crowded(Digits):
+    """An encoder whose texts all look alike, as RoBERTa's do: every cosine is above 0.99."""
+
+    def describe(self) -> dict[str, Any]:
+        return {"class": "Crowded"}
+
+    def tokens(self, text: str) -> np.ndarray:
+        return np.asarray(super().tokens(text) + np.float32(400), dtype=np.float32)
+
+
+def test_9_text_pairs_are_judged_by_a_threshold_calibrated_on_the_training_pairs(tmp_path):
+    """Official: one fixed threshold for all spaces, so that a baseline calls every pair similar: recall 100 and 0 %."""
+    rng = np.random.default_rng(0)
+
+    def write(name: str, count: int) -> str:
+        texts = [str(number) for number in rng.integers(100, 1000, (count, 2)).ravel()]
+        pairs = [
+            # Similar: the next number, whose digits are nearly the same.
+            {"text1": one, "text2": str(int(one) + 1) if number % 3 else two, "label": int(number % 3 > 0)}
+            for number, (one, two) in enumerate(zip(texts[::2], texts[1::2], strict=True))
+        ]
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+        return str(path)
+
+    pairs = read_pairs(write("test.jsonl", 60), write("train.jsonl", 90))
+    encoders = {"image": Crowded(), "text": Digits()}
+    task = TextSimilarity.prepare(*pairs, encoders, FeaturesSpec(folder=str(tmp_path), dtype="float32"))
+    method = dfe()
+    result = task(method)
+    for space in ("raw image", "raw text"):
+        assert result.metrics[f"{space}/accuracy"] > result.chance[f"{space}/accuracy"] + 0.1
+        for label in ("similar", "dissimilar"):
+            assert result.metrics[f"{space}/{label}/recall"] > 0.5
+            assert result.metrics[f"{space}/{label}/precision"] > 0.5
+    raw = task.similarities(method)["raw image"][:60]
+    assert raw.min() > 0.99, "a threshold fixed at 0.5, or at 0.9, would call all of them similar"
+    # Each space has its own, and test labels have no part in it.
+    assert result.thresholds["raw image"] > result.thresholds["raw text"]
+    turned = replace(task, pairs=replace(task.pairs, truth=1 - task.pairs.truth))
+    assert turned(method).thresholds == result.thresholds

@@ -24,6 +24,7 @@ LAYERS = (
     ("recipe", "sampling", "logs", "evaluation.base", "evaluation.metrics"),
     ("plan", "checkpoint", "evaluation"),
     ("training", "embedder", "evaluation.tasks"),
+    ("evaluation.text_pairs",),
     ("pipeline",),
     (
         "evaluation.space",

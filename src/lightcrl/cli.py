@@ -186,27 +186,42 @@ def check(
 @app.command()
 def evaluate(
     checkpoint: CheckpointFolder,
-    task: Annotated[str, typer.Option(help="retrieval or zero_shot.")],
-    data: Annotated[str, typer.Option(help="A table of files (retrieval), or a folder of class folders (zero_shot).")],
+    task: Annotated[str, typer.Option(help="retrieval, zero_shot or text_similarity.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="A table of files (retrieval), a folder of class folders (zero_shot), a table or hub id "
+            "(owner/name/configuration) of text pairs with text1, text2 and label or score (text_similarity)."
+        ),
+    ],
     json: Json = None,
     image_column: Annotated[str | None, typer.Option(help="Column of the modality `image`.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the modality `text`.")] = None,
     column: Annotated[
-        list[str] | None, typer.Option(help="modality=COLUMN. Where columns are given, only their modalities are used.")
+        list[str] | None,
+        typer.Option(
+            help="modality=COLUMN; where columns are given, only their modalities are used. Of text pairs: text1, "
+            "text2, label or score."
+        ),
     ] = None,
     key: Annotated[str | None, typer.Option(help="Column whose equal values make rows one group.")] = None,
     template: Annotated[
         list[str] | None, typer.Option(help="Prompt with {} for the class name; may be repeated.")
     ] = None,
     modality: Annotated[str | None, typer.Option(help="Whose items the class folders hold.")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="Labelled text pairs that thresholds are calibrated on: the training split.")
+    ] = None,
     encoder: Encoders = None,
     trust_remote_code: Trust = False,
     features: Features = None,
 ) -> None:
     """Measure a model on raw files that it has never seen."""
     from lightcrl import console
+    from lightcrl.data.pairs import read_pairs
     from lightcrl.evaluation.base import EVALUATIONS
     from lightcrl.evaluation.tasks import ZeroShot, retrieval_on
+    from lightcrl.evaluation.text_pairs import TextSimilarity
     from lightcrl.recipe import ZeroShotSpec, parse
 
     EVALUATIONS[task]
@@ -220,6 +235,11 @@ def evaluate(
                 parse(ZeroShotSpec, spec), {name: embedder.encoder(name) for name in wanted}, store, live.tell
             )
             result, rejected = prepared(embedder.method), list(prepared.rejected)
+        elif task == "text_similarity":
+            pairs = read_pairs(data, calibration, _pairs(column, "--column"))
+            texts = {name: embedder.encoder(name) for name, kind in embedder.modalities.items() if kind == "text"}
+            similarity = TextSimilarity.prepare(*pairs, texts, store, live.tell)
+            result, rejected = similarity(embedder.method), list(similarity.rejected)
         else:
             given = {name: found for name, found in (("image", image_column), ("text", text_column)) if found}
             given |= _pairs(column, "--column")

@@ -157,6 +157,7 @@ class ZeroShotSpec(BaseModel):
 
     Attributes:
         data: the folder.
+        files: pattern of the names of files to take, such as those of a fold that training never saw.
         templates: prompts with `{}` where the class name goes, averaged.
         modality: whose items the folder holds; by default the first that is not text.
     """
@@ -164,6 +165,7 @@ class ZeroShotSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: str
+    files: str = "*"
     templates: tuple[str, ...] | None = None
     modality: str | None = None
 

@@ -149,3 +149,11 @@ def test_what_cannot_be_read_is_an_item_error(case: Case, encoder: Encoder) -> N
     for raw in UNREADABLE[encoder.kind]:
         with pytest.raises(ItemError):
             encoder.prepare(raw)
+
+
+def test_by_itself_it_says_one_vector_per_item_whatever_the_batch(encoder: Encoder, case: Case) -> None:
+    prepared = case.prepared(encoder)
+    together = encoder.own_vectors(encoder.encode(prepared))
+    assert together.shape[0] == len(prepared)
+    alone = torch.cat([encoder.own_vectors(encoder.encode([item])) for item in prepared])
+    assert_alike([together], [alone])

@@ -70,6 +70,19 @@ def test_a_folder_per_split_gives_the_splits(tmp_path: Path) -> None:
     assert dict(zip(data.groups, data.splits, strict=True)) == {"one/a/1.png": "train", "two/a/1.png": "test"}
 
 
+def test_file_names_give_the_splits_of_folds(tmp_path: Path) -> None:
+    fill(tmp_path, "dog/1-a.png", "dog/3-b.png", "cat/4-a.png", "cat/5-a.png", "cat/x.png")
+    splits = {"[123]-*": "train", "4-*": "val", "5-*": "test"}
+    data = load_dataset(DataSpec(source="folder", path=str(tmp_path), options={"splits": splits}), KINDS)
+    assert dict(zip(data.groups, data.splits, strict=True)) == {
+        "cat/4-a.png": "dev",
+        "cat/5-a.png": "test",
+        "dog/1-a.png": "train",
+        "dog/3-b.png": "train",
+    }
+    assert list(map(str, data.rejected)) == ["cat/x.png: no split (no pattern of [123]-*, 4-*, 5-* fits)"]
+
+
 def test_sounds_and_pictures_go_to_their_modalities(tmp_path: Path) -> None:
     fill(tmp_path, "dog/1.png", "dog/2.wav", "dog/3.txt")
     rows = list(ClassFolder({**KINDS, "noise": "audio", "again": "image"}, tmp_path).rows())
@@ -90,6 +103,13 @@ def test_errors_say_what_is_expected(tmp_path: Path) -> None:
         list(ClassFolder(KINDS, tmp_path / "file.png").rows())
     with pytest.raises(DataError, match=r"template 'a photo' has no \{\}"):
         list(ClassFolder(KINDS, tmp_path / "one", template="a photo").rows())
+    with pytest.raises(DataError, match=r"unknown split 'tran'\. Did you mean 'train'\?.* given for '1\*'"):
+        list(ClassFolder(KINDS, tmp_path / "one", splits={"1*": "tran"}).rows())
+    fill(tmp_path, "given/train/dog/1.png")
+    with pytest.raises(DataError, match=r"has the split folder 'train'; leave options\.splits out"):
+        list(ClassFolder(KINDS, tmp_path / "given", splits={"1*": "train"}).rows())
+    with pytest.raises(DataError, match=r"found files that fit '2\*' in 0 of the folders"):
+        class_folder(tmp_path / "one", "2*")
     with pytest.raises(ModalityError, match="Expected one of kind 'image' or 'audio'"):
         list(ClassFolder({"words": "text"}, tmp_path / "one").rows())
     with pytest.raises(DataError, match="found files in 1 of the folders cat, dog; expected at least two classes"):
@@ -104,3 +124,4 @@ def test_class_folder_lists_files_with_their_class(tmp_path: Path) -> None:
         ["cat", "dog"],
         [(tmp_path / "cat/1.png", 0), (tmp_path / "cat/2.png", 0), (tmp_path / "dog/1.png", 1)],
     )
+    assert class_folder(tmp_path, "1*") == (["cat", "dog"], [(tmp_path / "cat/1.png", 0), (tmp_path / "dog/1.png", 1)])

@@ -192,3 +192,26 @@ def test_stories_is_a_causal_model_of_five_blocks(shared):
     for row, text in enumerate(texts):
         alone = encoder.encode([encoder.prepare(text)]).values[0]
         torch.testing.assert_close(tokens.ragged()[row], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+@pytest.mark.parametrize(
+    "layout", [{}, {"tokens": "max+mean,cls", "layers": (-1, 0)}, {"tokens": "all", "layers": (0, -1)}]
+)
+def test_by_itself_a_model_says_the_mean_of_its_last_layer(name, layout, request, reference):
+    """As sentence-transformers pools: over all tokens, special ones too, whatever else is kept beside it."""
+    if name == "llama" and "cls" in layout.get("tokens", ""):
+        layout = {"tokens": "max+mean,max", "layers": (-1, 0)}
+    folder = request.getfixturevalue(name)
+    encoder, model = make(folder, **layout), reference(folder)
+    found = encoder.own_vectors(encoder.encode([encoder.prepare(text) for text in tiny.TEXTS]))
+    words = [torch.tensor([encoder.processor(text)["input_ids"]]) for text in tiny.TEXTS]
+    with torch.no_grad():
+        expected = torch.cat([model(ids).last_hidden_state.mean(1) for ids in words])
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_by_itself_a_model_without_its_mean_says_what_is_kept(bert):
+    encoder = make(bert, tokens="mean,cls", layers=(0, -1))
+    tokens = encoder.encode([encoder.prepare(text) for text in tiny.TEXTS])
+    assert torch.equal(encoder.own_vectors(tokens), tokens.values[:, 1])

@@ -74,11 +74,13 @@ class Row:
         key: the group's name.
         cells: items by modality; a modality may be missing or have many.
         split: `"train"`, `"dev"`, `"test"`, or None to have one drawn.
+        notes: cells of further columns that the source was asked for, by column, as they are.
     """
 
     key: str
     cells: Mapping[str, list[Item]]
     split: str | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Source(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,6 +55,7 @@ class Columns:
         split_column: the column that names the split.
         root: folder that relative paths of pictures and sounds are below.
         base: folder below which they are named; `root` if None.
+        notes: further columns that rows carry along as they are, those of them that are there.
     """
 
     kinds: Mapping[str, str]
@@ -63,15 +64,17 @@ class Columns:
     split_column: str | None = None
     root: Path = Path()
     base: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def column(self, modality: str) -> str:
         """The column of a modality."""
         return self.columns.get(modality, modality)
 
-    def wanted(self) -> list[str]:
-        """Every column that is read, once each."""
+    def wanted(self, found: Collection[str]) -> list[str]:
+        """Every column that is read, once each, out of those `found`, which `check` has seen."""
         named = [self.column(modality) for modality in self.kinds]
-        return list(dict.fromkeys([*named, *(name for name in (self.key, self.split_column) if name)]))
+        named += [name for name in (self.key, self.split_column, *self.notes) if name]
+        return [name for name in dict.fromkeys(named) if name in found]
 
     def check(self, found: Iterable[str], where: str) -> None:
         """See that every wanted column is there.
@@ -124,7 +127,7 @@ class Columns:
                     else item
                     for item in found
                 ]
-        yield Row(name, items, split)
+        yield Row(name, items, split, {column: values[column] for column in self.notes if column in values})
 
     def _group(
         self, values: Mapping[str, Any], cells: Mapping[str, Any], items: Mapping[str, list[Item]]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from lightcrl.data.base import Item, Rejection, Row, file_item, text_item
 from lightcrl.data.files import MEDIA, SPLITS, existing, name_below, some, visible
-from lightcrl.errors import DataError, ItemError, ModalityError
+from lightcrl.errors import DataError, ItemError, ModalityError, UnknownNameError
 
 _SYNSET = re.compile(r"^n\d{8}(?=.)|^\d+\.(?=.)")  # n02084071-dog (WordNet), 001.Dog (CUB)
 _WORD_ENDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[\s_\-+.]+")
@@ -27,19 +28,22 @@ class ClassFolder:
         kinds: modality to `"text"`, `"image"` or `"audio"`.
         path: the folder.
         template: what the name of the class is put into, in place of `{}`.
+        splits: pattern of file names (`"5-*"`) to `train`, `dev` or `test`, the first that fits; of folds, for example.
         base: folder below which files are named; two folders with files of the same name need a common one.
     """
 
     kinds: Mapping[str, str]
     path: str | Path
     template: str = "{}"
+    splits: Mapping[str, str] = field(default_factory=dict)
     base: str | Path | None = None
 
     def rows(self) -> Iterator[Row | Rejection]:
         """Every file, by split, class and name.
 
         Raises:
-            DataError: there are no class folders, or `template` has no `{}`.
+            DataError: there are no class folders, `template` has no `{}`, or `splits` names none or stands beside
+                split folders.
             ModalityError: no modality is a picture or a sound.
         """
         if "{}" not in self.template:
@@ -49,18 +53,25 @@ class ClassFolder:
                 f"source 'folder' holds pictures or sounds; the modalities are {dict(self.kinds)}. "
                 "Expected one of kind 'image' or 'audio'."
             )
+        for pattern, name in self.splits.items():
+            if name not in SPLITS:
+                raise DataError(f"splits: {UnknownNameError('split', str(name), SPLITS)} It is given for {pattern!r}.")
         path = existing(self.path, _EXPECTED)
         base = Path(self.base or path)
         split_folders = [entry for entry in _folders(path) if entry.name.lower() in SPLITS]
+        if split_folders and self.splits:
+            raise DataError(f"{path} has the split folder {split_folders[0].name!r}; leave options.splits out.")
         for folder in split_folders or [path]:
             split = SPLITS[folder.name.lower()] if split_folders else None
             for label in _class_folders(folder):
                 for file in _files(label):
-                    yield self._row(file, label.name, split, base)
+                    yield self._row(file, label.name, split or self._split(file.name), base)
 
     def _row(self, file: Path, label: str, split: str | None, base: Path) -> Row | Rejection:
         name = name_below(file, base)
         found = MEDIA.get(file.suffix.lower())
+        if self.splits and split is None:
+            return Rejection(name, "no split", f"no pattern of {', '.join(self.splits)} fits")
         if found is None:
             return Rejection(name, "not a picture or sound", f"extension {file.suffix!r}")
         if found not in self.kinds.values():
@@ -76,21 +87,31 @@ class ClassFolder:
             return Rejection(name, error.reason, error.detail)
         return Row(name, cells, split)
 
+    def _split(self, name: str) -> str | None:
+        return next((SPLITS[split] for pattern, split in self.splits.items() if fnmatchcase(name, pattern)), None)
 
-def class_folder(path: str | Path) -> tuple[list[str], list[tuple[Path, int]]]:
+
+def class_folder(path: str | Path, files: str = "*") -> tuple[list[str], list[tuple[Path, int]]]:
     """The classes that have pictures or sounds, sorted, and every file with the number of its class.
+
+    Args:
+        path: the folder.
+        files: pattern of the names of files to take.
 
     Raises:
         DataError: fewer than two classes have files.
     """
     path = existing(path, _EXPECTED)
     by_class = {
-        label.name: [file for file in _files(label) if file.suffix.lower() in MEDIA] for label in _class_folders(path)
+        label.name: [file for file in _files(label) if file.suffix.lower() in MEDIA and fnmatchcase(file.name, files)]
+        for label in _class_folders(path)
     }
-    names = [name for name, files in by_class.items() if files]
+    names = [name for name, found in by_class.items() if found]
     if len(names) < 2:
+        named = "" if files == "*" else f" that fit {files!r}"
         raise DataError(
-            f"{path}: found files in {len(names)} of the folders {some(list(by_class))}; expected at least two classes."
+            f"{path}: found files{named} in {len(names)} of the folders {some(list(by_class))}; expected at least two "
+            "classes."
         )
     return names, [(file, number) for number, name in enumerate(names) for file in by_class[name]]
 

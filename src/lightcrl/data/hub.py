@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class HubDataset:
         name: the configuration, of a dataset that has several.
         revision: branch, tag or commit on the hub.
         cache_dir: where `datasets` keeps what it downloads and converts; its own choice if None.
+        notes: further columns that rows carry along, where they are there.
     """
 
     kinds: Mapping[str, str]
@@ -42,6 +43,7 @@ class HubDataset:
     name: str | None = None
     revision: str | None = None
     cache_dir: str | Path | None = None
+    notes: Sequence[str] = ()
 
     def rows(self) -> Iterator[Row | Rejection]:
         """Every row, split by split, known as `flickr30k[train]:17`.
@@ -62,6 +64,7 @@ class HubDataset:
             self.split_column,
             Path(self.root or folder),
             None if self.root else base,
+            tuple(self.notes),
         )
         for split_name, rows in splits.items():
             split = SPLITS.get(split_name)
@@ -70,10 +73,10 @@ class HubDataset:
                 yield Rejection(f"{title}[{split_name}]", "unknown split", f"known: {', '.join(SPLITS)}")
                 continue
             layout.check(rows.column_names, f"{title}[{split_name}]")
-            table = _ArrowCells(rows.select_columns(layout.wanted()).with_format("arrow"))
+            table = _ArrowCells(rows.select_columns(layout.wanted(rows.column_names)).with_format("arrow"))
             for number, values in enumerate(table.scan()):
                 for row in layout.read(values, f"{title}[{split_name}]:{number + 1}", table, number):
-                    yield row if drawn or isinstance(row, Rejection) else Row(row.key, row.cells, split)
+                    yield row if drawn or isinstance(row, Rejection) else replace(row, split=split)
 
     def _open(self) -> Mapping[str, Any]:
         import datasets

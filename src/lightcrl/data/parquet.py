@@ -26,7 +26,7 @@ def read_parquet(path: Path, name: str, layout: Columns) -> Iterator[Row | Rejec
     layout.check(table.columns, name)
     number = 0
     try:
-        for batch in table.file.iter_batches(BATCH_ROWS, columns=layout.wanted()):
+        for batch in table.file.iter_batches(BATCH_ROWS, columns=layout.wanted(table.columns)):
             for values in batch.to_pylist():
                 yield from layout.read(values, f"{name}:{number + 1}", table, number)
                 number += 1

@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ class TableFile:
         split_column: column with `train`, `dev` (`val`, `validation`) or `test`.
         root: folder that relative paths in the table are below; the file's own if None.
         base: folder below which files are named; two tables with files of the same name need a common one.
+        notes: further columns that rows carry along, where they are there.
     """
 
     kinds: Mapping[str, str]
@@ -45,6 +46,7 @@ class TableFile:
     split_column: str | None = None
     root: str | Path | None = None
     base: str | Path | None = None
+    notes: Sequence[str] = ()
 
     def rows(self) -> Rows:
         """Every row, in the file's order, known as `train.jsonl:17` (in Parquet: the 17th row).
@@ -55,7 +57,15 @@ class TableFile:
         """
         path = existing(self.path, f"a table ({', '.join(READERS)}, all but .parquet also with .gz)")
         root, base = Path(self.root or path.parent), Path(self.base or path.parent)
-        layout = Columns(self.kinds, self.columns, self.key, self.split_column, root, None if self.root else base)
+        layout = Columns(
+            self.kinds,
+            self.columns,
+            self.key,
+            self.split_column,
+            root,
+            None if self.root else base,
+            tuple(self.notes),
+        )
         return _reader(path)(path, name_below(path, base), layout)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
 
 from lightcrl.errors import EncoderError
 from lightcrl.tokens import TokenBatch
@@ -136,6 +137,10 @@ class Encoder(ABC):
     def choices(self) -> Choices | None:
         """All layers and pools that a recipe could ask this encoder for; None where it has no such setting."""
         return None
+
+    def own_vectors(self, tokens: TokenBatch) -> Tensor:
+        """[B, D] what this encoder says of items by itself, from their tokens [B, T, D]: the mean."""
+        return tokens.mean()
 
     @property
     def fingerprint(self) -> str:

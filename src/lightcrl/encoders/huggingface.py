@@ -28,6 +28,7 @@ from lightcrl.encoders.layout import (
     describe_layout,
     every_layer,
     lay_out,
+    own_vectors,
     slots_of,
 )
 from lightcrl.errors import EncoderError, EncoderNotFoundError
@@ -184,6 +185,11 @@ class HuggingFaceEncoder(Encoder):
         longest = int(tokens.lengths.max())
         return TokenBatch(tokens.values[:, :longest].clone(), tokens.mask[:, :longest].clone())
 
+    def own_vectors(self, tokens: TokenBatch) -> Tensor:
+        """See `layout.own_vectors`: for a text, the masked mean of the last layer, as sentence-transformers has it."""
+        loaded = self.loaded
+        return own_vectors(tokens, loaded.tokens, [layer % loaded.blocks for layer in loaded.layers])
+
     def _encode(self, loaded: Loaded, prepared: Sequence[Prepared]) -> TokenBatch:
         groups: dict[Any, list[int]] = {}
         for number, item in enumerate(prepared):
@@ -255,9 +261,7 @@ class HuggingFaceEncoder(Encoder):
             laid = lay_out([alone[layer] for layer in layers], tokens)
         slots = count_slots(tokens, len(layers))
         sequence = "|" in tokens
-        return Loaded(
-            network, accepts, len(alone), layers, tokens, pads, laid.dim, slots, sequence, widths, alone[-1]
-        )
+        return Loaded(network, accepts, len(alone), layers, tokens, pads, laid.dim, slots, sequence, widths, alone[-1])
 
     def _load_network(self) -> tuple[torch.nn.Module, frozenset[str]]:
         # New heads draw from the global generator, which is the user's.

@@ -174,6 +174,22 @@ def _is_sequence(tokens: str) -> bool:
     return tokens == "all" or tokens.startswith("grid:")
 
 
+def own_vectors(tokens: TokenBatch, layout: str, depths: Sequence[int]) -> Tensor:
+    """[B, D] the mean over the deepest layer's tokens, or that layer's first pool where the mean is not among them.
+
+    Args:
+        tokens: what `lay_out` gave.
+        layout: what `choose_tokens` gave.
+        depths: of the layers, larger is deeper.
+    """
+    deepest = max(range(len(depths)), key=depths.__getitem__)
+    if _is_sequence(layout):
+        return tokens.mean().chunk(len(depths), -1)[deepest]
+    pools = pools_by_layer(layout.partition("|")[0], len(depths))
+    before = sum(map(len, pools[:deepest]))
+    return tokens.values[:, before + (pools[deepest].index("mean") if "mean" in pools[deepest] else 0)]
+
+
 def lay_out(layers: Sequence[Layer], tokens: str) -> TokenBatch:
     """The tokens of `layers` as `tokens` wants them (what `choose_tokens` gave), in float32.
 

@@ -10,7 +10,11 @@ from lightcrl.registry import Table
 
 EVALUATIONS: Table[Any] = Table(
     "evaluation task",
-    {"retrieval": "lightcrl.evaluation.retrieval:evaluate", "zero_shot": "lightcrl.evaluation.zero_shot:evaluate"},
+    {
+        "retrieval": "lightcrl.evaluation.retrieval:evaluate",
+        "zero_shot": "lightcrl.evaluation.zero_shot:evaluate",
+        "text_similarity": "lightcrl.evaluation.text_similarity:evaluate",
+    },
 )
 
 
@@ -23,12 +27,14 @@ class Result:
         interval: name to the two ends of its 95 % bootstrap interval.
         chance: what a blind guess scores, for those metrics where that is known.
         counts: what was evaluated: queries, items, classes.
+        thresholds: those calibrated on other data, by what they belong to.
     """
 
     metrics: dict[str, float]
     interval: dict[str, tuple[float, float]] = field(default_factory=dict)
     chance: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -37,10 +43,11 @@ class Result:
             "interval": {name: list(ends) for name, ends in self.interval.items()},
             "chance": self.chance,
             "counts": self.counts,
+            **({"thresholds": self.thresholds} if self.thresholds else {}),
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Result:
         """The inverse of `to_json`."""
         interval = {name: (low, high) for name, (low, high) in value["interval"].items()}
-        return cls(value["metrics"], interval, value["chance"], value["counts"])
+        return cls(value["metrics"], interval, value["chance"], value["counts"], value.get("thresholds", {}))

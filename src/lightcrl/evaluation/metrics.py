@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -108,30 +108,48 @@ def bootstrap_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile bootstrap over groups.
+    """As `bootstrap_intervals`, of one statistic: from weights [S, groups] to values [S]."""
+
+    def named(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {"": statistic(weights)}
+
+    return bootstrap_intervals(named, groups, width=width, samples=samples, seed=seed, level=level)[""]
+
+
+def bootstrap_intervals(
+    statistics: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    groups: int,
+    *,
+    width: int = 0,
+    samples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, tuple[float, float]]:
+    """Percentile bootstrap over groups, the same draws for every statistic.
 
     Args:
-        statistic: from weights [S, groups] (how often each group was drawn) to values [S].
+        statistics: from weights [S, groups] (how often each group was drawn) to values [S] by name.
         groups: how many there are.
-        width: numbers that `statistic` holds per sample, if more than `groups`; keeps memory bounded.
+        width: numbers that `statistics` holds per sample, if more than `groups`; keeps memory bounded.
         samples: S, how often to draw.
         seed: of the draws.
         level: share of the draws inside the interval.
 
     Returns:
-        The lower and upper end.
+        The lower and upper end, by name.
     """
     generator = np.random.default_rng(seed)
-    values = []
+    values: dict[str, list[np.ndarray]] = {}
     # In parts, so that weights of a million groups need no gigabytes.
     part = max(1, min(samples, 20_000_000 // max(groups, width, 1)))
     for start in range(0, samples, part):
         drawn = min(part, samples - start)
         weights = np.stack([np.bincount(generator.integers(0, groups, groups), minlength=groups) for _ in range(drawn)])
-        values.append(statistic(weights.astype(np.float64)))
+        for name, found in statistics(weights.astype(np.float64)).items():
+            values.setdefault(name, []).append(found)
     tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(values), [tail, 1 - tail])
-    return float(low), float(high)
+    ends = {name: np.quantile(np.concatenate(found), [tail, 1 - tail]) for name, found in values.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
 def mean_interval(values: np.ndarray, groups: np.ndarray, *, samples: int = 1000, seed: int = 0) -> tuple[float, float]:

@@ -98,7 +98,7 @@ class ZeroShot:
         text = _first(encoders, lambda kind: kind == "text", "text")
         if media not in encoders:
             raise ModalityError(f"no modality {media!r}; there are {', '.join(encoders)}.")
-        names, files = class_folder(Path(spec.data))
+        names, files = class_folder(Path(spec.data), spec.files)
         kind = encoders[media].kind
         files = [(path, label) for path, label in files if MEDIA.get(path.suffix.lower()) == kind]
         if not files:

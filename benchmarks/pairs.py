@@ -1,0 +1,82 @@
+"""Text pairs: every method of recipes/text_text.toml, and its encoders as they come, on labelled and on scored pairs.
+
+    python benchmarks/pairs.py --methods dfe linear convirt --seeds 0 1
+
+prints a Markdown table (a line per space, method and seed, 95 % intervals over pairs) and writes it as JSON. What is
+trained and encoded already is taken as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import lightcrl
+from lightcrl.data.pairs import read_pairs
+from lightcrl.evaluation import Result
+from lightcrl.evaluation.text_pairs import TextSimilarity
+from lightcrl.storage import write_json
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared/data/text_pairs"
+
+
+def cell(result: Result, name: str) -> str:
+    low, high = result.interval[name]
+    return f"{result.metrics[name]:.3f} ({low:.3f}-{high:.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default=str(ROOT / "recipes/text_text.toml"))
+    parser.add_argument("--methods", nargs="+", default=["dfe", "linear", "convirt"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--labelled", default=str(DATA / "mrpc_test.jsonl"))
+    parser.add_argument("--calibration", default=str(DATA / "mrpc_train.jsonl"))
+    parser.add_argument("--scored", default=str(DATA / "stsb_test.jsonl"))
+    parser.add_argument("--output", default="runs/pairs", help="folder of the run and of pairs.json")
+    parser.add_argument("--set", nargs="*", default=[], help="section.key=value for the recipe")
+    given = parser.parse_args()
+
+    # Before hours of training: what cannot be read is said at once.
+    tasks = {"labelled": read_pairs(given.labelled, given.calibration), "scored": read_pairs(given.scored)}
+    first, *others = given.methods
+    overrides = [f"method.name={first}", f"evaluation.baselines={others}", f"evaluation.seeds={given.seeds}"]
+    recipe = lightcrl.load_recipe(given.recipe, [*overrides, *given.set], given.output)
+    done = lightcrl.run(recipe)
+    trained = [lightcrl.load(model.folder) for model in done.models]
+    encoders = {name: trained[0].encoder(name) for name in recipe.encoders}
+    prepared = {name: TextSimilarity.prepare(*pairs, encoders, recipe.features) for name, pairs in tasks.items()}
+    results = [{name: task(embedder.method) for name, task in prepared.items()} for embedder in trained]
+
+    print("| space | method | seed | accuracy | similar F1 | dissimilar F1 | ROC AUC | Spearman | Pearson |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    spaces = dict.fromkeys(name.partition("/")[0] for name in results[0]["scored"].metrics)
+    for space in spaces:
+        for model, found in zip(done.models, results, strict=True):
+            shown = ("", "") if space.startswith("raw") else (model.method, str(model.seed))
+            figures = [f"{space}/{name}" for name in ("accuracy", "similar/f1", "dissimilar/f1", "roc_auc")]
+            cells = [cell(found["labelled"], name) for name in figures]
+            cells += [cell(found["scored"], f"{space}/{name}") for name in ("spearman", "pearson")]
+            print(f"| {space} | {' | '.join((*shown, *cells))} |")
+            if space.startswith("raw"):  # the same whatever was trained
+                break
+    write_json(
+        Path(given.output) / "pairs.json",
+        {
+            "data": {"labelled": given.labelled, "calibration": given.calibration, "scored": given.scored},
+            "set": given.set,
+            "models": [
+                {
+                    "method": model.method,
+                    "seed": model.seed,
+                    **{name: result.to_json() for name, result in found.items()},
+                }
+                for model, found in zip(done.models, results, strict=True)
+            ],
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

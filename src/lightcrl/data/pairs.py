@@ -1,0 +1,197 @@
+"""Pairs of texts, each with a label (similar or not) or a score (how similar): what text similarity is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightcrl.data import open_sources
+from lightcrl.data.base import Rejection, Row
+from lightcrl.data.spec import DataSpec
+from lightcrl.data.table import READERS
+from lightcrl.errors import DataError, EmptyDatasetError, UnknownNameError
+
+TEXTS = ("text1", "text2")
+TRUTHS = ("label", "score")
+WITHHELD = -1.0
+"""The label of every pair in a split whose labels GLUE keeps to itself."""
+
+
+@dataclass(frozen=True)
+class TextPairs:
+    """Pairs and what is known of them.
+
+    Attributes:
+        name: where they come from, for people.
+        left: N texts.
+        right: N texts.
+        truth: [N] float64: 1 for similar and 0 for dissimilar, or scores that rise with similarity.
+        scored: `truth` holds scores.
+        rejected: rows set aside.
+    """
+
+    name: str
+    left: tuple[str, ...]
+    right: tuple[str, ...]
+    truth: np.ndarray
+    scored: bool
+    rejected: tuple[Rejection, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    def keep(self, chosen: np.ndarray, rejected: Sequence[Rejection] = ()) -> TextPairs:
+        """The pairs where `chosen` [N] is true; `rejected` says why the others go."""
+        left, right = (tuple(np.array(texts, dtype=object)[chosen]) for texts in (self.left, self.right))
+        return replace(self, left=left, right=right, truth=self.truth[chosen], rejected=(*self.rejected, *rejected))
+
+    def check(self) -> None:
+        """See that there is something to tell apart.
+
+        Raises:
+            EmptyDatasetError: there are no pairs.
+            DataError: all labels or all scores are the same.
+        """
+        if not len(self):
+            raise EmptyDatasetError(f"{self.name} has no pairs ({len(self.rejected)} rows set aside).")
+        if len(np.unique(self.truth)) < 2:
+            what = "score" if self.scored else "label"
+            wanted = "scores that differ" if self.scored else "similar (1) and dissimilar (0) pairs"
+            raise DataError(
+                f"{self.name}: every one of {len(self):,} pairs has {what} {self.truth[0]:g}; expected {wanted}."
+            )
+
+
+def read_pairs(
+    data: str, calibration: str | None = None, columns: Mapping[str, str] | None = None
+) -> tuple[TextPairs, TextPairs | None]:
+    """Pairs to be measured on, and those that a threshold is calibrated on: None where the pairs have scores.
+
+    Either is a table with the columns `text1`, `text2` and `label` or `score`; or a data set on the Hugging Face hub or
+    saved by `datasets`, `owner/name` or `owner/name/configuration`, of which the test split is taken (dev where the
+    labels of test are withheld), and the train split for calibration. A pair of `data`, in whatever order its texts
+    stand, leaves the calibration.
+
+    Args:
+        data: where the pairs are.
+        calibration: where the others are; None takes the train split of `data`.
+        columns: `text1`, `text2`, `label` or `score` to the column's name, where that differs.
+
+    Raises:
+        DataError: a label is missing, or neither 0 nor 1 nor a score; there is one class only; labelled pairs have
+            nothing to calibrate on; `calibration` is the data itself, has scores, or is given for scores.
+        EmptyDatasetError: there are no pairs.
+        ModalityError: a text's column is not there.
+    """
+    columns = dict(columns or {})
+    for name in columns:
+        if name not in (*TEXTS, *TRUTHS):
+            raise UnknownNameError("column of text pairs", name, (*TEXTS, *TRUTHS))
+    by_split = _read(data, columns)
+    measured = next((by_split[split] for split in (None, "test", "dev") if split in by_split), None)
+    if measured is None:
+        raise EmptyDatasetError(f"{data} has no pairs in a test or dev split; it has {', '.join(map(str, by_split))}.")
+    measured.check()
+    if measured.scored:
+        if calibration is not None:
+            raise DataError(f"{data} has scores, which need no threshold: leave the calibration ({calibration}) out.")
+        return measured, None
+    given = by_split if calibration is None else _read(calibration, columns)
+    fitted = given.get("train") or (None if calibration is None else next(iter(given.values()), None))
+    if fitted is None:
+        raise DataError(
+            f"{data} has labels, and no split to calibrate their threshold on: one chosen on the pairs it is measured "
+            "on, or fixed beforehand, says little. Give the training pairs: --calibration TRAIN.jsonl."
+        )
+    fitted.check()
+    if fitted.scored:
+        raise DataError(f"{fitted.name} has scores, {measured.name} has labels; expected labels (0, 1) in both.")
+    seen = {frozenset(pair) for pair in zip(measured.left, measured.right, strict=True)}
+    fresh = np.array([frozenset(pair) not in seen for pair in zip(fitted.left, fitted.right, strict=True)])
+    if not fresh.any():
+        raise DataError(f"{fitted.name} holds no pair that {measured.name} does not; expected the training split.")
+    leaks = [Rejection(f"{fitted.name}, pair {at + 1}", "leak", "also measured on") for at in np.flatnonzero(~fresh)]
+    fitted = fitted.keep(fresh, leaks)
+    fitted.check()
+    return measured, fitted
+
+
+def _read(place: str, columns: Mapping[str, str]) -> dict[str | None, TextPairs]:
+    """All pairs by split (None where the source has none), without splits whose labels are withheld."""
+    # A name given for one of the two says that the other is not meant.
+    truths = {name: columns[name] for name in TRUTHS if name in columns} or {name: name for name in TRUTHS}
+    spec = _spec(place, {name: columns[name] for name in TEXTS if name in columns}, tuple(truths.values()))
+    rows: dict[str | None, list[Row]] = {}
+    rejected: list[Rejection] = []
+    for _, source in open_sources(spec, dict.fromkeys(TEXTS, "text")):
+        for row in source.rows():
+            if isinstance(row, Rejection):
+                rejected.append(row)
+            else:
+                rows.setdefault(row.split, []).append(row)
+    if not rows:
+        raise EmptyDatasetError(f"{place} has no pairs ({len(rejected)} rows set aside).")
+    found = {split: _pairs(f"{place}[{split}]" if split else place, part, truths) for split, part in rows.items()}
+    return {
+        split: replace(pairs, rejected=(*pairs.rejected, *rejected))
+        for split, pairs in found.items()
+        if split is None or not (pairs.truth == WITHHELD).all()
+    }
+
+
+def _spec(place: str, columns: dict[str, str], notes: tuple[str, ...]) -> DataSpec:
+    path = Path(place)
+    if path.is_file() or any(suffix in READERS for suffix in path.suffixes):
+        return DataSpec(path=str(path.absolute()), columns=columns, options={"notes": notes})
+    options: dict[str, Any] = {"notes": notes}
+    owner, _, rest = place.partition("/")
+    name, _, configuration = rest.partition("/")
+    if configuration and not path.is_dir():
+        place, options["name"] = f"{owner}/{name}", configuration
+    return DataSpec(source="hub", path=place, columns=columns, options=options)
+
+
+def _pairs(name: str, rows: Sequence[Row], truths: Mapping[str, str]) -> TextPairs:
+    kept, aside = [], []
+    for row in rows:
+        if all(len(row.cells.get(text, ())) == 1 for text in TEXTS):
+            kept.append(row)
+        else:
+            counts = " and ".join(str(len(row.cells.get(text, ()))) for text in TEXTS)
+            aside.append(Rejection(row.key, "not a pair", f"{counts} texts"))
+    known = {truth: column for truth, column in truths.items() if any(column in row.notes for row in kept)}
+    if kept and len(known) != 1:
+        raise DataError(
+            f"{name}: found {'both columns' if known else 'neither column'} {' and '.join(truths.values())}; expected "
+            "one, with labels (0, 1) or with scores. Name it: --column label=COLUMN or --column score=COLUMN."
+        )
+    values = [_number(row, column) for column in known.values() for row in kept]
+    truth = np.array(values, dtype=np.float64)
+    scored = "score" in known
+    if not scored and not np.isin(truth, (0, 1, WITHHELD)).all():
+        # The hub's STS-B calls its scores labels.
+        scored = bool((truth % 1 != 0).any())
+    if not scored and not (np.isin(truth, (0, 1)).all() or (truth == WITHHELD).all()):
+        odd = sorted({value for value in truth.tolist() if value not in (0, 1)})
+        raise DataError(
+            f"{name}: found labels {', '.join(f'{value:g}' for value in odd[:5])}; expected 1 (similar) and 0 "
+            "(dissimilar). If they are scores that rise with similarity, say --column score=COLUMN."
+        )
+    left, right = (tuple(str(row.cells[text][0].read()) for row in kept) for text in TEXTS)
+    return TextPairs(name, left, right, truth, scored, tuple(aside))
+
+
+def _number(row: Row, column: str) -> float:
+    value = row.notes.get(column)
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = np.nan
+    if not np.isfinite(number):
+        found = "no value" if value is None or value == "" else repr(value)
+        raise DataError(f"{row.key}: found {found} in column {column!r}; expected a label (0 or 1) or a score.")
+    return float(number)
