@@ -241,7 +241,7 @@ class _Loop:
         tokens = {
             modality: self.features.store(modality)
             .gather(rows[share(len(rows), rank, processes)], sequence=self.method.sequences)
-            .to(device, torch.float32)
+            .to(device)
             for modality, rows in batch.rows.items()
         }
         groups = {modality: torch.from_numpy(numbers).to(device) for modality, numbers in batch.groups.items()}

@@ -28,20 +28,19 @@ from lightcrl.tokens import TokenBatch
 from lightcrl.training import Trained, _initialise, train
 from samples import GARBAGE, make_features, padded, ragged, randn
 
-SPECS = {"image": TokenSpec(5), "layers": TokenSpec(4, slots=3), "text": TokenSpec(7)}
+SPECS = {
+    "both": TokenSpec(6, slots=2, sequence=True),
+    "image": TokenSpec(5),
+    "layers": TokenSpec(4, slots=3),
+    "text": TokenSpec(7),
+}
 DIM = 8
 
 # Each method's options, far from chance and without dropout; those that all methods have come first.
 COMMON: dict[str, Any] = {"dim": DIM, "input_dropout": 0.0, "standardise": False, "by_slot": True}
 OWN: dict[str, dict[str, Any]] = {
-    "dfe": {
-        "fusion": "addition", "heads": 2, "feedforward": 12, "dropout": 0.0, "key_dropout": 0.0, "layer_scale": 0.5,
-        "inner_residual": True,
-    },
-    "lightcrl_paper": {
-        "fusion": "addition", "heads": 2, "feedforward": 12, "dropout": 0.0, "key_dropout": 0.0, "layer_scale": 0.5,
-        "inner_residual": True,
-    },
+    "dfe": {"fusion": "addition", "parts": 2, "heads": 2, "feedforward": 12, "dropout": 0.0, "layer_scale": 0.5},
+    "lightcrl_paper": {"fusion": "addition", "heads": 2, "feedforward": 12, "dropout": 0.0},
     "mlp": {"layers": 2, "hidden": 12, "dropout": 0.0},
     # Where a loss or a scale is part of the method: those of all, so that every loss can be tried.
     "convirt": {"loss_weight": 0.5, "temperature": None},
@@ -62,9 +61,8 @@ VARIED: dict[str, list[Any]] = {
     "heads": [1, 4],
     "feedforward": [5],
     "dropout": [0.5],
-    "key_dropout": [0.5],
-    "layer_scale": ["none", 0.1],
-    "inner_residual": [False],
+    "parts": [1],
+    "layer_scale": [0.1],
     "layers": [3],
     "hidden": [5],
     "blocks": [1, 3],
@@ -91,20 +89,22 @@ def make(name: str, loss: str = "info_nce", seed: int = 0, **options: Any) -> Me
     """A fresh method; one in closed form is solved on random tokens."""
     method = make_method(name, SPECS, COMMON | OWN.get(name, {}) | options, loss, seed).eval()
     if method.closed_form:
-        method.solve([step_of(16)])
+        method.solve([step_of(method, 16)])
     return method
 
 
-def step_of(groups: int, done: float = 0.5) -> Step:
+def step_of(method: Method, groups: int, done: float = 0.5) -> Step:
     """A step with one item of each modality for every group."""
-    tokens = {modality: tokens_of(modality, groups, seed=9) for modality in SPECS}
+    tokens = {modality: method.visible(modality, tokens_of(modality, groups, seed=9)) for modality in SPECS}
     return Step(tokens, {modality: torch.arange(groups) for modality in SPECS}, done)
 
 
 def tokens_of(modality: str, count: int = 5, seed: int = 0) -> TokenBatch:
-    """Ragged tokens, or as many as there are slots."""
+    """Ragged tokens, as many as there are slots, or ragged ones after the slots."""
     spec = SPECS[modality]
-    lengths = [spec.slots] * count if spec.slots > 1 else [1 + (3 * n + seed) % 5 for n in range(count)]
+    lengths = [1 + (3 * n + seed) % 5 for n in range(count)]
+    if spec.slots > 1:
+        lengths = [spec.slots + length * spec.sequence for length in lengths]
     return ragged(lengths, spec.dim, seed)
 
 
@@ -140,11 +140,16 @@ def test_one_vector_an_item_is_enough(name):
 
 
 def backward(method: Method, loss: str, garbage: float = 0.0) -> dict[str, torch.Tensor]:
-    """Gradients after one loss over all three modalities, with several texts a group."""
+    """Gradients after one loss over all modalities, with several texts a group."""
     method.zero_grad()
-    groups = {"image": torch.arange(4), "layers": torch.tensor([3, 0, 9]), "text": torch.tensor([0, 0, 1, 2, 3, 3])}
+    groups = {
+        "both": torch.tensor([1, 0, 2]),
+        "image": torch.arange(4),
+        "layers": torch.tensor([3, 0, 9]),
+        "text": torch.tensor([0, 0, 1, 2, 3, 3]),
+    }
     tokens = {
-        modality: padded(tokens_of(modality, len(found)), SPECS[modality].slots == 1, garbage)
+        modality: method.visible(modality, padded(tokens_of(modality, len(found)), modality != "layers", garbage))
         for modality, found in groups.items()
     }
     embeddings = {modality: method(modality, found) for modality, found in tokens.items()}
@@ -182,14 +187,19 @@ def test_what_bears_a_modalitys_name_belongs_to_it_alone(name):
 
 @every_method
 def test_an_unknown_modality_is_refused_with_those_there_are(name):
-    with pytest.raises(ModalityError, match=r"^no modality 'video' in this model; it has image, layers, text\.$"):
+    with pytest.raises(ModalityError, match=r"^no modality 'video' in this model; it has both, image, layers, text\.$"):
         make(name)("video", tokens_of("text"))
 
 
 @every_method
 @pytest.mark.parametrize(
     ("modality", "shape", "expected"),
-    [("text", (2, 3, 6), "[B, T, 7]"), ("layers", (2, 3, 5), "[B, 3, 4]"), ("layers", (2, 2, 4), "[B, 3, 4]")],
+    [
+        ("text", (2, 3, 6), "[B, T, 7]"),
+        ("layers", (2, 3, 5), "[B, 3, 4]"),
+        ("layers", (2, 2, 4), "[B, 3, 4]"),
+        ("both", (2, 1, 6), "[B, 2 + T, 6]"),
+    ],
 )
 def test_tokens_of_another_shape_are_refused_with_both_named(name, modality, shape, expected):
     with pytest.raises(ShapeError) as error:
@@ -215,6 +225,17 @@ def test_eval_mode_is_deterministic_and_dropout_acts_in_training_alone(name):
     assert not torch.allclose(method("text", tokens), method("text", tokens), atol=1e-3)
     without = make(name).train()
     assert torch.equal(without("text", tokens), without("text", tokens))
+
+
+@every_method
+def test_what_follows_the_slots_is_read_by_those_who_say_so(name):
+    method, tokens = make(name), tokens_of("both")
+    slots, sequence = tokens.places(0, 2), tokens.places(2)
+    other = TokenBatch(torch.cat([slots.values, sequence.values.flip(2)], 1), tokens.mask)
+    found, changed = method("both", tokens), method("both", other)
+    assert torch.allclose(found, changed, atol=1e-4) != method.sequences
+    if not method.sequences:
+        assert torch.equal(method("both", slots), found)
 
 
 @every_method
@@ -288,8 +309,8 @@ def after_a_start(name: str, folder: Any, **options: Any) -> list[torch.Tensor]:
     _initialise(method, features, features.split("train"), seed=0)
     torch.manual_seed(0)
     if method.closed_form:
-        method.eval().solve([step_of(16)])
-    step = step_of(5)
+        method.eval().solve([step_of(method, 16)])
+    step = step_of(method, 5)
     step = method.augment(step) if method.training else step
     embeddings = {modality: method(modality, tokens) for modality, tokens in step.tokens.items()}
     loss = method.objective(info_nce, embeddings, step)

@@ -225,7 +225,7 @@ def test_structure_adds_its_weight_times_what_neighbourhoods_lost():
 def test_the_papers_encoder_is_that_of_its_recipe():
     recipe = tomllib.loads((Path(__file__).parents[2] / "recipes/flickr8k_paper.toml").read_text())
     kind = METHODS.load("lightcrl_paper")
-    assert recipe["method"].pop("name") == "dfe"
+    assert recipe["method"].pop("name") == "lightcrl_paper"
     options = kind.Options()
     assert {key: getattr(options, key) for key in recipe["method"]} == recipe["method"]
     wanted = {key: value for key, value in recipe["training"].items() if key in kind.suits and key != "epochs"}

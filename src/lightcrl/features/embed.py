@@ -25,7 +25,7 @@ def embed_rows(method: Method, store: FeatureStore, modality: str, rows: np.ndar
     per_batch = max(1, TOKENS_PER_BATCH // max(1, store.longest))
     gather = partial(store.gather, sequence=method.sequences)
     parts = [
-        method(modality, gather(rows[start : start + per_batch]).to(device, torch.float32)).cpu()
+        method(modality, gather(rows[start : start + per_batch]).to(device)).cpu()
         for start in range(0, len(rows), per_batch)
     ]
     method.train(was_training)

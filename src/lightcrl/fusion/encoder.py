@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
-from torch.nn.functional import normalize, scaled_dot_product_attention
+from torch.nn.functional import normalize
 
 from lightcrl.fusion.operations import OPERATIONS, shrink
 from lightcrl.fusion.pool import SequencePool
 from lightcrl.losses import Loss
 from lightcrl.methods.base import Method, MethodOptions, Stem, Step, TokenSpec
+from lightcrl.methods.dropout import Dropout
 from lightcrl.tokens import TokenBatch
 
 
@@ -24,16 +25,10 @@ class DFEOptions(MethodOptions):
         dim: width of the embedding, of all its parts together.
         parts: the embedding is this many unit vectors side by side, each with its own context, through one encoder.
         fusion: the fusion operation.
-        heads: attention heads of each part, in the pooling of sequences and in the transformer layer.
-        feedforward: width of the transformer layer's feed-forward part.
-        dropout: share of hidden features of the feed-forward part set to zero in training.
-        key_dropout: share of tokens that attention cannot see in training.
-        layer_scale: how strongly the transformer's output is added at the start, learnable per feature; `"none"`
-            adds it as it is.
-        inner_residual: the transformer's output keeps what went in and what attention added, as in the paper; false
-            keeps the feed-forward part's output alone, which overfits less on small data.
-        summary: only the mean of the tokens asks in the transformer layer (class attention, arXiv 2103.17239); false
-            lets every token ask, as in the paper.
+        heads: of each part, in the pooling of sequences.
+        feedforward: hidden width of the shared block.
+        dropout: share of its hidden features set to zero in training.
+        layer_scale: how strongly the block's output is added at the start, learnable per feature (arXiv 2103.17239).
     """
 
     dim: int = Field(default=512, gt=0)
@@ -42,10 +37,7 @@ class DFEOptions(MethodOptions):
     heads: int = Field(default=8, gt=0)
     feedforward: int = Field(default=512, gt=0)
     dropout: float = Field(default=0.5, ge=0, lt=1)
-    key_dropout: float = Field(default=0.5, ge=0, lt=1)
-    layer_scale: Annotated[float, Field(gt=0)] | Literal["none"] = 0.1
-    inner_residual: bool = False
-    summary: bool = True
+    layer_scale: float = Field(default=0.1, gt=0)
 
     @field_validator("fusion")
     @classmethod
@@ -62,17 +54,19 @@ class DFEOptions(MethodOptions):
 
 
 class DeepFusionEncoder(Method):
-    """Section 3 of the LightCRL paper (arXiv 2403.04650), padding masked, for slots and sequences.
+    """Section 3 of the LightCRL paper (arXiv 2403.04650), made to generalise from few groups.
 
-        u = stem_m(x)                         per token, with the pooled sequence the only weights of modality m
-        v = fuse(u, c_m)                      c_m: learnable vector of m through a small MLP that all modalities share
-        z = v + g Transformer(LayerNorm(v))   one shared pre-norm layer; g: layer scale
-        e = normalize(masked mean of z)
+        u_t = stem_m(x_t)                     a token per slot, and one that attention pools from the sequence
+        v = mean_t fuse(u, c_m)               c_m: learnable vector of m through a small MLP that all modalities share
+        e = normalize(v + g F(LayerNorm(v)))  F: one shared feed-forward block; g: layer scale, small at the start
 
-    A sequence after the slots is pooled to one more token (`SequencePool`). Of an embedding in several parts, each part
-    is an embedding in its own right, with its share of u, its own c_m and its own loss; side by side they err less
-    than one of their joint width, as an ensemble does. With one token per item (T = 1) attention has nothing to choose
-    from.
+    The stem and the pool (`SequencePool`) are the only weights of one modality. The paper's transformer layer lets all
+    tokens attend to each other; on fewer than some ten thousand groups that overfits, and attention with fixed queries
+    does not (docs/LOG.md); `lightcrl_paper` has the former. Near the start the encoder is a linear map.
+
+    Of an embedding in several parts, each part is an embedding in its own right, with its share of u, its own c_m and
+    its own loss; side by side they err less than one of their joint width, as an ensemble does. With one token per item
+    the fusion operations that attend have nothing to choose from.
     """
 
     Options: ClassVar[type[MethodOptions]] = DFEOptions
@@ -93,12 +87,14 @@ class DeepFusionEncoder(Method):
         )
         self.context = ContextEncoder(sorted(self.modalities), options.parts, width)
         self.fusion = OPERATIONS.load(options.fusion)(width)
-        self.norm = nn.LayerNorm(width)
-        self.transformer = TransformerLayer(width, options)
-        self.layer_scale = None
-        if options.layer_scale != "none":
-            self.layer_scale = nn.Parameter(torch.full((width,), options.layer_scale))
-        self.summary = options.summary
+        self.block = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, options.feedforward),
+            nn.GELU(),
+            Dropout(options.dropout),
+            nn.Linear(options.feedforward, width),
+        )
+        self.layer_scale = nn.Parameter(torch.full((width,), options.layer_scale))
 
     def make_stem(self, modality: str) -> Stem:
         """A stem whose parts drop their own features."""
@@ -126,13 +122,9 @@ class DeepFusionEncoder(Method):
 
     def encode(self, stem: Tensor, mask: Tensor, context: Tensor) -> Tensor:
         """One part [B, d] from its tokens [B, T, d] and its context [d]."""
-        fused = self.fusion(stem, mask, context)
-        asking = TokenBatch(fused, mask).mean().unsqueeze(1) if self.summary else fused
-        refined = self.transformer(self.norm(asking), self.norm(fused), mask)
-        if self.layer_scale is not None:
-            refined = self.layer_scale * refined
-        refined = asking + refined
-        return refined.squeeze(1) if self.summary else TokenBatch(refined, mask).mean()
+        fused = TokenBatch(self.fusion(stem, mask, context), mask).mean()
+        encoded: Tensor = fused + self.layer_scale * self.block(fused)
+        return encoded
 
     def fit(self, modality: str, tokens: TokenBatch) -> None:
         """Take means and deviations of features from a sample of the training split."""
@@ -165,45 +157,3 @@ class ContextEncoder(nn.Module):
     def forward(self, modality: str) -> Tensor:
         """The encoded contexts [parts, d] of a modality."""
         return self.mlp(self.vectors[modality])
-
-
-class TransformerLayer(nn.Module):
-    """A pre-norm transformer layer (arXiv 2002.04745, figure 1b) over masked tokens."""
-
-    def __init__(self, dim: int, options: DFEOptions) -> None:
-        super().__init__()
-        self.heads = options.heads
-        self.key_dropout = options.key_dropout
-        self.inner_residual = options.inner_residual
-        self.attention_norm = nn.LayerNorm(dim)
-        self.query = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(dim, 2 * dim)
-        self.project_out = nn.Linear(dim, dim)
-        self.feedforward = nn.Sequential(
-            nn.LayerNorm(dim),
-            nn.Linear(dim, options.feedforward),
-            nn.GELU(),
-            nn.Dropout(options.dropout),
-            nn.Linear(options.feedforward, dim),
-        )
-
-    def forward(self, asking: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """[B, Q, d] that ask, [B, T, d] that answer, their mask [B, T] -> [B, Q, d]."""
-        attended = asking + self.attend(self.attention_norm(asking), self.attention_norm(tokens), mask)
-        fed = self.feedforward(attended)
-        return attended + fed if self.inner_residual else fed
-
-    def attend(self, asking: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """All who ask look at every real token; in training some are hidden, the same for all heads."""
-        batch, length, dim = tokens.shape
-        query = self.query(asking).view(batch, -1, self.heads, dim // self.heads).transpose(1, 2)
-        key, value = self.key_value(tokens).view(batch, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        visible = mask
-        if self.training and self.key_dropout:
-            kept = mask & (torch.rand(mask.shape, device=mask.device) >= self.key_dropout)
-            # An item that would lose all of its tokens keeps them all.
-            visible = torch.where(kept.any(1, keepdim=True), kept, mask)
-        # What padding holds must not matter, not even as 0 * inf.
-        value = value.masked_fill(~mask[:, None, :, None], 0)
-        mixed = scaled_dot_product_attention(query, key, value, attn_mask=visible[:, None, None, :])
-        return self.project_out(mixed.transpose(1, 2).reshape(asking.shape))

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from lightcrl.methods.dropout import Dropout
 from lightcrl.tokens import TokenBatch
 
 
@@ -24,29 +25,31 @@ class SequencePool(nn.Module):
     deviation: Tensor
 
     def __init__(self, features: int, dim: int, heads: int, dropout: float, parts: int = 1) -> None:
+        """Of `heads` heads, each of `parts` equal parts of them drops its own features in training."""
         super().__init__()
         self.parts = parts
         self.query = nn.Parameter(torch.randn(heads, features) * 0.02)
         bound = 1 / math.sqrt(features)
         self.weight = nn.Parameter(torch.empty(heads, features, dim // heads).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(dim))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("deviation", torch.ones(()))
 
     def forward(self, tokens: TokenBatch) -> Tensor:
-        """[B, T, D] -> [B, d]. An item of no tokens has zeros in place of what was found."""
-        values = tokens.values.masked_fill(~tokens.mask.unsqueeze(-1), 0).to(self.query.dtype)
+        """[B, T, D] -> [B, d]. For an item of no tokens, the bias."""
+        # These are the largest tensors there are: cast once, and never copied again.
+        dtype = compute_dtype(self.query)
+        hidden = ~tokens.mask.unsqueeze(-1)
+        values = tokens.values.to(dtype, copy=True).masked_fill_(hidden, 0)
         # The mean shifts all scores of a head alike, so standardising can wait until there is one vector a head.
-        scores = values @ (self.query / self.deviation).T
-        scores = scores.float().masked_fill(~tokens.mask.unsqueeze(-1), torch.finfo(torch.float32).min)
-        shares = scores.softmax(1).masked_fill(~tokens.mask.unsqueeze(-1), 0)
-        found = shares.to(values.dtype).mT @ values - self.mean
-        found = found.masked_fill(~tokens.mask.any(1)[:, None, None], 0)
-        # The heads of a part drop the same features.
-        kept = self.dropout(found.new_ones(len(found), self.parts, found.shape[-1])) / self.deviation
-        kept = kept.repeat_interleave(found.shape[1] // self.parts, 1)
-        return torch.einsum("bhd,hdk->bhk", found * kept, self.weight).flatten(1) + self.bias
+        scores = (values @ (self.query / self.deviation).to(dtype).T).float()
+        shares = scores.masked_fill(hidden, torch.finfo(torch.float32).min).softmax(1)
+        found = shares.to(dtype).mT @ values - self.mean.to(dtype)
+        kept = self.dropout.mask((len(found), self.parts, 1, found.shape[-1]), found) / self.deviation.to(dtype)
+        kept = kept * tokens.mask.any(1)[:, None, None, None]
+        found = (found.view(len(found), self.parts, -1, found.shape[-1]) * kept).flatten(1, 2)
+        return (found.transpose(0, 1) @ self.weight.to(dtype)).transpose(0, 1).flatten(1) + self.bias
 
     @torch.no_grad()
     def fit(self, tokens: TokenBatch) -> None:
@@ -55,3 +58,9 @@ class SequencePool(nn.Module):
         self.mean.copy_(values.mean(0))
         deviation = values.var(0, correction=0).mean().sqrt()
         self.deviation.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
+
+
+def compute_dtype(weight: Tensor) -> torch.dtype:
+    """What products with `weight` are computed in: autocast's dtype where it is on."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype

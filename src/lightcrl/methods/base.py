@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from lightcrl.errors import ModalityError, ShapeError
 from lightcrl.losses import Loss, over_pairs
+from lightcrl.methods.dropout import Dropout
 from lightcrl.tokens import TokenBatch
 
 MAX_LOGIT_SCALE = 100.0
@@ -78,7 +79,7 @@ class Inlet(nn.Module):
         super().__init__()
         self.spec = spec
         self.slots = spec.slots if options.by_slot else 1
-        self.dropout = nn.Dropout(options.input_dropout)
+        self.dropout = Dropout(options.input_dropout)
         self.register_buffer("mean", torch.zeros(self.slots, spec.dim))
         self.register_buffer("deviation", torch.ones(self.slots, 1))
 
