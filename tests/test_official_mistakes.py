@@ -36,17 +36,17 @@ from lightcrl.training import _parameter_groups, train
 from samples import make_features, make_split, padded, ragged, randn, units
 from worlds import Digits
 
-# The network of the paper, smaller.
-PAPER: dict[str, Any] = {
-    "dim": 8, "heads": 4, "feedforward": 16, "dropout": 0.1, "key_dropout": 0.0, "layer_scale": "none",
-    "inner_residual": True, "input_dropout": 0.0, "standardise": False, "by_slot": True,
+SMALL: dict[str, Any] = {
+    "dim": 8, "heads": 4, "feedforward": 16, "dropout": 0.1, "input_dropout": 0.0, "standardise": False,
 }  # fmt: skip
+# Our encoder, and the one of the paper.
+BOTH = pytest.mark.parametrize("name", ["dfe", "lightcrl_paper"])
 SPECS = {"image": TokenSpec(4), "text": TokenSpec(4)}
 CAPTIONS = 3
 
 
-def dfe(fusion: str = "addition", **options: Any) -> Method:
-    return make_method("dfe", SPECS, PAPER | {"fusion": fusion} | options, "info_nce").eval()
+def dfe(fusion: str = "addition", name: str = "dfe", **options: Any) -> Method:
+    return make_method(name, SPECS, SMALL | {"fusion": fusion} | options, "info_nce").eval()
 
 
 def checkpoint_of(method: Method, name: str = "dfe") -> Checkpoint:
@@ -68,10 +68,11 @@ def settings(**options: Any) -> TrainingSpec:
     return TrainingSpec(**plain | options)
 
 
+@BOTH
 @pytest.mark.parametrize("fusion", OPERATIONS)
-def test_1_every_parameter_receives_a_gradient(fusion):
+def test_1_every_parameter_receives_a_gradient(fusion, name):
     """Official: the fusion layer is registered, then deep-copied, and half of the module is dead weight."""
-    method = dfe(fusion)
+    method = dfe(fusion, name)
     embeddings = {modality: method(modality, ragged([3, 1, 4, 2], 4, seed)) for seed, modality in enumerate(SPECS)}
     groups = dict.fromkeys(SPECS, torch.arange(4))
     over_pairs(info_nce, embeddings, groups, method.scale, torch.tensor(0.0)).backward()
@@ -80,10 +81,11 @@ def test_1_every_parameter_receives_a_gradient(fusion):
     assert sum(method.parts().values()) == sum(parameter.numel() for parameter in method.parameters())
 
 
+@BOTH
 @pytest.mark.parametrize("fusion", OPERATIONS)
-def test_2_an_embedding_does_not_depend_on_its_neighbours_in_the_batch(fusion):
+def test_2_an_embedding_does_not_depend_on_its_neighbours_in_the_batch(fusion, name):
     """Official: no padding mask, so that a long text changes the embeddings of short ones beside it."""
-    method, batch = dfe(fusion), ragged([1, 5, 3], 4)
+    method, batch = dfe(fusion, name), ragged([1, 5, 3], 4)
     alone = torch.cat([method("text", TokenBatch.full(item[None])) for item in batch.ragged()])
     order = torch.tensor([2, 0, 1])
     for garbage in (0.0, float("nan")):

@@ -22,7 +22,7 @@ sys.path.insert(0, {tests!r})
 from test_training import Features, fit
 from lightcrl.features import FeatureStore
 data = Features({{m: FeatureStore(Path({stores!r}) / m) for m in ("image", "text")}})
-dropouts = {{"input_dropout": 0.0, "dropout": 0.0, "key_dropout": 0.0}}
+dropouts = {{"input_dropout": 0.0, "dropout": 0.0}}
 given = {{"batch_size": 9, "items_per_group": 2, "loss": sys.argv[2], "epochs": int(sys.argv[3])}}
 fit(data, Path(sys.argv[1]), options=dropouts, **given)
 """

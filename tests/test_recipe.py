@@ -87,7 +87,7 @@ def test_set_changes_one_key_and_its_paths_count_from_here(write, tmp_path, monk
         ),
         ("[training]\nbatch_size = 1", "batch_size is 1, expected at least 2"),
         ("[training]\nloss = 'sigmoid'\nlabel_smoothing = 0.1", "label_smoothing is 0.1, but loss 'sigmoid' has none"),
-        ("[method]\nheads = 3", "method: dim 256 does not divide into 3 heads"),
+        ("[method]\nheads = 3", "method: dim 512 does not divide into 2 parts of 3 heads"),
     ],
 )
 def test_what_is_wrong_is_named(write, text, message):

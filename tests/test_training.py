@@ -58,7 +58,7 @@ def fit(
     data: Features, folder: Path, *, seed: int = 0, report=lambda event: None, method="dfe", options=None, **given
 ) -> Trained:
     settings = spec(**given).suited(METHODS.load(method))
-    dfe = {"feedforward": 16, "dropout": 0.1, "key_dropout": 0.1} if method == "dfe" else {}
+    dfe = {"feedforward": 16, "dropout": 0.1} if method == "dfe" else {}
     options = {"dim": 16, "input_dropout": 0.1} | dfe | (options or {})
     checkpoint = Checkpoint(
         make_method(method, data.specs, options, settings.loss, seed),
@@ -284,17 +284,19 @@ def test_the_logit_scale_never_leaves_its_bound(tmp_path):
 
 
 def test_plan_follows_the_data():
-    def plan(groups: int, captions: int, **given: object) -> tuple[int, int]:
+    def plan(groups: int, captions: int, **given: object) -> tuple[int, int, int]:
         rows = [list(range(group * captions, (group + 1) * captions)) for group in range(groups)]
         made = make_plan(TrainingSpec(**given), make_split({"image": [[g] for g in range(groups)], "text": rows}))  # type: ignore[arg-type]
         assert made.steps == made.epochs * made.steps_per_epoch
-        return made.batch_size, made.epochs
+        return made.batch_size, made.items_per_group, made.epochs
 
-    assert plan(6000, 5) == (1024, 20)
-    assert plan(500, 1) == (125, 100)
-    assert plan(20, 1) == (16, 100)
-    assert plan(10, 1) == (10, 100)
-    assert plan(6000, 5, batch_size=64, epochs=3) == (64, 3)
+    assert plan(6000, 5) == (1024, 2, 22)
+    assert plan(50_000, 5) == (1024, 2, 20)
+    assert plan(6000, 1) == (1024, 1, 67)
+    assert plan(500, 1) == (125, 1, 100)
+    assert plan(20, 1) == (16, 1, 100)
+    assert plan(10, 1) == (10, 1, 100)
+    assert plan(6000, 5, batch_size=64, items_per_group=1, epochs=3) == (64, 1, 3)
 
 
 def test_too_little_data_is_refused_before_anything_is_written(tmp_path):

@@ -67,10 +67,11 @@ def info_nce(
     >>> info_nce(same, same, torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor(100.0)).item() < 1e-6
     True
     """
-    positive = _positives(left_groups, right_groups)
-    logits = scale * left @ right.T
-    left_loss = _cross_entropy(logits, positive, label_smoothing)
-    right_loss = _cross_entropy(logits.T, positive.T, label_smoothing)
+    numbers = torch.unique(torch.cat([left_groups, right_groups]), return_inverse=True)[1]
+    left_groups, right_groups = numbers[: len(left)], numbers[len(left) :]
+    logits = (scale * left) @ right.T
+    left_loss = _cross_entropy(logits.logsumexp(1), left, left_groups, right, right_groups, scale, label_smoothing)
+    right_loss = _cross_entropy(logits.logsumexp(0), right, right_groups, left, left_groups, scale, label_smoothing)
     return left_share * left_loss + (1 - left_share) * right_loss
 
 
@@ -148,10 +149,26 @@ def _positives(left_groups: Tensor, right_groups: Tensor) -> Tensor:
     return positive
 
 
-def _cross_entropy(logits: Tensor, positive: Tensor, smoothing: float) -> Tensor:
-    """Mean over rows with a positive of the mean negative log-probability of their positives (and of all, a little)."""
-    counts = positive.sum(1)
-    chosen = logits.masked_fill(~positive, 0).sum(1) / counts.clamp(min=1)
-    target = (1 - smoothing) * chosen + smoothing * logits.mean(1)
-    per_row = torch.logsumexp(logits, 1) - target
-    return per_row[counts > 0].mean()
+def _cross_entropy(
+    normaliser: Tensor,
+    anchors: Tensor,
+    anchor_groups: Tensor,
+    others: Tensor,
+    other_groups: Tensor,
+    scale: Tensor,
+    smoothing: float,
+) -> Tensor:
+    """Mean over anchors with a positive of the mean negative log-probability of their positives (and of all, a little).
+
+    A mean of logits is the logit of a mean, so of the whole matrix only its `normaliser`, the log of each anchor's sum
+    of exponentials, is needed. Groups are numbered from 0.
+    """
+    size = int(torch.cat([anchor_groups, other_groups]).max()) + 1
+    counts = torch.bincount(other_groups, minlength=size)
+    sums = others.new_zeros(size, others.shape[1]).index_add(0, other_groups, others)
+    count = counts[anchor_groups]
+    if not count.any():
+        raise TrainingError("no item has a positive on the other side; expected at least one group with both.")
+    targets = (1 - smoothing) * sums[anchor_groups] / count.clamp(min=1).unsqueeze(1) + smoothing * others.mean(0)
+    per_anchor = normaliser - scale * (anchors * targets).sum(1)
+    return per_anchor[count > 0].mean()

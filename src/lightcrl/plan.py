@@ -19,22 +19,25 @@ class Plan:
 
     Attributes:
         batch_size: groups per step.
+        items_per_group: of each modality, as far as a group has them.
         epochs: at most.
         steps: at most.
         steps_per_epoch: the same for every epoch.
     """
 
     batch_size: int
+    items_per_group: int
     epochs: int
     steps: int
     steps_per_epoch: int
 
 
 def make_plan(spec: TrainingSpec, split: Split) -> Plan:
-    """Batch size, epochs and steps for a training split.
+    """Batch size, items per group, epochs and steps for a training split.
 
-    `"auto"`: the batch is a quarter of the groups, at least 16 and at most 1,024; epochs are as many as make 600 steps,
-    at least 20 and at most 100.
+    `"auto"`: the batch is a quarter of the groups, at least 16 and at most 1,024; a group brings two items of each
+    modality where the richest has two or more on average; epochs are as many as make 400 steps, at least 20 and at
+    most 100 (docs/LOG.md).
 
     Raises:
         TrainingError: fewer than two groups, or a batch larger than the data.
@@ -50,9 +53,13 @@ def make_plan(spec: TrainingSpec, split: Split) -> Plan:
             f"training.batch_size is {batch_size}, but only {usable} groups of the training split have items of two "
             'modalities. Give at most that, or "auto".'
         )
-    per_epoch = count_batches(split, batch_size, spec.items_per_group)
-    epochs = min(100, max(20, round(600 / per_epoch))) if spec.epochs == "auto" else spec.epochs
-    return Plan(batch_size, epochs, epochs * per_epoch, per_epoch)
+    items = spec.items_per_group
+    if items == "auto":
+        means = [members.counts[members.counts > 0].mean() for members in split.members.values() if len(members.rows)]
+        items = 2 if max(means) >= 2 else 1
+    per_epoch = count_batches(split, batch_size, items)
+    epochs = min(100, max(20, round(400 / per_epoch))) if spec.epochs == "auto" else spec.epochs
+    return Plan(batch_size, items, epochs, epochs * per_epoch, per_epoch)
 
 
 def learning_rate(spec: TrainingSpec, step: int, steps: int) -> float:

@@ -113,7 +113,7 @@ class TrainingSpec(BaseModel):
 
     epochs: int | Literal["auto"] = "auto"
     batch_size: int | Literal["auto"] = "auto"
-    items_per_group: int = Field(default=1, gt=0)
+    items_per_group: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     loss: str = "auto"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"

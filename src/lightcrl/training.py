@@ -178,7 +178,7 @@ class _Loop:
             while not progress.finished:
                 skip = progress.step - progress.epoch * plan.steps_per_epoch
                 batches = epoch_batches(
-                    self.train_split, plan.batch_size, spec.items_per_group, self.seed, progress.epoch
+                    self.train_split, plan.batch_size, plan.items_per_group, self.seed, progress.epoch
                 )
                 if self.method.closed_form:
                     self.method.solve(self.at_hand(batch, progress) for batch in batches)
@@ -278,7 +278,7 @@ class _Loop:
     @torch.no_grad()
     def dev_loss(self, progress: Progress) -> float:
         self.method.eval()
-        batches = epoch_batches(self.dev_split, self.plan.batch_size, self.spec.items_per_group, self.seed, 0)
+        batches = epoch_batches(self.dev_split, self.plan.batch_size, self.plan.items_per_group, self.seed, 0)
         values = [self.loss(batch, progress).item() for batch in batches]
         if not values:
             raise TrainingError("the plateau schedule needs a dev split of two groups or more; found fewer.")

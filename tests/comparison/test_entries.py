@@ -42,11 +42,11 @@ def features(groups: int):
 
 
 def test_a_list_of_methods_and_variants():
-    found = parse_entries('linear, dfe[fusion=addition,heads=2],dfe[layer_scale="none", standardise=false],my.own:M')
+    found = parse_entries('linear, dfe[fusion=addition,heads=2],dfe[layer_scale=0.2, standardise=false],my.own:M')
     assert [(entry.method, dict(entry.options)) for entry in found] == [
         ("linear", {}),
         ("dfe", {"fusion": "addition", "heads": 2}),
-        ("dfe", {"layer_scale": "none", "standardise": False}),
+        ("dfe", {"layer_scale": 0.2, "standardise": False}),
         ("my.own:M", {}),
     ]
     assert found[1].label == "dfe[fusion=addition,heads=2]"

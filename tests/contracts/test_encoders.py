@@ -88,7 +88,9 @@ def test_tokens_are_as_declared(case: Case, encoder: Encoder) -> None:
     assert int(tokens.lengths.max()) == tokens.values.shape[1]
     # Real tokens first, padding after them.
     assert (tokens.mask.int().diff(dim=1) <= 0).all()
-    if encoder.slots > 1:
+    if encoder.sequence:
+        assert (tokens.lengths > encoder.slots).all()
+    elif encoder.slots > 1:
         assert tokens.values.shape[1] == encoder.slots
         assert tokens.mask.all()
 

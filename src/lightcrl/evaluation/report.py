@@ -270,8 +270,8 @@ def _confusion(recipe: Recipe, encoders: Mapping[str, Encoder], method: Method) 
 
 def _settings(recipe: Recipe, folder: Path) -> dict[str, Any]:
     start = next(event for event in read_log(folder) if event["event"] == "start")
-    training = recipe.training.model_dump(mode="json", include={"loss", "items_per_group", "schedule", "weight_decay"})
-    planned = {name: start[name] for name in ("batch_size", "epochs", "steps")}
+    training = recipe.training.model_dump(mode="json", include={"loss", "schedule", "weight_decay"})
+    planned = {name: start[name] for name in ("batch_size", "items_per_group", "epochs", "steps")}
     return {**recipe.method.options, **planned, **training}
 
 

@@ -32,6 +32,7 @@ class DFEOptions(MethodOptions):
     """
 
     dim: int = Field(default=512, gt=0)
+    input_dropout: float = Field(default=0.5, ge=0, lt=1)
     parts: int = Field(default=2, gt=0)
     fusion: str = "addition"
     heads: int = Field(default=8, gt=0)

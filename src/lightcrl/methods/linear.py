@@ -14,12 +14,12 @@ from lightcrl.tokens import TokenBatch
 class Linear(Method):
     """e = normalize(mean_t W x_t): the stem alone. With slots, one linear map of the slots side by side."""
 
-    # Input dropout is all that there is to tune.
+    # Input dropout and width are all that there is to tune.
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {"input_dropout": 0.0},
-        {"input_dropout": 0.3},
         {"input_dropout": 0.6},
+        {"dim": 512},
     )
 
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
