@@ -175,13 +175,15 @@ class _Loop:
                 log.write({"event": "start", "seed": self.seed, **asdict(plan), "parameters": self.method.parts()})
             start = saved = time.monotonic()
             earlier = progress.seconds
+            if progress.step == 0 and self.method.solves:
+                epoch = epoch_batches(self.train_split, plan.batch_size, plan.items_per_group, self.seed, 0)
+                self.method.solve(self.at_hand(batch, progress, whole=True) for batch in epoch)
             while not progress.finished:
                 skip = progress.step - progress.epoch * plan.steps_per_epoch
                 batches = epoch_batches(
                     self.train_split, plan.batch_size, plan.items_per_group, self.seed, progress.epoch
                 )
                 if self.method.closed_form:
-                    self.method.solve(self.at_hand(batch, progress) for batch in batches)
                     batches = iter(())
                 for number, batch in enumerate(batches):
                     if number < skip:
@@ -234,9 +236,11 @@ class _Loop:
             "gradient_norm": float(norm),
         }
 
-    def at_hand(self, batch: Batch, progress: Progress) -> Step:
-        """The features of a batch, of which this process holds its share."""
+    def at_hand(self, batch: Batch, progress: Progress, *, whole: bool = False) -> Step:
+        """The features of a batch, of which this process holds its share unless it is to have the whole."""
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        if whole:
+            rank, processes = 0, 1
         device = self.accelerator.device
         tokens = {
             modality: self.features.store(modality)

@@ -42,7 +42,7 @@ def features(groups: int):
 
 
 def test_a_list_of_methods_and_variants():
-    found = parse_entries('linear, dfe[fusion=addition,heads=2],dfe[layer_scale=0.2, standardise=false],my.own:M')
+    found = parse_entries("linear, dfe[fusion=addition,heads=2],dfe[layer_scale=0.2, standardise=false],my.own:M")
     assert [(entry.method, dict(entry.options)) for entry in found] == [
         ("linear", {}),
         ("dfe", {"fusion": "addition", "heads": 2}),

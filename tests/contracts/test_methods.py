@@ -39,7 +39,10 @@ DIM = 8
 # Each method's options, far from chance and without dropout; those that all methods have come first.
 COMMON: dict[str, Any] = {"dim": DIM, "input_dropout": 0.0, "standardise": False, "by_slot": True}
 OWN: dict[str, dict[str, Any]] = {
-    "dfe": {"fusion": "addition", "parts": 2, "heads": 2, "feedforward": 12, "dropout": 0.0, "layer_scale": 0.5},
+    "dfe": {
+        "fusion": "addition", "parts": 2, "heads": 2, "feedforward": 12, "dropout": 0.0, "canonical": 0.2,
+        "layer_scale": 0.5,
+    },
     "lightcrl_paper": {"fusion": "addition", "heads": 2, "feedforward": 12, "dropout": 0.0},
     "mlp": {"layers": 2, "hidden": 12, "dropout": 0.0},
     # Where a loss or a scale is part of the method: those of all, so that every loss can be tried.
@@ -62,6 +65,7 @@ VARIED: dict[str, list[Any]] = {
     "feedforward": [5],
     "dropout": [0.5],
     "parts": [1],
+    "canonical": [0.4],
     "layer_scale": [0.1],
     "layers": [3],
     "hidden": [5],
@@ -86,9 +90,9 @@ every_trained_method = pytest.mark.parametrize("name", [n for n in METHODS if no
 
 
 def make(name: str, loss: str = "info_nce", seed: int = 0, **options: Any) -> Method:
-    """A fresh method; one in closed form is solved on random tokens."""
+    """A fresh method; what has a closed form is solved on random tokens."""
     method = make_method(name, SPECS, COMMON | OWN.get(name, {}) | options, loss, seed).eval()
-    if method.closed_form:
+    if method.solves:
         method.solve([step_of(method, 16)])
     return method
 
@@ -314,7 +318,10 @@ def after_a_start(name: str, folder: Any, **options: Any) -> list[torch.Tensor]:
     step = method.augment(step) if method.training else step
     embeddings = {modality: method(modality, tokens) for modality, tokens in step.tokens.items()}
     loss = method.objective(info_nce, embeddings, step)
-    return [found.detach() for found in (*embeddings.values(), loss)]
+    if method.solves:
+        method.eval().solve([step_of(method, 16)])
+    measured = [method.eval()(modality, tokens) for modality, tokens in step.tokens.items()]
+    return [found.detach() for found in (*embeddings.values(), loss, *measured)]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,19 @@ from pydantic import ValidationError
 from torch.nn.functional import normalize
 
 from lightcrl.errors import UnknownNameError
+from lightcrl.fusion import encoder
 from lightcrl.fusion.encoder import DeepFusionEncoder, DFEOptions
 from lightcrl.fusion.operations import OPERATIONS
 from lightcrl.fusion.pool import SequencePool
 from lightcrl.losses import info_nce
 from lightcrl.methods import Step, TokenSpec
+from lightcrl.methods.csa import CSA, CSAOptions
 from lightcrl.tokens import TokenBatch
 from samples import ragged
 
 PLAIN: dict[str, Any] = {
     "dim": 8, "parts": 1, "heads": 2, "feedforward": 12, "dropout": 0.0, "input_dropout": 0.0, "layer_scale": 0.3,
-    "fusion": "addition", "by_slot": True, "standardise": True,
+    "canonical": 0.0, "fusion": "addition", "by_slot": True, "standardise": True,
 }  # fmt: skip
 SPECS = {
     "image": TokenSpec(5),
@@ -62,9 +65,9 @@ class ByHand:
     def gelu(self, x: np.ndarray) -> np.ndarray:
         return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
 
-    def stem(self, modality: str, tokens: np.ndarray) -> np.ndarray:
+    def stem(self, modality: str, tokens: np.ndarray, of: str = "stems") -> np.ndarray:
         weight, bias, mean, deviation = (
-            self.weights[f"stems.{modality}.{part}"] for part in ("weight", "bias", "mean", "deviation")
+            self.weights[f"{of}.{modality}.{part}"] for part in ("weight", "bias", "mean", "deviation")
         )
         slot = range(len(tokens)) if len(weight) > 1 else [0] * len(tokens)
         return np.stack([(t - mean[s]) / deviation[s] @ weight[s] + bias[s] for t, s in zip(tokens, slot, strict=True)])
@@ -107,14 +110,19 @@ class ByHand:
             v = self.fuse(part, context).mean(0)
             z = v + self.block(v)
             parts.append(z / np.linalg.norm(z))
-        e = np.concatenate(parts)
-        return e / np.linalg.norm(e)
+        e = np.concatenate(parts) / len(parts) ** 0.5
+        if options.canonical:
+            slots = tokens[: spec.slots] if spec.sequence else tokens
+            solved = self.stem(modality, slots, "canonical").mean(0)
+            share = options.canonical
+            e = np.concatenate([(1 - share) ** 0.5 * e, share**0.5 * solved / np.linalg.norm(solved)])
+        return e
 
 
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize(("parts", "canonical"), [(1, 0.0), (2, 0.3)])
 @pytest.mark.parametrize("fusion", OPERATIONS)
-def test_it_is_its_formula(fusion, parts):
-    method = make(fusion=fusion, parts=parts)
+def test_it_is_its_formula(fusion, parts, canonical):
+    method = make(fusion=fusion, parts=parts, canonical=canonical)
     by_hand = ByHand(method)
     for modality, tokens in {
         "image": ragged([4, 4, 4], 5),
@@ -139,6 +147,44 @@ def test_each_part_has_its_own_loss():
         for a, b in zip(left, right, strict=True)
     ]
     torch.testing.assert_close(method.objective(info_nce, whole, step), sum(single) / 2)
+
+
+def test_the_canonical_part_is_what_csa_finds_in_the_slots_and_is_not_trained():
+    specs = {"left": TokenSpec(3, slots=2, sequence=True), "right": TokenSpec(4)}
+    shared = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    left = torch.cat([shared @ torch.randn(2, 6), torch.randn(60, 6)], 1).view(60, 4, 3)
+    right = (shared @ torch.randn(2, 4) + 0.1 * torch.randn(60, 4)).unsqueeze(1)
+    tokens = {"left": TokenBatch.full(left), "right": TokenBatch.full(right)}
+    step = Step(tokens, dict.fromkeys(specs, torch.arange(60)))
+    method = DeepFusionEncoder(specs, DFEOptions(**PLAIN | {"canonical": 0.4, "parts": 2})).eval()
+    # Five features on average, sixty groups.
+    options = CSAOptions(dim=4, input_dropout=5 / 65)
+    csa = CSA({"left": TokenSpec(3, slots=2), "right": TokenSpec(4)}, options).eval()
+    method.solve([step])
+    csa.solve([replace(step, tokens={"left": tokens["left"].places(0, 2), "right": tokens["right"]})])
+    for name in specs:
+        found, wanted = method(name, tokens[name]), csa(name, csa_tokens(tokens[name], name))
+        assert found.shape == (60, 12)
+        assert method.dim == 12
+        torch.testing.assert_close(found[:, 8:] / 0.4**0.5, wanted)
+        torch.testing.assert_close(found.norm(dim=1), torch.ones(60))
+    assert not any(parameter.requires_grad for parameter in method.canonical.parameters())
+    assert method.solves
+    assert not make(canonical=0.0).solves
+
+
+def csa_tokens(tokens: TokenBatch, name: str) -> TokenBatch:
+    return tokens.places(0, 2) if name == "left" else tokens
+
+
+def test_features_too_wide_for_a_closed_form_do_without(monkeypatch):
+    # 5 + 7 + 3 * 4 + 2 * 6 of them.
+    monkeypatch.setattr(encoder, "MOST_FEATURES", 36)
+    assert make(canonical=0.3).solves
+    monkeypatch.setattr(encoder, "MOST_FEATURES", 35)
+    narrow = make(canonical=0.3)
+    assert not narrow.solves
+    assert narrow("text", ragged([2], 7)).shape == (1, narrow.dim) == (1, 8)
 
 
 def test_a_sequence_is_standardised_by_its_own_figures():

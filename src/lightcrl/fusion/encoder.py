@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -14,20 +15,25 @@ from lightcrl.fusion.operations import OPERATIONS, shrink
 from lightcrl.fusion.pool import SequencePool
 from lightcrl.losses import Loss
 from lightcrl.methods.base import Method, MethodOptions, Stem, Step, TokenSpec
+from lightcrl.methods.csa import solve_stems
 from lightcrl.methods.dropout import Dropout
 from lightcrl.tokens import TokenBatch
+
+# Of all modalities together, for the canonical part: some minutes and some gigabytes.
+MOST_FEATURES = 12_288
 
 
 class DFEOptions(MethodOptions):
     """Options of the Deep Fusion Encoder.
 
     Attributes:
-        dim: width of the embedding, of all its parts together.
+        dim: width of all trained parts together.
         parts: the embedding is this many unit vectors side by side, each with its own context, through one encoder.
         fusion: the fusion operation.
         heads: of each part, in the pooling of sequences.
         feedforward: hidden width of the shared block.
         dropout: share of its hidden features set to zero in training.
+        canonical: share of the similarity that comes from one more part, solved in closed form; 0 leaves it out.
         layer_scale: how strongly the block's output is added at the start, learnable per feature (arXiv 2103.17239).
     """
 
@@ -38,6 +44,7 @@ class DFEOptions(MethodOptions):
     heads: int = Field(default=8, gt=0)
     feedforward: int = Field(default=512, gt=0)
     dropout: float = Field(default=0.5, ge=0, lt=1)
+    canonical: float = Field(default=0.25, ge=0, lt=1)
     layer_scale: float = Field(default=0.1, gt=0)
 
     @field_validator("fusion")
@@ -66,15 +73,18 @@ class DeepFusionEncoder(Method):
     does not (docs/LOG.md); `lightcrl_paper` has the former. Near the start the encoder is a linear map.
 
     Of an embedding in several parts, each part is an embedding in its own right, with its share of u, its own c_m and
-    its own loss; side by side they err less than one of their joint width, as an ensemble does. With one token per item
-    the fusion operations that attend have nothing to choose from.
+    its own loss; side by side they err less than one of their joint width, as an ensemble does. One more part is not
+    trained: the strongest canonical variates of the slots, weighted by their correlations (as `csa`), solved in one
+    pass before the first step. Its errors are others than those of what is trained. Its cost grows with the cube of the
+    features, so beyond `MOST_FEATURES` it is left out. With one token per item the fusion operations that attend have
+    nothing to choose from.
     """
 
     Options: ClassVar[type[MethodOptions]] = DFEOptions
     sequences: ClassVar[bool] = True
+    options: DFEOptions
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: DFEOptions) -> None:
-        self.parts_count = options.parts
         super().__init__(modalities, options)
         width = options.dim // options.parts
         self.pools = nn.ModuleDict(
@@ -96,27 +106,43 @@ class DeepFusionEncoder(Method):
             nn.Linear(options.feedforward, width),
         )
         self.layer_scale = nn.Parameter(torch.full((width,), options.layer_scale))
+        self.canonical = nn.ModuleDict()
+        if options.canonical and sum(self.stem(name).width for name in self.modalities) <= MOST_FEATURES:
+            self.canonical.update({name: Stem(spec, options, width) for name, spec in sorted(self.modalities.items())})
+        self.canonical.requires_grad_(False)
+        self.solves = bool(self.canonical)
+
+    @property
+    def dim(self) -> int:
+        """d, the width of an embedding, its canonical part included."""
+        return self.options.dim + bool(self.canonical) * self.options.dim // self.options.parts
 
     def make_stem(self, modality: str) -> Stem:
         """A stem whose parts drop their own features."""
-        return Stem(self.modalities[modality], self.options, parts=self.parts_count)
+        return Stem(self.modalities[modality], self.options, parts=self.options.parts)
 
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """[B, d]."""
+        """[B, d]; in training without the canonical part, which no gradient would reach."""
         stem, mask = self.stem_tokens(modality, tokens)
         contexts = self.fusion.neutral + self.context(modality)
         parts = [
             self.encode(part, mask, context)
             for part, context in zip(stem.chunk(len(contexts), -1), contexts, strict=True)
         ]
-        return torch.cat([normalize(part.float(), dim=-1) for part in parts], -1)
+        trained = torch.cat([normalize(part.float(), dim=-1) for part in parts], -1) / len(parts) ** 0.5
+        if self.training or not self.canonical:
+            return trained
+        slots = self.slots(modality, tokens)
+        solved = normalize(TokenBatch(self.canonical[modality](slots), slots.mask).mean().float(), dim=-1)
+        share = self.options.canonical
+        return torch.cat([trained * (1 - share) ** 0.5, solved * share**0.5], -1)
 
     def stem_tokens(self, modality: str, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
         """u [B, T, d] and its mask: the projected slots and the pooled sequence, or every token of a plain one."""
         spec = self.modalities[modality]
         if not spec.sequence:
             return self.stem(modality)(tokens), tokens.mask
-        slots = tokens.places(0, spec.slots)
+        slots = self.slots(modality, tokens)
         pooled = self.pools[modality](tokens.places(spec.slots))
         mask = torch.cat([slots.mask, slots.mask[:, :1]], 1)
         return torch.cat([self.stem(modality)(slots), pooled.unsqueeze(1)], 1), mask
@@ -127,6 +153,11 @@ class DeepFusionEncoder(Method):
         encoded: Tensor = fused + self.layer_scale * self.block(fused)
         return encoded
 
+    def slots(self, modality: str, tokens: TokenBatch) -> TokenBatch:
+        """The tokens before the sequence."""
+        spec = self.modalities[modality]
+        return tokens.places(0, spec.slots) if spec.sequence else tokens
+
     def fit(self, modality: str, tokens: TokenBatch) -> None:
         """Take means and deviations of features from a sample of the training split."""
         spec = self.modalities[modality]
@@ -134,14 +165,34 @@ class DeepFusionEncoder(Method):
             pool = self.pools[modality]
             assert isinstance(pool, SequencePool)
             pool.fit(tokens.places(spec.slots))
-            tokens = tokens.places(0, spec.slots)
+        tokens = self.slots(modality, tokens)
         self.stem(modality).fit(tokens)
+        if self.canonical:
+            canonical = self.canonical[modality]
+            assert isinstance(canonical, Stem)
+            canonical.fit(tokens)
+
+    def solve(self, steps: Iterable[Step]) -> None:
+        """Find the canonical part. The fewer groups there are to a feature, the less covariances are believed.
+
+        Raises:
+            TrainingError: no two modalities share a group.
+        """
+        stems = {name: stem for name, stem in self.canonical.items() if isinstance(stem, Stem)}
+        slots = (
+            replace(step, tokens={name: self.slots(name, tokens) for name, tokens in step.tokens.items()})
+            for step in steps
+        )
+        solve_stems(stems, slots, lambda groups, width: width / (width + groups), power=1.0)
 
     def objective(self, loss: Loss, embeddings: Mapping[str, Tensor], step: Step) -> Tensor:
         """The mean over parts of the loss of each."""
         values = []
-        for number in range(self.parts_count):
-            part = {name: normalize(e.chunk(self.parts_count, -1)[number], dim=-1) for name, e in embeddings.items()}
+        for number in range(self.options.parts):
+            part = {
+                name: normalize(found[:, : self.options.dim].chunk(self.options.parts, -1)[number], dim=-1)
+                for name, found in embeddings.items()
+            }
             values.append(super().objective(loss, part, step))
         return torch.stack(values).mean()
 

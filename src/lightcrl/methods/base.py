@@ -153,6 +153,7 @@ class Method(nn.Module, ABC):
             (`TrainingSpec.suited`).
         grid: options that a fair comparison tries on dev, each on top of the defaults; the empty one is the defaults.
         closed_form: `solve` finds the weights; there are no steps.
+        solves: `solve` is called before the first step.
         sequences: it reads the tokens after the slots; without, they are cut off before `embed`.
         one_process: `augment` or `objective` needs the whole batch's tokens, so several processes cannot share it.
     """
@@ -161,6 +162,7 @@ class Method(nn.Module, ABC):
     suits: ClassVar[Mapping[str, Any]] = {}
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     closed_form: ClassVar[bool] = False
+    solves: bool = False
     sequences: ClassVar[bool] = False
     one_process: ClassVar[bool] = False
 
@@ -172,6 +174,7 @@ class Method(nn.Module, ABC):
                 raise ModalityError(
                     f"{name!r} cannot name a modality: it is empty, has a dot or is an attribute of torch's."
                 )
+        self.solves = self.closed_form
         self.modalities = dict(modalities)
         self.options = options
         self.stems = nn.ModuleDict({name: self.make_stem(name) for name in sorted(self.modalities)})
@@ -211,7 +214,7 @@ class Method(nn.Module, ABC):
         return over_pairs(loss, embeddings, step.groups, self.scale, bias)
 
     def solve(self, steps: Iterable[Step]) -> None:
-        """Find the weights of a closed-form method from one pass over the training split."""
+        """Find what has a closed form from one pass over the training split, all of every batch in this process."""
         raise NotImplementedError(f"{type(self).__name__} is trained, not solved")
 
     def forward(self, modality: str, tokens: TokenBatch) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lightcrl.errors import TrainingError
-from lightcrl.methods.base import MethodOptions, Stem, Step
+from lightcrl.methods.base import Inlet, MethodOptions, Stem, Step
 from lightcrl.methods.correlation import Moments, canonical_variates
 from lightcrl.methods.linear import Linear
 
@@ -55,45 +55,65 @@ class CSA(Linear):
     closed_form: ClassVar[bool] = True
     options: CSAOptions
 
-    @torch.no_grad()
     def solve(self, steps: Iterable[Step]) -> None:
         """Find the maps from one pass over the training split.
 
         Raises:
             TrainingError: no two modalities share a group.
         """
-        names = sorted(self.modalities)
-        width = {name: self.stem(name).width for name in names}
-        own = {name: Moments(width[name], width[name]) for name in names}
-        cross = {(a, b): Moments(width[a], width[b]) for a, b in combinations(names, 2)}
-        for step in steps:
-            features = {name: self.stem(name).features(tokens) for name, tokens in step.tokens.items()}
-            for name, found in features.items():
-                own[name].add(found, found)
-            for a, b in combinations(sorted(features), 2):
-                left, right = (step.groups[a][:, None] == step.groups[b]).nonzero(as_tuple=True)
-                cross[a, b].add(features[a][left], features[b][right])
-        if not any(moments.count for moments in cross.values()):
-            raise TrainingError("no two modalities share a group; expected pairs to correlate.")
-        correlations, maps = canonical_variates(
-            {name: self._regularised(moments.covariance) for name, moments in own.items()},
-            {pair: moments.covariance for pair, moments in cross.items()},
-            self.options.dim,
-        )
-        # What rounding leaves of a correlation of nothing is no direction.
-        weights = correlations.clamp(min=0) ** self.options.power * (correlations > 1e-9)
-        for name in names:
-            self._set(name, maps[name] * weights, own[name].mean)
+        stems = {name: self.stem(name) for name in sorted(self.modalities)}
+        solve_stems(stems, steps, lambda groups, width: self.options.input_dropout, self.options.power)
 
-    def _regularised(self, covariance: Tensor) -> Tensor:
-        dropped = self.options.input_dropout
-        return covariance + dropped / (1 - dropped) * covariance.diagonal().diag()
 
-    def _set(self, name: str, found: Tensor, mean: Tensor) -> None:
-        """Make x -> (x - mean) A [F, k] what the stem does to an item."""
-        stem = self.stem(name)
+@torch.no_grad()
+def solve_stems(
+    stems: Mapping[str, Inlet], steps: Iterable[Step], shrinkage: Callable[[int, float], float], power: float
+) -> None:
+    """Make stems map to canonical variates, weighted by their correlations to `power`, strongest first.
+
+    Args:
+        stems: by modality; their weights are overwritten.
+        steps: one pass over the training split.
+        shrinkage: from the number of groups and the mean width of the features to the dropout p whose expected
+            covariances are taken: the diagonal times 1 / (1 - p).
+        power: 0 weighs all variates alike.
+
+    Raises:
+        TrainingError: no two modalities share a group.
+    """
+    width = {name: stem.width for name, stem in stems.items()}
+    own = {name: Moments(width[name], width[name]) for name in stems}
+    cross = {(a, b): Moments(width[a], width[b]) for a, b in combinations(stems, 2)}
+    groups = torch.zeros(0, dtype=torch.int64)
+    for step in steps:
+        features = {name: stems[name].features(tokens) for name, tokens in step.tokens.items()}
+        for name, found in features.items():
+            own[name].add(found, found)
+        for a, b in combinations(sorted(features), 2):
+            left, right = (step.groups[a][:, None] == step.groups[b]).nonzero(as_tuple=True)
+            cross[a, b].add(features[a][left], features[b][right])
+        groups = torch.unique(torch.cat([groups, *(numbers.cpu() for numbers in step.groups.values())]))
+    if not any(moments.count for moments in cross.values()):
+        raise TrainingError("no two modalities share a group; expected pairs to correlate.")
+    dropped = shrinkage(len(groups), sum(width.values()) / len(width))
+    regularised = {
+        name: moments.covariance + dropped / (1 - dropped) * moments.covariance.diagonal().diag()
+        for name, moments in own.items()
+    }
+    stem = next(iter(stems.values()))
+    assert isinstance(stem, Stem)
+    pairs = {pair: moments.covariance for pair, moments in cross.items()}
+    correlations, maps = canonical_variates(regularised, pairs, stem.weight.shape[-1])
+    # What rounding leaves of a correlation of nothing is no direction.
+    weights = correlations.clamp(min=0) ** power * (correlations > 1e-9)
+    for name, stem in stems.items():
         assert isinstance(stem, Stem)
-        found = pad(found, (0, self.options.dim - found.shape[1]))
-        # The mean over slots divides by their number.
-        stem.weight.copy_(found.view(stem.weight.shape) * stem.slots)
-        stem.bias.copy_((-mean @ found).expand_as(stem.bias))
+        _set(stem, maps[name] * weights, own[name].mean)
+
+
+def _set(stem: Stem, found: Tensor, mean: Tensor) -> None:
+    """Make x -> (x - mean) A [F, k] what the stem does to an item."""
+    found = pad(found, (0, stem.weight.shape[-1] - found.shape[1]))
+    # The mean over slots divides by their number.
+    stem.weight.copy_(found.view(stem.weight.shape) * stem.slots)
+    stem.bias.copy_((-mean @ found).expand_as(stem.bias))
