@@ -69,7 +69,7 @@ def test_the_hubs_own_mixin_saves_and_loads(tmp_path):
     ]
     loaded = Checkpoint.from_pretrained(tmp_path / "hub")
     assert loaded.fingerprints == saved.fingerprints
-    assert torch.equal(loaded.method.state_dict()["norm.weight"], saved.method.state_dict()["norm.weight"])
+    assert torch.equal(loaded.method.state_dict()["block.0.weight"], saved.method.state_dict()["block.0.weight"])
 
 
 def test_push_to_hub_uploads_the_three_files(monkeypatch):
@@ -94,7 +94,7 @@ def test_the_model_card_has_figures_parameters_and_no_private_path(folder):
     assert "| mean_recall@1 | 0.250 | 0.200 to 0.300 |" in card
     assert "`org/vit`" in card
     assert "/somewhere" not in card
-    assert f"| transformer | {sum(p.numel() for p in checkpoint().method.transformer.parameters()):,} |" in card
+    assert f"| block | {sum(p.numel() for p in checkpoint().method.block.parameters()):,} |" in card
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
@@ -107,23 +107,23 @@ def test_a_torn_file_is_refused(folder, name):
 
 def test_a_changed_number_is_refused_naming_the_leaf_and_both_digests(folder):
     tensors = load_file(folder / "model.safetensors")
-    expected = json.loads((folder / "config.json").read_text())["tensors"]["norm.bias"]["digest"]
-    tensors["norm.bias"][2] += 1e-3
+    expected = json.loads((folder / "config.json").read_text())["tensors"]["block.0.bias"]["digest"]
+    tensors["block.0.bias"][2] += 1e-3
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match=rf"leaf 'norm\.bias' is .*digest.*, expected .*{expected}"):
+    with pytest.raises(CheckpointError, match=rf"leaf 'block\.0\.bias' is .*digest.*, expected .*{expected}"):
         load_folder(folder)
 
 
 def test_a_missing_an_added_and_a_reshaped_leaf_are_refused(folder):
     tensors = load_file(folder / "model.safetensors")
-    save_file({name: t for name, t in tensors.items() if name != "norm.bias"}, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"leaf 'norm\.bias' is nothing, expected {"):
+    save_file({name: t for name, t in tensors.items() if name != "block.0.bias"}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"leaf 'block\.0\.bias' is nothing, expected {"):
         load_folder(folder)
     save_file({**tensors, "extra": torch.ones(1)}, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"leaf 'extra' is {.*}, expected nothing"):
         load_folder(folder)
-    save_file({**tensors, "norm.bias": torch.ones(3)}, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"leaf 'norm\.bias' is {'shape': \[3\].*expected {'shape': \[8\]"):
+    save_file({**tensors, "block.0.bias": torch.ones(3)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"leaf 'block\.0\.bias' is {'shape': \[3\].*expected {'shape': \[8\]"):
         load_folder(folder)
 
 

@@ -213,7 +213,7 @@ def test_embed_writes_unit_vectors_and_their_ids(world, tmp_path):
     words = ("--modality", "image", "--input", world.folder / "shapes", "--output", tmp_path / "out.npy")
     call("embed", world.run, *words)
     vectors = np.load(tmp_path / "out.npy")
-    assert vectors.shape == (len(pictures), 32)
+    assert vectors.shape == (len(pictures), 48)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
     ids = json.loads((tmp_path / "out.json").read_text())["ids"]
     assert ids == [path.relative_to(world.folder / "shapes").as_posix() for path in pictures]
@@ -227,7 +227,7 @@ def test_embed_writes_unit_vectors_and_their_ids(world, tmp_path):
 def test_embed_texts_by_line_and_set_aside_what_is_broken(world, tmp_path):
     (tmp_path / "lines.txt").write_text("a red circle\n\ntwo blue stars\n")
     call("embed", world.run, "--modality", "text", "--input", tmp_path / "lines.txt", "--output", tmp_path / "t.npy")
-    assert np.load(tmp_path / "t.npy").shape == (2, 32)
+    assert np.load(tmp_path / "t.npy").shape == (2, 48)
     (tmp_path / "pictures").mkdir()
     shutil.copy(next((world.folder / "shapes").rglob("*.png")), tmp_path / "pictures/good.png")
     (tmp_path / "pictures/broken.png").write_bytes(b"not a picture")
@@ -244,7 +244,7 @@ def test_info_prints_parameters_per_part(world, tmp_path):
     for part, count in parts.items():
         assert re.search(rf"{part}\W+{count:,}\W", output)
     assert f"{sum(parts.values()):,}" in output
-    assert {"stem image", "stem text", "context", "transformer", "logit_scale"} <= parts.keys()
+    assert {"stem image", "stem text", "context", "block", "logit_scale"} <= parts.keys()
 
 
 def test_version_and_module(world):

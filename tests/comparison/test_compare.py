@@ -79,13 +79,20 @@ def world(tmp_path_factory):
     words = ("compare", recipe, "--methods", METHODS, "--seeds", 2, "--output", folder / "done")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConVIRT, "grid", GRID)
+        patch.setattr(Linear, "grid", ({},))
         output = call(*words, "--json", folder / "out.json", "--scaling", "12,18,27,40", "--target", 0.5)
     found = json.loads((folder / "out.json").read_text())
     return SimpleNamespace(folder=folder, recipe=recipe, done=folder / "done", words=words, output=output, json=found)
 
 
+@pytest.fixture(autouse=True)
+def no_grids(monkeypatch):
+    monkeypatch.setattr(ConVIRT, "grid", ({},))
+    monkeypatch.setattr(Linear, "grid", ({},))
+
+
 @pytest.fixture
-def grid(monkeypatch):
+def grid(no_grids, monkeypatch):
     monkeypatch.setattr(ConVIRT, "grid", GRID)
 
 

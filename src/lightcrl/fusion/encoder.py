@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from lightcrl.fusion.operations import OPERATIONS, shrink
+from lightcrl.fusion.operations import OPERATIONS, FusionName, shrink
 from lightcrl.fusion.pool import SequencePool
 from lightcrl.losses import Loss
 from lightcrl.methods.base import Method, MethodOptions, Stem, Step, TokenSpec
@@ -40,19 +40,12 @@ class DFEOptions(MethodOptions):
     dim: int = Field(default=512, gt=0)
     input_dropout: float = Field(default=0.5, ge=0, lt=1)
     parts: int = Field(default=2, gt=0)
-    fusion: str = "addition"
+    fusion: FusionName = "addition"
     heads: int = Field(default=8, gt=0)
     feedforward: int = Field(default=512, gt=0)
     dropout: float = Field(default=0.5, ge=0, lt=1)
     canonical: float = Field(default=0.25, ge=0, lt=1)
     layer_scale: float = Field(default=0.1, gt=0)
-
-    @field_validator("fusion")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if ":" not in name:
-            OPERATIONS[name]
-        return name
 
     @model_validator(mode="after")
     def _divides(self) -> DFEOptions:

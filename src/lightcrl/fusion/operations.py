@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from lightcrl.registry import Table
@@ -131,6 +132,16 @@ OPERATIONS: Table[type[FusionOperation]] = Table(
         "scaled_dot_product": "lightcrl.fusion.operations:ScaledDotProduct",
     },
 )
+
+
+def _known(name: str) -> str:
+    if ":" not in name:
+        OPERATIONS[name]
+    return name
+
+
+FusionName = Annotated[str, AfterValidator(_known)]
+"""An option that names a fusion operation: a member of `OPERATIONS`, or the user's own class."""
 
 
 @torch.no_grad()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from lightcrl.fusion.encoder import ContextEncoder
-from lightcrl.fusion.operations import OPERATIONS
+from lightcrl.fusion.operations import OPERATIONS, FusionName
 from lightcrl.methods.base import Method, MethodOptions, Stem, TokenSpec
 from lightcrl.tokens import TokenBatch
 
@@ -28,17 +28,10 @@ class PaperOptions(MethodOptions):
     input_dropout: float = Field(default=0.0, ge=0, lt=1)
     standardise: bool = False
     by_slot: bool = False
-    fusion: str = "addition"
+    fusion: FusionName = "addition"
     heads: int = Field(default=4, gt=0)
     feedforward: int = Field(default=2048, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-
-    @field_validator("fusion")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if ":" not in name:
-            OPERATIONS[name]
-        return name
 
     @model_validator(mode="after")
     def _divides(self) -> PaperOptions:
