@@ -62,7 +62,7 @@ def test_the_python_example_runs_as_it_stands(tmp_path):
     assert done.returncode == 0, done.stderr
     recall, *rest = done.stdout.split()
     assert float(recall) > 0.2
-    assert rest[:2] == ["(2,", "64)"]
+    assert rest[:2] == ["(2,", "96)"]
 
 
 def test_every_link_and_every_path_of_the_layout_is_there():

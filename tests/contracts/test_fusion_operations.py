@@ -180,3 +180,15 @@ def test_the_width_of_the_concatenated_context_is_an_option(context_dim):
 
 def test_the_concatenated_context_has_the_papers_ten_dimensions_unless_said():
     assert Concatenation(DIM).project.out_features == 10
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_it_works_where_products_are_in_bfloat16(name, dtype):
+    """Scores may be narrower than the tokens: the least number of one is none of the other."""
+    torch.manual_seed(0)
+    operation, batch = OPERATIONS.load(name)(DIM), ragged([2, 5, 1], DIM)
+    wanted = operation(batch.values, batch.mask, randn(DIM))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = operation(batch.values.to(dtype), batch.mask, randn(DIM).to(dtype))
+    torch.testing.assert_close(found[batch.mask].float(), wanted[batch.mask], atol=0.1, rtol=0.05)

@@ -75,7 +75,8 @@ class Attention(FusionOperation):
 
     def forward(self, tokens: Tensor, mask: Tensor, context: Tensor) -> Tensor:
         # Not -inf: a row of padding alone would become NaN. And 0 * inf is NaN: what is hidden must be zero as well.
-        scores = self.score(tokens, context).masked_fill(~mask, torch.finfo(tokens.dtype).min)
+        scores = self.score(tokens, context)
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         values = self.value(tokens).masked_fill(~mask.unsqueeze(-1), 0)
         return tokens + torch.einsum("bt,btd->bd", scores.softmax(-1), values).unsqueeze(1)
 
