@@ -18,7 +18,7 @@ SOURCE = PROJECT / "src" / "lightcrl"
 LAYERS = (
     ("lightcrl", "errors"),
     ("registry", "storage", "tokens", "processes", "alignment"),
-    ("encoders", "data", "losses", "methods.base"),
+    ("encoders", "data", "losses", "methods.dropout", "methods.base"),
     ("fusion", "methods"),
     ("features",),
     ("recipe", "sampling", "logs", "evaluation.base", "evaluation.metrics"),

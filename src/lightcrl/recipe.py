@@ -94,7 +94,7 @@ class TrainingSpec(BaseModel):
         loss: a member of `LOSSES`.
         label_smoothing: of InfoNCE's targets; other losses have none.
         learning_rate: peak rate of AdamW.
-        weight_decay: of weight matrices; biases, norms, contexts and the logit scale have none.
+        weight_decay: of weight matrices; biases, norms and the logit scale have none.
         warmup: share of all steps in which the rate rises.
         schedule: `"cosine"`, or the paper's `"plateau"` (times `plateau_factor` after `plateau_patience` epochs
             without a better dev loss).
