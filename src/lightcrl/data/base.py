@@ -266,7 +266,7 @@ def collect(
     links: dict[str, list[tuple[int, int]]] = {modality: [] for modality in kinds}
     for (split, key), cells in placed.items():
         if split == "train" and (leak := _names(key, cells, kinds) & held_out):
-            set_aside(Rejection(key, "leak", f"{min(leak)} is also in another split"))
+            set_aside(Rejection(key, "leak", f"{key if key in leak else min(leak)} is also in another split"))
             continue
         for modality, unique in cells.items():
             for item in unique.values():
