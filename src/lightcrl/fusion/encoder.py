@@ -125,7 +125,7 @@ class DeepFusionEncoder(Method):
         trained = torch.cat([normalize(part.float(), dim=-1) for part in parts], -1) / len(parts) ** 0.5
         if self.training or not self.canonical:
             return trained
-        slots = self.slots(modality, tokens)
+        slots = self.modalities[modality].slots_of(tokens)
         solved = normalize(TokenBatch(self.canonical[modality](slots), slots.mask).mean().float(), dim=-1)
         share = self.options.canonical
         return torch.cat([trained * (1 - share) ** 0.5, solved * share**0.5], -1)
@@ -135,8 +135,8 @@ class DeepFusionEncoder(Method):
         spec = self.modalities[modality]
         if not spec.sequence:
             return self.stem(modality)(tokens), tokens.mask
-        slots = self.slots(modality, tokens)
-        pooled = self.pools[modality](tokens.places(spec.slots))
+        slots = spec.slots_of(tokens)
+        pooled = self.pools[modality](spec.sequence_of(tokens))
         mask = torch.cat([slots.mask, slots.mask[:, :1]], 1)
         return torch.cat([self.stem(modality)(slots), pooled.unsqueeze(1)], 1), mask
 
@@ -146,19 +146,14 @@ class DeepFusionEncoder(Method):
         encoded: Tensor = fused + self.layer_scale * self.block(fused)
         return encoded
 
-    def slots(self, modality: str, tokens: TokenBatch) -> TokenBatch:
-        """The tokens before the sequence."""
-        spec = self.modalities[modality]
-        return tokens.places(0, spec.slots) if spec.sequence else tokens
-
     def fit(self, modality: str, tokens: TokenBatch) -> None:
         """Take means and deviations of features from a sample of the training split."""
         spec = self.modalities[modality]
         if spec.sequence:
             pool = self.pools[modality]
             assert isinstance(pool, SequencePool)
-            pool.fit(tokens.places(spec.slots))
-        tokens = self.slots(modality, tokens)
+            pool.fit(spec.sequence_of(tokens))
+        tokens = spec.slots_of(tokens)
         self.stem(modality).fit(tokens)
         if self.canonical:
             canonical = self.canonical[modality]
@@ -173,7 +168,7 @@ class DeepFusionEncoder(Method):
         """
         stems = {name: stem for name, stem in self.canonical.items() if isinstance(stem, Stem)}
         slots = (
-            replace(step, tokens={name: self.slots(name, tokens) for name, tokens in step.tokens.items()})
+            replace(step, tokens={name: self.modalities[name].slots_of(tokens) for name, tokens in step.tokens.items()})
             for step in steps
         )
         solve_stems(stems, slots, lambda groups, width: width / (width + groups), power=1.0)

@@ -34,6 +34,14 @@ class TokenSpec:
         count = f"{self.slots} + T" if self.sequence else str(self.slots) if self.slots > 1 else "T"
         return f"{count} x {self.dim}"
 
+    def slots_of(self, tokens: TokenBatch) -> TokenBatch:
+        """The tokens before the sequence; all where none follows."""
+        return tokens.places(0, self.slots) if self.sequence else tokens
+
+    def sequence_of(self, tokens: TokenBatch) -> TokenBatch:
+        """The tokens after the slots; all where there is no such division."""
+        return tokens.places(self.slots) if self.sequence else tokens
+
 
 @dataclass(frozen=True)
 class Step:
@@ -229,8 +237,7 @@ class Method(nn.Module, ABC):
 
     def visible(self, modality: str, tokens: TokenBatch) -> TokenBatch:
         """What of `tokens` the method reads."""
-        spec = self.modalities[modality]
-        return tokens if self.sequences or not spec.sequence else tokens.places(0, spec.slots)
+        return tokens if self.sequences else self.modalities[modality].slots_of(tokens)
 
     def fit(self, modality: str, tokens: TokenBatch) -> None:
         """Take means and deviations of features from a sample of the training split."""

@@ -78,16 +78,14 @@ class LightCRLPaper(Method):
 
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
         """[B, d]."""
-        spec = self.modalities[modality]
-        tokens = tokens.places(spec.slots) if spec.sequence else tokens
+        tokens = self.modalities[modality].sequence_of(tokens)
         context = self.fusion.neutral + self.context(modality)[0]
         fused = self.fusion(self.stem(modality)(tokens), tokens.mask, context)
         return TokenBatch(fused + self.transformer(self.norm(fused), tokens.mask), tokens.mask).mean()
 
     def fit(self, modality: str, tokens: TokenBatch) -> None:
         """Take means and deviations of features from a sample of the training split."""
-        spec = self.modalities[modality]
-        self.stem(modality).fit(tokens.places(spec.slots) if spec.sequence else tokens)
+        self.stem(modality).fit(self.modalities[modality].sequence_of(tokens))
 
 
 class TransformerLayer(nn.Module):
