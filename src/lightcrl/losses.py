@@ -17,6 +17,8 @@ from torch.nn.functional import logsigmoid
 from lightcrl.errors import TrainingError
 from lightcrl.registry import Table
 
+NO_POSITIVE = "no item has a positive on the other side; expected at least one group with both."
+
 
 class Loss(Protocol):
     """The signature of every member of `LOSSES`."""
@@ -98,7 +100,9 @@ def sigmoid(
     Raises:
         TrainingError: no item of one side has a positive on the other.
     """
-    positive = _positives(left_groups, right_groups)
+    positive = left_groups[:, None] == right_groups[None, :]
+    if not positive.any():
+        raise TrainingError(NO_POSITIVE)
     logits = scale * left @ right.T + bias
     return -logsigmoid(torch.where(positive, logits, -logits)).sum() / len(left)
 
@@ -142,13 +146,6 @@ def over_pairs(
     return torch.stack(values).mean()
 
 
-def _positives(left_groups: Tensor, right_groups: Tensor) -> Tensor:
-    positive = left_groups[:, None] == right_groups[None, :]
-    if not positive.any():
-        raise TrainingError("no item has a positive on the other side; expected at least one group with both.")
-    return positive
-
-
 def _cross_entropy(
     normaliser: Tensor,
     anchors: Tensor,
@@ -168,7 +165,7 @@ def _cross_entropy(
     sums = others.new_zeros(size, others.shape[1]).index_add(0, other_groups, others)
     count = counts[anchor_groups]
     if not count.any():
-        raise TrainingError("no item has a positive on the other side; expected at least one group with both.")
+        raise TrainingError(NO_POSITIVE)
     targets = (1 - smoothing) * sums[anchor_groups] / count.clamp(min=1).unsqueeze(1) + smoothing * others.mean(0)
     per_anchor = normaliser - scale * (anchors * targets).sum(1)
     return per_anchor[count > 0].mean()
