@@ -48,7 +48,7 @@ OWN: dict[str, dict[str, Any]] = {
     # Where a loss or a scale is part of the method: those of all, so that every loss can be tried.
     "convirt": {"loss_weight": 0.5, "temperature": None},
     "structure": {"structure_weight": 10.0, "structure_warmup": 0.1, "temperature": None},
-    "csa": {"power": 1.0},
+    "csa": {"power": 1.0, "shrinkage": 0.1},
     "asif": {"neighbours": 6, "power": 2.0},
     "fusemix": {"blocks": 2, "expansion": 2, "dropout": 0.0, "alpha": 1.0},
     "sail": {"hidden": 12},
@@ -77,11 +77,12 @@ VARIED: dict[str, list[Any]] = {
     "structure_weight": [1.0],
     "structure_warmup": [0.9],
     "power": [0.5, 4.0],
+    "shrinkage": [0.9],
     "neighbours": [2],
     "locked": ["text"],
 }
-# Options without effect: ASIF refuses all input dropout but none, and correlations do not know units.
-FIXED = {("asif", "input_dropout"), ("csa", "standardise")}
+# Options without effect: what is solved refuses all input dropout but none, and correlations do not know units.
+FIXED = {("asif", "input_dropout"), ("csa", "input_dropout"), ("csa", "standardise")}
 # Logit scales that are not where the loss starts them.
 OWN_START = {("sail", "sigmoid"): 20.0}
 

@@ -158,7 +158,7 @@ def test_the_canonical_part_is_what_csa_finds_in_the_slots_and_is_not_trained():
     step = Step(tokens, dict.fromkeys(specs, torch.arange(60)))
     method = DeepFusionEncoder(specs, DFEOptions(**PLAIN | {"canonical": 0.4, "parts": 2})).eval()
     # Five features on average, sixty groups.
-    options = CSAOptions(dim=4, input_dropout=5 / 65)
+    options = CSAOptions(dim=4, shrinkage=5 / 65)
     csa = CSA({"left": TokenSpec(3, slots=2), "right": TokenSpec(4)}, options).eval()
     method.solve([step])
     csa.solve([replace(step, tokens={"left": tokens["left"].places(0, 2), "right": tokens["right"]})])

@@ -57,7 +57,7 @@ def rows(step: Step, *ranges: tuple[int, int]) -> list[Step]:
 @pytest.mark.parametrize(("power", "dropped"), [(1.0, 0.0), (0.5, 0.3)])
 def test_csa_is_weighted_canonical_variates(power, dropped):
     step = paired()
-    method = solved("csa", [step], dim=4, power=power, input_dropout=dropped)
+    method = solved("csa", [step], dim=4, power=power, shrinkage=dropped)
     features = {name: torch.from_numpy(vectors(step.tokens[name], SPECS[name].slots)) for name in SPECS}
     centred = {name: values - values.mean(0) for name, values in features.items()}
     own = {name: values.T @ values / 60 for name, values in centred.items()}
@@ -82,6 +82,22 @@ def test_csas_regularisation_is_dropout_in_expectation():
     torch.testing.assert_close(
         drawn.T @ drawn / len(drawn), covariance + dropped / (1 - dropped) * covariance.diag().diag(), atol=0.01, rtol=0
     )
+
+
+def test_csas_shrinkage_follows_the_data():
+    """Features 8 and 6 wide, 7 on average, in 60 groups with two texts each: p = 7 / 67."""
+    step = paired()
+    texts = TokenBatch.from_ragged(step.tokens["text"].ragged() * 2)
+    step = Step(
+        {"image": step.tokens["image"], "text": texts},
+        {"image": torch.arange(60), "text": torch.arange(60).repeat(2)},
+    )
+    rule = solved("csa", [step], dim=4)
+    told = solved("csa", [step], dim=4, shrinkage=7 / 67)
+    other = solved("csa", [step], dim=4, shrinkage=7 / 127)
+    for name in SPECS:
+        torch.testing.assert_close(rule(name, step.tokens[name]), told(name, step.tokens[name]))
+        assert not torch.allclose(rule(name, step.tokens[name]).abs(), other(name, step.tokens[name]).abs(), atol=1e-4)
 
 
 def test_csa_does_not_depend_on_how_data_is_cut_into_steps():

@@ -161,7 +161,7 @@ class DeepFusionEncoder(Method):
             canonical.fit(tokens)
 
     def solve(self, steps: Iterable[Step]) -> None:
-        """Find the canonical part. The fewer groups there are to a feature, the less covariances are believed.
+        """Find the canonical part.
 
         Raises:
             TrainingError: no two modalities share a group.
@@ -171,7 +171,7 @@ class DeepFusionEncoder(Method):
             replace(step, tokens={name: self.modalities[name].slots_of(tokens) for name, tokens in step.tokens.items()})
             for step in steps
         )
-        solve_stems(stems, slots, lambda groups, width: width / (width + groups), power=1.0)
+        solve_stems(stems, slots, shrinkage=None, power=1.0)
 
     def objective(self, loss: Loss, embeddings: Mapping[str, Tensor], step: Step) -> Tensor:
         """The mean over parts of the loss of each."""

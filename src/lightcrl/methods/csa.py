@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from typing import Any, ClassVar
 
@@ -22,13 +22,16 @@ class CSAOptions(MethodOptions):
 
     Attributes:
         standardise: without effect, as correlations do not depend on units.
-        input_dropout: the regularisation. Covariances are those of features under this dropout, in expectation: their
-            diagonal times 1 / (1 - p), as in marginalised dropout (arXiv 1206.4683).
+        input_dropout: nothing is trained, so there is none; shrinkage is what it does in expectation.
+        shrinkage: p of the covariances (1 - p) C + p diag(C), those of features under dropout p in expectation, but for
+            a factor (marginalised dropout, arXiv 1206.4683). None follows the data: p = F / (F + G) for F features on
+            average over modalities and G groups; the fewer groups to a feature, the less covariances are believed.
         power: variates are weighted by their correlations to this power, so similarities by its double; the paper's
             are weighted once, power 0.5.
     """
 
-    input_dropout: float = Field(default=0.5, ge=0, lt=1)
+    input_dropout: float = Field(default=0.0, ge=0, le=0)
+    shrinkage: float | None = Field(default=None, ge=0, lt=1)
     power: float = Field(default=1.0, ge=0)
 
 
@@ -45,11 +48,11 @@ class CSA(Linear):
     """
 
     Options: ClassVar[type[MethodOptions]] = CSAOptions
-    # Less and more regularisation, and the paper's weights.
+    # More and much more regularisation than follows from the data, and the paper's weights.
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
-        {"input_dropout": 0.2},
-        {"input_dropout": 0.8},
+        {"shrinkage": 0.5},
+        {"shrinkage": 0.8},
         {"power": 0.5},
     )
     closed_form: ClassVar[bool] = True
@@ -62,20 +65,17 @@ class CSA(Linear):
             TrainingError: no two modalities share a group.
         """
         stems = {name: self.stem(name) for name in sorted(self.modalities)}
-        solve_stems(stems, steps, lambda groups, width: self.options.input_dropout, self.options.power)
+        solve_stems(stems, steps, self.options.shrinkage, self.options.power)
 
 
 @torch.no_grad()
-def solve_stems(
-    stems: Mapping[str, Inlet], steps: Iterable[Step], shrinkage: Callable[[int, float], float], power: float
-) -> None:
+def solve_stems(stems: Mapping[str, Inlet], steps: Iterable[Step], shrinkage: float | None, power: float) -> None:
     """Make stems map to canonical variates, weighted by their correlations to `power`, strongest first.
 
     Args:
         stems: by modality; their weights are overwritten.
         steps: one pass over the training split.
-        shrinkage: from the number of groups and the mean width of the features to the dropout p whose expected
-            covariances are taken: the diagonal times 1 / (1 - p).
+        shrinkage: of covariances, or None; see `CSAOptions`.
         power: 0 weighs all variates alike.
 
     Raises:
@@ -95,9 +95,10 @@ def solve_stems(
         groups = torch.unique(torch.cat([groups, *(numbers.cpu() for numbers in step.groups.values())]))
     if not any(moments.count for moments in cross.values()):
         raise TrainingError("no two modalities share a group; expected pairs to correlate.")
-    dropped = shrinkage(len(groups), sum(width.values()) / len(width))
+    mean_width = sum(width.values()) / len(width)
+    shrinkage = mean_width / (mean_width + len(groups)) if shrinkage is None else shrinkage
     regularised = {
-        name: moments.covariance + dropped / (1 - dropped) * moments.covariance.diagonal().diag()
+        name: moments.covariance + shrinkage / (1 - shrinkage) * moments.covariance.diagonal().diag()
         for name, moments in own.items()
     }
     stem = next(iter(stems.values()))
