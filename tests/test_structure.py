@@ -17,7 +17,7 @@ SOURCE = PROJECT / "src" / "lightcrl"
 # From the bottom up; a module may import from its own layer and from those below it. Longer names win.
 LAYERS = (
     ("lightcrl", "errors"),
-    ("registry", "storage", "tokens", "processes", "alignment"),
+    ("registry", "storage", "tokens", "processes", "alignment", "logits"),
     ("encoders", "data", "losses", "methods.dropout", "methods.base"),
     ("fusion", "methods"),
     ("features",),

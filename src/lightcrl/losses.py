@@ -1,5 +1,7 @@
 """Contrastive losses: pure functions of two sets of embeddings and who belongs together.
 
+Neither loss holds the matrix of all pairs (`lightcrl.logits`): memory is linear in the batch.
+
 Everything in one group is positive for everything else in it. A row without a positive on the other side is no anchor,
 but remains a negative of others.
 """
@@ -12,9 +14,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from lightcrl.errors import TrainingError
+from lightcrl.logits import row_and_column_logsumexp, softplus_sum
 from lightcrl.registry import Table
 
 NO_POSITIVE = "no item has a positive on the other side; expected at least one group with both."
@@ -69,11 +71,10 @@ def info_nce(
     >>> info_nce(same, same, torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor(100.0)).item() < 1e-6
     True
     """
-    numbers = torch.unique(torch.cat([left_groups, right_groups]), return_inverse=True)[1]
-    left_groups, right_groups = numbers[: len(left)], numbers[len(left) :]
-    logits = (scale * left) @ right.T
-    left_loss = _cross_entropy(logits.logsumexp(1), left, left_groups, right, right_groups, scale, label_smoothing)
-    right_loss = _cross_entropy(logits.logsumexp(0), right, right_groups, left, left_groups, scale, label_smoothing)
+    left_groups, right_groups, _ = _numbered(left_groups, right_groups)
+    rows, columns = row_and_column_logsumexp(left, right, scale)
+    left_loss = _cross_entropy(rows, left, left_groups, right, right_groups, scale, label_smoothing)
+    right_loss = _cross_entropy(columns, right, right_groups, left, left_groups, scale, label_smoothing)
     return left_share * left_loss + (1 - left_share) * right_loss
 
 
@@ -100,11 +101,13 @@ def sigmoid(
     Raises:
         TrainingError: no item of one side has a positive on the other.
     """
-    positive = left_groups[:, None] == right_groups[None, :]
-    if not positive.any():
+    left_groups, right_groups, size = _numbered(left_groups, right_groups)
+    counts = torch.bincount(left_groups, minlength=size) * torch.bincount(right_groups, minlength=size)
+    if not counts.any():
         raise TrainingError(NO_POSITIVE)
-    logits = scale * left @ right.T + bias
-    return -logsigmoid(torch.where(positive, logits, -logits)).sum() / len(left)
+    # -log sigmoid(z) = log(1 + exp z) - z, and the logits of all pairs of a group sum to that of its sums.
+    positive = scale * (_sums(left, left_groups, size) * _sums(right, right_groups, size)).sum() + bias * counts.sum()
+    return (softplus_sum(left, right, scale, bias) - positive) / len(left)
 
 
 LOSSES: Table[Loss] = Table("loss", {"info_nce": "lightcrl.losses:info_nce", "sigmoid": "lightcrl.losses:sigmoid"})
@@ -161,11 +164,21 @@ def _cross_entropy(
     of exponentials, is needed. Groups are numbered from 0.
     """
     size = int(torch.cat([anchor_groups, other_groups]).max()) + 1
-    counts = torch.bincount(other_groups, minlength=size)
-    sums = others.new_zeros(size, others.shape[1]).index_add(0, other_groups, others)
-    count = counts[anchor_groups]
+    sums = _sums(others, other_groups, size)
+    count = torch.bincount(other_groups, minlength=size)[anchor_groups]
     if not count.any():
         raise TrainingError(NO_POSITIVE)
     targets = (1 - smoothing) * sums[anchor_groups] / count.clamp(min=1).unsqueeze(1) + smoothing * others.mean(0)
     per_anchor = normaliser - scale * (anchors * targets).sum(1)
     return per_anchor[count > 0].mean()
+
+
+def _numbered(left_groups: Tensor, right_groups: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Group numbers of both sides counted from 0, and how many groups there are."""
+    known, numbers = torch.unique(torch.cat([left_groups, right_groups]), return_inverse=True)
+    return numbers[: len(left_groups)], numbers[len(left_groups) :], len(known)
+
+
+def _sums(vectors: Tensor, groups: Tensor, size: int) -> Tensor:
+    """The sum of each group's vectors, [size, d]."""
+    return vectors.new_zeros(size, vectors.shape[1]).index_add(0, groups, vectors)
