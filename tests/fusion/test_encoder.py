@@ -42,8 +42,9 @@ def make(specs: dict[str, TokenSpec] = SPECS, seed: int = 0, **options: Any) -> 
     with torch.no_grad():
         for parameter in method.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-        for buffer in method.buffers():
-            buffer.copy_(torch.rand_like(buffer) + 0.5)
+        for name, buffer in method.named_buffers():
+            if name != "share":
+                buffer.copy_(torch.rand_like(buffer) + 0.5)
     return method
 
 
@@ -170,6 +171,13 @@ def test_the_canonical_part_is_what_csa_finds_in_the_slots_and_is_not_trained():
         torch.testing.assert_close(found.norm(dim=1), torch.ones(60))
     assert not any(parameter.requires_grad for parameter in method.canonical.parameters())
     assert method.solves
+    # Left to the data the share is F / (1.5 F + G): five features, sixty groups.
+    auto = DeepFusionEncoder(specs, DFEOptions(**PLAIN | {"canonical": "auto", "parts": 2})).eval()
+    auto.solve([step])
+    for name in specs:
+        torch.testing.assert_close(
+            auto(name, tokens[name])[:, 8:] / (5 / 67.5) ** 0.5, csa(name, csa_tokens(tokens[name], name))
+        )
     assert not make(canonical=0.0).solves
 
 

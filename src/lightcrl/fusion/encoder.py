@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -33,7 +33,9 @@ class DFEOptions(MethodOptions):
         heads: of each part, in the pooling of sequences.
         feedforward: hidden width of the shared block.
         dropout: share of its hidden features set to zero in training.
-        canonical: share of the similarity that comes from one more part, solved in closed form; 0 leaves it out.
+        canonical: share of the similarity that comes from one more part, solved in closed form; 0 leaves it out. "auto"
+            follows the data: F / (1.5 F + G) for F features of the slots on average over modalities and G groups. Where
+            groups are few, what is trained errs more than what is solved (docs/LOG.md).
         layer_scale: how strongly the block's output is added at the start, learnable per feature (arXiv 2103.17239).
     """
 
@@ -44,7 +46,7 @@ class DFEOptions(MethodOptions):
     heads: int = Field(default=8, gt=0)
     feedforward: int = Field(default=512, gt=0)
     dropout: float = Field(default=0.5, ge=0, lt=1)
-    canonical: float = Field(default=0.25, ge=0, lt=1)
+    canonical: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     layer_scale: float = Field(default=0.1, gt=0)
 
     @model_validator(mode="after")
@@ -76,6 +78,7 @@ class DeepFusionEncoder(Method):
     Options: ClassVar[type[MethodOptions]] = DFEOptions
     sequences: ClassVar[bool] = True
     options: DFEOptions
+    share: Tensor
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: DFEOptions) -> None:
         super().__init__(modalities, options)
@@ -103,6 +106,7 @@ class DeepFusionEncoder(Method):
         if options.canonical and sum(self.stem(name).width for name in self.modalities) <= MOST_FEATURES:
             self.canonical.update({name: Stem(spec, options, width) for name, spec in sorted(self.modalities.items())})
         self.canonical.requires_grad_(False)
+        self.register_buffer("share", torch.tensor(0.0 if options.canonical == "auto" else options.canonical))
         self.solves = bool(self.canonical)
 
     @property
@@ -127,8 +131,7 @@ class DeepFusionEncoder(Method):
             return trained
         slots = self.modalities[modality].slots_of(tokens)
         solved = normalize(TokenBatch(self.canonical[modality](slots), slots.mask).mean().float(), dim=-1)
-        share = self.options.canonical
-        return torch.cat([trained * (1 - share) ** 0.5, solved * share**0.5], -1)
+        return torch.cat([trained * (1 - self.share).sqrt(), solved * self.share.sqrt()], -1)
 
     def stem_tokens(self, modality: str, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
         """u [B, T, d] and its mask: the projected slots and the pooled sequence, or every token of a plain one."""
@@ -161,7 +164,7 @@ class DeepFusionEncoder(Method):
             canonical.fit(tokens)
 
     def solve(self, steps: Iterable[Step]) -> None:
-        """Find the canonical part.
+        """Find the canonical part, and its share of the similarity.
 
         Raises:
             TrainingError: no two modalities share a group.
@@ -171,7 +174,9 @@ class DeepFusionEncoder(Method):
             replace(step, tokens={name: self.modalities[name].slots_of(tokens) for name, tokens in step.tokens.items()})
             for step in steps
         )
-        solve_stems(stems, slots, shrinkage=None, power=1.0)
+        shrinkage = solve_stems(stems, slots, shrinkage="auto", power=1.0)
+        if self.options.canonical == "auto":
+            self.share.fill_(shrinkage / (1 + shrinkage / 2))
 
     def objective(self, loss: Loss, embeddings: Mapping[str, Tensor], step: Step) -> Tensor:
         """The mean over parts of the loss of each."""

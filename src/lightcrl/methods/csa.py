@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import combinations
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -24,14 +24,14 @@ class CSAOptions(MethodOptions):
         standardise: without effect, as correlations do not depend on units.
         input_dropout: nothing is trained, so there is none; shrinkage is what it does in expectation.
         shrinkage: p of the covariances (1 - p) C + p diag(C), those of features under dropout p in expectation, but for
-            a factor (marginalised dropout, arXiv 1206.4683). None follows the data: p = F / (F + G) for F features on
+            a factor (marginalised dropout, arXiv 1206.4683). "auto" follows the data: p = F / (F + G) for F features on
             average over modalities and G groups; the fewer groups to a feature, the less covariances are believed.
         power: variates are weighted by their correlations to this power, so similarities by its double; the paper's
             are weighted once, power 0.5.
     """
 
     input_dropout: float = Field(default=0.0, ge=0, le=0)
-    shrinkage: float | None = Field(default=None, ge=0, lt=1)
+    shrinkage: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     power: float = Field(default=1.0, ge=0)
 
 
@@ -69,14 +69,19 @@ class CSA(Linear):
 
 
 @torch.no_grad()
-def solve_stems(stems: Mapping[str, Inlet], steps: Iterable[Step], shrinkage: float | None, power: float) -> None:
+def solve_stems(
+    stems: Mapping[str, Inlet], steps: Iterable[Step], shrinkage: float | Literal["auto"], power: float
+) -> float:
     """Make stems map to canonical variates, weighted by their correlations to `power`, strongest first.
 
     Args:
         stems: by modality; their weights are overwritten.
         steps: one pass over the training split.
-        shrinkage: of covariances, or None; see `CSAOptions`.
+        shrinkage: of covariances; see `CSAOptions`.
         power: 0 weighs all variates alike.
+
+    Returns:
+        The shrinkage taken.
 
     Raises:
         TrainingError: no two modalities share a group.
@@ -96,7 +101,7 @@ def solve_stems(stems: Mapping[str, Inlet], steps: Iterable[Step], shrinkage: fl
     if not any(moments.count for moments in cross.values()):
         raise TrainingError("no two modalities share a group; expected pairs to correlate.")
     mean_width = sum(width.values()) / len(width)
-    shrinkage = mean_width / (mean_width + len(groups)) if shrinkage is None else shrinkage
+    shrinkage = mean_width / (mean_width + len(groups)) if shrinkage == "auto" else shrinkage
     regularised = {
         name: moments.covariance + shrinkage / (1 - shrinkage) * moments.covariance.diagonal().diag()
         for name, moments in own.items()
@@ -110,6 +115,7 @@ def solve_stems(stems: Mapping[str, Inlet], steps: Iterable[Step], shrinkage: fl
     for name, stem in stems.items():
         assert isinstance(stem, Stem)
         _set(stem, maps[name] * weights, own[name].mean)
+    return shrinkage
 
 
 def _set(stem: Stem, found: Tensor, mean: Tensor) -> None:
