@@ -25,7 +25,7 @@ LAYERS = (
     ("plan", "checkpoint", "evaluation"),
     ("training", "embedder", "evaluation.tasks"),
     ("evaluation.text_pairs",),
-    ("pipeline",),
+    ("pipeline", "export"),
     (
         "evaluation.space",
         "evaluation.drawing",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -285,6 +285,24 @@ def embed(
     ids = [item.source for item, keep in zip(items, kept, strict=True) if keep]
     _write(output.with_suffix(".json"), {"modality": modality, "ids": ids, "rejected": [str(one) for one in rejected]})
     console.print_embedded(output, vectors[kept].shape, rejected)
+
+
+@app.command()
+def export(
+    checkpoint: CheckpointFolder,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where to write the graphs.")],
+    format: Annotated[Literal["onnx"], typer.Option(help="Of the graphs.")] = "onnx",
+    modality: Annotated[list[str] | None, typer.Option(help="Whose graph to write; by default everyone's.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="A quarter of the size, and a little off.")] = False,
+    encoder: Encoders = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Write encoder and model as one ONNX graph per modality."""
+    from lightcrl import console
+    from lightcrl.export import export_onnx
+
+    embedder = _load(checkpoint, encoder, trust_remote_code)
+    console.print_exported(export_onnx(embedder, output, modality, int8=int8))
 
 
 @app.command()

@@ -252,6 +252,12 @@ def print_embedded(output: Path, shape: tuple[int, ...], rejected: Sequence[Reje
     _print_rejected(rejected)
 
 
+def print_exported(folder: Path) -> None:
+    """What `export` wrote."""
+    for path in sorted(folder.glob("*.onnx")):
+        console.print(f"{path}: {path.stat().st_size / 2**20:,.1f} MiB")
+
+
 def print_info(checkpoint: Checkpoint) -> None:
     """Modalities, parameters by part, figures."""
     options = ", ".join(f"{key} {value}" for key, value in checkpoint.method.options.model_dump(mode="json").items())

@@ -133,7 +133,7 @@ class AudioEncoder(HuggingFaceEncoder):
             return frames
         return mask[:, :: max(1, round(mask.shape[1] / tokens))][:, :tokens]
 
-    def places(self, network: torch.nn.Module, layer: Tensor, item: Prepared) -> Mapping[str, Any]:
+    def places(self, network: torch.nn.Module, layer: Tensor, inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
         """What the model puts before the patches of a spectrogram."""
         cls, prefix = leading_tokens(network, layer.shape[-1])
         return {"cls": cls, "prefix": prefix}

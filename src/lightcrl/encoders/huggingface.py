@@ -114,7 +114,7 @@ class HuggingFaceEncoder(Encoder):
         """The mask [B, tokens] of the model's tokens from the mask [B, N] of its input."""
         return mask
 
-    def places(self, network: torch.nn.Module, layer: Tensor, item: Prepared) -> Mapping[str, Any]:
+    def places(self, network: torch.nn.Module, layer: Tensor, inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
         """The `cls`, `prefix` and `grid` of a `Layer` with values [B, T, D]."""
         return {}
 
@@ -195,28 +195,39 @@ class HuggingFaceEncoder(Encoder):
         for number, item in enumerate(prepared):
             shapes = tuple(value.shape[1:] if loaded.pads else value.shape for value in item.values())
             groups.setdefault(shapes, []).append(number)
-        parts = [self._tokens(loaded, [prepared[number] for number in members]) for members in groups.values()]
+        parts = [self.tokens(self.batch([prepared[number] for number in members])) for members in groups.values()]
         if len(parts) == 1:
             return parts[0]
         ragged = [item for part in parts for item in part.ragged()]
         order = torch.tensor([number for members in groups.values() for number in members])
         return TokenBatch.from_ragged(ragged).rows(order.argsort())
 
-    def _tokens(self, loaded: Loaded, items: Sequence[Prepared]) -> TokenBatch:
+    def tokens(self, inputs: Mapping[str, Tensor]) -> TokenBatch:
+        """Tokens [B, T, D] of inputs by name, those that `prepare` gives with the batch before them; gradients flow."""
+        loaded = self.loaded
         last_only = all(layer in (-1, loaded.blocks - 1) for layer in loaded.layers)
-        blocks = self._run(loaded.network, loaded.accepts, items, hidden=not last_only)
+        blocks = self._blocks(loaded.network, loaded.accepts, inputs, hidden=not last_only)
         return lay_out([blocks[-1 if last_only else layer] for layer in loaded.layers], loaded.tokens)
 
-    def _run(
-        self, network: Any, accepts: frozenset[str], items: Sequence[Prepared], *, hidden: bool = True
+    def batch(self, items: Sequence[Prepared]) -> dict[str, Tensor]:
+        """Prepared items of like shape as one batch, padded at the end: what `tokens` takes."""
+        pad_id = getattr(self.processor, "pad_token_id", None) or 0
+        return {
+            name: pad_sequence([item[name] for item in items], True, pad_id if name == "input_ids" else 0)
+            for name in items[0]
+        }
+
+    def _run(self, network: Any, accepts: frozenset[str], items: Sequence[Prepared]) -> list[Layer]:
+        """The blocks of the model, first to last."""
+        return self._blocks(network, accepts, self.batch(items), hidden=True)
+
+    def _blocks(
+        self, network: Any, accepts: frozenset[str], inputs: Mapping[str, Tensor], *, hidden: bool
     ) -> list[Layer]:
         """The blocks of the model, first to last, or the last alone."""
-        pad_id = getattr(self.processor, "pad_token_id", None) or 0
         inputs = {
-            name: pad_sequence([item[name] for item in items], True, pad_id if name == "input_ids" else 0).to(
-                self.device, network.dtype if items[0][name].is_floating_point() else None
-            )
-            for name in items[0]
+            name: value.to(self.device, network.dtype if value.is_floating_point() else None)
+            for name, value in inputs.items()
         }
         output = network(**{k: v for k, v in inputs.items() if k in accepts}, output_hidden_states=hidden)
         final = output.last_hidden_state
@@ -224,15 +235,15 @@ class HuggingFaceEncoder(Encoder):
         # Some CNNs end in a stage that is not among their hidden states; all others begin with the embedding, which
         # is no block, and end before the final norm.
         states = [*(states if states and states[-1].shape != final.shape else states[1:-1]), final]
-        return [self._layer(network, state, inputs.get("attention_mask"), items[0]) for state in states]
+        return [self._layer(network, state, inputs) for state in states]
 
-    def _layer(self, network: Any, state: Tensor, mask: Tensor | None, item: Prepared) -> Layer:
+    def _layer(self, network: Any, state: Tensor, inputs: Mapping[str, Tensor]) -> Layer:
         if state.ndim == 4:
             values = state.flatten(2).mT
             places: Mapping[str, Any] = {"grid": tuple(state.shape[2:])} if self.kind == "image" else {}
         else:
-            values, places = state, self.places(network, state, item)
-        tokens = values.shape[1]
+            values, places = state, self.places(network, state, inputs)
+        tokens, mask = values.shape[1], inputs.get("attention_mask")
         real = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
         return Layer(values, real if mask is None else self.token_mask(network, mask, tokens).bool(), **places)
 

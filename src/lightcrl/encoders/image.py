@@ -105,10 +105,10 @@ class ImageEncoder(HuggingFaceEncoder):
         found = self.processor(image, input_data_format="channels_last", return_tensors="pt")
         return {"pixel_values": found["pixel_values"][0]}
 
-    def places(self, network: torch.nn.Module, layer: Tensor, item: Prepared) -> Mapping[str, Any]:
+    def places(self, network: torch.nn.Module, layer: Tensor, inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
         """What the model puts before the patches, and how the patches lie."""
         cls, prefix = leading_tokens(network, layer.shape[-1])
-        height, width = item["pixel_values"].shape[-2:]
+        height, width = inputs["pixel_values"].shape[-2:]
         return {"cls": cls, "prefix": prefix, "grid": _grid(layer.shape[1] - prefix, height / width)}
 
 

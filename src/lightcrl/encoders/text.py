@@ -66,7 +66,7 @@ class TextEncoder(HuggingFaceEncoder):
         words = [number % len(self.processor) for number in range(5, 14)]
         return [_prepared([*self.special[:1], *words[:n]][: self.max_length]) for n in (3, 9)]
 
-    def places(self, network: torch.nn.Module, layer: Tensor, item: Prepared) -> Mapping[str, Any]:
+    def places(self, network: torch.nn.Module, layer: Tensor, inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
         """Whether the tokenizer puts a CLS token first; the BOS token of a causal model knows nothing of the text."""
         return {"cls": bool(self.special) and self.special[0] == self.processor.cls_token_id}
 

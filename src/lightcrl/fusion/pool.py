@@ -46,9 +46,10 @@ class SequencePool(nn.Module):
         scores = (values @ (self.query / self.deviation).to(dtype).T).float()
         shares = scores.masked_fill(hidden, torch.finfo(torch.float32).min).softmax(1)
         found = shares.to(dtype).mT @ values - self.mean.to(dtype)
-        kept = self.dropout.mask((len(found), self.parts, 1, found.shape[-1]), found) / self.deviation.to(dtype)
+        items, _, width = found.shape
+        kept = self.dropout.mask((items, self.parts, 1, width), found) / self.deviation.to(dtype)
         kept = kept * tokens.mask.any(1)[:, None, None, None]
-        found = (found.view(len(found), self.parts, -1, found.shape[-1]) * kept).flatten(1, 2)
+        found = (found.view(items, self.parts, -1, width) * kept).flatten(1, 2)
         return (found.transpose(0, 1) @ self.weight.to(dtype)).transpose(0, 1).flatten(1) + self.bias
 
     @torch.no_grad()

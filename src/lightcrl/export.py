@@ -1,0 +1,256 @@
+"""Export to ONNX: from a prepared item to its embedding in one graph per modality, which ONNX Runtime runs.
+
+    model.json        what each graph takes and gives, and where its encoder comes from
+    image.onnx        inputs as the encoder's preprocessing gives them (`pixel_values`) -> `vectors` [B, d]
+    text.onnx         `input_ids`, `attention_mask` [B, T] -> `vectors` [B, d]
+    image/ text/      the preprocessing's own files (tokenizer, image processor)
+
+Encoders that are no text or image model of transformers stay outside: the graph takes their tokens [B, T, D] and mask.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightcrl.data.base import Item
+from lightcrl.embedder import Embedder
+from lightcrl.encoders import load_encoder
+from lightcrl.encoders.base import Encoder, EncoderSpec
+from lightcrl.encoders.huggingface import HuggingFaceEncoder
+from lightcrl.errors import CheckpointError, ItemError, MissingExtraError, ModalityError
+from lightcrl.features import encode_items
+from lightcrl.methods import Method
+from lightcrl.storage import make_folder, write_json
+from lightcrl.tokens import TokenBatch
+
+FORMAT = 1
+MANIFEST = "model.json"
+OUTPUT = "vectors"
+OPSET = 20
+
+
+class _Whole(nn.Module):
+    """A frozen encoder's network and the method: inputs by name to unit vectors."""
+
+    def __init__(self, encoder: HuggingFaceEncoder, method: Method, modality: str, names: Sequence[str]) -> None:
+        super().__init__()
+        self.network = encoder.loaded.network
+        self.method = method
+        self.encoder, self.modality, self.names = encoder, modality, tuple(names)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        tokens = self.encoder.tokens(dict(zip(self.names, inputs, strict=True)))
+        vectors: Tensor = self.method(self.modality, tokens)
+        return vectors
+
+
+class _Head(nn.Module):
+    """The method alone: an encoder's tokens to unit vectors."""
+
+    def __init__(self, method: Method, modality: str) -> None:
+        super().__init__()
+        self.method, self.modality = method, modality
+
+    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+        vectors: Tensor = self.method(self.modality, TokenBatch(values, mask))
+        return vectors
+
+
+def export_onnx(
+    embedder: Embedder, folder: Path | str, modalities: Sequence[str] | None = None, *, int8: bool = False
+) -> Path:
+    """Write the graphs of an embedder.
+
+    Args:
+        embedder: whose encoders and method; moved to the CPU.
+        folder: made if it is not there; files of an earlier export are replaced.
+        modalities: by default all.
+        int8: weights of matrix products as 8-bit integers, activations quantised as they come (ONNX Runtime's dynamic
+            quantisation): a quarter of the size, and a little off. `benchmarks/serving.py` measures how much.
+
+    Returns:
+        The folder.
+
+    Raises:
+        MissingExtraError: the extra `onnx` is not installed.
+        ModalityError: the model has no such modality.
+        StorageError: the folder cannot be written.
+    """
+    try:
+        import onnxruntime.quantization as quantization
+        import onnxscript  # noqa: F401 - torch's exporter writes with it
+    except ImportError as error:
+        raise MissingExtraError("export to ONNX", "onnx") from error
+    folder = make_folder(Path(folder))
+    embedder.method.to("cpu")
+    entries = {}
+    for modality in modalities if modalities is not None else embedder.modalities:
+        encoder = embedder.encoder(modality)
+        graph, inputs, dynamic = _graph(encoder, embedder.method, modality)
+        path = folder / f"{modality}.onnx"
+        _write(graph.eval(), inputs, dynamic, path)
+        if int8:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                quantization.quantize_dynamic(path, path, weight_type=quantization.QuantType.QInt8)
+        if isinstance(graph, _Whole):
+            graph.encoder.processor.save_pretrained(folder / modality)
+        entries[modality] = {
+            "graph": path.name,
+            "inputs": list(inputs),
+            "whole": isinstance(graph, _Whole),
+            # Items of unequal length can share a batch.
+            "pads": not isinstance(encoder, HuggingFaceEncoder) or encoder.loaded.pads,
+            "encoder": embedder.checkpoint.encoders[modality].model_dump(mode="json", exclude_defaults=True),
+            "fingerprint": encoder.fingerprint,
+        }
+    write_json(
+        folder / MANIFEST,
+        {"format": FORMAT, "dim": embedder.dim, "output": OUTPUT, "int8": int8, "modalities": entries},
+    )
+    return folder
+
+
+def _graph(encoder: Encoder, method: Method, modality: str) -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
+    """The module to export, inputs to trace it with, and which of their axes may be of any length."""
+    batch = torch.export.Dim("batch")
+    if isinstance(encoder, HuggingFaceEncoder) and encoder.kind in ("text", "image"):
+        # Not one item and not two: a length of one is taken for one that never changes.
+        inputs = encoder.batch(encoder.trial() * 2)
+        inputs = {name: value for name, value in inputs.items() if name in encoder.loaded.accepts}
+        longest = getattr(encoder, "max_length", None)
+        axes: dict[int, Any] = {0: batch} if longest is None else {0: batch, 1: torch.export.Dim("tokens", max=longest)}
+        return _Whole(encoder, method, modality, list(inputs)), inputs, dict.fromkeys(inputs, axes)
+    spec = method.modalities[modality]
+    fixed = spec.slots > 1 and not spec.sequence
+    values = torch.zeros(3, spec.slots if fixed else spec.slots + 4, spec.dim)
+    inputs = {"values": values, "mask": torch.ones(values.shape[:2], dtype=torch.bool)}
+    least = {"min": spec.slots + 1} if spec.sequence else {}
+    axes = {0: batch} if fixed else {0: batch, 1: torch.export.Dim("tokens", **least)}
+    return _Head(method, modality), inputs, dict.fromkeys(inputs, axes)
+
+
+def _write(graph: nn.Module, inputs: Mapping[str, Tensor], dynamic: Mapping[str, Any], path: Path) -> None:
+    shapes = tuple(dynamic.values())
+    with warnings.catch_warnings(), redirect_stdout(StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch's exporter warns of its own parts
+        program = torch.export.export(
+            graph,
+            tuple(inputs.values()),
+            dynamic_shapes=(shapes,) if isinstance(graph, _Whole) else shapes,
+            strict=False,
+        )
+        torch.onnx.export(
+            program, (), path, input_names=list(inputs), output_names=[OUTPUT], opset_version=OPSET, external_data=False
+        )
+
+
+class ExportedEmbedder:
+    """An export in use: raw items in, unit vectors out, as `Embedder` gives them, by ONNX Runtime.
+
+    Attributes:
+        dim: d, width of an embedding.
+        modalities: modality to kind of item.
+    """
+
+    def __init__(self, folder: Path | str, *, threads: int = 0) -> None:
+        """Open an export; `threads` of 0 takes one per core.
+
+        Raises:
+            MissingExtraError: the extra `onnx` is not installed.
+            CheckpointError: the folder holds no export, or one of a newer format.
+        """
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingExtraError("an exported model", "onnx") from error
+        self._folder = Path(folder)
+        try:
+            manifest = json.loads((self._folder / MANIFEST).read_text(encoding="utf-8"))
+            newer = manifest["format"] > FORMAT
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"no export in {folder} ({type(error).__name__}); expected {MANIFEST}, as lightcrl export writes it."
+            ) from None
+        if newer:
+            raise CheckpointError(f"{folder} is of format {manifest['format']}, this version reads up to {FORMAT}.")
+        self.dim: int = manifest["dim"]
+        self._entries: dict[str, dict[str, Any]] = manifest["modalities"]
+        self._specs = {name: EncoderSpec(**entry["encoder"]) for name, entry in self._entries.items()}
+        self.modalities = {name: spec.kind for name, spec in self._specs.items()}
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = threads
+        self._sessions = {
+            name: onnxruntime.InferenceSession(str(self._folder / entry["graph"]), settings)
+            for name, entry in self._entries.items()
+        }
+        self._encoders: dict[str, Encoder] = {}
+
+    def encoder(self, modality: str) -> Encoder:
+        """What prepares items; of a whole graph its network is never loaded, and its files lie beside the graph.
+
+        Raises:
+            ModalityError: the export has no such modality.
+        """
+        if modality not in self._specs:
+            raise ModalityError(f"no modality {modality!r} in this export; it has {', '.join(self._specs)}.")
+        if modality not in self._encoders:
+            self._encoders[modality] = load_encoder(self._specs[modality])
+        return self._encoders[modality]
+
+    def encode(self, items: Sequence[Any], modality: str) -> np.ndarray:
+        """Unit vectors [N, d] float32 of raw items, in their order; see `Embedder.encode`.
+
+        Raises:
+            ModalityError: the export has no such modality.
+            ItemError: an item cannot be read; says which.
+        """
+        encoder = self.encoder(modality)
+        vectors = np.zeros((len(items), self.dim), dtype=np.float32)
+        for places, inputs in self._batches(encoder, items, modality):
+            vectors[places] = self._sessions[modality].run([OUTPUT], inputs)[0]
+        return vectors
+
+    def _batches(self, encoder: Encoder, items: Sequence[Any], modality: str) -> list[tuple[list[int], dict[str, Any]]]:
+        """Places of items and the graph's inputs, items of like length together."""
+        entry = self._entries[modality]
+        if not len(items):
+            return []
+        if not entry["whole"]:
+            wrapped = [Item(str(number), f"item {number}", item) for number, item in enumerate(items)]
+            found = dict(encode_items(encoder, wrapped))
+            failed = {place: outcome for place, outcome in found.items() if isinstance(outcome, ItemError)}
+            for place, error in failed.items():
+                raise ItemError(f"item {place}: {error.reason}", error.detail)
+            tokens = TokenBatch.from_ragged([torch.from_numpy(found[place]) for place in range(len(items))])
+            inputs = {"values": tokens.values.numpy(), "mask": tokens.mask.numpy()}
+            return [(list(range(len(items))), inputs)]
+        assert isinstance(encoder, HuggingFaceEncoder)
+        prepared = []
+        for place, item in enumerate(items):
+            try:
+                prepared.append(encoder.prepare(item))
+            except ItemError as error:
+                raise ItemError(f"item {place}: {error.reason}", error.detail) from None
+        alike: dict[Any, list[int]] = defaultdict(list)
+        for place, item in enumerate(prepared):
+            alike[tuple(value.shape[1:] if entry["pads"] else value.shape for value in item.values())].append(place)
+        batches = []
+        for members in alike.values():
+            members.sort(key=lambda place: encoder.length(prepared[place]))
+            for start in range(0, len(members), encoder.batch_size):
+                places = members[start : start + encoder.batch_size]
+                batch = encoder.batch([prepared[place] for place in places])
+                batches.append((places, {name: batch[name].numpy() for name in entry["inputs"]}))
+        return batches

@@ -1,0 +1,136 @@
+"""Exported graphs against the embedder that they come from."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import tiny
+from lightcrl.checkpoint import Checkpoint, make_method
+from lightcrl.cli import app
+from lightcrl.embedder import Embedder
+from lightcrl.encoders import load_encoder
+from lightcrl.encoders.base import EncoderSpec
+from lightcrl.errors import CheckpointError, ItemError, MissingExtraError, ModalityError
+from lightcrl.export import ExportedEmbedder, export_onnx
+from lightcrl.methods import Step, TokenSpec
+
+ITEMS = {"image": tiny.pictures(), "text": list(tiny.TEXTS), "words": list(tiny.TEXTS)}
+
+
+def make_embedder(specs: dict[str, EncoderSpec], name: str, **options: object) -> Embedder:
+    """Random weights, what is solved solved, means and deviations those of the items."""
+    encoders = {modality: load_encoder(spec) for modality, spec in specs.items()}
+    tokens = {
+        modality: encoder.encode([encoder.prepare(item) for item in ITEMS[modality]])
+        for modality, encoder in encoders.items()
+    }
+    shapes = {
+        modality: TokenSpec(encoder.dim, encoder.slots, encoder.sequence) for modality, encoder in encoders.items()
+    }
+    method = make_method(name, shapes, options, "info_nce", seed=3)
+    for modality, found in tokens.items():
+        method.fit(modality, method.visible(modality, found))
+    if method.solves:
+        method.solve([Step(tokens, {modality: torch.arange(len(found)) for modality, found in tokens.items()})])
+    fingerprints = {modality: encoder.fingerprint for modality, encoder in encoders.items()}
+    return Embedder(Checkpoint(method, name=name, loss="info_nce", encoders=specs, fingerprints=fingerprints))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A DFE of two transformers' models and a weightless one, and its export."""
+    folder = tmp_path_factory.mktemp("export")
+    specs = {
+        "image": EncoderSpec(kind="image", model=str(tiny.vit(folder / "vit"))),
+        "text": EncoderSpec(kind="text", model=str(tiny.bert(folder / "bert")), batch_size=2),
+        "words": EncoderSpec(kind="text", model="builtin"),
+    }
+    embedder = make_embedder(specs, "dfe", dim=32, heads=2, feedforward=16, fusion="scaled_dot_product")
+    embedder.checkpoint.save(folder / "model")
+    return embedder, export_onnx(embedder, folder / "onnx"), folder
+
+
+@pytest.mark.parametrize("modality", ITEMS)
+def test_an_export_gives_the_embedders_vectors(exported, modality):
+    embedder, folder, _ = exported
+    items = ITEMS[modality]
+    used = ExportedEmbedder(folder, threads=1)
+    found, wanted = used.encode(items, modality), embedder.encode(items, modality)
+    assert found.shape == (5, used.dim) == (5, embedder.dim)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    # One item, and more than the graph was traced with, some of them longer.
+    np.testing.assert_allclose(used.encode(items[:1], modality), wanted[:1], atol=1e-5)
+    np.testing.assert_allclose(used.encode(items * 3, modality), np.tile(wanted, (3, 1)), atol=1e-5)
+    assert used.encode([], modality).shape == (0, used.dim)
+
+
+def test_a_graph_runs_without_this_library(exported):
+    """Inputs by the names that the tokenizer beside it gives."""
+    from transformers import AutoTokenizer
+
+    embedder, folder, _ = exported
+    session = onnxruntime.InferenceSession(str(folder / "text.onnx"))
+    prepared = AutoTokenizer.from_pretrained(folder / "text")(tiny.TEXTS, padding=True, return_tensors="np")
+    names = [one.name for one in session.get_inputs()]
+    (vectors,) = session.run(["vectors"], {name: prepared[name].astype(np.int64) for name in names})
+    np.testing.assert_allclose(vectors, embedder.encode(ITEMS["text"], "text"), atol=1e-5)
+
+
+def test_padding_changes_nothing(exported):
+    embedder, folder, _ = exported
+    session = onnxruntime.InferenceSession(str(folder / "text.onnx"))
+    encoder = embedder.encoder("text")
+    inputs = encoder.batch([encoder.prepare(text) for text in ITEMS["text"]])
+    garbage = {
+        name: torch.full((len(value), 4), 0 if name == "attention_mask" else 7) for name, value in inputs.items()
+    }
+    padded = {name: torch.cat([value, garbage[name]], 1) for name, value in inputs.items()}
+    vectors = [session.run(None, {name: one[name].numpy() for name in one})[0] for one in (inputs, padded)]
+    np.testing.assert_allclose(*vectors, atol=1e-5)
+
+
+def test_the_command_line_exports_and_eight_bits_are_near(exported, tmp_path):
+    embedder, folder, place = exported
+    words = ["export", str(place / "model"), "--output", str(tmp_path), "--modality", "words", "--int8"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "words.onnx" in done.output
+    assert not (tmp_path / "image.onnx").exists()
+    found, wanted = ExportedEmbedder(tmp_path).encode(ITEMS["words"], "words"), embedder.encode(ITEMS["words"], "words")
+    assert 0.95 < (found * wanted).sum(1).min() < 1 - 1e-6
+    assert json.loads((tmp_path / "model.json").read_text())["int8"]
+    assert onnx.TensorProto.INT8 in weight_types(tmp_path / "words.onnx")
+    assert onnx.TensorProto.INT8 not in weight_types(folder / "words.onnx")
+
+
+def weight_types(path):
+    return {tensor.data_type for tensor in onnx.load(path).graph.initializer}
+
+
+def test_what_cannot_be_used_is_said(exported, tmp_path, monkeypatch):
+    embedder, folder, _ = exported
+    used = ExportedEmbedder(folder)
+    with pytest.raises(ModalityError, match="no modality 'sound' in this export; it has image, text, words"):
+        used.encode(["x"], "sound")
+    for modality in ("text", "words"):
+        with pytest.raises(ItemError, match="item 1: empty text"):
+            used.encode(["a dog", ""], modality)
+    with pytest.raises(CheckpointError, match="no export in"):
+        ExportedEmbedder(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(CheckpointError, match="format 99, this version reads up to 1"):
+        ExportedEmbedder(tmp_path)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime.quantization", None)
+    for use in (lambda: ExportedEmbedder(folder), lambda: export_onnx(embedder, tmp_path)):
+        with pytest.raises(MissingExtraError, match=r"lightcrl\[onnx\]"):
+            use()
