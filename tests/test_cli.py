@@ -208,6 +208,35 @@ def test_evaluate_text_similarity_on_labelled_and_on_scored_pairs(world, tmp_pat
     assert found["metrics"].keys() == {f"{space}/{name}" for space in spaces for name in ("spearman", "pearson")}
 
 
+def test_evaluate_linear_probe_measures_every_model_of_the_run_beside_the_encoder(world, tmp_path):
+    write_class_folder(tmp_path / "new", attribute="shape", per_class=4, seed=2)
+    words = ("--data", world.folder / "shapes", "--test", tmp_path / "new", "--json", tmp_path / "out.json")
+    output = call("evaluate", world.run, "--task", "linear_probe", *words)
+    assert "raw image/top1" in output
+    found = json.loads((tmp_path / "out.json").read_text())
+    named = ("top1", *(f"epoch{epoch}/top1" for epoch in (20, 40, 60, 80, 100)))
+    assert found["metrics"].keys() == {f"{space}/{name}" for space in ("raw image", "dfe", "linear") for name in named}
+    assert found["interval"].keys() == found["metrics"].keys()
+    assert found["counts"] == {"train": 24, "held": 8, "test": 32, "classes": 8}
+    # A space is that of the model it is called by: as if it had been probed by itself.
+    alone = (
+        "evaluate",
+        world.run / "others/linear-seed0",
+        "--task",
+        "linear_probe",
+        *words[:-1],
+        tmp_path / "one.json",
+    )
+    call(*alone)
+    one = json.loads((tmp_path / "one.json").read_text())
+    assert one["metrics"] == {name: value for name, value in found["metrics"].items() if not name.startswith("dfe")}
+    assert one["strengths"].keys() == {"raw image", "linear"}
+    twice = call(
+        "evaluate", world.run, "--task", "linear_probe", "--data", tmp_path / "new", "--test-files", "*", code=1
+    )
+    assert "32 of 32 files of test are in train too" in twice
+
+
 def test_embed_writes_unit_vectors_and_their_ids(world, tmp_path):
     pictures = sorted((world.folder / "shapes").rglob("*.png"))
     words = ("--modality", "image", "--input", world.folder / "shapes", "--output", tmp_path / "out.npy")

@@ -24,7 +24,8 @@ LAYERS = (
     ("recipe", "sampling", "logs", "evaluation.base", "evaluation.metrics"),
     ("plan", "checkpoint", "evaluation"),
     ("training", "embedder", "evaluation.tasks"),
-    ("evaluation.text_pairs",),
+    ("evaluation.text_pairs", "evaluation.probing"),
+    ("evaluation.measure",),
     ("pipeline",),
     (
         "evaluation.space",

@@ -262,10 +262,10 @@ def _confusion(recipe: Recipe, encoders: Mapping[str, Encoder], method: Method) 
     if spec is None:
         return None
     prepared = ZeroShot.prepare(spec, encoders, recipe.features)
-    taken_for = predict(prepared.vectors(method), prepared.class_vectors(method)).numpy()
+    taken_for = predict(prepared.items.vectors(method), prepared.class_vectors(method)).numpy()
     counts = np.zeros((len(prepared.classes), len(prepared.classes)), dtype=np.int64)
-    np.add.at(counts, (prepared.labels, taken_for), 1)
-    return Confusion(prepared.modality, prepared.classes, spec.templates or (), counts)
+    np.add.at(counts, (prepared.items.labels, taken_for), 1)
+    return Confusion(prepared.items.modality, prepared.classes, spec.templates or (), counts)
 
 
 def _settings(recipe: Recipe, folder: Path) -> dict[str, Any]:
