@@ -91,6 +91,7 @@ def test_a_run_leaves_model_logs_figures_and_what_was_set_aside(world):
     metrics = json.loads((world.run / "metrics.json").read_text())
     assert [(model["method"], model["seed"]) for model in metrics["models"]] == [("dfe", 0), ("linear", 0)]
     for model in metrics["models"]:
+        assert model["retrieval"]["curves"].keys() == {"image_to_text", "text_to_image"}
         assert {"image_to_text/recall@1", "text_to_image/recall@10", "mean_recall@1"} <= model["retrieval"][
             "metrics"
         ].keys()
@@ -142,6 +143,9 @@ def test_evaluate_retrieval_on_a_table_it_has_never_seen(world, tmp_path):
     low, high = found["interval"]["image_to_text/recall@1"]
     assert low <= recall <= high
     assert found["metrics"]["mean_recall@1"] > 3 * found["chance"]["mean_recall@1"]
+    curve = found["curves"]["text_to_image"]
+    assert (curve["k"][0], curve["k"][-1], curve["recall"][-1]) == (1, 30, pytest.approx(1))
+    assert curve["precision"][0] == pytest.approx(found["metrics"]["text_to_image/recall@1"])
 
 
 def test_evaluate_agrees_with_the_run_on_the_runs_own_dev_split(world, tmp_path):

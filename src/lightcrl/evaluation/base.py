@@ -18,7 +18,7 @@ EVALUATIONS: Table[Any] = Table(
     },
 )
 
-OPTIONAL = ("thresholds", "strengths")
+OPTIONAL = ("thresholds", "strengths", "curves")
 """What stands in JSON only where there is some."""
 
 
@@ -33,6 +33,7 @@ class Result:
         counts: what was evaluated: queries, items, classes.
         thresholds: those calibrated on other data, by what they belong to.
         strengths: of penalties chosen on other data, by what they belong to.
+        curves: by what they belong to, columns of equal length by name, such as `k`, `precision` and `recall`.
     """
 
     metrics: dict[str, float]
@@ -41,6 +42,7 @@ class Result:
     counts: dict[str, int] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
     strengths: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

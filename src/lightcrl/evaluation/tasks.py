@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ def retrieval_on(
         rejected += done.rejected
     opened = Features(stores)
     vectors, links = embed_split(method, opened, opened.split("test"))
-    return Retrieval(links)(vectors), rejected
+    retrieval = Retrieval(links)
+    return replace(retrieval(vectors), curves=retrieval.curves(vectors)), rejected
 
 
 @dataclass(frozen=True)
