@@ -28,6 +28,8 @@ LAYERS = (
     ("evaluation.measure",),
     ("pipeline",),
     (
+        "evaluation.curves",
+        "evaluation.result_page",
         "evaluation.space",
         "evaluation.drawing",
         "evaluation.figures",

@@ -219,6 +219,9 @@ def evaluate(
     calibration: Annotated[
         str | None, typer.Option(help="Labelled text pairs that thresholds are calibrated on: the training split.")
     ] = None,
+    page: Annotated[
+        Path | None, typer.Option(metavar="OUT.html", help="Write the figures here as a page, drawn and in tables.")
+    ] = None,
     encoder: Encoders = None,
     trust_remote_code: Trust = False,
     features: Features = None,
@@ -248,6 +251,10 @@ def evaluate(
     console.print_result(result, rejected)
     if json is not None:
         _write(json, {"task": task, "data": data, **result.to_json(), "rejected": [str(one) for one in rejected]})
+    if page is not None:
+        from lightcrl.evaluation.result_page import render_result
+
+        _write_page(page, render_result(result, task, Path(data).name, Path(checkpoint).name))
 
 
 @app.command()
@@ -333,6 +340,14 @@ def _sizes(given: str | None) -> list[int] | str | None:
     if min(sizes) < 1:
         raise typer.BadParameter(f"{given!r}: expected numbers of groups or auto", param_hint="--scaling")
     return sizes
+
+
+def _write_page(path: Path, html: str) -> None:
+    from lightcrl.storage import make_folder, whole_file
+
+    make_folder(path.absolute().parent)
+    with whole_file(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
 
 
 def _write(path: Path, value: Any) -> None:
