@@ -243,6 +243,15 @@ def test_evaluate_linear_probe_measures_every_model_of_the_run_beside_the_encode
     assert "32 of 32 files of test are in train too" in twice
 
 
+def test_report_writes_a_page_of_one_run_or_of_several(world, tmp_path):
+    call("report", world.run, world.run, "--output", tmp_path / "deep/two.html")
+    page = (tmp_path / "deep/two.html").read_text()
+    assert "2 runs side by side" in page
+    recall = world.done.models[1].retrieval.metrics["mean_recall@1"]
+    assert f"{100 * recall:.1f}" in page
+    assert "no finished run in" in call("report", tmp_path, code=1)
+
+
 def test_embed_writes_unit_vectors_and_their_ids(world, tmp_path):
     pictures = sorted((world.folder / "shapes").rglob("*.png"))
     words = ("--modality", "image", "--input", world.folder / "shapes", "--output", tmp_path / "out.npy")

@@ -300,6 +300,24 @@ def info(checkpoint: CheckpointFolder, json: Json = None) -> None:
 
 
 @app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Finished runs; several stand side by side.")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="OUT.html", help="Where to write the page; DIR/report.html of the first run.")
+    ] = None,
+) -> None:
+    """Write one self-contained page of a run, or of several side by side."""
+    from lightcrl import console
+    from lightcrl.evaluation.report import gather, render
+
+    with console.Live() as live:
+        html = render(*(gather(folder, tell=live.tell) for folder in folders))
+    place = output or folders[0] / "report.html"
+    _write_page(place, html)
+    console.print_page(place)
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where to write the run and report.html.")] = Path(
         "runs/demo"
