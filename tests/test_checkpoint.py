@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lightcrl.checkpoint import Checkpoint, load_checkpoint, load_folder, make_method
+from lightcrl.checkpoint import Checkpoint, load_checkpoint, load_folder, load_models, make_method
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import CheckpointError
 from lightcrl.methods import TokenSpec
@@ -57,6 +57,20 @@ def test_what_is_loaded_embeds_as_what_was_saved(tmp_path, loss):
     assert (loaded.method.logit_bias is None) == (loss == "info_nce")
     for attribute in ("name", "loss", "encoders", "fingerprints", "recipe", "figures"):
         assert getattr(loaded, attribute) == getattr(saved, attribute)
+
+
+def test_the_models_of_a_run_are_called_by_method_and_where_needed_by_seed(tmp_path):
+    own = checkpoint()
+    own.recipe["evaluation"] = {"seeds": [7, 2]}
+    own.save(tmp_path / "run/best")
+    assert list(load_models(tmp_path / "run")) == ["dfe"]
+    checkpoint().save(tmp_path / "run/others/dfe-seed2/best")
+    (tmp_path / "run/others/linear-seed7/last").mkdir(parents=True)  # not finished
+    assert list(load_models(tmp_path / "run")) == ["dfe-seed7", "dfe-seed2"]
+    assert load_models(tmp_path / "run")["dfe-seed7"].recipe == own.recipe
+    assert list(load_models(tmp_path / "run/others/dfe-seed2")) == ["dfe"]
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        load_models(tmp_path)
 
 
 def test_the_hubs_own_mixin_saves_and_loads(tmp_path):

@@ -91,6 +91,7 @@ def test_a_run_leaves_model_logs_figures_and_what_was_set_aside(world):
     metrics = json.loads((world.run / "metrics.json").read_text())
     assert [(model["method"], model["seed"]) for model in metrics["models"]] == [("dfe", 0), ("linear", 0)]
     for model in metrics["models"]:
+        assert model["retrieval"]["curves"].keys() == {"image_to_text", "text_to_image"}
         assert {"image_to_text/recall@1", "text_to_image/recall@10", "mean_recall@1"} <= model["retrieval"][
             "metrics"
         ].keys()
@@ -142,6 +143,9 @@ def test_evaluate_retrieval_on_a_table_it_has_never_seen(world, tmp_path):
     low, high = found["interval"]["image_to_text/recall@1"]
     assert low <= recall <= high
     assert found["metrics"]["mean_recall@1"] > 3 * found["chance"]["mean_recall@1"]
+    curve = found["curves"]["text_to_image"]
+    assert (curve["k"][0], curve["k"][-1], curve["recall"][-1]) == (1, 30, pytest.approx(1))
+    assert curve["precision"][0] == pytest.approx(found["metrics"]["text_to_image/recall@1"])
 
 
 def test_evaluate_agrees_with_the_run_on_the_runs_own_dev_split(world, tmp_path):
@@ -197,7 +201,9 @@ def test_evaluate_text_similarity_on_labelled_and_on_scored_pairs(world, tmp_pat
     )
     message = call(*words, code=1)
     assert "has labels, and no split to calibrate their threshold on" in message
+    words = (*words, "--page", tmp_path / "out.html")
     output = call(*words, "--calibration", tmp_path / "train.jsonl", "--json", tmp_path / "out.json")
+    assert "upright line is the threshold" in (tmp_path / "out.html").read_text()
     assert "aligned text-text/accuracy" in output
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["thresholds"].keys() == {"aligned text-text", "raw text"}
@@ -206,6 +212,44 @@ def test_evaluate_text_similarity_on_labelled_and_on_scored_pairs(world, tmp_pat
     found = json.loads((tmp_path / "out.json").read_text())
     spaces = ("aligned text-text", "raw text")
     assert found["metrics"].keys() == {f"{space}/{name}" for space in spaces for name in ("spearman", "pearson")}
+
+
+def test_evaluate_linear_probe_measures_every_model_of_the_run_beside_the_encoder(world, tmp_path):
+    write_class_folder(tmp_path / "new", attribute="shape", per_class=4, seed=2)
+    words = ("--data", world.folder / "shapes", "--test", tmp_path / "new", "--json", tmp_path / "out.json")
+    output = call("evaluate", world.run, "--task", "linear_probe", *words)
+    assert "raw image/top1" in output
+    found = json.loads((tmp_path / "out.json").read_text())
+    named = ("top1", *(f"epoch{epoch}/top1" for epoch in (20, 40, 60, 80, 100)))
+    assert found["metrics"].keys() == {f"{space}/{name}" for space in ("raw image", "dfe", "linear") for name in named}
+    assert found["interval"].keys() == found["metrics"].keys()
+    assert found["counts"] == {"train": 24, "held": 8, "test": 32, "classes": 8}
+    # A space is that of the model it is called by: as if it had been probed by itself.
+    alone = (
+        "evaluate",
+        world.run / "others/linear-seed0",
+        "--task",
+        "linear_probe",
+        *words[:-1],
+        tmp_path / "one.json",
+    )
+    call(*alone)
+    one = json.loads((tmp_path / "one.json").read_text())
+    assert one["metrics"] == {name: value for name, value in found["metrics"].items() if not name.startswith("dfe")}
+    assert one["strengths"].keys() == {"raw image", "linear"}
+    twice = call(
+        "evaluate", world.run, "--task", "linear_probe", "--data", tmp_path / "new", "--test-files", "*", code=1
+    )
+    assert "32 of 32 files of test are in train too" in twice
+
+
+def test_report_writes_a_page_of_one_run_or_of_several(world, tmp_path):
+    call("report", world.run, world.run, "--output", tmp_path / "deep/two.html")
+    page = (tmp_path / "deep/two.html").read_text()
+    assert "2 runs side by side" in page
+    recall = world.done.models[1].retrieval.metrics["mean_recall@1"]
+    assert f"{100 * recall:.1f}" in page
+    assert "no finished run in" in call("report", tmp_path, code=1)
 
 
 def test_embed_writes_unit_vectors_and_their_ids(world, tmp_path):

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from lightcrl.console import console, print_demo
 from lightcrl.data.base import text_item
@@ -23,29 +18,10 @@ from lightcrl.errors import CheckpointError, MissingExtraError
 from lightcrl.evaluation.gallery import BARS, Collection, gallery
 from lightcrl.evaluation.report import gather, render
 from lightcrl.evaluation.space import look
+from pages import Page, browse
 
 SMALL = {"groups": 300, "epochs": 6, "pictures": 6}
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 DIRECTIONS = [f"{a}_to_{b}" for a in ("image", "text", "audio") for b in ("image", "text", "audio") if a != b]
-
-
-class Page(HTMLParser):
-    """What stands on a page: tags with their attributes, and the text between them."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def count(self, tag: str) -> int:
-        return sum(name == tag for name, _ in self.tags)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +106,7 @@ def test_the_page_holds_every_table_figure_picture_and_sound(html, report):
     ]
     assert page.count("img") == sum(item.kind == "image" for item in shown) > 40
     assert page.count("audio") == sum(item.kind == "audio" for item in shown) >= 3
-    assert page.count("figure") == page.count("figcaption") == 6
+    assert page.count("figure") == page.count("figcaption") == 8
     assert page.count("table") == 5
     assert page.count("h2") == 5
     assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
@@ -149,7 +125,7 @@ def test_the_page_states_the_figures(html, demo):
 
 def test_the_figures_take_their_colours_from_the_page(html):
     figures = re.findall(r"<figure[^>]*><svg.*?</svg>", html, flags=re.DOTALL)
-    assert len(figures) == 6
+    assert len(figures) == 8
     for figure in figures:
         assert "var(--series-0)" in figure
         assert "var(--muted)" in figure
@@ -260,43 +236,62 @@ def test_the_space_states_gaps_and_takes_the_label_that_its_axes_show():
     assert same.gaps["left", "right"] == pytest.approx(0)
 
 
+@pytest.fixture(scope="module")
+def second(report):
+    return replace(report, name="a-run-with-quite-a-long-name", models=report.models[::-1])
+
+
+@pytest.fixture(scope="module")
+def together(report, second):
+    return render(report, second)
+
+
+def test_several_runs_stand_side_by_side_and_then_each_by_itself(report, second, together):
+    page = Page(together)
+    text = " ".join(page.text.split())
+    assert "2 runs side by side" in text
+    assert "All were measured on as many queries" in text
+    assert page.count("article") == 2
+    assert page.count("table") == 1 + 2 * 5
+    assert page.count("figure") == page.count("figcaption") == 2 + 2 * 7
+    assert page.count("td") > 2 * len(report.models) * (len(DIRECTIONS) + 4)
+    for run in (report, second):
+        for model in run.models:
+            assert (
+                f"{run.name} {model.method} {model.seed} {100 * model.retrieval.metrics['mean_recall@1']:.1f}" in text
+            )
+    assert "demo linear" in together  # the baseline of the first run, among the lines of the figures
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders_and_other_splits_are_said(report):
+    text = " ".join(Page(render(report, replace(report, folder="again", split="test"))).text.split())
+    assert "run dfe 0" in text
+    assert "again dfe 0" in text
+    assert "their figures do not compare" in text
+
+
+def test_the_classes_are_looked_at_beside_their_prompts(report):
+    shown = report.classes
+    assert shown.label == "class"
+    assert {name: len(points) for name, points in shown.points.items()} == {"image": 48, "text": 8}
+    assert shown.labels["text"] == report.confusion.classes
+    assert sorted(set(shown.labels["image"])) == sorted(report.confusion.classes)
+    assert 0 < shown.gaps["image", "text"] < 2
+
+
+def test_curves_of_every_model_are_there(report, demo):
+    for model, own in zip(report.models, demo.run.models, strict=True):
+        assert model.retrieval.curves == own.retrieval.curves
+        assert model.retrieval.curves.keys() == set(DIRECTIONS)
+        for name, curve in model.retrieval.curves.items():
+            assert curve["k"][-1] == model.retrieval.counts[f"{name}/gallery"]
+            assert curve["recall"][-1] == pytest.approx(1)
+
+
 @pytest.mark.parametrize("width", [1200, 390])
 def test_a_browser_shows_the_page_without_a_complaint(html, tmp_path, width):
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip(f"no browser on PATH; looked for {', '.join(BROWSERS)}")
-    page, shot = tmp_path / "report.html", tmp_path / "page.png"
-    # Proves that what a page says on its console gets here, and that nothing is wider than the window.
-    probe = "<script>console.log(`wide ${document.documentElement.scrollWidth}`)</script>"
-    page.write_text(html.replace("</body>", f"{probe}</body>"), encoding="utf-8")
-    # A window cannot be as narrow as a phone; a frame can.
-    frame = tmp_path / "frame.html"
-    style = f"position: fixed; top: 0; left: 0; border: 0; width: {width}px; height: 3000px"
-    frame.write_text(f'<!doctype html><iframe src="report.html" style="{style}"></iframe>', encoding="utf-8")
-    flags = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars --enable-logging=stderr"
-    )
-    done = subprocess.run(
-        [
-            browser,
-            *flags.split(),
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--window-size=1200,3000",
-            f"--screenshot={shot}",
-            frame.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"HOME": str(tmp_path)},
-        check=False,
-    )
-    if not shot.exists():
-        pytest.skip(f"{browser} does not run here: {done.stderr.strip()[-200:]}")
-    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert len(said) == 1, said
-    assert f"wide {width}" in said[0]
-    with Image.open(shot) as picture:
-        seen = picture.convert("RGB").crop((0, 0, width, 3000))
-        assert len(seen.getcolors(2**24)) > 1000  # not a blank page
+    browse(html, tmp_path, width)
+
+
+def test_a_browser_shows_two_runs_on_a_phone(together, tmp_path):
+    browse(together, tmp_path, 390)

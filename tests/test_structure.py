@@ -24,9 +24,12 @@ LAYERS = (
     ("recipe", "sampling", "logs", "evaluation.base", "evaluation.metrics"),
     ("plan", "checkpoint", "evaluation"),
     ("training", "embedder", "evaluation.tasks"),
-    ("evaluation.text_pairs",),
+    ("evaluation.text_pairs", "evaluation.probing"),
+    ("evaluation.measure",),
     ("pipeline", "export"),
     (
+        "evaluation.curves",
+        "evaluation.result_page",
         "evaluation.space",
         "evaluation.drawing",
         "evaluation.figures",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,24 @@ def load_checkpoint(place: Path | str) -> Checkpoint:
         if (candidate / CONFIG).is_file():
             return load_folder(candidate)
     raise CheckpointError(f"no checkpoint in {folder}: expected {CONFIG} there or in {folder / 'best'}.")
+
+
+def load_models(place: Path | str) -> dict[str, Checkpoint]:
+    """Every finished model of a run's folder by label, its own first; of any other place the one checkpoint.
+
+    A label is the method's name, with `-seedN` where the run has trained it with several seeds.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`.
+    """
+    own = load_checkpoint(place)
+    seed = own.recipe.get("evaluation", {}).get("seeds", [0])[0]
+    found = {f"{own.name}-seed{seed}": own}
+    for folder in sorted((Path(place) / "others").glob("*-seed*")):
+        if (folder / "best" / CONFIG).is_file():
+            found[folder.name] = load_checkpoint(folder)
+    seeds = Counter(one.name for one in found.values())
+    return {one.name if seeds[one.name] == 1 else label: one for label, one in found.items()}
 
 
 def load_folder(folder: Path) -> Checkpoint:

@@ -186,11 +186,11 @@ def check(
 @app.command()
 def evaluate(
     checkpoint: CheckpointFolder,
-    task: Annotated[str, typer.Option(help="retrieval, zero_shot or text_similarity.")],
+    task: Annotated[str, typer.Option(help="retrieval, zero_shot, text_similarity or linear_probe.")],
     data: Annotated[
         str,
         typer.Option(
-            help="A table of files (retrieval), a folder of class folders (zero_shot), a table or hub id "
+            help="A table of files (retrieval), a folder of class folders (zero_shot, linear_probe), a table or hub id "
             "(owner/name/configuration) of text pairs with text1, text2 and label or score (text_similarity)."
         ),
     ],
@@ -209,52 +209,52 @@ def evaluate(
         list[str] | None, typer.Option(help="Prompt with {} for the class name; may be repeated.")
     ] = None,
     modality: Annotated[str | None, typer.Option(help="Whose items the class folders hold.")] = None,
+    files: Annotated[str, typer.Option(metavar="PATTERN", help="Names of the class folders' files to take.")] = "*",
+    test: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Class folders that a linear probe is measured on.")
+    ] = None,
+    test_files: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="Names of the files that it is measured on.")
+    ] = None,
     calibration: Annotated[
         str | None, typer.Option(help="Labelled text pairs that thresholds are calibrated on: the training split.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(metavar="OUT.html", help="Write the figures here as a page, drawn and in tables.")
     ] = None,
     encoder: Encoders = None,
     trust_remote_code: Trust = False,
     features: Features = None,
 ) -> None:
-    """Measure a model on raw files that it has never seen."""
+    """Measure a model on raw files that it has never seen; a linear probe, all models of a run."""
     from lightcrl import console
-    from lightcrl.data.pairs import read_pairs
-    from lightcrl.evaluation.base import EVALUATIONS
-    from lightcrl.evaluation.tasks import ZeroShot, retrieval_on
-    from lightcrl.evaluation.text_pairs import TextSimilarity
-    from lightcrl.recipe import ZeroShotSpec, parse
+    from lightcrl.evaluation.measure import Request, measure
 
-    EVALUATIONS[task]
-    embedder = _load(checkpoint, encoder, trust_remote_code)
-    store = _features(embedder, features)
+    columns = {name: found for name, found in (("image", image_column), ("text", text_column)) if found}
     with console.Live() as live:
-        if task == "zero_shot":
-            spec = {"data": data, "templates": tuple(template) if template else None, "modality": modality}
-            wanted = [name for name, kind in embedder.modalities.items() if kind == "text" or modality in (None, name)]
-            prepared = ZeroShot.prepare(
-                parse(ZeroShotSpec, spec), {name: embedder.encoder(name) for name in wanted}, store, live.tell
-            )
-            result, rejected = prepared(embedder.method), list(prepared.rejected)
-        elif task == "text_similarity":
-            pairs = read_pairs(data, calibration, _pairs(column, "--column"))
-            texts = {name: embedder.encoder(name) for name, kind in embedder.modalities.items() if kind == "text"}
-            similarity = TextSimilarity.prepare(*pairs, texts, store, live.tell)
-            result, rejected = similarity(embedder.method), list(similarity.rejected)
-        else:
-            given = {name: found for name, found in (("image", image_column), ("text", text_column)) if found}
-            given |= _pairs(column, "--column")
-            # Without a word on columns: all modalities, as the recipe has them.
-            columns = given or dict(embedder.checkpoint.recipe.get("data", {}).get("columns", {}))
-            result, rejected = retrieval_on(
-                embedder.method,
-                {name: embedder.encoder(name) for name in given or embedder.modalities},
-                _data_spec(embedder, data, columns, key),
-                store,
-                live.tell,
-            )
+        request = Request(
+            place=checkpoint,
+            embedder=_load(checkpoint, encoder, trust_remote_code),
+            data=data,
+            columns=columns | _pairs(column, "--column"),
+            key=key,
+            templates=tuple(template) if template else None,
+            modality=modality,
+            files=files,
+            test=test,
+            test_files=test_files,
+            calibration=calibration,
+            features=features,
+            tell=live.tell,
+        )
+        result, rejected = measure(task, request)
     console.print_result(result, rejected)
     if json is not None:
         _write(json, {"task": task, "data": data, **result.to_json(), "rejected": [str(one) for one in rejected]})
+    if page is not None:
+        from lightcrl.evaluation.result_page import render_result
+
+        _write_page(page, render_result(result, task, Path(data).name, Path(checkpoint).name))
 
 
 @app.command()
@@ -318,6 +318,24 @@ def info(checkpoint: CheckpointFolder, json: Json = None) -> None:
 
 
 @app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Finished runs; several stand side by side.")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="OUT.html", help="Where to write the page; DIR/report.html of the first run.")
+    ] = None,
+) -> None:
+    """Write one self-contained page of a run, or of several side by side."""
+    from lightcrl import console
+    from lightcrl.evaluation.report import gather, render
+
+    with console.Live() as live:
+        html = render(*(gather(folder, tell=live.tell) for folder in folders))
+    place = output or folders[0] / "report.html"
+    _write_page(place, html)
+    console.print_page(place)
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where to write the run and report.html.")] = Path(
         "runs/demo"
@@ -336,30 +354,6 @@ def _load(place: str, encoders: list[str] | None, trust_remote_code: bool) -> An
     from lightcrl.embedder import load
 
     return load(place, encoders=_pairs(encoders, "--encoder"), trust_remote_code=trust_remote_code)
-
-
-def _features(embedder: Any, folder: Path | None) -> Any:
-    from lightcrl.recipe import FeaturesSpec
-
-    known = embedder.checkpoint.recipe.get("features", {})
-    spec = FeaturesSpec.model_validate({key: value for key, value in known.items() if key != "folder"})
-    if folder is not None:
-        return spec.model_copy(update={"folder": str(folder)})
-    if "folder" in known and Path(known["folder"]).is_dir():
-        return spec.model_copy(update={"folder": known["folder"]})
-    return spec
-
-
-def _data_spec(embedder: Any, data: str, columns: dict[str, str], key: str | None) -> Any:
-    from lightcrl.data import DataSpec
-    from lightcrl.recipe import parse
-
-    known = embedder.checkpoint.recipe.get("data", {})
-    # The recipe's key counts as long as it names a column that is still the same modality's.
-    if key is None and known.get("key") in columns.values():
-        key = known["key"]
-    path = str(Path(data).absolute()) if Path(data).exists() or Path(data).suffix else data
-    return parse(DataSpec, {"path": path, "columns": columns, "key": key, "dev_fraction": 0.0}, "data")
 
 
 def _pairs(given: list[str] | None, option: str) -> dict[str, str]:
@@ -382,6 +376,14 @@ def _sizes(given: str | None) -> list[int] | str | None:
     if min(sizes) < 1:
         raise typer.BadParameter(f"{given!r}: expected numbers of groups or auto", param_hint="--scaling")
     return sizes
+
+
+def _write_page(path: Path, html: str) -> None:
+    from lightcrl.storage import make_folder, whole_file
+
+    make_folder(path.absolute().parent)
+    with whole_file(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
 
 
 def _write(path: Path, value: Any) -> None:

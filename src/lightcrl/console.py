@@ -177,8 +177,7 @@ def print_demo(done: Demo) -> None:
         mark = "[green]right[/green]" if one.right else "     "
         console.print(f" {one.place:3}. {one.score:.2f} {mark} {escape(one.item.text)}", soft_wrap=True)
     console.print(f"\nmodel, logs and figures: {done.run.folder} ({done.seconds:.0f} s in all)", soft_wrap=True)
-    page = done.page or "left out; it needs pip install 'lightcrl[report]'"
-    console.print(f"report: {page}", soft_wrap=True, markup=False)
+    print_page(done.page or "left out; it needs pip install 'lightcrl[report]'")
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -256,6 +255,11 @@ def print_exported(folder: Path) -> None:
     """What `export` wrote."""
     for path in sorted(folder.glob("*.onnx")):
         console.print(f"{path}: {path.stat().st_size / 2**20:,.1f} MiB")
+
+
+def print_page(page: Path | str) -> None:
+    """Where a page was written, or why not."""
+    console.print(f"report: {page}", soft_wrap=True, markup=False)
 
 
 def print_info(checkpoint: Checkpoint) -> None:

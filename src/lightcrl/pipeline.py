@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Model:
         folder: with best/ and last/.
         parameters: trained ones.
         seconds: of training, its evaluations included.
-        retrieval: figures on the recipe's evaluation split.
+        retrieval: figures on the recipe's evaluation split, with curves of precision and recall.
         zero_shot: figures, where the recipe asks for them.
     """
 
@@ -199,17 +199,16 @@ def train_one(
         tell({"method": spec.name, "seed": seed, **event})
 
     checkpoint, trained = train_method(recipe, spec, seed, place, features, encoders, report)
-    retrieval = trained.result
-    if recipe.evaluation.split != "dev":
-        vectors, links = embed_split(checkpoint.method, features, features.split(recipe.evaluation.split))
-        retrieval = Retrieval(links)(vectors)
+    vectors, links = embed_split(checkpoint.method, features, features.split(recipe.evaluation.split))
+    retrieval = Retrieval(links)
+    found = trained.result if recipe.evaluation.split == "dev" else retrieval(vectors)
     model = Model(
         spec.name,
         seed,
         place,
         sum(checkpoint.method.parts().values()),
         trained.progress.seconds,
-        retrieval,
+        replace(found, curves=retrieval.curves(vectors)),
         zero_shot(checkpoint.method) if zero_shot else None,
     )
     tell({"event": "trained", "method": spec.name, "seed": seed, "seconds": model.seconds, "folder": str(place)})

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lightcrl.evaluation import EVALUATIONS, Result
+from lightcrl.evaluation.linear_probe import evaluate as linear_probe
 from lightcrl.evaluation.retrieval import evaluate as retrieval
 from lightcrl.evaluation.text_similarity import calibrate, cosines
 from lightcrl.evaluation.text_similarity import evaluate as text_similarity
@@ -35,10 +36,32 @@ def text_similarity_on(vectors: torch.Tensor, order: np.ndarray) -> Result:
     return text_similarity({"space": found}, labels, {"space": calibrate(found, labels)})
 
 
-CASES = {"retrieval": retrieval_on, "zero_shot": zero_shot_on, "text_similarity": text_similarity_on}
-FIRST = {"retrieval": "image_to_text/recall@1", "zero_shot": "top1", "text_similarity": "space/roc_auc"}
-# A tenth of all items are the first of their class, and find themselves.
-GUESSED = {"retrieval": 0.1 + 0.9 / CLASSES, "zero_shot": 0.1 + 0.9 / CLASSES, "text_similarity": 0.1 + 0.9 / 2}
+def linear_probe_on(vectors: torch.Tensor, order: np.ndarray) -> Result:
+    """The first half of the items is fitted, the second measured on, in the order given."""
+    train, order = np.arange(COUNT // 2), order[order >= COUNT // 2]
+    spaces = ({"space": vectors[train]}, train % CLASSES, {"space": vectors[order]}, order % CLASSES)
+    return linear_probe(*spaces, epochs=(5,))
+
+
+CASES = {
+    "retrieval": retrieval_on,
+    "zero_shot": zero_shot_on,
+    "text_similarity": text_similarity_on,
+    "linear_probe": linear_probe_on,
+}
+FIRST = {
+    "retrieval": "image_to_text/recall@1",
+    "zero_shot": "top1",
+    "text_similarity": "space/roc_auc",
+    "linear_probe": "space/top1",
+}
+# A tenth of all items are the first of their class, and find themselves; a probe has never seen what it is measured on.
+GUESSED = {
+    "retrieval": 0.1 + 0.9 / CLASSES,
+    "zero_shot": 0.1 + 0.9 / CLASSES,
+    "text_similarity": 0.1 + 0.9 / 2,
+    "linear_probe": 1 / CLASSES,
+}
 # What no blind guess has a value for: it depends on what the guess prefers.
 WITHOUT_CHANCE = ("median_rank", "precision", "recall", "f1")
 

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from lightcrl.errors import ShapeError
 from lightcrl.evaluation import metrics
-from lightcrl.evaluation.metrics import bootstrap_interval, hits, mean_interval, median_interval, median_rank, ranks
+from lightcrl.evaluation.metrics import (
+    answer_places,
+    bootstrap_interval,
+    curve_ks,
+    hits,
+    mean_interval,
+    median_interval,
+    median_rank,
+    precision_recall,
+    ranks,
+)
 from samples import randn, units
 
 
@@ -134,8 +144,81 @@ def test_median_rank_by_hand():
     ids=["widths", "too few sets", "empty set"],
 )
 def test_sizes_that_disagree_are_refused(queries, gallery, positives, message):
-    with pytest.raises(ShapeError, match=message):
-        ranks(torch.zeros(queries), torch.zeros(gallery), [np.array(right) for right in positives])
+    for function in (ranks, answer_places):
+        with pytest.raises(ShapeError, match=message):
+            function(torch.zeros(queries), torch.zeros(gallery), [np.array(right) for right in positives])
+
+
+# --- curves
+
+
+@given(scores=SCORES, data=st.data())
+def test_precision_and_recall_are_the_mean_over_all_orders_of_ties(scores, data):
+    right = data.draw(st.sets(st.integers(0, len(scores) - 1), min_size=1))
+    orders = [
+        order
+        for order in permutations(range(len(scores)))
+        if [scores[item] for item in order] == sorted(scores, reverse=True)
+    ]
+    places = answer_places(torch.ones(1, 1), torch.tensor(scores).float()[:, None], [np.array(sorted(right))])
+    ks = np.arange(1, len(scores) + 1)
+    precision, recall = precision_recall(places, ks)
+    for at, k in enumerate(ks):
+        found = np.mean([len(right & set(order[:k])) for order in orders])
+        assert precision[at] == pytest.approx(found / k)
+        assert recall[at] == pytest.approx(found / len(right))
+
+
+def test_precision_and_recall_of_random_vectors_are_those_of_a_sorted_list():
+    queries, gallery, positives = make_retrieval()
+    order = (queries.double() @ gallery.double().T).argsort(descending=True).tolist()
+    ks = np.arange(1, len(gallery) + 1)
+    precision, recall = precision_recall(answer_places(queries, gallery, positives), ks)
+    for at, k in enumerate(ks):
+        found = np.array([len(set(row[:k]) & set(right)) for row, right in zip(order, positives, strict=True)])
+        assert precision[at] == pytest.approx((found / k).mean())
+        assert recall[at] == pytest.approx((found / [len(right) for right in positives]).mean())
+    assert recall[-1] == 1
+    assert precision[-1] == pytest.approx(np.mean([len(right) for right in positives]) / len(gallery))
+
+
+def test_precision_of_the_first_is_recall_at_one_and_recall_of_single_answers_is_recall_at_k():
+    queries, gallery, positives = make_retrieval()
+    gallery[::5] = gallery[0]
+    precision, _ = precision_recall(answer_places(queries, gallery, positives), np.array([1]))
+    assert precision[0] == pytest.approx(hits(ranks(queries, gallery, positives), 1).mean())
+    single = [right[:1] for right in positives]
+    _, recall = precision_recall(answer_places(queries, gallery, single), np.array([1, 3, 10]))
+    assert recall == pytest.approx([hits(ranks(queries, gallery, single), k).mean() for k in (1, 3, 10)])
+
+
+@pytest.mark.parametrize(("chunk", "gallery_chunk"), [(1, 1), (7, 3), (50, 39)])
+def test_the_size_of_chunks_does_not_move_a_right_item(monkeypatch, chunk, gallery_chunk):
+    queries, gallery, positives = make_retrieval()
+    gallery[::5] = gallery[0]
+    wanted = answer_places(queries, gallery, positives)
+    monkeypatch.setattr(metrics, "CHUNK", chunk)
+    monkeypatch.setattr(metrics, "GALLERY_CHUNK", gallery_chunk)
+    assert np.array_equal(answer_places(queries, gallery, positives), wanted)
+    assert wanted.shape == (sum(map(len, positives)), 3)
+
+
+def test_constant_embeddings_have_the_precision_of_chance_at_every_k():
+    same, positives = units(1, 8, dtype=torch.float32), [np.arange(3), np.arange(1)]
+    ks = np.array([1, 7, 20])
+    precision, recall = precision_recall(answer_places(same.repeat(2, 1), same.repeat(20, 1), positives), ks)
+    assert precision == pytest.approx([2 / 20] * 3)
+    assert recall == pytest.approx(ks / 20)
+
+
+def test_the_ks_of_a_curve_begin_with_one_and_end_with_the_gallery():
+    assert curve_ks(40).tolist() == list(range(1, 41))
+    for size in (41, 1000, 123_456):
+        ks = curve_ks(size)
+        assert (ks[0], ks[-1]) == (1, size)
+        assert 20 < len(ks) <= 40
+        assert (np.diff(ks) > 0).all()
+    assert curve_ks(1).tolist() == [1]
 
 
 # --- intervals

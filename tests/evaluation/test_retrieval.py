@@ -27,8 +27,8 @@ def angles(*degrees: float) -> Tensor:
     return torch.stack([radians.cos(), radians.sin()], 1)
 
 
-# Three images, two captions each. Seen from the image at 0 degrees its captions are first (5) and fifth (130); from
-# that at 60 degrees second (75) and third (30); from that at 120 degrees fourth (60.5) and sixth (-20).
+# Three images, two captions each. Seen from the image at 0 degrees its captions are first (5) and sixth (130); from
+# that at 60 degrees second (75) and third (30); from that at 120 degrees third (60.5) and sixth (-20).
 TWO_CAPTIONS = {
     "image": links((0, 0), (1, 1), (2, 2)),
     "text": links((0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2)),
@@ -67,6 +67,19 @@ def test_the_keys_are_those_promised():
     for name, (low, high) in result.interval.items():
         assert 0 <= low <= result.metrics[name] <= high, name
         assert high <= 1 or name.endswith("median_rank"), name
+
+
+def test_curves_of_precision_and_recall_by_hand():
+    found = Retrieval(TWO_CAPTIONS).curves({"image": IMAGES, "text": TEXTS})
+    # Right captions of the three images stand at places 1 and 6, 2 and 3, 3 and 6.
+    curve = found["image_to_text"]
+    assert curve["k"] == [1, 2, 3, 4, 5, 6]
+    right = np.array([1, 2, 4, 4, 4, 6])
+    assert curve["precision"] == pytest.approx(right / 3 / np.arange(1, 7))
+    assert curve["recall"] == pytest.approx(right / 6)
+    # The right image of the six captions: 1, 3, 1, a tie of 1 and 2, 2, 3.
+    assert found["text_to_image"]["recall"] == pytest.approx([2.5 / 6, 4 / 6, 1])
+    assert found["text_to_image"]["precision"] == pytest.approx([2.5 / 6, 4 / 12, 1 / 3])
 
 
 def test_chance_is_what_a_random_order_scores():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from lightcrl.evaluation.text_similarity import (
     classification,
     correlation,
     cosines,
+    distribution,
     evaluate,
     ranking,
 )
@@ -143,6 +146,26 @@ def test_scores_have_correlations_with_intervals():
     assert result.interval["raw a/pearson"] == pytest.approx(
         (np.tanh(centre - spread), np.tanh(centre + spread)), abs=0.02
     )
+
+
+def test_the_distribution_is_the_share_of_either_class_in_equal_bins():
+    similarities, labels = pairs(200, 5)
+    found = distribution(similarities, labels, bins=8)
+    edges = np.linspace(similarities.min(), similarities.max(), 9)
+    for name, wanted in LABELS.items():
+        chosen = similarities[labels == wanted]
+        # The last bin has both of its ends.
+        expected = [np.mean((chosen >= low) & (chosen < high)) for low, high in pairwise(edges)]
+        expected[-1] += np.mean(chosen == edges[-1])
+        assert found[name] == pytest.approx(expected, abs=1e-6)
+    assert found["similarity"] == pytest.approx((edges[1:] + edges[:-1]) / 2, abs=1e-6)
+
+
+def test_every_space_of_labelled_pairs_has_its_distribution_and_scores_have_none():
+    similarities, labels = pairs(50, 6)
+    result = evaluate({"a": similarities, "b": -similarities}, labels, {"a": 0.5, "b": -0.5})
+    assert result.curves == {"a": distribution(similarities, labels), "b": distribution(-similarities, labels)}
+    assert evaluate({"a": similarities}, similarities).curves == {}
 
 
 def test_sizes_that_disagree_are_refused():

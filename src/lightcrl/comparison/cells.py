@@ -177,7 +177,14 @@ def _zero_shot_identity(ground: Ground) -> list[Any] | None:
     if spec is None or prepared is None:
         return None
     text = ground.encoders[prepared.text].fingerprint
-    return [prepared.modality, prepared.store.fingerprint, prepared.classes, spec.templates, prepared.text, text]
+    return [
+        prepared.items.modality,
+        prepared.items.store.fingerprint,
+        prepared.classes,
+        spec.templates,
+        prepared.text,
+        text,
+    ]
 
 
 def _write(cell: Cell, measured: str) -> None:

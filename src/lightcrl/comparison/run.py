@@ -176,7 +176,7 @@ def _chance(ground: Ground) -> dict[str, float]:
     alike = {modality: torch.ones(1 + int(found[:, 0].max(initial=-1)), 1) for modality, found in links.items()}
     queries = Retrieval(links).per_query(alike)
     if ground.zero_shot is not None:
-        items, classes = len(ground.zero_shot.labels), len(ground.zero_shot.classes)
+        items, classes = len(ground.zero_shot.items.labels), len(ground.zero_shot.classes)
         queries["zero_shot"] = np.tile([0, classes - 1, 1], (items, 1)), np.arange(items)
     return figures(queries)
 

@@ -58,11 +58,11 @@ class ClassFolder:
                 raise DataError(f"splits: {UnknownNameError('split', str(name), SPLITS)} It is given for {pattern!r}.")
         path = existing(self.path, _EXPECTED)
         base = Path(self.base or path)
-        split_folders = [entry for entry in _folders(path) if entry.name.lower() in SPLITS]
-        if split_folders and self.splits:
-            raise DataError(f"{path} has the split folder {split_folders[0].name!r}; leave options.splits out.")
-        for folder in split_folders or [path]:
-            split = SPLITS[folder.name.lower()] if split_folders else None
+        found = split_folders(path)
+        if found and self.splits:
+            raise DataError(f"{path} has the split folder {next(iter(found)).name!r}; leave options.splits out.")
+        whole: dict[Path, str | None] = {path: None}
+        for folder, split in (found or whole).items():
             for label in _class_folders(folder):
                 for file in _files(label):
                     yield self._row(file, label.name, split or self._split(file.name), base)
@@ -89,6 +89,16 @@ class ClassFolder:
 
     def _split(self, name: str) -> str | None:
         return next((SPLITS[split] for pattern, split in self.splits.items() if fnmatchcase(name, pattern)), None)
+
+
+def split_folders(path: str | Path) -> dict[Path, str]:
+    """The folders in `path` that are named for a split, by name, and which it is.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    folders = _folders(existing(path, _EXPECTED))
+    return {folder: SPLITS[folder.name.lower()] for folder in folders if folder.name.lower() in SPLITS}
 
 
 def class_folder(path: str | Path, files: str = "*") -> tuple[list[str], list[tuple[Path, int]]]:

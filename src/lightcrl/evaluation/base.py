@@ -14,8 +14,12 @@ EVALUATIONS: Table[Any] = Table(
         "retrieval": "lightcrl.evaluation.retrieval:evaluate",
         "zero_shot": "lightcrl.evaluation.zero_shot:evaluate",
         "text_similarity": "lightcrl.evaluation.text_similarity:evaluate",
+        "linear_probe": "lightcrl.evaluation.linear_probe:evaluate",
     },
 )
+
+OPTIONAL = ("thresholds", "strengths", "curves")
+"""What stands in JSON only where there is some."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Result:
         chance: what a blind guess scores, for those metrics where that is known.
         counts: what was evaluated: queries, items, classes.
         thresholds: those calibrated on other data, by what they belong to.
+        strengths: of penalties chosen on other data, by what they belong to.
+        curves: by what they belong to, columns of equal length by name, such as `k`, `precision` and `recall`.
     """
 
     metrics: dict[str, float]
@@ -35,6 +41,8 @@ class Result:
     chance: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
+    strengths: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -43,11 +51,12 @@ class Result:
             "interval": {name: list(ends) for name, ends in self.interval.items()},
             "chance": self.chance,
             "counts": self.counts,
-            **({"thresholds": self.thresholds} if self.thresholds else {}),
+            **{name: found for name in OPTIONAL if (found := getattr(self, name))},
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Result:
         """The inverse of `to_json`."""
         interval = {name: (low, high) for name, (low, high) in value["interval"].items()}
-        return cls(value["metrics"], interval, value["chance"], value["counts"], value.get("thresholds", {}))
+        more = {name: value[name] for name in OPTIONAL if name in value}
+        return cls(value["metrics"], interval, value["chance"], value["counts"], **more)

@@ -79,6 +79,12 @@ def make_axes(height: float = 2.6) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
+def make_grid(rows: int, columns: int, height: float, more: float) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of `WIDTH` with rows of axes, each `height` inches, and `more` inches for what is around them."""
+    figure = Figure(figsize=(WIDTH, rows * height + more), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False).tolist()
+
+
 def add_legend(axes: Axes) -> None:
     """Names above the axes, what bars and points stand for before lines."""
     handles, names = axes.get_legend_handles_labels()

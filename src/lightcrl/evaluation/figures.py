@@ -1,8 +1,8 @@
-"""The figures of a run's report."""
+"""The figures of a report."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 
 import numpy as np
@@ -10,10 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from lightcrl.evaluation.curves import precision
 from lightcrl.evaluation.drawing import (
     INK,
     MARKERS,
     ON_COLOUR,
+    SERIES,
     add_legend,
     colour,
     draw_lines,
@@ -21,10 +23,12 @@ from lightcrl.evaluation.drawing import (
     make_axes,
     to_svg,
 )
-from lightcrl.evaluation.report import Confusion, Report
+from lightcrl.evaluation.report import Confusion, ModelFacts, Report
 from lightcrl.evaluation.space import Space
 
 ABOUT = {
+    "precision": "Precision and recall over the first k by direction and model",
+    "classes": "Classified items and the prompts of their classes on two axes",
     "recall": "Bars of recall@1 by direction and method",
     "loss": "Training loss by step",
     "learning": "Mean recall@1 on dev by step",
@@ -33,21 +37,39 @@ ABOUT = {
     "confusion": "Right classes against those taken for",
 }
 PARTS = 120  # points of a loss curve
+FEW = 20  # points that are drawn larger
 NUMBERED = 16  # most classes whose confusion is told in numbers
 
 
 def draw(report: Report) -> dict[str, str]:
     """Every figure of a report by name, as `<svg>`."""
     with drawing():
-        drawn = {"recall": _recall(report), "learning": _learning(report)}
+        compared = {model.method: model for model in report.compared}
+        drawn = {"recall": _recall(report), "learning": _learning(compared)}
+        if any(model.retrieval.curves for model in report.compared):
+            drawn["precision"] = precision({name: model.retrieval for name, model in compared.items()})
         # A closed-form method has no steps.
         if any(len(model.loss) for model in report.compared):
             drawn["loss"] = _loss(report)
         drawn["modalities"] = _points(report.space, by_label=False)
         if report.space.label:
             drawn["labels"] = _points(report.space, by_label=True)
+        if report.classes is not None:
+            drawn["classes"] = _points(report.classes, by_label=True)
         if report.confusion is not None:
             drawn["confusion"] = _confusion(report.confusion)
+        return {name: to_svg(figure, name, ABOUT[name]) for name, figure in drawn.items()}
+
+
+def draw_together(reports: Mapping[str, Report]) -> dict[str, str]:
+    """Figures of several reports by label: each run's own model, and then its others as far as colours tell apart."""
+    own = {label: report.models[0] for label, report in reports.items()}
+    others = {f"{label} {model.method}": model for label, report in reports.items() for model in report.compared[1:]}
+    shown = dict(list((own | others).items())[: len(SERIES)])
+    with drawing():
+        drawn = {"learning": _learning(shown)}
+        if any(model.retrieval.curves for model in shown.values()):
+            drawn["precision"] = precision({label: model.retrieval for label, model in shown.items()})
         return {name: to_svg(figure, name, ABOUT[name]) for name, figure in drawn.items()}
 
 
@@ -99,10 +121,10 @@ def _loss(report: Report) -> Figure:
     return figure
 
 
-def _learning(report: Report) -> Figure:
-    figure, axes = make_axes()
-    draw_lines(axes, {model.method: model.recall for model in report.compared}, marker="o")
-    chance = report.models[0].retrieval.chance["mean_recall@1"]
+def _learning(models: Mapping[str, ModelFacts]) -> Figure:
+    figure, axes = make_axes(2.6 + 0.1 * len(models))
+    draw_lines(axes, {label: model.recall for label, model in models.items()}, marker="o")
+    chance = next(iter(models.values())).retrieval.chance["mean_recall@1"]
     axes.axhline(chance, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
     axes.text(0.99, chance + 0.015, f"chance {100 * chance:.1f} %", ha="right", transform=axes.get_yaxis_transform())
     axes.set_ylim(0, 1)
@@ -120,8 +142,8 @@ def _points(space: Space, by_label: bool) -> Figure:
         known = sorted(set(chain.from_iterable(space.labels.values())) - {""})
         for at, label in enumerate(known):
             here = {name: space.points[name][np.array(space.labels[name]) == label] for name in modalities}
-            for number, points in enumerate(here.values()):
-                _scatter(axes, points, colour(at), MARKERS[number % len(MARKERS)])
+            for number, (name, points) in enumerate(here.items()):
+                _scatter(axes, points, colour(at), MARKERS[number % len(MARKERS)], size=_size(space.points[name]))
             middles.append(np.median(np.concatenate(list(here.values())), 0))
         for at, (x, y) in enumerate(_apart(np.array(middles))):
             box = {"boxstyle": "round,pad=0.25", "facecolor": colour(at), "edgecolor": "none"}
@@ -130,7 +152,7 @@ def _points(space: Space, by_label: bool) -> Figure:
             )
     else:
         for at, name in enumerate(modalities):
-            _scatter(axes, space.points[name], colour(at), MARKERS[at % len(MARKERS)], name)
+            _scatter(axes, space.points[name], colour(at), MARKERS[at % len(MARKERS)], name, _size(space.points[name]))
         add_legend(axes)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xticks([])
@@ -153,8 +175,15 @@ def _apart(places: np.ndarray) -> np.ndarray:
     return moved
 
 
-def _scatter(axes: Axes, points: np.ndarray, colour: str, marker: str, name: str | None = None) -> None:
-    axes.scatter(points[:, 0], points[:, 1], s=9, color=colour, marker=marker, alpha=0.55, linewidths=0, label=name)
+def _size(points: np.ndarray) -> float:
+    """Of a point; few of them, such as the prompts of classes, are large enough to be seen among many."""
+    return 9 if len(points) > FEW else 40
+
+
+def _scatter(
+    axes: Axes, points: np.ndarray, colour: str, marker: str, name: str | None = None, size: float = 9
+) -> None:
+    axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, marker=marker, alpha=0.55, linewidths=0, label=name)
 
 
 def _confusion(confusion: Confusion) -> Figure:

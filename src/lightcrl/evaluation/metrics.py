@@ -33,13 +33,7 @@ def ranks(queries: Tensor, gallery: Tensor, positives: list[np.ndarray]) -> np.n
     Raises:
         ShapeError: sizes disagree, or a query has no positive.
     """
-    if queries.shape[1] != gallery.shape[1] or len(positives) != len(queries):
-        raise ShapeError(
-            f"{len(queries)} queries of width {queries.shape[1]} with {len(positives)} sets of positives against a "
-            f"gallery of width {gallery.shape[1]}; expected equal widths and one set per query."
-        )
-    if any(len(found) == 0 for found in positives):
-        raise ShapeError("a query has no right item in the gallery; leave it out of the queries.")
+    _check_sizes(queries, gallery, positives)
     queries, gallery = queries.float(), gallery.float()
     counts = np.zeros((len(queries), 3), dtype=np.int64)
     for start in range(0, len(queries), CHUNK):
@@ -68,6 +62,83 @@ def ranks(queries: Tensor, gallery: Tensor, positives: list[np.ndarray]) -> np.n
             found = torch.stack([better, equal - equal_right, equal_right], 1)
             counts[start : start + len(part)] += found.numpy()
     return counts
+
+
+def answer_places(queries: Tensor, gallery: Tensor, positives: list[np.ndarray]) -> np.ndarray:
+    """Where every right item of every query stands: [A, 3] number of its query, items better, items equal.
+
+    Equal items are those within `TIE`, itself among them, right or wrong. From these follows how many right items are
+    among the first k if ties are broken at random; see `precision_recall`.
+
+    Args:
+        queries: unit vectors [Q, d].
+        gallery: unit vectors [N, d], each item once.
+        positives: for every query the numbers of its right items in the gallery, at least one; A in all.
+
+    Raises:
+        ShapeError: as `ranks`.
+    """
+    _check_sizes(queries, gallery, positives)
+    queries, gallery = queries.float(), gallery.float()
+    parts = []
+    for start in range(0, len(queries), CHUNK):
+        part, chosen = queries[start : start + CHUNK], positives[start : start + CHUNK]
+        lengths = torch.tensor([len(found) for found in chosen])
+        there = torch.arange(int(lengths.max())) < lengths[:, None]
+        items = torch.zeros(there.shape, dtype=torch.int64)
+        items[there] = torch.from_numpy(np.concatenate(chosen).astype(np.int64))
+        right = torch.empty(there.shape)
+        better, equal = torch.zeros_like(items), torch.zeros_like(items)
+        # Scores of a gallery of one chunk serve both passes, as in `ranks`.
+        cached: list[Tensor] = []
+        for first in range(0, len(gallery), GALLERY_CHUNK):
+            scores = part @ gallery[first : first + GALLERY_CHUNK].T
+            here = (items >= first) & (items < first + scores.shape[1])
+            found = scores.gather(1, (items - first).clamp(0, scores.shape[1] - 1))
+            right = torch.where(here, found, right)
+            cached = [scores]
+        for first in range(0, len(gallery), GALLERY_CHUNK):
+            scores = cached[0] if len(gallery) <= GALLERY_CHUNK else part @ gallery[first : first + GALLERY_CHUNK].T
+            rising = scores.sort(1).values
+            above = scores.shape[1] - torch.searchsorted(rising, right + TIE, right=True)
+            better += above
+            equal += scores.shape[1] - torch.searchsorted(rising, right - TIE) - above
+        number = torch.arange(start, start + len(part))[:, None].expand(there.shape)
+        parts.append(torch.stack([number[there], better[there], equal[there]], 1).numpy())
+    return np.concatenate(parts)
+
+
+def precision_recall(places: np.ndarray, ks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall over the first k, means over queries, each [K]; ties count as if broken at random.
+
+    Precision is the share of right items among the first k, recall the share of a query's right items that are there.
+
+    Args:
+        places: what `answer_places` gave.
+        ks: [K], none greater than the gallery.
+
+    >>> precision, recall = precision_recall(np.array([[0, 0, 1], [0, 2, 1]]), np.array([1, 2, 4]))
+    >>> precision.tolist(), recall.tolist()
+    ([1.0, 0.5, 0.5], [0.5, 0.5, 1.0])
+    """
+    query, better, equal = places.T
+    answers = np.bincount(query)
+    precision, recall = np.zeros(len(ks)), np.zeros(len(ks))
+    for at, k in enumerate(ks):
+        found = np.bincount(query, weights=np.clip((k - better) / equal, 0, 1))
+        precision[at], recall[at] = (found / k).mean(), (found / answers).mean()
+    return precision, recall
+
+
+def curve_ks(size: int, most: int = 40) -> np.ndarray:
+    """[K] whole numbers from 1 to `size`, about evenly spaced on a logarithmic axis; all of them where few.
+
+    >>> curve_ks(4).tolist(), curve_ks(1000, most=6).tolist()
+    ([1, 2, 3, 4], [1, 4, 16, 63, 251, 1000])
+    """
+    if size <= most:
+        return np.arange(1, size + 1)
+    return np.unique(np.geomspace(1, size, most).round().astype(np.int64))
 
 
 def hits(counts: np.ndarray, k: int) -> np.ndarray:
@@ -173,3 +244,13 @@ def median_interval(
         return medians
 
     return bootstrap_interval(statistic, len(names), width=len(values), samples=samples, seed=seed)
+
+
+def _check_sizes(queries: Tensor, gallery: Tensor, positives: list[np.ndarray]) -> None:
+    if queries.shape[1] != gallery.shape[1] or len(positives) != len(queries):
+        raise ShapeError(
+            f"{len(queries)} queries of width {queries.shape[1]} with {len(positives)} sets of positives against a "
+            f"gallery of width {gallery.shape[1]}; expected equal widths and one set per query."
+        )
+    if any(len(found) == 0 for found in positives):
+        raise ShapeError("a query has no right item in the gallery; leave it out of the queries.")

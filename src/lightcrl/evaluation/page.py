@@ -15,8 +15,12 @@ def fill(template: str, figures: Mapping[str, str], **given: Any) -> str:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_read))
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
     environment.filters["count"] = lambda number: f"{number:,}"
-    drawn = {name: Markup(svg) for name, svg in figures.items()}
-    return environment.get_template(template).render(figures=drawn, **given)
+    return environment.get_template(template).render(figures=mark(figures), **given)
+
+
+def mark(figures: Mapping[str, str]) -> dict[str, Markup]:
+    """Figures by name as what a template takes as it is."""
+    return {name: Markup(svg) for name, svg in figures.items()}
 
 
 def _read(name: str) -> str:

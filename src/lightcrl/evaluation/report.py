@@ -1,7 +1,7 @@
-"""The report of a run: everything worth seeing on one self-contained page.
+"""The report of a run, or of several: everything worth seeing on one self-contained page.
 
-`gather` reads a run's folder and looks again at what its model does; `render` turns that into HTML, with figures as
-SVG, pictures and sounds inside. The page loads nothing from anywhere.
+`gather` reads a run's folder and looks again at what its model does; `render` turns one or several of these into HTML,
+with figures as SVG, pictures and sounds inside. The page loads nothing from anywhere.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import chain, permutations
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from lightcrl import __version__
 from lightcrl.checkpoint import load_checkpoint
 from lightcrl.data import Dataset, load_dataset
 from lightcrl.encoders import load_encoder
-from lightcrl.encoders.base import Encoder, EncoderSpec
+from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import CheckpointError, MissingExtraError
 from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.gallery import Collection, Query, gallery
@@ -32,6 +32,9 @@ from lightcrl.features.embed import embed_split
 from lightcrl.logs import read_log
 from lightcrl.methods import Method
 from lightcrl.recipe import Recipe, make_recipe
+
+MOST = 8
+"""Classes that a figure tells apart by colour."""
 
 Tell = Callable[[Mapping[str, Any]], None]
 
@@ -105,6 +108,7 @@ class Report:
 
     Attributes:
         name: of the run.
+        folder: its last part.
         title: of the page.
         version: of LightCRL.
         split: that retrieval, gallery and space are of.
@@ -113,12 +117,14 @@ class Report:
         models: the run's own first.
         settings: how it was trained, name to value.
         confusion: zero-shot classification, where the recipe asks for it.
+        classes: a look at its items and the prompts of their classes.
         space: a look at the embeddings.
         gallery: queries with what they find.
         notes: remarks on the data.
     """
 
     name: str
+    folder: str
     title: str
     version: str
     split: str
@@ -127,6 +133,7 @@ class Report:
     models: tuple[ModelFacts, ...]
     settings: Mapping[str, Any]
     confusion: Confusion | None
+    classes: Space | None
     space: Space
     gallery: tuple[Query, ...]
     notes: tuple[str, ...] = ()
@@ -175,6 +182,8 @@ def gather(
     }
     features = Features(stores)
     method = load_checkpoint(folder).method
+    zero_shot = recipe.evaluation.zero_shot
+    classified = ZeroShot.prepare(zero_shot, encoders, recipe.features, tell) if zero_shot else None
     collection, names = _collect(method, features, dataset, recipe)
     known = {
         what: {number: of_group[name] for number, name in enumerate(names) if name in of_group}
@@ -182,6 +191,7 @@ def gather(
     }
     return Report(
         name=recipe.name,
+        folder=folder.absolute().name,
         title=title or recipe.name,
         version=__version__,
         split=recipe.evaluation.split,
@@ -194,25 +204,40 @@ def gather(
         ),
         models=tuple(_model(folder, number, entry) for number, entry in enumerate(figures["models"])),
         settings=_settings(recipe, folder),
-        confusion=_confusion(recipe, encoders, method),
+        confusion=_confusion(classified, method, zero_shot.templates or ()) if classified and zero_shot else None,
+        classes=_classes(classified, method) if classified else None,
         space=look(collection.vectors, collection.links, known),
         gallery=gallery(collection),
         notes=tuple(notes),
     )
 
 
-def render(report: Report) -> str:
-    """The page, as HTML.
+def render(*reports: Report) -> str:
+    """The page of one run, or of several side by side and then each by itself, as HTML.
 
     Raises:
         MissingExtraError: the extra `report` is not installed.
     """
     try:
-        from lightcrl.evaluation.figures import draw, outline
-        from lightcrl.evaluation.page import fill
+        from lightcrl.evaluation.figures import draw, draw_together, outline
+        from lightcrl.evaluation.page import fill, mark
     except ImportError as error:
         raise MissingExtraError("the report", "report") from error
-    return fill("report.html.j2", draw(report), report=report, outline=outline)
+    names = Counter(report.name for report in reports)
+    labels = [report.name if names[report.name] == 1 else report.folder for report in reports]
+    measured = {(report.split, *sorted(report.models[0].retrieval.counts.items())) for report in reports}
+    return fill(
+        "report.html.j2",
+        draw_together(dict(zip(labels, reports, strict=True))) if len(reports) > 1 else {},
+        runs=[
+            {"label": label, "report": report, "figures": mark(draw(report))}
+            for label, report in zip(labels, reports, strict=True)
+        ],
+        alike=len(measured) == 1,
+        directions=list(dict.fromkeys(chain.from_iterable(report.directions for report in reports))),
+        zero_shot=any(report.confusion for report in reports),
+        outline=outline,
+    )
 
 
 def _read(folder: Path) -> tuple[Recipe, dict[str, Any]]:
@@ -257,15 +282,25 @@ def _model(folder: Path, number: int, entry: Mapping[str, Any]) -> ModelFacts:
     )
 
 
-def _confusion(recipe: Recipe, encoders: Mapping[str, Encoder], method: Method) -> Confusion | None:
-    spec = recipe.evaluation.zero_shot
-    if spec is None:
-        return None
-    prepared = ZeroShot.prepare(spec, encoders, recipe.features)
-    taken_for = predict(prepared.vectors(method), prepared.class_vectors(method)).numpy()
+def _confusion(prepared: ZeroShot, method: Method, templates: tuple[str, ...]) -> Confusion:
+    taken_for = predict(prepared.items.vectors(method), prepared.class_vectors(method)).numpy()
     counts = np.zeros((len(prepared.classes), len(prepared.classes)), dtype=np.int64)
-    np.add.at(counts, (prepared.labels, taken_for), 1)
-    return Confusion(prepared.modality, prepared.classes, spec.templates or (), counts)
+    np.add.at(counts, (prepared.items.labels, taken_for), 1)
+    return Confusion(prepared.items.modality, prepared.classes, templates, counts)
+
+
+def _classes(prepared: ZeroShot, method: Method) -> Space:
+    """The items of at most `MOST` classes, the largest, beside the classes' own vectors."""
+    labels = prepared.items.labels
+    shown = np.sort(np.argsort(-np.bincount(labels), kind="stable")[:MOST])
+    here = np.flatnonzero(np.isin(labels, shown))
+    vectors = {
+        prepared.items.modality: prepared.items.vectors(method)[here],
+        prepared.text: prepared.class_vectors(method)[shown],
+    }
+    groups = {prepared.items.modality: labels[here], prepared.text: shown}
+    links = {name: np.stack([np.arange(len(found)), found], 1) for name, found in groups.items()}
+    return look(vectors, links, {"class": dict(enumerate(prepared.classes))})
 
 
 def _settings(recipe: Recipe, folder: Path) -> dict[str, Any]:

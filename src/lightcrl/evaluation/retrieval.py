@@ -16,12 +16,15 @@ from torch import Tensor
 from lightcrl.errors import EmptyDatasetError
 from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.metrics import (
+    answer_places,
     best_ranks,
     bootstrap_interval,
+    curve_ks,
     hits,
     mean_interval,
     median_interval,
     median_rank,
+    precision_recall,
     ranks,
 )
 
@@ -65,6 +68,18 @@ class Retrieval:
             name: (ranks(embeddings[a][queries], embeddings[b], answers), groups)
             for name, (a, b, queries, answers, groups) in self._directions.items()
         }
+
+    def curves(self, embeddings: Mapping[str, Tensor]) -> dict[str, dict[str, list[float]]]:
+        """By direction, `precision` and `recall` over the first `k`, from 1 to the gallery's size; see `metrics`.
+
+        Other than in recall@K, recall is here the share of a query's right answers that are found.
+        """
+        found = {}
+        for name, (a, b, queries, answers, _) in self._directions.items():
+            ks = curve_ks(len(embeddings[b]))
+            precision, recall = precision_recall(answer_places(embeddings[a][queries], embeddings[b], answers), ks)
+            found[name] = {"k": ks.tolist(), "precision": precision.tolist(), "recall": recall.tolist()}
+        return found
 
     def __call__(self, embeddings: Mapping[str, Tensor]) -> Result:
         """All figures, from unit vectors [N_m, d] by modality.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,21 +53,60 @@ def retrieval_on(
         rejected += done.rejected
     opened = Features(stores)
     vectors, links = embed_split(method, opened, opened.split("test"))
-    return Retrieval(links)(vectors), rejected
+    retrieval = Retrieval(links)
+    return replace(retrieval(vectors), curves=retrieval.curves(vectors)), rejected
 
 
 @dataclass(frozen=True)
-class ZeroShot:
-    """A folder of class folders, encoded and ready to score any method on.
+class ClassFiles:
+    """The pictures or sounds of a folder of class folders.
 
     Attributes:
-        modality: whose items the folder holds.
+        root: the folder.
+        names: of the class folders that have such files.
+        files: each with the number of its class.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    files: tuple[tuple[Path, int], ...]
+
+    @classmethod
+    def find(cls, root: Path | str, pattern: str, modality: str, kind: str) -> ClassFiles:
+        """Look for files of a modality of this kind whose names fit the pattern.
+
+        Raises:
+            DataError: fewer than two classes have files.
+            EmptyDatasetError: none of them is of the modality's kind.
+        """
+        names, found = class_folder(root, pattern)
+        files = tuple((path, label) for path, label in found if MEDIA.get(path.suffix.lower()) == kind)
+        if not files:
+            raise EmptyDatasetError(f"{root} has no {kind} files; expected <class>/<file> for modality {modality!r}.")
+        return cls(Path(root), tuple(names), files)
+
+    def encode(self, encoder: Encoder, modality: str, features: FeaturesSpec, tell: Tell) -> ClassItems:
+        """Encode every file once."""
+        dataset = _file_dataset(self.files, self.root, modality)
+        done = encode_modality(encoder, dataset, modality, features, tell)
+        # The group of a file is its number, so that labels follow from the store's own metadata.
+        table = done.store.metadata()
+        labels = np.array([self.files[int(group)][1] for group in table["group"].to_pylist()], dtype=np.int64)
+        return ClassItems(
+            modality, done.store, table["row"].to_numpy(), labels, self.names, (*dataset.rejected, *done.rejected)
+        )
+
+
+@dataclass(frozen=True)
+class ClassItems:
+    """What class folders hold, encoded.
+
+    Attributes:
+        modality: whose items they are.
         store: their features.
         rows: [N] rows of the store.
         labels: [N] class numbers.
-        classes: readable class names.
-        text: the modality of the prompts.
-        tokens: of all prompts, classes first.
+        names: of the class folders.
         rejected: files set aside.
     """
 
@@ -75,10 +114,29 @@ class ZeroShot:
     store: FeatureStore
     rows: np.ndarray
     labels: np.ndarray
+    names: tuple[str, ...]
+    rejected: tuple[Rejection, ...]
+
+    def vectors(self, method: Method) -> Tensor:
+        """Unit vectors [N, d] of the items."""
+        return embed_rows(method, self.store, self.modality, self.rows)
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """A folder of class folders, encoded and ready to score any method on.
+
+    Attributes:
+        items: what the folder holds.
+        classes: readable class names.
+        text: the modality of the prompts.
+        tokens: of all prompts, classes first.
+    """
+
+    items: ClassItems
     classes: tuple[str, ...]
     text: str
     tokens: TokenBatch
-    rejected: tuple[Rejection, ...]
 
     @classmethod
     def prepare(
@@ -94,21 +152,11 @@ class ZeroShot:
             DataError: the folder has no class folders.
             ModalityError: the encoders lack text, or anything but text.
         """
-        media = spec.modality or _first(encoders, lambda kind: kind != "text", "pictures or sounds")
+        media = media_modality(encoders, spec.modality)
         text = _first(encoders, lambda kind: kind == "text", "text")
-        if media not in encoders:
-            raise ModalityError(f"no modality {media!r}; there are {', '.join(encoders)}.")
-        names, files = class_folder(Path(spec.data), spec.files)
-        kind = encoders[media].kind
-        files = [(path, label) for path, label in files if MEDIA.get(path.suffix.lower()) == kind]
-        if not files:
-            raise EmptyDatasetError(f"{spec.data} has no {kind} files; expected <class>/<file> for modality {media!r}.")
-        dataset = _file_dataset(files, Path(spec.data), media)
-        done = encode_modality(encoders[media], dataset, media, features, tell)
-        # The group of a file is its number, so that labels follow from the store's own metadata.
-        table = done.store.metadata()
-        labels = np.array([files[int(group)][1] for group in table["group"].to_pylist()], dtype=np.int64)
-        classes = tuple(readable_class(name) for name in names)
+        found = ClassFiles.find(spec.data, spec.files, media, encoders[media].kind)
+        items = found.encode(encoders[media], media, features, tell)
+        classes = tuple(readable_class(name) for name in items.names)
         templates = spec.templates or TEMPLATES[encoders[media].kind]
         prepared = [encoders[text].prepare(prompt) for prompt in prompts(classes, templates)]
         size = encoders[text].batch_size
@@ -117,21 +165,15 @@ class ZeroShot:
             for start in range(0, len(prepared), size)
             for sequence in encoders[text].encode(prepared[start : start + size]).to("cpu", torch.float32).ragged()
         ]
-        rows = table["row"].to_numpy()
-        rejected = (*dataset.rejected, *done.rejected)
-        return cls(media, done.store, rows, labels, classes, text, TokenBatch.from_ragged(tokens), rejected)
+        return cls(items, classes, text, TokenBatch.from_ragged(tokens))
 
     def __call__(self, method: Method) -> Result:
         """Top-1 to top-5 accuracy."""
-        return evaluate(self.vectors(method), self.labels, self.class_vectors(method))
+        return evaluate(self.items.vectors(method), self.items.labels, self.class_vectors(method))
 
     def per_item(self, method: Method) -> np.ndarray:
         """[N, 3] how each item's right class fares; see `metrics.ranks`."""
-        return label_ranks(self.vectors(method), self.labels, self.class_vectors(method))
-
-    def vectors(self, method: Method) -> Tensor:
-        """Unit vectors [N, d] of the items."""
-        return embed_rows(method, self.store, self.modality, self.rows)
+        return label_ranks(self.items.vectors(method), self.items.labels, self.class_vectors(method))
 
     @torch.inference_mode()
     def class_vectors(self, method: Method) -> Tensor:
@@ -141,14 +183,25 @@ class ZeroShot:
         return class_vectors(method(self.text, self.tokens.to(device)).cpu(), len(self.classes))
 
 
+def media_modality(encoders: Mapping[str, Encoder], wanted: str | None = None) -> str:
+    """The modality that class folders hold: the one wanted, else the first of pictures or sounds.
+
+    Raises:
+        ModalityError: there is none.
+    """
+    if wanted is not None and wanted not in encoders:
+        raise ModalityError(f"no modality {wanted!r}; there are {', '.join(encoders)}.")
+    return wanted or _first(encoders, lambda kind: kind != "text", "pictures or sounds")
+
+
 def _first(encoders: Mapping[str, Encoder], wanted: Callable[[str], bool], what: str) -> str:
     for modality, encoder in encoders.items():
         if wanted(encoder.kind):
             return modality
-    raise ModalityError(f"zero-shot classification needs a modality of {what}; there are {', '.join(encoders)}.")
+    raise ModalityError(f"class folders need a modality of {what}; there are {', '.join(encoders)}.")
 
 
-def _file_dataset(files: list[tuple[Path, int]], root: Path, modality: str) -> Dataset:
+def _file_dataset(files: Sequence[tuple[Path, int]], root: Path, modality: str) -> Dataset:
     """Files as items; equal files are one item with several groups."""
     items: list[Item] = []
     places: dict[str, int] = {}

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from lightcrl.data import Dataset, Rejection
 from lightcrl.data.base import text_item
@@ -19,9 +17,12 @@ from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.tasks import Tell, encode_modality
 from lightcrl.evaluation.text_similarity import calibrate, cosines, evaluate
 from lightcrl.features import FeatureStore
-from lightcrl.features.embed import TOKENS_PER_BATCH, embed_rows
+from lightcrl.features.embed import embed_rows, own_rows
 from lightcrl.methods import Method
 from lightcrl.recipe import FeaturesSpec
+
+PART = 16_384
+"""Pairs whose raw vectors are held at once."""
 
 
 @dataclass(frozen=True)
@@ -117,15 +118,7 @@ class TextSimilarity:
         return found | {f"raw {name}": cosine for name, cosine in self.raw.items()}
 
 
-@torch.inference_mode()
 def _own_cosines(encoder: Encoder, store: FeatureStore, rows: np.ndarray) -> np.ndarray:
-    per_batch = max(1, TOKENS_PER_BATCH // max(1, store.longest))
-    parts = []
-    for start in range(0, rows.shape[1], per_batch):
-        left, right = (_own(encoder, store, side[start : start + per_batch]) for side in rows)
-        parts.append(cosines(left, right))
-    return np.concatenate(parts)
-
-
-def _own(encoder: Encoder, store: FeatureStore, rows: np.ndarray) -> Tensor:
-    return encoder.own_vectors(store.gather(rows).to("cpu", torch.float32))
+    """[N] of rows [2, N], in parts: vectors of long lists of pairs would fill the memory."""
+    parts = range(0, rows.shape[1], PART)
+    return np.concatenate([cosines(*(own_rows(encoder, store, side[at : at + PART]) for side in rows)) for at in parts])

@@ -21,6 +21,7 @@ from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.metrics import bootstrap_intervals
 
 CLASSES = (("similar", True), ("dissimilar", False))
+BINS = 40
 DECIMALS = 6
 """Cosines are rounded to these: what differs less is the rounding of float32, and counts as equal."""
 
@@ -80,6 +81,25 @@ def classification(similarities: np.ndarray, labels: np.ndarray, threshold: floa
     return figures
 
 
+def distribution(similarities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> dict[str, list[float]]:
+    """How the similarities of either class are spread: middles of `bins` equal bins, and the share of each in them.
+
+    Args:
+        similarities: [N] cosines.
+        labels: [N], 1 or true where a pair is similar.
+        bins: between the least and the greatest similarity of both classes.
+
+    >>> distribution(np.array([0.0, 0.2, 0.8, 1.0]), np.array([0, 0, 1, 0]), bins=2)
+    {'similarity': [0.25, 0.75], 'similar': [0.0, 1.0], 'dissimilar': [0.666667, 0.333333]}
+    """
+    edges = np.histogram_bin_edges(similarities, bins)
+    found = {"similarity": ((edges[1:] + edges[:-1]) / 2).round(DECIMALS).tolist()}
+    for name, wanted in CLASSES:
+        chosen = similarities[labels.astype(bool) == wanted]
+        found[name] = (np.histogram(chosen, edges)[0] / max(1, len(chosen))).round(DECIMALS).tolist()
+    return found
+
+
 def ranking(similarities: np.ndarray, labels: np.ndarray) -> Figures:
     """Average precision of the similar class, and area under the ROC curve, equal similarities taken together.
 
@@ -123,6 +143,8 @@ def evaluate(
 ) -> Result:
     """All figures of several spaces on the same pairs, as `space/figure`, with 95 % intervals over pairs.
 
+    Where there are thresholds, the distribution of each space stands among the curves.
+
     Args:
         similarities: by space, [N] cosines.
         truth: [N]: 1 for similar and 0 for dissimilar, or scores.
@@ -145,6 +167,7 @@ def evaluate(
             parts = [correlation(found, truth)]
         else:
             parts = [classification(found, truth, thresholds[space]), ranking(found, truth)]
+            result.curves[space] = distribution(found, truth)
         for part in parts:
             values = part(np.ones((1, len(truth))))
             intervals = bootstrap_intervals(part, len(truth), width=6 * len(truth))

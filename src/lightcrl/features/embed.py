@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightcrl.encoders.base import Encoder
 from lightcrl.features.store import FeatureStore
 from lightcrl.features.table import Features, Split
 from lightcrl.methods.base import Method
@@ -30,6 +31,17 @@ def embed_rows(method: Method, store: FeatureStore, modality: str, rows: np.ndar
     ]
     method.train(was_training)
     return torch.cat(parts) if parts else torch.zeros(0, method.dim)
+
+
+@torch.inference_mode()
+def own_rows(encoder: Encoder, store: FeatureStore, rows: np.ndarray) -> Tensor:
+    """[N, D] float32 what the encoder says by itself (`Encoder.own_vectors`) of the items at `rows` [N]."""
+    per_batch = max(1, TOKENS_PER_BATCH // max(1, store.longest))
+    parts = [
+        encoder.own_vectors(store.gather(rows[start : start + per_batch]).to("cpu", torch.float32))
+        for start in range(0, len(rows), per_batch)
+    ]
+    return torch.cat(parts) if parts else torch.zeros(0, store.dim)
 
 
 def embed_split(method: Method, features: Features, split: Split) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
