@@ -11,10 +11,11 @@ Encoders that are no text or image model of transformers stay outside: the graph
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,7 @@ def export_onnx(
         path = folder / f"{modality}.onnx"
         _write(graph.eval(), inputs, dynamic, path)
         if int8:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with _quiet():
                 quantization.quantize_dynamic(path, path, weight_type=quantization.QuantType.QInt8)
         if isinstance(graph, _Whole):
             graph.encoder.processor.save_pretrained(folder / modality)
@@ -143,8 +143,7 @@ def _graph(encoder: Encoder, method: Method, modality: str) -> tuple[nn.Module, 
 
 def _write(graph: nn.Module, inputs: Mapping[str, Tensor], dynamic: Mapping[str, Any], path: Path) -> None:
     shapes = tuple(dynamic.values())
-    with warnings.catch_warnings(), redirect_stdout(StringIO()), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch's exporter warns of its own parts
+    with _quiet(), torch.no_grad():
         program = torch.export.export(
             graph,
             tuple(inputs.values()),
@@ -154,6 +153,19 @@ def _write(graph: nn.Module, inputs: Mapping[str, Tensor], dynamic: Mapping[str,
         torch.onnx.export(
             program, (), path, input_names=list(inputs), output_names=[OUTPUT], opset_version=OPSET, external_data=False
         )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what exporters print, log and warn of their own parts."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 class ExportedEmbedder:
