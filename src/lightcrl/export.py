@@ -89,6 +89,7 @@ def export_onnx(
         StorageError: the folder cannot be written.
     """
     try:
+        import onnx
         import onnxruntime.quantization as quantization
         import onnxscript  # noqa: F401 - torch's exporter writes with it
     except ImportError as error:
@@ -103,7 +104,11 @@ def export_onnx(
         _write(graph.eval(), inputs, dynamic, path)
         if int8:
             with _quiet():
-                quantization.quantize_dynamic(path, path, weight_type=quantization.QuantType.QInt8)
+                # The type of what shape inference does not reach.
+                options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
+                quantization.quantize_dynamic(
+                    path, path, weight_type=quantization.QuantType.QInt8, extra_options=options
+                )
         if isinstance(graph, _Whole):
             graph.encoder.processor.save_pretrained(folder / modality)
         entries[modality] = {
