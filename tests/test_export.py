@@ -53,7 +53,7 @@ def exported(tmp_path_factory):
         "text": EncoderSpec(kind="text", model=str(tiny.bert(folder / "bert")), batch_size=2),
         "words": EncoderSpec(kind="text", model="builtin"),
     }
-    embedder = make_embedder(specs, "dfe", dim=32, heads=2, feedforward=16, fusion="scaled_dot_product")
+    embedder = make_embedder(specs, "dfe", dim=32, heads=2, feedforward=24, fusion="scaled_dot_product")
     embedder.checkpoint.save(folder / "model")
     return embedder, export_onnx(embedder, folder / "onnx"), folder
 

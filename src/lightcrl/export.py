@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
@@ -89,9 +89,8 @@ def export_onnx(
         StorageError: the folder cannot be written.
     """
     try:
-        import onnx
-        import onnxruntime.quantization as quantization
-        import onnxscript  # noqa: F401 - torch's exporter writes with it
+        import onnxruntime.quantization  # noqa: F401 - as is onnxscript: the exporter writes with it
+        import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("export to ONNX", "onnx") from error
     folder = make_folder(Path(folder))
@@ -103,12 +102,7 @@ def export_onnx(
         path = folder / f"{modality}.onnx"
         _write(graph.eval(), inputs, dynamic, path)
         if int8:
-            with _quiet():
-                # The type of what shape inference does not reach.
-                options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
-                quantization.quantize_dynamic(
-                    path, path, weight_type=quantization.QuantType.QInt8, extra_options=options
-                )
+            _quantise(path)
         if isinstance(graph, _Whole):
             graph.encoder.processor.save_pretrained(folder / modality)
         entries[modality] = {
@@ -157,6 +151,31 @@ def _write(graph: nn.Module, inputs: Mapping[str, Tensor], dynamic: Mapping[str,
         )
         torch.onnx.export(
             program, (), path, input_names=list(inputs), output_names=[OUTPUT], opset_version=OPSET, external_data=False
+        )
+
+
+def _quantise(path: Path) -> None:
+    """Rewrite a graph with its weights in 8 bits."""
+    import onnx
+    from onnxruntime import quantization
+
+    model = onnx.load(path)
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    for node in model.graph.node:
+        # The quantiser transposes a weight at each use of it: what the parts of an embedding share becomes two.
+        if node.op_type == "Gemm" and node.input[1] in weights and uses[node.input[1]] > 1:
+            own = model.graph.initializer.add()
+            own.CopyFrom(weights[node.input[1]])
+            own.name = node.input[1] = f"{own.name}/{node.name}"
+    onnx.save(model, path)
+    with _quiet():
+        quantization.quantize_dynamic(
+            path,
+            path,
+            weight_type=quantization.QuantType.QInt8,
+            # The type of what shape inference does not reach.
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
 
 
