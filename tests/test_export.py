@@ -100,16 +100,16 @@ def test_padding_changes_nothing(exported):
 
 def test_the_command_line_exports_and_eight_bits_are_near(exported, tmp_path):
     embedder, folder, place = exported
-    words = ["export", str(place / "model"), "--output", str(tmp_path), "--modality", "words", "--int8"]
+    words = ["export", str(place / "model"), "--output", str(tmp_path), "--modality", "text", "--int8"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    assert "words.onnx" in done.output
+    assert "text.onnx" in done.output
     assert not (tmp_path / "image.onnx").exists()
-    found, wanted = ExportedEmbedder(tmp_path).encode(ITEMS["words"], "words"), embedder.encode(ITEMS["words"], "words")
+    found, wanted = ExportedEmbedder(tmp_path).encode(ITEMS["text"], "text"), embedder.encode(ITEMS["text"], "text")
     assert 0.95 < (found * wanted).sum(1).min() < 1 - 1e-6
     assert json.loads((tmp_path / "model.json").read_text())["int8"]
-    assert onnx.TensorProto.INT8 in weight_types(tmp_path / "words.onnx")
-    assert onnx.TensorProto.INT8 not in weight_types(folder / "words.onnx")
+    assert onnx.TensorProto.INT8 in weight_types(tmp_path / "text.onnx")
+    assert onnx.TensorProto.INT8 not in weight_types(folder / "text.onnx")
 
 
 def weight_types(path):
