@@ -264,7 +264,8 @@ def test_several_runs_stand_side_by_side_and_then_each_by_itself(report, second,
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders_and_other_splits_are_said(report):
-    text = " ".join(Page(render(report, replace(report, folder="again", split="test"))).text.split())
+    again = replace(report, folder="again", split="test", groups={**report.groups, "test": report.groups["dev"]})
+    text = " ".join(Page(render(report, again)).text.split())
     assert "run dfe 0" in text
     assert "again dfe 0" in text
     assert "their figures do not compare" in text
