@@ -28,6 +28,7 @@ from lightcrl.methods import TokenSpec
 from lightcrl.pipeline import prepare
 from lightcrl.recipe import MethodSpec, load_recipe, parse
 from lightcrl.storage import make_folder, write_json
+from lightcrl.tokens import TokenBatch
 
 
 class WithoutSequence(DeepFusionEncoder):
@@ -37,6 +38,10 @@ class WithoutSequence(DeepFusionEncoder):
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: DFEOptions) -> None:
         super().__init__({name: replace(spec, sequence=False) for name, spec in modalities.items()}, options)
+
+    def forward(self, modality: str, tokens: TokenBatch) -> Tensor:
+        """[B, d] of the slots alone."""
+        return super().forward(modality, tokens.places(0, self.modalities[modality].slots))
 
 
 class WithoutContext(DeepFusionEncoder):
