@@ -181,6 +181,18 @@ def test_the_canonical_part_is_what_csa_finds_in_the_slots_and_is_not_trained():
     assert not make(canonical=0.0).solves
 
 
+def test_where_items_repeat_the_canonical_part_says_less():
+    """Three different captions have two directions, of four that widths allow."""
+    specs = {"left": TokenSpec(6), "right": TokenSpec(4)}
+    kind = torch.arange(60) % 3
+    captions = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    left = torch.randn(60, 6, generator=torch.Generator().manual_seed(1)) + kind.unsqueeze(1)
+    tokens = {"left": TokenBatch.from_vectors(left), "right": TokenBatch.from_vectors(captions[kind])}
+    method = DeepFusionEncoder(specs, DFEOptions(**PLAIN | {"canonical": "auto", "parts": 2}))
+    method.solve([Step(tokens, dict.fromkeys(specs, torch.arange(60)))])
+    assert method.share.item() == pytest.approx(5 / 67.5 * 2 / 4)
+
+
 def csa_tokens(tokens: TokenBatch, name: str) -> TokenBatch:
     return tokens.places(0, 2) if name == "left" else tokens
 

@@ -34,8 +34,9 @@ class DFEOptions(MethodOptions):
         feedforward: hidden width of the shared block.
         dropout: share of its hidden features set to zero in training.
         canonical: share of the similarity that comes from one more part, solved in closed form; 0 leaves it out. "auto"
-            follows the data: F / (1.5 F + G) for F features of the slots on average over modalities and G groups. Where
-            groups are few, what is trained errs more than what is solved (docs/LOG.md).
+            follows the data: F / (1.5 F + G) for F features of the slots on average over modalities and G groups, times
+            the share of directions that items fill. Where groups are few, what is trained errs more than what is
+            solved; where they share a few captions, there is little to solve (docs/LOG.md).
         layer_scale: how strongly the block's output is added at the start, learnable per feature (arXiv 2103.17239).
     """
 
@@ -174,9 +175,9 @@ class DeepFusionEncoder(Method):
             replace(step, tokens={name: self.modalities[name].slots_of(tokens) for name, tokens in step.tokens.items()})
             for step in steps
         )
-        shrinkage = solve_stems(stems, slots, shrinkage="auto", power=1.0)
+        solved = solve_stems(stems, slots, shrinkage="auto", power=1.0)
         if self.options.canonical == "auto":
-            self.share.fill_(shrinkage / (1 + shrinkage / 2))
+            self.share.fill_(solved.filled * solved.shrinkage / (1 + solved.shrinkage / 2))
 
     def objective(self, loss: Loss, embeddings: Mapping[str, Tensor], step: Step) -> Tensor:
         """The mean over parts of the loss of each."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import combinations
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -69,10 +69,23 @@ class CSA(Linear):
         solve_stems(stems, steps, self.options.shrinkage, self.options.power)
 
 
+class Solved(NamedTuple):
+    """How `solve_stems` came to its maps.
+
+    Attributes:
+        shrinkage: of covariances.
+        filled: directions found, as a share of those that widths allow: 1, or less where items repeat, since there
+            are never more directions than different items.
+    """
+
+    shrinkage: float
+    filled: float
+
+
 @torch.no_grad()
 def solve_stems(
     stems: Mapping[str, Inlet], steps: Iterable[Step], shrinkage: float | Literal["auto"], power: float
-) -> float:
+) -> Solved:
     """Make stems map to canonical variates, weighted by their correlations to `power`, strongest first.
 
     Args:
@@ -82,7 +95,7 @@ def solve_stems(
         power: 0 weighs all variates alike.
 
     Returns:
-        The shrinkage taken.
+        What was taken and found.
 
     Raises:
         TrainingError: no two modalities share a group.
@@ -109,14 +122,16 @@ def solve_stems(
     }
     stem = next(iter(stems.values()))
     assert isinstance(stem, Stem)
+    most = min(stem.weight.shape[-1], *width.values())
     pairs = {pair: moments.covariance for pair, moments in cross.items()}
     correlations, maps = canonical_variates(regularised, pairs, stem.weight.shape[-1])
     # What rounding leaves of a correlation of nothing is no direction.
-    weights = correlations.clamp(min=0) ** power * (correlations > 1e-9)
+    real = correlations > 1e-9
+    weights = correlations.clamp(min=0) ** power * real
     for name, stem in stems.items():
         assert isinstance(stem, Stem)
         _set(stem, maps[name] * weights, own[name].mean)
-    return shrinkage
+    return Solved(shrinkage, min(1.0, int(real.sum()) / most))
 
 
 def _set(stem: Stem, found: Tensor, mean: Tensor) -> None:
