@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import lightcrl
-from lightcrl.evaluation.metrics import hits, mean_interval, ranks
+from lightcrl.evaluation.metrics import hits, mean_interval
 from lightcrl.evaluation.tasks import ZeroShot
 from lightcrl.storage import write_json
 
@@ -55,8 +55,7 @@ def main() -> None:
         encoders = {name: trained[0].encoder(name) for name in recipe.encoders}
         task = ZeroShot.prepare(recipe.evaluation.zero_shot, encoders, recipe.features)
         for model, embedder in zip(done.models, trained, strict=True):
-            vectors, classes = task.vectors(embedder.method), task.class_vectors(embedder.method)
-            found[model.method][model.seed].append(hits(ranks(vectors, classes, list(task.labels[:, None])), 1))
+            found[model.method][model.seed].append(hits(task.per_item(embedder.method), 1))
 
     rows = []
     for method, by_seed in found.items():
