@@ -22,7 +22,7 @@ from lightcrl.data.base import Dataset, text_item
 from lightcrl.data.pairs import read_pairs
 from lightcrl.encoders import EncoderSpec, OwnEncoder
 from lightcrl.evaluation.retrieval import Retrieval
-from lightcrl.evaluation.tasks import ZeroShot
+from lightcrl.evaluation.tasks import ClassItems, ZeroShot
 from lightcrl.evaluation.text_pairs import TextSimilarity
 from lightcrl.features import Features, embed, extract
 from lightcrl.fusion.operations import OPERATIONS
@@ -179,11 +179,12 @@ def test_6_inference_is_in_eval_mode_without_gradient_and_deterministic(tmp_path
 
     features, method = world(tmp_path), dfe(dropout=0.5, input_dropout=0.5)
     rows, labels = np.arange(24), np.arange(24) % 2
-    task = ZeroShot("image", features.store("image"), rows, labels, ("a", "b"), "text", ragged([2, 3, 1, 4], 4), ())
+    items = ClassItems("image", features.store("image"), rows, labels, ("a", "b"), ())
+    task = ZeroShot(items, ("a", "b"), "text", ragged([2, 3, 1, 4], 4))
     found = []
     for _ in range(2):
         method.train()
-        found.append((task.vectors(method), task.class_vectors(method), task(method).metrics))
+        found.append((items.vectors(method), task.class_vectors(method), task(method).metrics))
     for first, second in zip(*found, strict=True):
         assert first == second if isinstance(first, dict) else torch.equal(first, second)
     assert not any(part.requires_grad for part in found[0][:2])
