@@ -73,8 +73,7 @@ class WithoutBlock(DeepFusionEncoder):
 
     def encode(self, stem: Tensor, mask: Tensor, context: Tensor) -> Tensor:
         """The mean of the fused tokens."""
-        fused = self.fusion(stem, mask, context)
-        return (fused * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        return TokenBatch(self.fusion(stem, mask, context), mask).mean()
 
 
 class OneItem(DeepFusionEncoder):

@@ -379,11 +379,10 @@ def _sizes(given: str | None) -> list[int] | str | None:
 
 
 def _write_page(path: Path, html: str) -> None:
-    from lightcrl.storage import make_folder, whole_file
+    from lightcrl.storage import make_folder, write_text
 
     make_folder(path.absolute().parent)
-    with whole_file(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    write_text(path, html)
 
 
 def _write(path: Path, value: Any) -> None:

@@ -25,7 +25,7 @@ from lightcrl.evaluation.gallery import Query
 from lightcrl.evaluation.report import Report, gather, render
 from lightcrl.pipeline import Run, Tell, run
 from lightcrl.recipe import Recipe, make_recipe
-from lightcrl.storage import make_folder, whole_file, whole_folder
+from lightcrl.storage import make_folder, whole_folder, write_text
 
 TITLE = "Pictures, captions and sounds in one space"
 GROUPS = 2000
@@ -131,6 +131,5 @@ def _write(report: Report, path: Path) -> Path | None:
         page = render(report)
     except MissingExtraError:
         return None
-    with whole_file(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path

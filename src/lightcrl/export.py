@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
@@ -28,7 +28,7 @@ from lightcrl.data.base import Item
 from lightcrl.embedder import Embedder
 from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import Encoder, EncoderSpec
-from lightcrl.encoders.huggingface import HuggingFaceEncoder
+from lightcrl.encoders.huggingface import HuggingFaceEncoder, alike
 from lightcrl.errors import CheckpointError, ItemError, MissingExtraError, ModalityError
 from lightcrl.features import encode_items
 from lightcrl.methods import Method
@@ -287,11 +287,8 @@ class ExportedEmbedder:
                 prepared.append(encoder.prepare(item))
             except ItemError as error:
                 raise ItemError(f"item {place}: {error.reason}", error.detail) from None
-        alike: dict[Any, list[int]] = defaultdict(list)
-        for place, item in enumerate(prepared):
-            alike[tuple(value.shape[1:] if entry["pads"] else value.shape for value in item.values())].append(place)
         batches = []
-        for members in alike.values():
+        for members in alike(prepared, entry["pads"]):
             members.sort(key=lambda place: encoder.length(prepared[place]))
             for start in range(0, len(members), encoder.batch_size):
                 places = members[start : start + encoder.batch_size]

@@ -36,7 +36,7 @@ from lightcrl.features.embed import split_links
 from lightcrl.pipeline import Tell, prepare
 from lightcrl.processes import launched
 from lightcrl.recipe import MethodSpec, Recipe, load_recipe
-from lightcrl.storage import make_folder, whole_file, write_json
+from lightcrl.storage import make_folder, write_json, write_text
 
 # What one method may not be able to do while the others can.
 FAILURES = (TrainingError, ModalityError, ShapeError)
@@ -217,8 +217,7 @@ def _write(state: _State, finished: bool = False) -> Comparison:
         finished,
     )
     write_json(ground.folder / "compare.json", done.to_json())
-    with whole_file(ground.folder / "compare.md") as temporary:
-        temporary.write_text(markdown(done), encoding="utf-8")
+    write_text(ground.folder / "compare.md", markdown(done))
     return done
 
 
@@ -243,5 +242,4 @@ def _write_page(done: Comparison) -> None:
         page = render(done)
     except MissingExtraError:
         return
-    with whole_file(done.folder / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(done.folder / "report.html", page)

@@ -18,7 +18,7 @@ import numpy as np
 
 from lightcrl.data.files import name_below
 from lightcrl.errors import DataError, EmptyDatasetError, ItemError, TooManyRejectedError
-from lightcrl.storage import whole_file
+from lightcrl.storage import write_text
 
 
 def digest(*parts: bytes | str) -> str:
@@ -305,8 +305,7 @@ def write_rejected(rejected: Iterable[Rejection], path: Path) -> None:
         json.dumps({"source": r.source, "modality": r.modality, "reason": r.reason, "detail": r.detail})
         for r in rejected
     ]
-    with whole_file(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 Cells = Mapping[str, Mapping[str, Item]]

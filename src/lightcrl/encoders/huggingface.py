@@ -191,15 +191,12 @@ class HuggingFaceEncoder(Encoder):
         return own_vectors(tokens, loaded.tokens, [layer % loaded.blocks for layer in loaded.layers])
 
     def _encode(self, loaded: Loaded, prepared: Sequence[Prepared]) -> TokenBatch:
-        groups: dict[Any, list[int]] = {}
-        for number, item in enumerate(prepared):
-            shapes = tuple(value.shape[1:] if loaded.pads else value.shape for value in item.values())
-            groups.setdefault(shapes, []).append(number)
-        parts = [self.tokens(self.batch([prepared[number] for number in members])) for members in groups.values()]
+        groups = alike(prepared, loaded.pads)
+        parts = [self.tokens(self.batch([prepared[number] for number in members])) for members in groups]
         if len(parts) == 1:
             return parts[0]
         ragged = [item for part in parts for item in part.ragged()]
-        order = torch.tensor([number for members in groups.values() for number in members])
+        order = torch.tensor([number for members in groups for number in members])
         return TokenBatch.from_ragged(ragged).rows(order.argsort())
 
     def tokens(self, inputs: Mapping[str, Tensor]) -> TokenBatch:
@@ -221,9 +218,7 @@ class HuggingFaceEncoder(Encoder):
         """The blocks of the model, first to last."""
         return self._blocks(network, accepts, self.batch(items), hidden=True)
 
-    def _blocks(
-        self, network: Any, accepts: frozenset[str], inputs: Mapping[str, Tensor], *, hidden: bool
-    ) -> list[Layer]:
+    def _blocks(self, network: Any, accepts: frozenset[str], inputs: Mapping[str, Tensor], hidden: bool) -> list[Layer]:
         """The blocks of the model, first to last, or the last alone."""
         inputs = {
             name: value.to(self.device, network.dtype if value.is_floating_point() else None)
@@ -260,12 +255,12 @@ class HuggingFaceEncoder(Encoder):
                     f"{self.spec.model!r} gives hidden states that are not finite in {self.spec.dtype}. Where the "
                     "weights are sound, dtype = 'bfloat16' or 'float32' helps."
                 )
-            if not _alike(alone, self._run(network, accepts, [short])):
+            if not _same(alone, self._run(network, accepts, [short])):
                 raise EncoderError(
                     f"{self.spec.model!r} gives other hidden states each time for the same item (random masking?), "
                     "so its outputs cannot be kept. Use another model."
                 )
-            pads = "attention_mask" in short and _alike(alone, self._run(network, accepts, [short, long]))
+            pads = "attention_mask" in short and _same(alone, self._run(network, accepts, [short, long]))
             widths = tuple(block.values.shape[-1] for block in alone)
             layers = choose_layers(self.spec.layers, widths)
             tokens = choose_tokens(self.spec.tokens, self.kind, alone[-1], len(layers))
@@ -312,7 +307,15 @@ class HuggingFaceEncoder(Encoder):
             ) from error
 
 
-def _alike(alone: Sequence[Layer], batch: Sequence[Layer]) -> bool:
+def alike(items: Sequence[Prepared], pads: bool) -> list[list[int]]:
+    """Numbers of the items that can share a batch: of one shape, but for its length where padding changes nothing."""
+    groups: dict[Any, list[int]] = {}
+    for number, item in enumerate(items):
+        groups.setdefault(tuple(v.shape[1:] if pads else v.shape for v in item.values()), []).append(number)
+    return list(groups.values())
+
+
+def _same(alone: Sequence[Layer], batch: Sequence[Layer]) -> bool:
     """The first item has the same tokens in both, up to the rounding of the dtype."""
     for one, other in zip(alone, batch, strict=True):
         mine, theirs = one.values[0, one.mask[0]], other.values[0, other.mask[0]]
