@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lightcrl.encoders import Encoder, pick_device
 from lightcrl.encoders.audio import read_sound
-from lightcrl.encoders.huggingface import folder_digest, quiet
+from lightcrl.encoders.files import folder_digest, quiet
 from lightcrl.errors import EncoderNotFoundError
 from lightcrl.tokens import TokenBatch
 

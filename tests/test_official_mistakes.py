@@ -30,9 +30,10 @@ from lightcrl.losses import info_nce, over_pairs
 from lightcrl.methods import Method, TokenSpec
 from lightcrl.recipe import FeaturesSpec, TrainingSpec
 from lightcrl.sampling import epoch_batches
+from lightcrl.stepping import parameter_groups
 from lightcrl.storage import file_digest
 from lightcrl.tokens import TokenBatch
-from lightcrl.training import _parameter_groups, train
+from lightcrl.training import train
 from samples import make_features, make_split, padded, ragged, randn, units
 from worlds import Digits
 
@@ -103,7 +104,7 @@ def test_3_the_logit_scale_starts_at_14_stays_below_100_and_does_not_decay(tmp_p
     """Official: it starts at exp(0.07) = 1.07 and may reach 4.9e8."""
     method = dfe()
     assert method.scale.item() == pytest.approx(1 / 0.07)
-    (spared,) = (group for group in _parameter_groups(method, settings(weight_decay=0.5)) if not group["weight_decay"])
+    (spared,) = (group for group in parameter_groups(method, settings(weight_decay=0.5)) if not group["weight_decay"])
     assert any(parameter is method.logit_scale for parameter in spared["params"])
     method.start_logits(4.9e8, None)
     assert method.scale.item() == pytest.approx(100.0)

@@ -149,11 +149,12 @@ def test_every_key_is_in_the_docs():
     """docs/recipes.md names every key of every table."""
     from lightcrl.data import DataSpec
     from lightcrl.encoders.base import EncoderSpec
+    from lightcrl.encoders.tower import TuningSpec
     from lightcrl.methods import METHODS
     from lightcrl.recipe import EvaluationSpec, FeaturesSpec, MethodSpec, TrainingSpec, ZeroShotSpec
 
     text = (PROJECT / "docs/recipes.md").read_text()
-    tables = [Recipe, DataSpec, EncoderSpec, FeaturesSpec, TrainingSpec, EvaluationSpec, ZeroShotSpec]
+    tables = [Recipe, DataSpec, EncoderSpec, TuningSpec, FeaturesSpec, TrainingSpec, EvaluationSpec, ZeroShotSpec]
     tables += [METHODS.load(name).Options for name in METHODS]
     missing = [f"{table.__name__}.{key}" for table in tables for key in table.model_fields if f"`{key}`" not in text]
     assert not missing

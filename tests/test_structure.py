@@ -23,6 +23,7 @@ LAYERS = (
     ("features",),
     ("recipe", "sampling", "logs", "evaluation.base", "evaluation.metrics"),
     ("plan", "checkpoint", "evaluation"),
+    ("stepping",),
     ("training", "embedder", "evaluation.tasks"),
     ("evaluation.text_pairs", "evaluation.probing"),
     ("evaluation.measure",),

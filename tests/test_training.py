@@ -26,6 +26,7 @@ from lightcrl.logs import read_log
 from lightcrl.methods import METHODS
 from lightcrl.plan import bfloat16_pays, learning_rate, make_plan
 from lightcrl.recipe import TrainingSpec
+from lightcrl.stepping import parameter_groups
 from lightcrl.tokens import TokenBatch
 from lightcrl.training import Trained, train
 from samples import make_features, make_split, randn
@@ -270,7 +271,7 @@ def test_clip_bounds_the_gradient_and_zero_leaves_it(tmp_path):
 
 def test_weight_decay_spares_vectors_and_the_logit_scale(tmp_path):
     method = make_method("dfe", features(tmp_path / "f").specs, {"dim": 16}, "sigmoid")
-    decayed, spared = training._parameter_groups(method, spec(weight_decay=0.3))
+    decayed, spared = parameter_groups(method, spec(weight_decay=0.3))
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0.0)
     assert all(parameter.ndim >= 2 for parameter in decayed["params"])
     names = {name for name, p in method.named_parameters() if any(p is q for q in spared["params"])}

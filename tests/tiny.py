@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lightcrl.encoders.huggingface import quiet
+from lightcrl.encoders.files import quiet
 from lightcrl.tokens import TokenBatch
 
 VOCABULARY = "a the red blue green dog cat bird runs sits sleeps on under mat roof two three small old and"

@@ -1,6 +1,7 @@
 """A checkpoint: a folder with weights, their description and a model card, checked leaf by leaf when it is loaded.
 
     model.safetensors   the method's weights and buffers
+    tower-<modality>.safetensors   what training has changed of an encoder, where it was trained too
     config.json         format version, method, encoders and their fingerprints, recipe, figures, a digest per tensor
     README.md           the model card
 
@@ -13,6 +14,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,28 @@ from torch import Tensor
 
 from lightcrl import __version__
 from lightcrl.encoders.base import EncoderSpec, fingerprint
+from lightcrl.encoders.tower import TuningSpec
 from lightcrl.errors import CheckpointError
 from lightcrl.losses import LOGIT_BIAS_START, LOGIT_SCALE_START
 from lightcrl.methods import METHODS, Method, TokenSpec
 from lightcrl.storage import clear_errors, recover_folder, whole_folder, write_json
 
-FORMAT = 1
+FORMAT = 2
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+TOWER = "tower-{}.safetensors"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What training has made of an encoder.
+
+    Attributes:
+        spec: what of it was trained.
+        tensors: by name, what has changed; `lightcrl.encoders.tower.tuned_encoder` puts them in.
+    """
+
+    spec: TuningSpec
+    tensors: dict[str, Tensor]
 
 
 class Checkpoint(
@@ -51,6 +68,7 @@ class Checkpoint(
         fingerprints: by modality, the fingerprint of that encoder.
         recipe: the recipe it was trained by, as a table.
         figures: what was measured: `metrics`, `interval` and the like.
+        towers: by modality, what training has made of its encoder; frozen encoders are not among them.
     """
 
     def __init__(
@@ -63,6 +81,7 @@ class Checkpoint(
         fingerprints: Mapping[str, str],
         recipe: Mapping[str, Any] | None = None,
         figures: Mapping[str, Any] | None = None,
+        towers: Mapping[str, Tuned] | None = None,
     ) -> None:
         self.method = method
         self.name = name
@@ -71,11 +90,12 @@ class Checkpoint(
         self.fingerprints = dict(fingerprints)
         self.recipe = dict(recipe or {})
         self.figures = dict(figures or {})
+        self.towers = dict(towers or {})
 
     def config(self) -> dict[str, Any]:
         """The content of config.json."""
         config: dict[str, Any] = {
-            "format": FORMAT,
+            "format": FORMAT if self.towers else 1,  # what has no towers, older versions can read
             "lightcrl": __version__,
             "method": self.method_config(),
             "modalities": {
@@ -92,6 +112,14 @@ class Checkpoint(
             "figures": self.figures,
             "tensors": {leaf: _describe(tensor) for leaf, tensor in self.method.state_dict().items()},
         }
+        if self.towers:
+            config["towers"] = {
+                modality: {
+                    "tuning": tuned.spec.model_dump(mode="json"),
+                    "tensors": {leaf: _describe(tensor) for leaf, tensor in tuned.tensors.items()},
+                }
+                for modality, tuned in self.towers.items()
+            }
         return {**config, "digest": _digest(config)}
 
     def method_config(self) -> dict[str, Any]:
@@ -107,6 +135,9 @@ class Checkpoint(
         state = {leaf: tensor.detach().cpu().contiguous() for leaf, tensor in self.method.state_dict().items()}
         with clear_errors(save_directory):
             (save_directory / WEIGHTS).write_bytes(save(state, metadata={"format": "pt"}))
+            for modality, tuned in self.towers.items():
+                place = save_directory / TOWER.format(modality)
+                place.write_bytes(save(tuned.tensors, metadata={"format": "pt"}))
             (save_directory / CARD).write_text(model_card(self), encoding="utf-8")
         write_json(save_directory / CONFIG, self.config())
 
@@ -131,7 +162,7 @@ class Checkpoint(
             force_download=force_download,
             local_files_only=local_files_only,
             token=token,
-            allow_patterns=[CONFIG, WEIGHTS, CARD],
+            allow_patterns=[CONFIG, WEIGHTS, CARD, TOWER.format("*")],
         )
         return load_folder(Path(folder))
 
@@ -183,7 +214,11 @@ def load_folder(folder: Path) -> Checkpoint:
         CheckpointError: names the leaf, what was found and what was expected.
     """
     config = _read_config(folder)
-    tensors = _read_tensors(folder, config["tensors"])
+    tensors = _read_tensors(folder / WEIGHTS, config["tensors"])
+    towers = {
+        modality: Tuned(TuningSpec(**entry["tuning"]), _read_tensors(folder / TOWER.format(modality), entry["tensors"]))
+        for modality, entry in config.get("towers", {}).items()
+    }
     modalities = {
         name: TokenSpec(entry["dim"], entry["slots"], entry.get("sequence", False))
         for name, entry in config["modalities"].items()
@@ -204,6 +239,7 @@ def load_folder(folder: Path) -> Checkpoint:
         fingerprints={name: entry["fingerprint"] for name, entry in config["modalities"].items()},
         recipe=config["recipe"],
         figures=config["figures"],
+        towers=towers,
     )
 
 
@@ -233,7 +269,11 @@ def model_card(checkpoint: Checkpoint) -> str:
         f"{modalities[name]} | `{checkpoint.fingerprints[name]}` |"
         for name, spec in checkpoint.encoders.items()
     ]
-    parts = [f"| {part} | {count:,} |" for part, count in checkpoint.method.parts().items()]
+    counts = checkpoint.method.parts() | {
+        f"tower {name}": sum(tensor.numel() for tensor in tuned.tensors.values())
+        for name, tuned in checkpoint.towers.items()
+    }
+    parts = [f"| {part} | {count:,} |" for part, count in counts.items()]
     first = next(iter(modalities))
     lines = [
         "---",
@@ -245,7 +285,8 @@ def model_card(checkpoint: Checkpoint) -> str:
         f"# {checkpoint.recipe.get('name', 'LightCRL model')}",
         "",
         f"Maps {', '.join(modalities)} into one space of {checkpoint.method.dim} dimensions "
-        f"(method `{checkpoint.name}`, LightCRL {__version__}). The frozen encoders are not part of this checkpoint.",
+        f"(method `{checkpoint.name}`, LightCRL {__version__}). The encoders are not part of this checkpoint"
+        + (f", but for what training has changed of {', '.join(checkpoint.towers)}." if checkpoint.towers else "."),
         "",
         "```python",
         "import lightcrl",
@@ -297,19 +338,20 @@ def _digest(config: Mapping[str, Any]) -> str:
         name: {key: value for key, value in entry.items() if key != "encoder"}
         for name, entry in config.get("modalities", {}).items()
     }
-    return fingerprint([config.get("format"), config.get("method"), modalities, config.get("tensors")])
+    towers = [config["towers"]] if "towers" in config else []
+    return fingerprint([config.get("format"), config.get("method"), modalities, config.get("tensors"), *towers])
 
 
-def _read_tensors(folder: Path, expected: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+def _read_tensors(path: Path, expected: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
     try:
-        tensors = load_file(folder / WEIGHTS)
+        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS} is missing or torn ({error}).") from None
+        raise CheckpointError(f"{path} is missing or torn ({error}).") from None
     for leaf in sorted(set(expected) | set(tensors)):
         found = _describe(tensors[leaf]) if leaf in tensors else "nothing"
         wanted = expected.get(leaf, "nothing")
         if found != wanted:
-            raise CheckpointError(f"{folder / WEIGHTS}: leaf {leaf!r} is {found}, expected {wanted}.")
+            raise CheckpointError(f"{path}: leaf {leaf!r} is {found}, expected {wanted}.")
     return tensors
 
 

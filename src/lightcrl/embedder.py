@@ -14,6 +14,7 @@ from lightcrl.checkpoint import Checkpoint, load_checkpoint
 from lightcrl.data.base import Item, Rejection, digest
 from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import Encoder
+from lightcrl.encoders.tower import tuned_encoder
 from lightcrl.errors import DataError, EncoderError, ItemError, ModalityError
 from lightcrl.features import encode_items
 from lightcrl.tokens import TokenBatch
@@ -49,7 +50,7 @@ class Embedder:
         return self.method.dim
 
     def encoder(self, modality: str) -> Encoder:
-        """The frozen encoder of a modality.
+        """The encoder of a modality, with what training has changed of it.
 
         Raises:
             ModalityError: the model has no such modality.
@@ -73,6 +74,9 @@ class Embedder:
                     f"{encoder.fingerprint}, the model was trained with {expected}. Expected the same weights and "
                     "settings; give the right folder with --encoder, or train again."
                 )
+            if modality in self.checkpoint.towers:
+                tuned = self.checkpoint.towers[modality]
+                encoder = tuned_encoder(encoder, tuned.spec, tuned.tensors)
             self._encoders[modality] = encoder
         return self._encoders[modality]
 

@@ -20,12 +20,14 @@ from lightcrl.data import Dataset, Rejection, load_dataset
 from lightcrl.data.base import write_rejected
 from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import Encoder
+from lightcrl.encoders.tower import Tower, tuned_encoder
 from lightcrl.errors import DataError, TrainingError
 from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.evaluation.tasks import ZeroShot, encode_modality
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
+from lightcrl.features.live import LiveStore
 from lightcrl.logs import Report
 from lightcrl.methods import METHODS
 from lightcrl.plan import make_plan
@@ -100,7 +102,8 @@ def prepare(recipe: Recipe, tell: Tell = lambda event: None) -> tuple[Features, 
         )
         stores[modality] = done.store
         rejected += done.rejected
-    return Features(stores), encoders, rejected
+    raw = {modality: dataset.items[modality] for modality in recipe.tuning}
+    return Features(stores, raw), encoders, rejected
 
 
 def run(
@@ -155,8 +158,12 @@ def train_method(
     features: Features,
     encoders: Mapping[str, Encoder],
     report: Report = lambda event: None,
-) -> tuple[Checkpoint, Trained]:
-    """Train one method as the recipe has it: the checkpoint with its best weights, and how it went.
+) -> tuple[Checkpoint, Trained, Features]:
+    """Train one method as the recipe has it, and the encoders that it wants trained.
+
+    Returns:
+        The checkpoint with its best weights, how it went, and the features as the trained encoders give them (those
+        given, where all encoders are frozen).
 
     Args:
         recipe: how to train; its own method does not matter.
@@ -180,7 +187,31 @@ def train_method(
         fingerprints={modality: encoder.fingerprint for modality, encoder in encoders.items()},
         recipe=recipe.model_dump(mode="json"),
     )
-    return checkpoint, train(checkpoint, features, recipe.training, place, seed=seed, report=report)
+    live = {
+        modality: LiveStore(
+            features.store(modality),
+            Tower(encoders[modality], tuning),
+            features.items[modality],
+            workers=recipe.features.workers,
+        )
+        for modality, tuning in recipe.tuning.items()
+    }
+    trained = train(checkpoint, features, recipe.training, place, seed=seed, report=report, live=live)
+    return checkpoint, trained, features.replace_stores(live)
+
+
+def trained_zero_shot(
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    encoders: Mapping[str, Encoder],
+    zero_shot: ZeroShot | None,
+    tell: Tell = lambda event: None,
+) -> ZeroShot | None:
+    """The zero-shot data as a checkpoint's own encoders see it: `zero_shot`, where all of them are frozen."""
+    if zero_shot is None or recipe.evaluation.zero_shot is None or not checkpoint.towers:
+        return zero_shot
+    tuned = {name: tuned_encoder(encoders[name], one.spec, one.tensors) for name, one in checkpoint.towers.items()}
+    return ZeroShot.prepare(recipe.evaluation.zero_shot, {**encoders, **tuned}, recipe.features, tell)
 
 
 def train_one(
@@ -198,7 +229,8 @@ def train_one(
     def report(event: Mapping[str, Any]) -> None:
         tell({"method": spec.name, "seed": seed, **event})
 
-    checkpoint, trained = train_method(recipe, spec, seed, place, features, encoders, report)
+    checkpoint, trained, features = train_method(recipe, spec, seed, place, features, encoders, report)
+    zero_shot = trained_zero_shot(recipe, checkpoint, encoders, zero_shot, tell)
     vectors, links = embed_split(checkpoint.method, features, features.split(recipe.evaluation.split))
     retrieval = Retrieval(links)
     found = trained.result if recipe.evaluation.split == "dev" else retrieval(vectors)

@@ -5,6 +5,7 @@
     [encoders.image]    one table per modality                lightcrl.encoders.EncoderSpec
     [features]          where their outputs are kept          FeaturesSpec
     [method]            what is trained: name and its options lightcrl.methods
+    [tuning.image]      encoders that are trained too         lightcrl.encoders.tower
     [training]          how                                   TrainingSpec
     [evaluation]        what is measured beside it            EvaluationSpec
 
@@ -25,7 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lightcrl.data import DataSpec
 from lightcrl.encoders.base import EncoderSpec
-from lightcrl.errors import LightCRLError, RecipeError
+from lightcrl.encoders.tower import TuningSpec
+from lightcrl.errors import LightCRLError, RecipeError, UnknownNameError
 from lightcrl.losses import LOSSES
 from lightcrl.methods import METHODS, Method, MethodOptions
 
@@ -105,6 +107,8 @@ class TrainingSpec(BaseModel):
         evaluate_every: epochs between two evaluations on dev.
         precision: of the forward pass; `"auto"` takes bfloat16 where the GPU, or the CPU for batches of 256 and more,
             multiplies in it.
+        chunk: items that go through a tower at once; the gradient is that of the whole batch. `"auto"` takes the
+            encoder's batch size.
         device: `"auto"` takes the GPU when there is one.
         tensorboard: write TensorBoard logs beside log.jsonl (extra `tensorboard`).
     """
@@ -126,6 +130,7 @@ class TrainingSpec(BaseModel):
     patience: int = Field(default=0, ge=0)
     evaluate_every: int = Field(default=1, gt=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    chunk: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     device: str = "auto"
     tensorboard: bool = True
 
@@ -140,6 +145,10 @@ class TrainingSpec(BaseModel):
             if value != "auto" and value < least:
                 raise ValueError(f"{name} is {value}, expected at least {least}")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the outcome, as JSON values: not where it runs, nor in what portions."""
+        return self.model_dump(mode="json", exclude={"device", "tensorboard", "chunk"})
 
     def suited(self, method: type[Method]) -> TrainingSpec:
         """This spec with what is `"auto"` filled in; batch size and epochs stay so unless the method has its own."""
@@ -204,6 +213,7 @@ class Recipe(BaseModel):
         encoders: by modality.
         features: where encoders' outputs are kept.
         method: what is trained.
+        tuning: by modality, how its encoder is trained too; frozen where there is none.
         training: how.
         evaluation: what is measured.
     """
@@ -216,8 +226,16 @@ class Recipe(BaseModel):
     encoders: dict[str, EncoderSpec] = Field(min_length=2)
     features: FeaturesSpec = Field(default_factory=FeaturesSpec)
     method: MethodSpec = Field(default_factory=MethodSpec)
+    tuning: dict[str, TuningSpec] = {}
     training: TrainingSpec = Field(default_factory=TrainingSpec)
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        for modality in self.tuning:
+            if modality not in self.encoders:
+                raise UnknownNameError("modality of [tuning]", modality, self.encoders)
+        return self
 
     @property
     def kinds(self) -> dict[str, str]:

@@ -55,7 +55,7 @@ def count_batches(split: Split, batch_size: int, items_per_group: int) -> int:
 def _turns(split: Split, items_per_group: int) -> np.ndarray:
     """[G] in how many passes of an epoch each group takes part."""
     counts = np.stack([members.counts for members in split.members.values()])
-    return np.where((counts > 0).sum(0) >= 2, -(-counts.max(0) // items_per_group), 0)
+    return np.where((counts > 0).sum(0) >= min(2, len(counts)), -(-counts.max(0) // items_per_group), 0)
 
 
 def _pieces(groups: int, batch_size: int) -> int:

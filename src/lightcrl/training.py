@@ -3,7 +3,7 @@
 Every random draw is a function of the seed and the step (or epoch), so a run can go on from any step as if it had never
 stopped. The folder it writes:
 
-    best/       the checkpoint with the best dev mean R@1
+    best/       the checkpoint that dev says is the best
     last/       the latest checkpoint, with state.safetensors: the optimiser's moments and where the run stands
     log.jsonl   one line a step and one an evaluation
 """
@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +23,21 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor
 
-from lightcrl.checkpoint import Checkpoint, load_folder
+from lightcrl.checkpoint import Checkpoint, Tuned, load_folder
 from lightcrl.encoders.base import fingerprint
 from lightcrl.errors import CheckpointError, DivergedError, EmptyDatasetError, TrainingError
 from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.features.embed import embed_split
+from lightcrl.features.live import LiveStore
 from lightcrl.features.table import Features, Split
 from lightcrl.logs import Log, Report
-from lightcrl.losses import LOSSES, Loss, info_nce
-from lightcrl.methods import Method, Step
+from lightcrl.methods import Method
 from lightcrl.plan import Plan, bfloat16_pays, learning_rate, make_plan
-from lightcrl.processes import gather_rows, share, sum_gradients
 from lightcrl.recipe import TrainingSpec
 from lightcrl.sampling import Batch, epoch_batches
+from lightcrl.stepping import Stepper, mix, parameter_groups
 from lightcrl.storage import make_folder, recover_folder, whole_folder
 
 # A long epoch is saved in its midst after this many seconds.
@@ -95,6 +94,29 @@ class Trained:
     resumed_at: int = field(default=0)
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """What a look at dev says.
+
+    Attributes:
+        figures: for the log; the first decides which checkpoint is best.
+        result: all figures, made when they are wanted.
+    """
+
+    figures: Mapping[str, float]
+    result: Callable[[], Result]
+
+
+Judge = Callable[[Method, Features], Judgement]
+
+
+def by_retrieval(method: Method, features: Features) -> Judgement:
+    """Mean R@1 over all directions on dev."""
+    vectors, links = embed_split(method, features, features.split("dev"))
+    retrieval = Retrieval(links)
+    return Judgement({"dev_mean_recall@1": retrieval.mean_recall(vectors)}, lambda: retrieval(vectors))
+
+
 def train(
     checkpoint: Checkpoint,
     features: Features,
@@ -103,8 +125,10 @@ def train(
     *,
     seed: int = 0,
     report: Report = lambda event: None,
+    live: Mapping[str, LiveStore] | None = None,
+    judge: Judge = by_retrieval,
 ) -> Trained:
-    """Train the checkpoint's method on the `train` split, choose by dev mean R@1, keep best and last.
+    """Train the checkpoint's method on the `train` split, choose by what `judge` says of dev, keep best and last.
 
     A folder that holds an unfinished run of the same settings is gone on with; a finished one is returned as it is.
 
@@ -115,6 +139,8 @@ def train(
         folder: of the run.
         seed: of weights, batches and dropout.
         report: called with every line of log.jsonl.
+        live: modalities whose encoder is trained too, in the place of their stores.
+        judge: how dev is measured.
 
     Raises:
         TrainingError: there is too little data for these settings.
@@ -129,16 +155,20 @@ def train(
         plan = replace(plan, epochs=1, steps=plan.steps_per_epoch)
     features = features.in_memory()
     method = checkpoint.method
-    accelerator = _accelerator(spec, plan.batch_size, method)
-    settings = spec.model_dump(mode="json", exclude={"device", "tensorboard"})
-    identity = fingerprint([checkpoint.method_config(), settings, seed, _fingerprints(features)])
-    method.to(accelerator.device)
-    optimizer = torch.optim.AdamW(_parameter_groups(method, spec))
+    accelerator = _accelerator(spec, plan.batch_size, method, bool(live))
+    live = dict(live or {})
+    tuning = {name: store.tower.spec.model_dump(mode="json") for name, store in sorted(live.items())}
+    known = [checkpoint.method_config(), spec.identity(), seed, _fingerprints(features), *([tuning] if tuning else [])]
+    identity = fingerprint(known)
+    stepper = Stepper(method, features, live, accelerator, spec)
+    for module in stepper.modules().values():
+        module.to(accelerator.device)
+    optimizer = torch.optim.AdamW(parameter_groups(method, spec, live))
     if accelerator.is_main_process:
         recover_folder(folder / "best")
         recover_folder(folder / "last")
     accelerator.wait_for_everyone()
-    progress = _resume(folder, method, optimizer, identity)
+    progress = _resume(folder, stepper, optimizer, identity)
     resumed_at = progress.step
     if resumed_at == 0:
         _initialise(method, features, train_split, seed)
@@ -146,27 +176,39 @@ def train(
         # The method is not "prepared": that would leave its forward in the training's precision for good, and gradients
         # of several processes are added up in `_Loop.step`, over the whole batch's loss.
         optimizer = accelerator.prepare_optimizer(optimizer)
-        loop = _Loop(checkpoint, method, optimizer, accelerator, features, train_split, dev_split, spec, plan, seed)
+        seen = features.replace_stores(live)
+        loop = _Loop(checkpoint, stepper, optimizer, judge, seen, train_split, dev_split, plan, seed)
         loop.run(folder, progress, identity, report)
     accelerator.wait_for_everyone()
     best = load_folder(folder / "best")
-    checkpoint.method.load_state_dict(best.method.state_dict())
-    checkpoint.figures = best.figures
+    _put_back(best, stepper)
+    checkpoint.figures, checkpoint.towers = best.figures, best.towers
     return Trained(folder, Result.from_json(best.figures), progress, plan, resumed_at)
 
 
 @dataclass
 class _Loop:
     checkpoint: Checkpoint
-    method: Method
+    stepper: Stepper
     optimizer: torch.optim.Optimizer
-    accelerator: Accelerator
+    judge: Judge
     features: Features
     train_split: Split
     dev_split: Split
-    spec: TrainingSpec
     plan: Plan
     seed: int
+
+    @property
+    def method(self) -> Method:
+        return self.stepper.method
+
+    @property
+    def spec(self) -> TrainingSpec:
+        return self.stepper.spec
+
+    @property
+    def accelerator(self) -> Accelerator:
+        return self.stepper.accelerator
 
     def run(self, folder: Path, progress: Progress, identity: str, report: Report) -> None:
         spec, plan = self.spec, self.plan
@@ -177,7 +219,7 @@ class _Loop:
             earlier = progress.seconds
             if progress.step == 0 and self.method.solves:
                 epoch = epoch_batches(self.train_split, plan.batch_size, plan.items_per_group, self.seed, 0)
-                self.method.solve(self.at_hand(batch, progress, whole=True) for batch in epoch)
+                self.method.solve(self.stepper.stored(batch, 0.0, whole=True) for batch in epoch)
             while not progress.finished:
                 skip = progress.step - progress.epoch * plan.steps_per_epoch
                 batches = epoch_batches(
@@ -206,19 +248,16 @@ class _Loop:
 
     def step(self, batch: Batch, progress: Progress) -> dict[str, Any]:
         """One update; returns its line of the log."""
-        torch.manual_seed(_mix(self.seed, progress.step, self.accelerator.process_index))
+        seed = mix(self.seed, progress.step, self.accelerator.process_index)
+        torch.manual_seed(seed)
         rate = learning_rate(self.spec, progress.step, self.plan.steps) * progress.rate_factor
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.method.train()
+            group["lr"] = rate * group["share"]
+        self.stepper.train()
         self.optimizer.zero_grad()
-        loss = self.loss(batch, progress)
-        self.accelerator.backward(loss)
-        if self.accelerator.num_processes > 1:
-            # Every process has the whole gradient of logit scale and bias already.
-            named = self.method.named_parameters()
-            sum_gradients(parameter for name, parameter in named if not name.startswith("logit_"))
-        norm = self.accelerator.clip_grad_norm_(self.method.parameters(), self.spec.clip or math.inf)
+        loss = self.stepper.backward(batch, progress.step / self.plan.steps, seed)
+        parameters = [parameter for _, parameter in self.stepper.parameters()]
+        norm = self.accelerator.clip_grad_norm_(parameters, self.spec.clip or math.inf)
         if not (math.isfinite(loss.item()) and math.isfinite(float(norm))):
             raise DivergedError(
                 f"the loss is {loss.item()} and the norm of its gradient {float(norm)} at step {progress.step}. The "
@@ -236,41 +275,16 @@ class _Loop:
             "gradient_norm": float(norm),
         }
 
-    def at_hand(self, batch: Batch, progress: Progress, *, whole: bool = False) -> Step:
-        """The features of a batch, of which this process holds its share unless it is to have the whole."""
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        if whole:
-            rank, processes = 0, 1
-        device = self.accelerator.device
-        tokens = {
-            modality: self.features.store(modality)
-            .gather(rows[share(len(rows), rank, processes)], sequence=self.method.sequences)
-            .to(device)
-            for modality, rows in batch.rows.items()
-        }
-        groups = {modality: torch.from_numpy(numbers).to(device) for modality, numbers in batch.groups.items()}
-        return Step(tokens, groups, progress.step / self.plan.steps)
-
-    def loss(self, batch: Batch, progress: Progress) -> Tensor:
-        step = self.at_hand(batch, progress)
-        with self.accelerator.autocast():
-            if self.method.training:
-                step = self.method.augment(step)
-            embeddings: dict[str, Tensor] = {name: self.method(name, tokens) for name, tokens in step.tokens.items()}
-        if self.accelerator.num_processes > 1:
-            embeddings = {name: gather_rows(own, len(batch.rows[name])) for name, own in embeddings.items()}
-        return self.method.objective(_loss(self.spec), embeddings, step)
-
     def evaluate(self, folder: Path, progress: Progress) -> dict[str, Any]:
         """Measure on dev, keep the checkpoint if it is the best; returns the line of the log."""
-        vectors, links = embed_split(self.method, self.features, self.dev_split)
-        retrieval = Retrieval(links)
-        recall = retrieval.mean_recall(vectors)
-        event = {"event": "evaluation", "step": progress.step, "epoch": progress.epoch, "dev_mean_recall@1": recall}
-        if recall > progress.best:
-            progress.best, progress.best_epoch, progress.stale = recall, progress.epoch, 0
-            self.checkpoint.figures = {"split": "dev", **retrieval(vectors).to_json()}
+        found = self.judge(self.method, self.features)
+        score = next(iter(found.figures.values()))
+        event = {"event": "evaluation", "step": progress.step, "epoch": progress.epoch, **found.figures}
+        if score > progress.best:
+            progress.best, progress.best_epoch, progress.stale = score, progress.epoch, 0
+            self.checkpoint.figures = {"split": "dev", **found.result().to_json()}
             if self.accelerator.is_main_process:
+                self.keep_towers()
                 self.checkpoint.save(folder / "best")
         else:
             progress.stale += 1
@@ -281,9 +295,10 @@ class _Loop:
 
     @torch.no_grad()
     def dev_loss(self, progress: Progress) -> float:
-        self.method.eval()
+        self.stepper.train(False)
         batches = epoch_batches(self.dev_split, self.plan.batch_size, self.plan.items_per_group, self.seed, 0)
-        values = [self.loss(batch, progress).item() for batch in batches]
+        done = progress.step / self.plan.steps
+        values = [self.stepper.loss(batch, done, self.seed).item() for batch in batches]
         if not values:
             raise TrainingError("the plateau schedule needs a dev split of two groups or more; found fewer.")
         return sum(values) / len(values)
@@ -301,27 +316,24 @@ class _Loop:
     def save_last(self, folder: Path, progress: Progress, identity: str) -> None:
         if not self.accelerator.is_main_process:
             return
-        method = self.method
-        names = [name for name, parameter in method.named_parameters() if parameter.requires_grad]
-        parameters = dict(method.named_parameters())
         moments = {
             f"{name}/{key}": value.detach().cpu().contiguous().clone()
-            for name in names
-            for key, value in self.optimizer.state.get(parameters[name], {}).items()
+            for name, parameter in self.stepper.parameters()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
         }
+        self.keep_towers()
         state = json.dumps({"identity": identity, "progress": asdict(progress)})
         with whole_folder(folder / "last") as fresh:
             self.checkpoint._save_pretrained(fresh)
             (fresh / "state.safetensors").write_bytes(save(moments, metadata={"state": state}))
 
+    def keep_towers(self) -> None:
+        """Give the checkpoint what the towers have become."""
+        for name, store in self.stepper.live.items():
+            self.checkpoint.towers[name] = Tuned(store.tower.spec, store.tower.tuned())
 
-def _loss(spec: TrainingSpec) -> Loss:
-    if spec.loss != "info_nce":
-        return LOSSES.load(spec.loss)
-    return partial(info_nce, label_smoothing=float(spec.label_smoothing))
 
-
-def _accelerator(spec: TrainingSpec, batch_size: int, method: Method) -> Accelerator:
+def _accelerator(spec: TrainingSpec, batch_size: int, method: Method, live: bool) -> Accelerator:
     # Accelerate keeps one precision per process; several trainings in one process may differ.
     AcceleratorState._reset_state(reset_partial_state=True)
     cpu = spec.device == "cpu" or (spec.device == "auto" and not torch.cuda.is_available())
@@ -331,6 +343,11 @@ def _accelerator(spec: TrainingSpec, batch_size: int, method: Method) -> Acceler
         raise TrainingError(
             f"launched as {accelerator.num_processes} processes for batches of {batch_size} groups; expected two "
             "groups or more for each."
+        )
+    if live and (method.one_process or method.closed_form):
+        raise TrainingError(
+            f"{type(method).__name__} needs each batch whole, so no tower can be trained through it. Remove the "
+            "[tuning] tables, or take another method."
         )
     if accelerator.num_processes > 1 and (method.one_process or method.closed_form):
         raise TrainingError(
@@ -352,15 +369,7 @@ def _initialise(method: Method, features: Features, split: Split, seed: int) -> 
             method.fit(modality, features.store(modality).gather(rows, sequence=method.sequences))
 
 
-def _parameter_groups(method: Method, spec: TrainingSpec) -> list[dict[str, Any]]:
-    """Weight decay for matrices alone."""
-    named = [(name, parameter) for name, parameter in method.named_parameters() if parameter.requires_grad]
-    decayed = [p for name, p in named if p.ndim >= 2 and not name.endswith("bias")]
-    spared = [p for name, p in named if not (p.ndim >= 2 and not name.endswith("bias"))]
-    return [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-
-
-def _resume(folder: Path, method: Method, optimizer: torch.optim.Optimizer, identity: str) -> Progress:
+def _resume(folder: Path, stepper: Stepper, optimizer: torch.optim.Optimizer, identity: str) -> Progress:
     path = folder / "last" / "state.safetensors"
     if not path.exists():
         return Progress()
@@ -371,18 +380,21 @@ def _resume(folder: Path, method: Method, optimizer: torch.optim.Optimizer, iden
                 f"{folder} holds a run of other settings, data or seed (identity {state['identity']}, expected "
                 f"{identity}). Choose another --output, or remove the folder."
             )
-        parameters = dict(method.named_parameters())
+        parameters = dict(stepper.parameters())
         for key in stream.keys():  # noqa: SIM118 - not a mapping
             name, _, moment = key.rpartition("/")
             value = stream.get_tensor(key)
             optimizer.state[parameters[name]][moment] = value.to(parameters[name].device) if value.ndim else value
-    method.load_state_dict(load_folder(folder / "last").method.state_dict())
+    _put_back(load_folder(folder / "last"), stepper)
     return Progress(**state["progress"])
+
+
+def _put_back(saved: Checkpoint, stepper: Stepper) -> None:
+    """Bring the method and the towers to what was saved."""
+    stepper.method.load_state_dict(saved.method.state_dict())
+    for name, store in stepper.live.items():
+        store.tower.load(saved.towers[name].tensors)
 
 
 def _fingerprints(features: Features) -> list[str]:
     return [f"{modality} {store.fingerprint}" for modality, store in sorted(features.stores.items())]
-
-
-def _mix(seed: int, step: int, process: int) -> int:
-    return int(fingerprint([seed, step, process])[:15], 16)

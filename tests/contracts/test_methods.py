@@ -46,6 +46,7 @@ OWN: dict[str, dict[str, Any]] = {
     "lightcrl_paper": {"fusion": "addition", "heads": 2, "feedforward": 12, "dropout": 0.0},
     "mlp": {"layers": 2, "hidden": 12, "dropout": 0.0},
     # Where a loss or a scale is part of the method: those of all, so that every loss can be tried.
+    "clip": {"head": "linear"},
     "convirt": {"loss_weight": 0.5, "temperature": None},
     "structure": {"structure_weight": 10.0, "structure_warmup": 0.1, "temperature": None},
     "csa": {"power": 1.0, "shrinkage": 0.1},
@@ -72,6 +73,7 @@ VARIED: dict[str, list[Any]] = {
     "blocks": [1, 3],
     "expansion": [1],
     "alpha": [0.2],
+    "head": ["gelu_norm"],
     "loss_weight": [0.75],
     "temperature": [0.2],
     "structure_weight": [1.0],

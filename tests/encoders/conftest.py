@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lightcrl.encoders.huggingface import quiet
+from lightcrl.encoders.files import quiet
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
-from lightcrl.encoders import Encoder, EncoderSpec, load_encoder
-from lightcrl.encoders import huggingface as hf
+from lightcrl.encoders import Encoder, EncoderSpec, files, load_encoder
 from lightcrl.encoders.base import Slot
-from lightcrl.encoders.huggingface import FILES, content_digest, folder_digest, quiet
+from lightcrl.encoders.files import FILES, content_digest, folder_digest, quiet
+from lightcrl.encoders.huggingface import HuggingFaceEncoder
 from lightcrl.encoders.layout import slots_of, write_layout
 from lightcrl.errors import EncoderError, EncoderNotFoundError
 
@@ -135,7 +135,7 @@ def test_random_masking_is_refused(tmp_path):
 
 
 def test_weights_are_loaded_when_first_needed(bert, monkeypatch):
-    monkeypatch.setattr(hf.HuggingFaceEncoder, "_load", lambda _: pytest.fail("loaded"))
+    monkeypatch.setattr(HuggingFaceEncoder, "_load", lambda _: pytest.fail("loaded"))
     encoder = text(bert)
     assert len(encoder.fingerprint) == 32
     assert encoder.length(encoder.prepare("a red dog")) == 5
@@ -195,7 +195,7 @@ def test_the_fingerprint_depends_on_all_that_decides_the_tokens(bert, copy, tmp_
 
 def test_files_are_read_for_the_fingerprint_once(bert, monkeypatch):
     calls = []
-    monkeypatch.setattr(hf, "content_digest", lambda path: calls.append(path.name) or "0")
+    monkeypatch.setattr(files, "content_digest", lambda path: calls.append(path.name) or "0")
     encoder = text(bert)
     assert calls == []
     assert encoder.fingerprint == encoder.fingerprint

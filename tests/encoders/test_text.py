@@ -158,7 +158,7 @@ def test_bfloat16_is_near_float32(bert):
 def test_the_dtype_is_what_was_asked_for_whatever_the_checkpoint_has(bert, tmp_path):
     from transformers import AutoModel
 
-    from lightcrl.encoders.huggingface import quiet
+    from lightcrl.encoders.files import quiet
 
     with quiet():
         AutoModel.from_pretrained(bert, dtype=torch.bfloat16).save_pretrained(tmp_path)

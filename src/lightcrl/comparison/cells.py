@@ -29,7 +29,7 @@ from lightcrl.evaluation.tasks import ZeroShot
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
 from lightcrl.methods import METHODS
-from lightcrl.pipeline import Tell, train_method
+from lightcrl.pipeline import Tell, train_method, trained_zero_shot
 from lightcrl.recipe import MethodSpec, Recipe
 from lightcrl.storage import whole_file, write_json
 
@@ -123,11 +123,10 @@ def find_or_train(ground: Ground, label: str, spec: MethodSpec, seed: int, group
     """
     recipe, features = ground.recipe, ground.features
     train_split = features.split("train")
-    settings = recipe.training.suited(METHODS.load(spec.name)).model_dump(
-        mode="json", exclude={"device", "tensorboard"}
-    )
+    settings = recipe.training.suited(METHODS.load(spec.name)).identity()
     stores = [f"{modality} {store.fingerprint}" for modality, store in sorted(features.stores.items())]
-    identity = fingerprint([FORMAT, spec.name, spec.options, settings, seed, groups, stores])
+    tuning = [recipe.model_dump(mode="json", include={"tuning"})] if recipe.tuning else []
+    identity = fingerprint([FORMAT, spec.name, spec.options, settings, seed, groups, stores, *tuning])
     subset = "" if groups is None else f"-{groups}"
     name = re.sub(r"[^\w.-]", ".", spec.name)
     folder = ground.folder / "cells" / f"{name}-seed{seed}{subset}-{identity[:10]}"
@@ -142,12 +141,13 @@ def find_or_train(ground: Ground, label: str, spec: MethodSpec, seed: int, group
         ground.tell({"method": label, "seed": seed, **event})
 
     peak = _PeakMemory()
-    checkpoint, trained = train_method(recipe, spec, seed, folder, features, ground.encoders, report)
+    checkpoint, trained, features = train_method(recipe, spec, seed, folder, features, ground.encoders, report)
     memory = peak.read()
     vectors, links = embed_split(checkpoint.method, features, features.split(recipe.evaluation.split))
     queries = Retrieval(links).per_query(vectors)
-    if ground.zero_shot is not None:
-        counts = ground.zero_shot.per_item(checkpoint.method)
+    zero_shot = trained_zero_shot(recipe, checkpoint, ground.encoders, ground.zero_shot)
+    if zero_shot is not None:
+        counts = zero_shot.per_item(checkpoint.method)
         queries["zero_shot"] = counts, np.arange(len(counts))
     plan = trained.plan
     cell = Cell(

@@ -46,6 +46,7 @@ class EncoderSpec(BaseModel):
         max_length: longest text in tokens, or longest sound in seconds; the rest is cut off.
         max_pixels: larger pictures are set aside (decompression bombs).
         dtype: of the forward pass.
+        weights: `"random"` ones (drawn by a fixed seed) need a config alone: a tower to be trained from scratch.
         batch_size: items per forward pass.
         device: `"auto"` takes the GPU when there is one.
         trust_remote_code: run code that comes with the model. Off unless you say so.
@@ -62,6 +63,7 @@ class EncoderSpec(BaseModel):
     max_length: float | None = Field(default=None, gt=0)
     max_pixels: int = Field(default=50_000_000, gt=0)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    weights: Literal["pretrained", "random"] = "pretrained"
     batch_size: int = Field(default=64, gt=0)
     device: str = "auto"
     trust_remote_code: bool = False

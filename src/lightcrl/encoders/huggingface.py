@@ -1,25 +1,23 @@
-"""What the encoders of the transformers library share: finding, fingerprinting, loading and running a frozen model."""
+"""What the encoders of the transformers library share: loading and running a model."""
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 import threading
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lightcrl.encoders.base import Choices, Encoder, EncoderSpec, Slot, fingerprint, pick_device
+from lightcrl.encoders.base import Choices, Encoder, EncoderSpec, Slot, pick_device
+from lightcrl.encoders.files import CODE, FILES, SETTINGS, find_folder, folder_digest, quiet
 from lightcrl.encoders.layout import (
     Layer,
     choose_layers,
@@ -31,15 +29,11 @@ from lightcrl.encoders.layout import (
     own_vectors,
     slots_of,
 )
-from lightcrl.errors import EncoderError, EncoderNotFoundError
+from lightcrl.errors import EncoderError
 from lightcrl.tokens import TokenBatch
 
 # Part of every fingerprint: raise it when the same files and settings give other tokens than before.
 FORMAT = 1
-
-# What decides a model's output, all at the top of its folder. Pickled weights are never among them.
-FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.safetensors")
-CODE = ("*.py",)
 
 # Weights that hidden states do not depend on: heads, and tokens that only training puts in.
 UNUSED = re.compile(r"(^|\.)(pooler|head|masked_spec_embed|mask_token|num_batches_tracked)(\.|$)")
@@ -100,11 +94,14 @@ class HuggingFaceEncoder(Encoder):
         self.kind = spec.kind
         self.batch_size = spec.batch_size
         self.device = pick_device(spec.device)
-        self.folder = find_folder(spec.model, spec.revision, code=spec.trust_remote_code)
+        self.folder = find_folder(
+            spec.model, spec.revision, code=spec.trust_remote_code, weights=spec.weights == "pretrained"
+        )
         self.config = self._from_pretrained("AutoConfig")
         self.processor = self._from_pretrained(self.processor_class[0], **self.processor_options)
         self._lock = threading.Lock()
         self._loaded: Loaded | None = None
+        self._tuned: str | None = None
 
     @abstractmethod
     def trial(self) -> list[Prepared]:
@@ -163,7 +160,8 @@ class HuggingFaceEncoder(Encoder):
 
     @cached_property
     def _files(self) -> str:
-        return folder_digest(self.folder, (*FILES, *CODE) if self.spec.trust_remote_code else FILES)
+        files = FILES if self.spec.weights == "pretrained" else SETTINGS
+        return folder_digest(self.folder, (*files, *CODE) if self.spec.trust_remote_code else files)
 
     def describe(self) -> Mapping[str, Any]:
         """The content of the model's files, wherever they lie, and every setting that tokens depend on."""
@@ -173,14 +171,21 @@ class HuggingFaceEncoder(Encoder):
             "kind": self.kind,
             "files": self._files,
             "dtype": self.spec.dtype,
+            **({"weights": self.spec.weights} if self.spec.weights != "pretrained" else {}),
+            **({"tuned": self._tuned} if self._tuned is not None else {}),
             **describe_layout(self.spec.layers, self.spec.tokens, self.kind),
         }
 
+    def with_network(self, network: torch.nn.Module, mark: str | None = None) -> HuggingFaceEncoder:
+        """This encoder around other weights of the same shapes; `mark` stands for them in its fingerprint."""
+        changed = copy(self)
+        changed._loaded, changed._tuned = replace(self.loaded, network=network), mark
+        return changed
+
     def encode(self, prepared: Sequence[Prepared]) -> TokenBatch:
         """Tokens [B, T, D], float32; items that cannot share a batch without changing each other are run apart."""
-        loaded = self.loaded
         with torch.inference_mode():
-            tokens = self._encode(loaded, prepared)
+            tokens = self.forward(prepared)
         # Copies made outside can be used in training. Some models fill every item up to a fixed length.
         longest = int(tokens.lengths.max())
         return TokenBatch(tokens.values[:, :longest].clone(), tokens.mask[:, :longest].clone())
@@ -190,8 +195,9 @@ class HuggingFaceEncoder(Encoder):
         loaded = self.loaded
         return own_vectors(tokens, loaded.tokens, [layer % loaded.blocks for layer in loaded.layers])
 
-    def _encode(self, loaded: Loaded, prepared: Sequence[Prepared]) -> TokenBatch:
-        groups = alike(prepared, loaded.pads)
+    def forward(self, prepared: Sequence[Prepared]) -> TokenBatch:
+        """As `encode`, but gradients flow."""
+        groups = alike(prepared, self.loaded.pads)
         parts = [self.tokens(self.batch([prepared[number] for number in members])) for members in groups]
         if len(parts) == 1:
             return parts[0]
@@ -243,7 +249,9 @@ class HuggingFaceEncoder(Encoder):
         return Layer(values, real if mask is None else self.token_mask(network, mask, tokens).bool(), **places)
 
     def _load(self) -> Loaded:
-        network, accepts = self._load_network()
+        # Weights made in inference mode could never be trained.
+        with torch.inference_mode(False):
+            network, accepts = self._load_network()
         short, long = self.trial()
         with torch.inference_mode():
             try:
@@ -272,15 +280,13 @@ class HuggingFaceEncoder(Encoder):
     def _load_network(self) -> tuple[torch.nn.Module, frozenset[str]]:
         # New heads draw from the global generator, which is the user's.
         with torch.random.fork_rng(devices=[]):
-            model, report = self._from_pretrained(
-                "AutoModel", dtype=getattr(torch, self.spec.dtype), use_safetensors=True, output_loading_info=True
-            )
+            model, absent = self._pretrained() if self.spec.weights == "pretrained" else (self._random(), set())
         network = getattr(model, self.tower, model)
         if getattr(network.config, "is_encoder_decoder", False):
             network = network.get_encoder()
         kept = {id(weight) for weight in network.state_dict(keep_vars=True).values()}
         names = {name for name, weight in model.state_dict(keep_vars=True).items() if id(weight) in kept}
-        missing = sorted(name for name in names & set(report["missing_keys"]) if not UNUSED.search(name))
+        missing = sorted(name for name in names & absent if not UNUSED.search(name))
         if missing:
             raise EncoderError(
                 f"{self.spec.model!r} lacks {len(missing)} of the model's {len(names)} weights, which would be random: "
@@ -288,6 +294,23 @@ class HuggingFaceEncoder(Encoder):
             )
         network.eval().requires_grad_(False).to(self.device)
         return network, frozenset(inspect.signature(network.forward).parameters)
+
+    def _pretrained(self) -> tuple[Any, set[str]]:
+        """The whole model, and the names of weights that its files lack."""
+        model, report = self._from_pretrained(
+            "AutoModel", dtype=getattr(torch, self.spec.dtype), use_safetensors=True, output_loading_info=True
+        )
+        return model, set(report["missing_keys"])
+
+    def _random(self) -> Any:
+        """The whole model with random weights."""
+        from transformers import AutoModel
+
+        torch.manual_seed(0)
+        with quiet():
+            return AutoModel.from_config(
+                self.config, dtype=getattr(torch, self.spec.dtype), trust_remote_code=self.spec.trust_remote_code
+            )
 
     def _from_pretrained(self, class_name: str, **options: Any) -> Any:
         import transformers
@@ -326,84 +349,3 @@ def _same(alone: Sequence[Layer], batch: Sequence[Layer]) -> bool:
         if error > tolerance * mine.float().norm(dim=-1).mean():
             return False
     return True
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the progress bars and load reports of transformers, whose settings come back afterwards."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    hook = logging.set_tqdm_hook(lambda _, args, kwargs: logging.EmptyTqdm(*args, **kwargs))
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        logging.set_tqdm_hook(hook)
-
-
-def find_folder(model: str, revision: str | None = None, *, code: bool = False) -> Path:
-    """The folder of a model: a local one, or the hub's, downloaded if it is not yet in the cache.
-
-    Raises:
-        EncoderNotFoundError: says where it looked, and why it is not there.
-        EncoderError: a folder without a model in it.
-    """
-    folder = Path(model).expanduser()
-    if folder.exists():
-        return _checked(folder)
-    tried = [f"local folder {folder.absolute()}: not there"]
-    if not model.startswith((".", "/", "~")):
-        from huggingface_hub import snapshot_download
-
-        patterns = [*FILES, *CODE] if code else [*FILES]
-        # Only the plain weights at the top: no variants, no parts of pipelines.
-        others = ["*/*.safetensors", "*.*.safetensors", "consolidated*"]
-        try:
-            cached = snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=others)
-        except Exception as error:  # The hub's client has a dozen kinds of failure; all end in the same advice.
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            tried.append(f"hub id {model!r}{f' at {revision!r}' if revision else ''}: {reason.strip()}")
-        else:
-            return _checked(Path(cached))
-    raise EncoderNotFoundError(
-        f"cannot find the encoder {model!r}. Tried:\n"
-        + "".join(f"  - {line}\n" for line in tried)
-        + "Give a folder that holds config.json, *.safetensors and the tokenizer or preprocessor files. Where there is "
-        "a network, this makes one: hf download <hub id> --local-dir <folder>"
-    )
-
-
-def _checked(folder: Path) -> Path:
-    """`folder`, if there is a model in it."""
-    if not (folder / "config.json").is_file():
-        raise EncoderError(f"{folder} is no model: expected a folder with a config.json in it.")
-    if not any(folder.glob("*.safetensors")):
-        raise EncoderError(
-            f"{folder} has no weights in *.safetensors. Pickled ones (*.bin, *.pt) are never loaded, since they can "
-            "run code: load them once where you trust them, and save_pretrained(folder)."
-        )
-    return folder
-
-
-def folder_digest(folder: Path, patterns: Iterable[str] = FILES) -> str:
-    """32 hex digits of the names and contents of the files that match, wherever the folder lies."""
-    paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
-    return fingerprint({path.name: content_digest(path) for path in paths})
-
-
-def content_digest(path: Path, whole: int = 256 << 20, chunks: int = 64, size: int = 1 << 20) -> str:
-    """32 hex digits of a file: all of it up to `whole` bytes, beyond that its length and evenly spaced chunks."""
-    state = hashlib.blake2b(digest_size=16)
-    length = path.stat().st_size
-    with path.open("rb") as stream:
-        if length <= whole:
-            while block := stream.read(size):
-                state.update(block)
-        else:
-            state.update(length.to_bytes(8, "little"))
-            for chunk in range(chunks):
-                stream.seek((length - size) * chunk // (chunks - 1))
-                state.update(stream.read(size))
-    return state.hexdigest()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.compute as pc
 
+from lightcrl.data.base import Item
 from lightcrl.errors import EmptyDatasetError, ModalityError
 from lightcrl.features.store import FeatureStore
 from lightcrl.methods.base import TokenSpec
@@ -53,9 +54,12 @@ class Split:
 
     @property
     def usable(self) -> np.ndarray:
-        """[U] numbers of the groups with items of two modalities or more: those that a contrastive loss can use."""
+        """[U] numbers of the groups that training can use.
+
+        A contrastive loss needs items of two modalities; where the split has a single one, its items have labels.
+        """
         present = np.stack([members.counts > 0 for members in self.members.values()])
-        return np.flatnonzero(present.sum(0) >= 2)
+        return np.flatnonzero(present.sum(0) >= min(2, len(present)))
 
     def subset(self, groups: np.ndarray) -> Split:
         """The split of these groups [S] alone, numbered anew in ascending order; rows stay those of the stores."""
@@ -73,11 +77,13 @@ class Features:
     Attributes:
         stores: by modality.
         splits: `"train"`, `"dev"`, `"test"`, as far as there are groups.
+        items: raw items of the modalities whose encoders are to be trained.
     """
 
-    def __init__(self, stores: Mapping[str, FeatureStore]) -> None:
+    def __init__(self, stores: Mapping[str, FeatureStore], items: Mapping[str, Sequence[Item]] | None = None) -> None:
         """Read who belongs to whom from the stores' own metadata."""
         self.stores = dict(stores)
+        self.items = dict(items or {})
         tables = {modality: store.metadata() for modality, store in self.stores.items()}
         seen: dict[str, str] = {}
         for table in tables.values():
@@ -135,6 +141,10 @@ class Features:
             self.splits,
         )
 
+    def replace_stores(self, stores: Mapping[str, FeatureStore]) -> Features:
+        """The same groups, with other stores of the same rows for some modalities."""
+        return self._with({**self.stores, **stores}, self.splits)
+
     def replace_split(self, name: str, split: Split) -> Features:
         """The same stores with other groups in one split."""
         return self._with(self.stores, {**self.splits, name: split})
@@ -142,7 +152,7 @@ class Features:
     def _with(self, stores: Mapping[str, FeatureStore], splits: Mapping[str, Split]) -> Features:
         """Without reading who belongs to whom again."""
         made = object.__new__(Features)
-        made.stores, made.splits = dict(stores), dict(splits)
+        made.stores, made.splits, made.items = dict(stores), dict(splits), self.items
         return made
 
 

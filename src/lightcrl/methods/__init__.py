@@ -13,6 +13,7 @@ METHODS: Table[type[Method]] = Table(
         "dfe": "lightcrl.fusion.encoder:DeepFusionEncoder",
         "linear": "lightcrl.methods.linear:Linear",
         "mlp": "lightcrl.methods.mlp:MLP",
+        "clip": "lightcrl.methods.clip:CLIP",
         "convirt": "lightcrl.methods.convirt:ConVIRT",
         "csa": "lightcrl.methods.csa:CSA",
         "asif": "lightcrl.methods.asif:ASIF",

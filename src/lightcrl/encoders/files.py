@@ -1,0 +1,99 @@
+"""The files of a transformers model: where they lie, and what stands for their content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightcrl.encoders.base import fingerprint
+from lightcrl.errors import EncoderError, EncoderNotFoundError
+
+# What decides a model's output, all at the top of its folder. Pickled weights are never among them.
+SETTINGS = ("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken")
+FILES = (*SETTINGS, "*.safetensors")
+CODE = ("*.py",)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars and load reports of transformers, whose settings come back afterwards."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    hook = logging.set_tqdm_hook(lambda _, args, kwargs: logging.EmptyTqdm(*args, **kwargs))
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.set_tqdm_hook(hook)
+
+
+def find_folder(model: str, revision: str | None = None, *, code: bool = False, weights: bool = True) -> Path:
+    """The folder of a model: a local one, or the hub's, downloaded if it is not yet in the cache.
+
+    Without `weights` a config is enough.
+
+    Raises:
+        EncoderNotFoundError: says where it looked, and why it is not there.
+        EncoderError: a folder without a model in it.
+    """
+    folder = Path(model).expanduser()
+    if folder.exists():
+        return _checked(folder, weights)
+    tried = [f"local folder {folder.absolute()}: not there"]
+    if not model.startswith((".", "/", "~")):
+        from huggingface_hub import snapshot_download
+
+        patterns = [*(FILES if weights else SETTINGS), *(CODE if code else ())]
+        # Only the plain weights at the top: no variants, no parts of pipelines.
+        others = ["*/*.safetensors", "*.*.safetensors", "consolidated*"]
+        try:
+            cached = snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=others)
+        except Exception as error:  # The hub's client has a dozen kinds of failure; all end in the same advice.
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            tried.append(f"hub id {model!r}{f' at {revision!r}' if revision else ''}: {reason.strip()}")
+        else:
+            return _checked(Path(cached), weights)
+    raise EncoderNotFoundError(
+        f"cannot find the encoder {model!r}. Tried:\n"
+        + "".join(f"  - {line}\n" for line in tried)
+        + "Give a folder that holds config.json, *.safetensors and the tokenizer or preprocessor files. Where there is "
+        "a network, this makes one: hf download <hub id> --local-dir <folder>"
+    )
+
+
+def _checked(folder: Path, weights: bool) -> Path:
+    """`folder`, if there is a model in it."""
+    if not (folder / "config.json").is_file():
+        raise EncoderError(f"{folder} is no model: expected a folder with a config.json in it.")
+    if weights and not any(folder.glob("*.safetensors")):
+        raise EncoderError(
+            f"{folder} has no weights in *.safetensors. Pickled ones (*.bin, *.pt) are never loaded, since they can "
+            "run code: load them once where you trust them, and save_pretrained(folder)."
+        )
+    return folder
+
+
+def folder_digest(folder: Path, patterns: Iterable[str] = FILES) -> str:
+    """32 hex digits of the names and contents of the files that match, wherever the folder lies."""
+    paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    return fingerprint({path.name: content_digest(path) for path in paths})
+
+
+def content_digest(path: Path, whole: int = 256 << 20, chunks: int = 64, size: int = 1 << 20) -> str:
+    """32 hex digits of a file: all of it up to `whole` bytes, beyond that its length and evenly spaced chunks."""
+    state = hashlib.blake2b(digest_size=16)
+    length = path.stat().st_size
+    with path.open("rb") as stream:
+        if length <= whole:
+            while block := stream.read(size):
+                state.update(block)
+        else:
+            state.update(length.to_bytes(8, "little"))
+            for chunk in range(chunks):
+                stream.seek((length - size) * chunk // (chunks - 1))
+                state.update(stream.read(size))
+    return state.hexdigest()

@@ -1,0 +1,218 @@
+"""A tower: an encoder of the transformers library whose weights are trained, all of them, some, or adapters.
+
+spec = TuningSpec(blocks=2)
+tower = Tower(encoder, spec)      a copy of the encoder's network; the encoder itself stays as it is
+tower(prepared)                   tokens, with gradients
+tower.tuned()                     what training has changed: the checkpoint keeps it
+tuned_encoder(encoder, spec, tensors)    the trained encoder, with a fingerprint of its own
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from lightcrl.encoders.base import Encoder
+from lightcrl.encoders.huggingface import UNUSED, HuggingFaceEncoder, Prepared
+from lightcrl.errors import CheckpointError, EncoderError, MissingExtraError
+from lightcrl.tokens import TokenBatch
+
+RATES = {"random": 1e-3, "lora": 2e-4, "pretrained": 2e-5}
+"""What `learning_rate = "auto"` is for random weights, for adapters, and for pretrained weights."""
+
+
+class TuningSpec(BaseModel):
+    """A `[tuning.<modality>]` table: how the encoder of a modality is trained along with the method.
+
+    Attributes:
+        blocks: how many of the last blocks are trained, and what follows them; `"all"` trains embeddings too.
+        lora: rank of low-rank adapters (arXiv 2106.09685) in those blocks, trained in place of their weights; 0 for
+            none (extra `lora`).
+        learning_rate: peak rate of the tower; it rises and falls with that of the method.
+        weight_decay: of weight matrices.
+        crop: smallest share of a picture's area that a random crop in training keeps; 1 takes whole pictures.
+        flip: mirror pictures in half of the cases; wrong where captions tell left from right.
+        checkpointing: compute activations twice instead of keeping them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    blocks: Annotated[int, Field(gt=0)] | Literal["all"] = "all"
+    lora: int = Field(default=0, ge=0)
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    weight_decay: float = Field(default=0.01, ge=0)
+    crop: float = Field(default=0.5, gt=0, le=1)
+    flip: bool = False
+    checkpointing: bool = False
+
+    def rate(self, weights: str) -> float:
+        """The peak learning rate for an encoder whose `weights` are `"random"` or `"pretrained"`."""
+        if self.learning_rate != "auto":
+            return float(self.learning_rate)
+        return RATES["lora" if self.lora and weights == "pretrained" else weights]
+
+
+class Tower(nn.Module):
+    """An encoder's network, copied, of which `spec` says what is trained.
+
+    Statistics of batch norms stay those of pretrained weights: batches here are not those they were made from.
+
+    Attributes:
+        spec: what is trained.
+        encoder: runs this network; its fingerprint is still that of the weights before training.
+        network: the copy.
+
+    Raises:
+        EncoderError: the encoder is no model of the transformers library, has fewer blocks, or is not in float32.
+    """
+
+    def __init__(self, encoder: Encoder, spec: TuningSpec) -> None:
+        super().__init__()
+        if not isinstance(encoder, HuggingFaceEncoder):
+            raise EncoderError(
+                f"{type(encoder).__name__} cannot be trained: expected a model of the transformers library. Remove its "
+                "[tuning] table, or train it yourself and name the result as model."
+            )
+        if encoder.spec.dtype != "float32":
+            raise EncoderError(
+                f"{encoder.spec.model!r} is loaded in {encoder.spec.dtype}; a tower is trained in float32 (say "
+                "training.precision = 'bfloat16' for the arithmetic)."
+            )
+        self.spec = spec
+        network: Any = deepcopy(encoder.loaded.network)
+        chosen = chosen_parameters(network, spec.blocks, encoder.spec.model)
+        if spec.lora:
+            chosen = add_adapters(network, chosen, spec.lora)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name in chosen)
+        if spec.checkpointing:
+            keep_no_activations(network, encoder.spec.model)
+        self.network = network
+        self.encoder = encoder.with_network(network)
+        self.random = encoder.spec.weights == "random"
+        self.eval()
+
+    def train(self, mode: bool = True) -> Tower:
+        """Dropout as `mode` says; batch norms only where weights began as random ones."""
+        super().train(mode)
+        if not self.random:
+            for module in self.network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, prepared: Sequence[Prepared]) -> TokenBatch:
+        """Tokens [B, T, D] of prepared items, with gradients."""
+        return self.encoder.forward(prepared)
+
+    def tuned(self) -> dict[str, Tensor]:
+        """By name, what training changes: trained parameters, and all of a network that began with random weights."""
+        state: dict[str, Tensor] = self.network.state_dict()
+        if not self.random:
+            trained = {name for name, parameter in self.network.named_parameters() if parameter.requires_grad}
+            state = {name: tensor for name, tensor in state.items() if name in trained}
+        return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what `tuned` gave.
+
+        Raises:
+            CheckpointError: names or shapes are not those of this tower.
+        """
+        mine = {name: tensor.shape for name, tensor in self.tuned().items()}
+        theirs = {name: tensor.shape for name, tensor in tensors.items()}
+        if mine != theirs:
+            odd = min(name for name in mine | theirs if mine.get(name) != theirs.get(name))
+            raise CheckpointError(
+                f"tower of {self.encoder.spec.model!r}: {odd} is {_shape(theirs, odd)}, expected {_shape(mine, odd)}. "
+                "Use the encoder that it was trained from."
+            )
+        self.network.load_state_dict(tensors, strict=False)
+
+
+def tuned_encoder(encoder: Encoder, spec: TuningSpec, tensors: Mapping[str, Tensor]) -> Encoder:
+    """The encoder with what training has made of it, frozen again, with a fingerprint that stands for it.
+
+    Raises:
+        CheckpointError: the tensors are those of another network.
+        EncoderError: as `Tower`.
+    """
+    tower = Tower(encoder, spec)
+    tower.load(tensors)
+    network = tower.network.eval().requires_grad_(False)
+    state = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        state.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return tower.encoder.with_network(network, state.hexdigest())
+
+
+def chosen_parameters(network: nn.Module, blocks: int | str, model: str) -> set[str]:
+    """Names of the parameters of the last `blocks` blocks and of all that comes after them; heads have no part.
+
+    The blocks are the longest list of modules of the network.
+
+    Raises:
+        EncoderError: there are fewer blocks.
+    """
+    names = [name for name, _ in network.named_parameters() if not UNUSED.search(name)]
+    if blocks == "all":
+        return set(names)
+    path, length = block_list(network)
+    if int(blocks) > length:
+        raise EncoderError(f"tuning: {model!r} has {length} blocks, {blocks} are to be trained. Say at most {length}.")
+    kept = {f"{path}.{number}." for number in range(length - int(blocks), length)}
+    inside = [name for name in names if name.startswith(f"{path}.")]
+    after = names[names.index(inside[-1]) + 1 :]
+    return {name for name in inside if any(name.startswith(one) for one in kept)} | set(after)
+
+
+def keep_no_activations(network: Any, model: str) -> None:
+    """Have the blocks of a network computed anew for the backward pass.
+
+    Raises:
+        EncoderError: this kind of model cannot do so.
+    """
+    name = "activation_checkpointing_enable"  # as transformers calls it from 5.20 on
+    enable = getattr(network, name, None) or network.gradient_checkpointing_enable
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise EncoderError(f"tuning.checkpointing: {model!r}: {error} Say checkpointing = false.") from None
+
+
+def block_list(network: nn.Module) -> tuple[str, int]:
+    """Name and length of a network's longest list of modules, the outermost of equal ones."""
+    lists = [(name, len(module)) for name, module in network.named_modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=lambda entry: entry[1], default=("", 0))
+
+
+def add_adapters(network: nn.Module, chosen: set[str], rank: int) -> set[str]:
+    """Put adapters into the linear maps among the parameters `chosen`, in place; the names of the adapters' own.
+
+    Raises:
+        MissingExtraError: peft is not installed.
+        EncoderError: there are no linear maps.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise MissingExtraError("tuning with lora", "lora") from None
+    targets = [
+        name for name, module in network.named_modules() if isinstance(module, nn.Linear) and f"{name}.weight" in chosen
+    ]
+    if not targets:
+        raise EncoderError("tuning.lora: no linear maps in the blocks that are to be trained. Say lora = 0.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets), network)
+    return {name for name, _ in network.named_parameters() if "lora_" in name}
+
+
+def _shape(shapes: Mapping[str, Any], name: str) -> str:
+    return f"of shape {list(shapes[name])}" if name in shapes else "missing"

@@ -1,0 +1,70 @@
+"""A modality whose encoder is being trained: raw items through a tower, under the interface of a feature store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightcrl.data.base import Item
+from lightcrl.encoders.augment import crop_and_flip
+from lightcrl.encoders.image import read_image
+from lightcrl.encoders.tower import Tower
+from lightcrl.features.store import FeatureStore
+from lightcrl.tokens import TokenBatch
+
+
+class LiveStore(FeatureStore):
+    """The store that a tower's first weights have filled, whose items go through the tower anew whenever asked for.
+
+    The store still says who belongs to whom and which items can be read. Nothing that the tower gives is kept.
+
+    Attributes:
+        tower: the encoder in training.
+        items: [rows] the raw item of each row.
+    """
+
+    def __init__(self, store: FeatureStore, tower: Tower, items: Sequence[Item], *, workers: int = 4) -> None:
+        """Open `store` once more, with the raw items of the data set that it was made from; `workers` decode."""
+        super().__init__(store.folder, store.fingerprint)
+        self.memory = True  # of stored values, none are read
+        self.tower = tower
+        self.workers = workers
+        by_key = {item.key: item for item in items}
+        table = self.metadata()
+        keys = dict(zip(table["row"].to_pylist(), table["item"].to_pylist(), strict=True))
+        self.items = [by_key[keys[row]] for row in range(self.rows)]
+
+    def prepare(self, rows: np.ndarray, generator: np.random.Generator | None = None) -> list[Any]:
+        """The items at `rows` [B], decoded and ready for the tower; pictures cropped and mirrored by `generator`."""
+        encoder, spec = self.tower.encoder, self.tower.spec
+        changed = generator is not None and encoder.kind == "image"
+        seeds = generator.integers(2**63, size=len(rows)) if generator is not None else np.zeros(len(rows), int)
+
+        def one(row: int, seed: int) -> Any:
+            raw = self.items[row].read()
+            if changed:
+                picture = read_image(raw, encoder.spec.max_pixels)
+                raw = crop_and_flip(picture, np.random.default_rng(seed), spec.crop, spec.flip)
+            return encoder.prepare(raw)
+
+        with ThreadPoolExecutor(self.workers) as pool:
+            return list(pool.map(one, rows.tolist(), seeds.tolist()))
+
+    @torch.no_grad()
+    def gather(self, rows: np.ndarray, *, sequence: bool = True) -> TokenBatch:
+        """Tokens of the items at `rows` [B] as the tower sees them now, in eval mode and without gradient."""
+        was_training = self.tower.training
+        self.tower.eval()
+        size = self.tower.encoder.batch_size
+        parts: list[Tensor] = []
+        for start in range(0, len(rows), size):
+            tokens = self.tower(self.prepare(np.asarray(rows[start : start + size])))
+            parts += tokens.to("cpu").ragged()
+        self.tower.train(was_training)
+        found = TokenBatch.from_ragged(parts)
+        return found if sequence or not self.sequence else found.places(0, self.slots)

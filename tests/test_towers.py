@@ -1,0 +1,261 @@
+"""Encoders trained along with the method: exact in chunks, exact to resume, kept whole, frozen where asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import lightcrl
+import tiny
+from lightcrl.checkpoint import load_checkpoint
+from lightcrl.encoders.tower import Tower, TuningSpec
+from lightcrl.errors import CheckpointError, RecipeError, TrainingError, UnknownNameError
+from lightcrl.features.live import LiveStore
+from lightcrl.logs import read_log
+from lightcrl.pipeline import prepare, run, train_method
+from lightcrl.recipe import Recipe, make_recipe
+from lightcrl.sampling import epoch_batches
+from lightcrl.stepping import Stepper
+from lightcrl.training import _accelerator
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "old": (90, 90, 90)}
+THINGS = ("dog", "cat", "bird", "roof")
+GROUPS = 24
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Tiny models without dropout, and a table of noisy coloured pictures with two captions each."""
+    from transformers import BertConfig, ViTConfig, ViTImageProcessorPil
+
+    root = tmp_path_factory.mktemp("towers")
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.2}
+    small = {**tiny.WIDE, "num_hidden_layers": 3, **still}
+    size = {"height": 32, "width": 32}
+    tiny.save(root / "vit", ViTConfig(image_size=32, patch_size=16, **small), ViTImageProcessorPil(size=size))
+    tiny.save(root / "bert", BertConfig(vocab_size=40, max_position_embeddings=24, **small), tiny.bert_words(), seed=1)
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(GROUPS):
+        colour, thing = list(COLOURS)[number % 4], THINGS[number // 4 % 4]
+        pixels = np.clip(np.array(COLOURS[colour]) + rng.normal(0, 30, (32, 32, 3)), 0, 255).astype(np.uint8)
+        pixels[4 * (number // 4 % 4) : 4 * (number // 4 % 4) + 8] //= 3
+        Image.fromarray(pixels).save(root / f"{number}.png")
+        for words in (f"the {colour} {thing}", f"a {thing} {colour} and small"):
+            rows.append({"image": f"{number}.png", "text": words, "split": "dev" if number % 6 == 5 else "train"})
+    (root / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for colour, value in COLOURS.items():
+        (root / "classes" / colour).mkdir(parents=True)
+        for number in range(3):
+            pixels = np.clip(np.array(value) + rng.normal(0, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / "classes" / colour / f"{number}.png")
+    return root
+
+
+def recipe(place: Path, tuning: dict[str, Any], method: dict[str, Any] | None = None, **training: Any) -> Recipe:
+    """A recipe over the table; pictures and captions have a tower each where `tuning` says so."""
+    usual = {"epochs": 2, "batch_size": 10, "items_per_group": 1, "precision": "float32", "tensorboard": False}
+    return make_recipe(
+        {
+            "name": "towers",
+            "data": {"path": str(place / "pairs.jsonl"), "split_column": "split"},
+            "encoders": {
+                "image": {"kind": "image", "model": str(place / "vit"), "layers": [-1], "tokens": "mean"},
+                "text": {"kind": "text", "model": str(place / "bert"), "layers": [-1], "tokens": "mean"},
+            },
+            "features": {"folder": str(place / "features")},
+            "method": {"name": "clip", "dim": 16, **(method or {})},
+            "tuning": tuning,
+            "training": {**usual, **training},
+        }
+    )
+
+
+def stepper(made: Recipe, folder: Path, chunk: int) -> tuple[Stepper, Any]:
+    """A stepper in training mode with fresh towers, and its first batch."""
+    features, encoders, _ = prepare(made)
+    live = {
+        name: LiveStore(features.store(name), Tower(encoders[name], spec), features.items[name])
+        for name, spec in made.tuning.items()
+    }
+    from lightcrl.checkpoint import make_method
+
+    spec = made.training.suited(lightcrl.methods.METHODS.load(made.method.name))
+    method = make_method(made.method.name, features.specs, made.method.options, "info_nce", 3)
+    accelerator = _accelerator(spec, 10, method, True)
+    found = Stepper(method, features, live, accelerator, spec.model_copy(update={"chunk": chunk}))
+    found.train()
+    batch = next(epoch_batches(features.split("train"), 10, 1, 0, 0))
+    return found, batch
+
+
+DFE = {"name": "dfe", "heads": 2, "feedforward": 12, "dropout": 0.0, "input_dropout": 0.0, "canonical": 0.0}
+
+
+@pytest.mark.parametrize("method", [{}, {"head": "gelu_norm"}, DFE], ids=["clip", "gelu_norm", "dfe"])
+@pytest.mark.parametrize("towers", [("image", "text"), ("image",)], ids=["both", "one"])
+def test_the_gradient_in_chunks_is_that_of_the_whole_batch(place, tmp_path, method, towers):
+    made = recipe(place, {name: {"crop": 1.0} if name == "image" else {} for name in towers}, method)
+    losses, gradients = [], []
+    for chunk in (100, 3):
+        found, batch = stepper(made, tmp_path, chunk)
+        losses.append(found.backward(batch, 0.0, 7).item())
+        gradients.append({name: p.grad.clone() for name, p in found.parameters() if p.grad is not None})
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert gradients[0].keys() == gradients[1].keys()
+    assert any(name.startswith("towers.image.") for name in gradients[0])
+    assert any(name.startswith("towers.text.") for name in gradients[0]) == ("text" in towers)
+    largest = max(float(whole.abs().max()) for whole in gradients[0].values())
+    for name, whole in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], whole, rtol=1e-3, atol=1e-5 * largest)
+
+
+def test_random_crops_are_the_same_in_both_passes(place, tmp_path):
+    found, batch = stepper(recipe(place, {"image": {"crop": 0.3, "flip": True}}), tmp_path, 3)
+    whole, _ = stepper(recipe(place, {"image": {"crop": 0.3, "flip": True}}), tmp_path, 100)
+    one, other = found.backward(batch, 0.0, 7).item(), whole.backward(batch, 0.0, 7).item()
+    assert one == pytest.approx(other, rel=1e-5)
+    again = found.loss(batch, 0.0, 8).item()
+    assert again != pytest.approx(one, rel=1e-5)
+    found.train(False)  # whole pictures on dev, whatever the seed
+    assert found.loss(batch, 0.0, 7).item() == found.loss(batch, 0.0, 8).item()
+
+
+def test_named_parameters_change_and_the_others_do_not(place, tmp_path):
+    made = recipe(place, {"image": {"blocks": 1, "learning_rate": 1e-3}}, epochs=3)
+    features, encoders, _ = prepare(made)
+    before = {name: p.clone() for name, p in encoders["image"].loaded.network.named_parameters()}
+    checkpoint, _, seen = train_method(made, made.method, 0, tmp_path / "run", features, encoders)
+    tuned = checkpoint.towers["image"]
+    assert set(tuned.tensors) == {name for name in before if ".2." in name or name.startswith("layernorm")}
+    assert all(not torch.equal(tensor, before[name]) for name, tensor in tuned.tensors.items())
+    network = seen.store("image").tower.network
+    for name, parameter in network.named_parameters():
+        expected = tuned.tensors.get(name, before[name])
+        torch.testing.assert_close(parameter.detach(), expected, rtol=0, atol=0)
+    # The encoder that was given, and the frozen modality, are as they were.
+    for name, parameter in encoders["image"].loaded.network.named_parameters():
+        torch.testing.assert_close(parameter, before[name], rtol=0, atol=0)
+    assert "text" not in checkpoint.towers
+
+
+def test_a_tower_learns_at_its_own_rate(place, tmp_path):
+    changes = []
+    for number, rate in enumerate((1e-6, 1e-3)):
+        made = recipe(place, {"text": {"learning_rate": rate, "weight_decay": 0.0}}, epochs=1)
+        features, encoders, _ = prepare(made)
+        before = encoders["text"].loaded.network.state_dict()
+        checkpoint, trained, _ = train_method(made, made.method, 0, tmp_path / str(number), features, encoders)
+        steps = trained.progress.step
+        biggest = max(float((t - before[name]).abs().max()) for name, t in checkpoint.towers["text"].tensors.items())
+        # A step of Adam moves no weight by more than about its learning rate.
+        assert biggest < 1.1 * rate * steps
+        changes.append(biggest)
+    assert changes[1] > 100 * changes[0]
+
+
+@pytest.mark.parametrize("lora", [0, 2])
+def test_a_killed_run_resumes_to_the_same_weights(place, tmp_path, lora):
+    if lora:
+        pytest.importorskip("peft")
+    made = recipe(place, {"image": {"blocks": 2, "lora": lora}, "text": {}}, epochs=3, chunk=4)
+    features, encoders, _ = prepare(made)
+    whole, *_ = train_method(made, made.method, 0, tmp_path / "whole", features, encoders)
+
+    def stop(event):
+        if event["event"] == "evaluation" and event["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_method(made, made.method, 0, tmp_path / "killed", features, encoders, stop)
+    again, trained, _ = train_method(made, made.method, 0, tmp_path / "killed", features, encoders)
+    assert trained.resumed_at > 0
+    assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
+    for name, tuned in whole.towers.items():
+        for leaf, tensor in tuned.tensors.items():
+            torch.testing.assert_close(again.towers[name].tensors[leaf], tensor, rtol=0, atol=0)
+    other = recipe(place, {"image": {"blocks": 1, "lora": lora}, "text": {}}, epochs=3, chunk=4)
+    with pytest.raises(CheckpointError, match="other settings"):
+        train_method(other, made.method, 0, tmp_path / "killed", features, encoders)
+
+
+def losses(folder: Path) -> list[float]:
+    return [event["loss"] for event in read_log(folder) if event["event"] == "step"]
+
+
+def test_a_run_with_towers_is_loaded_measured_and_embeds_as_it_was_trained(place, tmp_path):
+    made = recipe(place, {"image": {"blocks": 1, "learning_rate": 1e-3}, "text": {"learning_rate": 1e-3}}, epochs=12)
+    table = made.model_dump(mode="json")
+    table["evaluation"]["zero_shot"] = {"data": str(place / "classes"), "templates": ["the {} dog"]}
+    done = run(make_recipe(table), output=tmp_path / "run")
+    embedder = lightcrl.load(tmp_path / "run")
+    config = json.loads((tmp_path / "run/best/config.json").read_text())
+    assert config["format"] == 2
+    assert set(config["towers"]) == {"image", "text"}
+
+    # The embedder's vectors are those that the figures were made from.
+    features, encoders, _ = prepare(made)
+    assert embedder.encoder("image").fingerprint != encoders["image"].fingerprint
+    store = features.store("image")
+    rows = np.arange(store.rows)
+    live = LiveStore(store, Tower(encoders["image"], made.tuning["image"]), features.items["image"])
+    live.tower.load(embedder.checkpoint.towers["image"].tensors)
+    seen = embedder.method("image", live.gather(rows)).detach().numpy()
+    paths = [item.raw for item in live.items]
+    np.testing.assert_allclose(embedder.encode(paths, "image"), seen, atol=1e-5)
+
+    # Zero-shot goes through the trained towers: the same figures when measured from the files anew.
+    from lightcrl.evaluation.measure import Request, measure
+
+    request = Request(
+        str(tmp_path / "run"), embedder, str(place / "classes"), templates=("the {} dog",),
+        features=tmp_path / "other",
+    )  # fmt: skip
+    again, _ = measure("zero_shot", request)
+    assert done.models[0].zero_shot is not None
+    assert again.metrics["top1"] == done.models[0].zero_shot.metrics["top1"]
+    assert again.metrics["top1"] >= 0.75
+    assert "tower image" in (tmp_path / "run/best/README.md").read_text()
+
+
+def test_a_tampered_tower_is_refused(place, tmp_path):
+    made = recipe(place, {"text": {"blocks": 1}}, epochs=1)
+    features, encoders, _ = prepare(made)
+    train_method(made, made.method, 0, tmp_path / "run", features, encoders)
+    path = tmp_path / "run/best/tower-text.safetensors"
+    tensors = load_file(path)
+    name = min(tensors)
+    save_file({**tensors, name: tensors[name] + 1}, path)
+    with pytest.raises(CheckpointError, match=f"tower-text.*{name}"):
+        load_checkpoint(tmp_path / "run")
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"tower-text.safetensors is missing"):
+        load_checkpoint(tmp_path / "run")
+
+
+def test_recipes_that_cannot_be_trained_are_refused(place, tmp_path):
+    with pytest.raises(UnknownNameError, match="Did you mean 'image'"):
+        recipe(place, {"imago": {}})
+    with pytest.raises(RecipeError, match=r"unknown key 'tuning.image.block'.*Did you mean 'blocks'"):
+        recipe(place, {"image": {"block": 2}})
+    for name in ("structure", "csa"):
+        made = recipe(place, {"image": {}}, {"name": name})
+        features, encoders, _ = prepare(made)
+        with pytest.raises(TrainingError, match="no tower can be trained through it"):
+            train_method(made, made.method, 0, tmp_path / name, features, encoders)
+
+
+def test_frozen_runs_need_no_newer_version(place, tmp_path):
+    done = run(recipe(place, {}, epochs=1), output=tmp_path / "run")
+    assert json.loads((done.folder / "best/config.json").read_text())["format"] == 1
+
+
+def test_tuning_tables_have_defaults_that_train_everything():
+    assert TuningSpec() == TuningSpec(blocks="all", lora=0)
