@@ -141,7 +141,7 @@ def test_the_search_by_hand_agrees_with_the_evaluation(text_image):
 def test_axes_of_words_order_pictures_that_have_no_labels(text_image):
     scenes = [nth_scene(2, number) for number in range(200)]
     right, up = np.array(text_image["plane"]).T
-    # Measured: 0.94.
+    # Measured: 0.94; blue -0.29, green 0.01, yellow 0.30.
     assert np.corrcoef(right, [scene.number for scene in scenes])[0, 1] > 0.75
     heights = {
         colour: np.mean([y for y, scene in zip(up, scenes, strict=True) if scene.colour == colour])
