@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint types clean
+.PHONY: install demo test lint types notebooks clean
 
 install: $(VENV)/.installed
 
@@ -23,6 +23,10 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+# Executes the notebooks and writes their outputs into them.
+notebooks: install
+	$(BIN)/python tests/notebooks.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

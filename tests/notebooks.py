@@ -1,0 +1,104 @@
+"""The notebooks of `examples/`, executed as they stand.
+
+`python tests/notebooks.py` executes all of them, or those named, and writes their outputs into them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+from traitlets.config import Config
+
+PROJECT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((PROJECT / "examples").glob("*.ipynb"))
+SECONDS = 240
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def read(path: Path) -> NotebookNode:
+    """The notebook of a file."""
+    return nbformat.read(path, as_version=4)
+
+
+def code(notebook: NotebookNode) -> list[NotebookNode]:
+    """Its cells of code."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def printed(cell: NotebookNode) -> str:
+    """What a cell of code wrote as text."""
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream" and output.name == "stdout")
+
+
+def mark(notebook: NotebookNode) -> str:
+    """16 hex digits of all code, in order: outputs that carry another one are of other code."""
+    sources = json.dumps([cell.source for cell in code(notebook)])
+    return hashlib.blake2b(sources.encode(), digest_size=8).hexdigest()
+
+
+def execute(
+    notebook: NotebookNode, folder: Path, asked: Mapping[str, str] | None = None
+) -> tuple[NotebookNode, dict[str, Any]]:
+    """Run every cell in a fresh kernel.
+
+    Args:
+        notebook: is left as it is.
+        folder: where the kernel works and keeps whatever it writes for itself.
+        asked: expressions, by name, that are evaluated after the last cell and give JSON values.
+
+    Returns:
+        The notebook with its outputs, and what the expressions gave.
+    """
+    notebook = nbformat.from_dict(json.loads(json.dumps(notebook)))
+    question = ", ".join(f"{name!r}: {expression}" for name, expression in (asked or {}).items())
+    notebook.cells.append(nbformat.v4.new_code_cell(f"import json\nprint(json.dumps({{{question}}}))"))
+    # What the kernel inherits: this library; nothing written into the user's home; no word on a missing progress bar.
+    paths = [str(PROJECT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "IPYTHONDIR": str(folder / "ipython"),
+        "LIGHTCRL_CACHE": str(folder / "cache"),
+        "PYTHONWARNINGS": "ignore:IProgress not found",
+    }
+    # Sockets are files, whose paths have to be short: no port is opened.
+    with tempfile.TemporaryDirectory(prefix="nb") as sockets:
+        settings = {"transport": "ipc", "connection_file": str(Path(sockets) / "kernel")}
+        client = NotebookClient(
+            notebook,
+            config=Config(ConnectionFileMixin=settings),
+            timeout=SECONDS,
+            record_timing=False,
+            resources={"metadata": {"path": str(folder)}},
+        )
+        client.execute(env=environment)
+    return notebook, json.loads(printed(notebook.cells.pop()))
+
+
+def write(path: Path) -> None:
+    """Execute the notebook of a file and write it with its outputs and their mark."""
+    notebook = read(path)
+    with tempfile.TemporaryDirectory() as folder:
+        notebook, _ = execute(notebook, Path(folder))
+    for number, cell in enumerate(notebook.cells):
+        cell.id, cell.metadata = f"cell-{number}", NotebookNode()
+    notebook.metadata = nbformat.from_dict(METADATA | {"executed": mark(notebook)})
+    nbformat.validate(notebook)
+    nbformat.write(notebook, path)
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:] or NOTEBOOKS):
+        write(path)
