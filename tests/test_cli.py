@@ -243,6 +243,26 @@ def test_evaluate_linear_probe_measures_every_model_of_the_run_beside_the_encode
     assert "32 of 32 files of test are in train too" in twice
 
 
+def test_evaluate_fine_tuning_keeps_a_classifier_where_it_is_told_to(world, tmp_path):
+    write_class_folder(tmp_path / "new", attribute="shape", per_class=4, seed=2)
+    words = ("--task", "fine_tuning", "--data", world.folder / "shapes", "--test", tmp_path / "new")
+    places = ("--output", tmp_path / "tuned", "--json", tmp_path / "out.json", "--page", tmp_path / "out.html")
+    output = call(
+        "evaluate", world.run, *words, *places, "--set", "training.epochs=30", "--set", "training.learning_rate=0.01"
+    )
+    assert "epoch10/top1" in output
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["metrics"].keys() == {"top1", *(f"epoch{epoch}/top1" for epoch in (2, 4, 6, 8, 10))}
+    assert found["counts"] == {"train": 24, "held": 8, "test": 32, "classes": 8}
+    assert found["chance"] == dict.fromkeys(found["metrics"], 1 / 8)
+    page = (tmp_path / "out.html").read_text()
+    assert "of fine-tuning, the checkpoint that held items chose" in " ".join(page.split())
+    assert page.count("<h2>") == 1
+    assert "classes" in call("info", tmp_path / "tuned")
+    wrong = call("evaluate", world.run, *words, "--set", "training.epoch=10", code=1)
+    assert "Did you mean 'epochs'" in wrong
+
+
 def test_report_writes_a_page_of_one_run_or_of_several(world, tmp_path):
     call("report", world.run, world.run, "--output", tmp_path / "deep/two.html")
     page = (tmp_path / "deep/two.html").read_text()

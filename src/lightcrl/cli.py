@@ -186,12 +186,13 @@ def check(
 @app.command()
 def evaluate(
     checkpoint: CheckpointFolder,
-    task: Annotated[str, typer.Option(help="retrieval, zero_shot, text_similarity or linear_probe.")],
+    task: Annotated[str, typer.Option(help="retrieval, zero_shot, text_similarity, linear_probe or fine_tuning.")],
     data: Annotated[
         str,
         typer.Option(
-            help="A table of files (retrieval), a folder of class folders (zero_shot, linear_probe), a table or hub id "
-            "(owner/name/configuration) of text pairs with text1, text2 and label or score (text_similarity)."
+            help="A table of files (retrieval), a folder of class folders (zero_shot, linear_probe, fine_tuning), a "
+            "table or hub id (owner/name/configuration) of text pairs with text1, text2 and label or score "
+            "(text_similarity)."
         ),
     ],
     json: Json = None,
@@ -211,13 +212,24 @@ def evaluate(
     modality: Annotated[str | None, typer.Option(help="Whose items the class folders hold.")] = None,
     files: Annotated[str, typer.Option(metavar="PATTERN", help="Names of the class folders' files to take.")] = "*",
     test: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Class folders that a linear probe is measured on.")
+        str | None, typer.Option(metavar="FOLDER", help="Class folders to measure on: linear_probe, fine_tuning.")
     ] = None,
     test_files: Annotated[
         str | None, typer.Option(metavar="PATTERN", help="Names of the files that it is measured on.")
     ] = None,
     calibration: Annotated[
         str | None, typer.Option(help="Labelled text pairs that thresholds are calibrated on: the training split.")
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="TABLE.KEY=VALUE",
+            help="Of fine_tuning: training.epochs=100, tuning.blocks=2 (trains the encoder's last two), seed=1, ...",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Of fine_tuning: where to keep the model; DIR/fine_tuning/...")
     ] = None,
     page: Annotated[
         Path | None, typer.Option(metavar="OUT.html", help="Write the figures here as a page, drawn and in tables.")
@@ -229,6 +241,7 @@ def evaluate(
     """Measure a model on raw files that it has never seen; a linear probe, all models of a run."""
     from lightcrl import console
     from lightcrl.evaluation.measure import Request, measure
+    from lightcrl.recipe import override_table
 
     columns = {name: found for name, found in (("image", image_column), ("text", text_column)) if found}
     with console.Live() as live:
@@ -244,6 +257,8 @@ def evaluate(
             test=test,
             test_files=test_files,
             calibration=calibration,
+            settings=override_table({}, override or ()),
+            output=output,
             features=features,
             tell=live.tell,
         )

@@ -112,7 +112,8 @@ class Live:
         self._progress.update(self._tasks[name], completed=event["step"] + 1, note=note + self._recall)
 
     def _on_evaluation(self, event: Mapping[str, Any]) -> None:
-        self._recall = f" dev R@1 {event['dev_mean_recall@1']:.3f}"
+        figures = {"dev R@1": "dev_mean_recall@1", "dev top-1": "dev_top1", "test top-1": "test_top1"}
+        self._recall = "".join(f" {words} {event[name]:.3f}" for words, name in figures.items() if name in event)
 
     def _on_trained(self, event: Mapping[str, Any]) -> None:
         method = escape(event["method"])

@@ -276,8 +276,7 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = (), output: Path | 
         raise RecipeError(f"{path} is not TOML: {error}.") from None
     table.setdefault("name", path.stem)
     anchor_paths(table, path.resolve().parent)
-    for override in overrides:
-        _override(table, override)
+    override_table(table, overrides)
     if output is not None:
         table["output"] = str(Path(output).absolute())
     return make_recipe(table)
@@ -313,6 +312,17 @@ def anchor_paths(table: dict[str, Any], folder: Path) -> None:
                 path = Path(os.path.normpath(folder / Path(value).expanduser()))
                 if path.exists() or value.startswith(".") or not may_be_id:
                     section[key] = str(path)
+
+
+def override_table(table: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """The table with `key=value` put in, keys of inner tables with dots before them; changed in place.
+
+    Raises:
+        RecipeError: an override is not of this form.
+    """
+    for override in overrides:
+        _override(table, override)
+    return table
 
 
 def _section(table: Mapping[str, Any], key: str) -> dict[str, Any]:

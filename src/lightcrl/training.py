@@ -107,10 +107,11 @@ class Judgement:
     result: Callable[[], Result]
 
 
-Judge = Callable[[Method, Features], Judgement]
+Judge = Callable[[Method, Features, int], Judgement]
+"""Measures a method after so many epochs."""
 
 
-def by_retrieval(method: Method, features: Features) -> Judgement:
+def by_retrieval(method: Method, features: Features, epoch: int) -> Judgement:
     """Mean R@1 over all directions on dev."""
     vectors, links = embed_split(method, features, features.split("dev"))
     retrieval = Retrieval(links)
@@ -277,7 +278,7 @@ class _Loop:
 
     def evaluate(self, folder: Path, progress: Progress) -> dict[str, Any]:
         """Measure on dev, keep the checkpoint if it is the best; returns the line of the log."""
-        found = self.judge(self.method, self.features)
+        found = self.judge(self.method, self.features, progress.epoch)
         score = next(iter(found.figures.values()))
         event = {"event": "evaluation", "step": progress.step, "epoch": progress.epoch, **found.figures}
         if score > progress.best:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lightcrl.evaluation import EVALUATIONS, Result
+from lightcrl.evaluation.fine_tuning import evaluate as fine_tuning
 from lightcrl.evaluation.linear_probe import evaluate as linear_probe
 from lightcrl.evaluation.retrieval import evaluate as retrieval
 from lightcrl.evaluation.text_similarity import calibrate, cosines
@@ -43,17 +44,24 @@ def linear_probe_on(vectors: torch.Tensor, order: np.ndarray) -> Result:
     return linear_probe(*spaces, epochs=(5,))
 
 
+def fine_tuning_on(vectors: torch.Tensor, order: np.ndarray) -> Result:
+    """Logits that are similarities to the first item of each class."""
+    return fine_tuning(vectors[order] @ vectors[:CLASSES].T, order % CLASSES, np.arange(CLASSES))
+
+
 CASES = {
     "retrieval": retrieval_on,
     "zero_shot": zero_shot_on,
     "text_similarity": text_similarity_on,
     "linear_probe": linear_probe_on,
+    "fine_tuning": fine_tuning_on,
 }
 FIRST = {
     "retrieval": "image_to_text/recall@1",
     "zero_shot": "top1",
     "text_similarity": "space/roc_auc",
     "linear_probe": "space/top1",
+    "fine_tuning": "top1",
 }
 # A tenth of all items are the first of their class, and find themselves; a probe has never seen what it is measured on.
 GUESSED = {
@@ -61,6 +69,7 @@ GUESSED = {
     "zero_shot": 0.1 + 0.9 / CLASSES,
     "text_similarity": 0.1 + 0.9 / 2,
     "linear_probe": 1 / CLASSES,
+    "fine_tuning": 0.1 + 0.9 / CLASSES,
 }
 # What no blind guess has a value for: it depends on what the guess prefers.
 WITHOUT_CHANCE = ("median_rank", "precision", "recall", "f1")

@@ -15,6 +15,7 @@ EVALUATIONS: Table[Any] = Table(
         "zero_shot": "lightcrl.evaluation.zero_shot:evaluate",
         "text_similarity": "lightcrl.evaluation.text_similarity:evaluate",
         "linear_probe": "lightcrl.evaluation.linear_probe:evaluate",
+        "fine_tuning": "lightcrl.evaluation.fine_tuning:evaluate",
     },
 )
 

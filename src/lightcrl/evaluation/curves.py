@@ -16,9 +16,9 @@ from lightcrl.evaluation.drawing import INK, colour, draw_lines, drawing, make_a
 ABOUT = {
     "precision": "Precision and recall over the first k by direction and model",
     "similarities": "Distributions of similarities of similar and dissimilar pairs by space, with the threshold",
-    "epochs": "Accuracy of a linear probe by epoch and space",
+    "epochs": "Accuracy on test by epoch and space",
 }
-_EPOCH = re.compile(r"(.*)/epoch(\d+)/top1")
+_EPOCH = re.compile(r"(?:(.*)/)?epoch(\d+)/top1")
 
 
 def draw_result(result: Result, label: str = "") -> dict[str, str]:
@@ -82,15 +82,17 @@ def similarities(result: Result) -> Figure:
 
 
 def epochs(result: Result) -> Figure:
-    """A line per space over the epochs of the paper's protocol; logistic regression, trained to the end, is dashed."""
+    """A line per space over the epochs of the paper's protocol; dashed is what is reported beside them."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for name, value in result.metrics.items():
         if found := _EPOCH.fullmatch(name):
-            lines.setdefault(found[1], []).append((int(found[2]), value))
+            lines.setdefault(found[1] or "", []).append((int(found[2]), value))
     figure, axes = make_axes(3.0)
     draw_lines(axes, {space: np.array(points) for space, points in lines.items()}, marker="o")
     for at, space in enumerate(lines):
-        axes.axhline(result.metrics[f"{space}/top1"], color=colour(at), linewidth=1.1, linestyle=(0, (4, 3)))
+        axes.axhline(
+            result.metrics[f"{space}/top1".lstrip("/")], color=colour(at), linewidth=1.1, linestyle=(0, (4, 3))
+        )
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("epoch")

@@ -143,6 +143,17 @@ def right(found: Tensor, labels: Tensor) -> np.ndarray:
     return hit
 
 
+def blind(train_labels: np.ndarray, test_labels: np.ndarray) -> float:
+    """Accuracy on labels of test [M] of naming one of the most frequent classes among those of train [N] by lot.
+
+    >>> blind(np.array([0, 0, 1]), np.array([0, 1, 1, 1]))
+    0.25
+    """
+    counts = np.bincount(train_labels, minlength=int(test_labels.max()) + 1)
+    most = counts[test_labels] == counts.max()
+    return float(most.mean() / (counts == counts.max()).sum())
+
+
 def evaluate(
     train: Mapping[str, Tensor],
     train_labels: np.ndarray,
@@ -181,8 +192,7 @@ def evaluate(
     if len(counts) < 2:
         raise DataError(f"all {len(train_labels)} items of train are of one class; expected at least two classes.")
     goal, wanted = torch.from_numpy(train_labels), torch.from_numpy(test_labels)
-    most = counts[test_labels] == counts.max()
-    chance = float(most.mean() / (counts == counts.max()).sum())
+    chance = blind(train_labels, test_labels)
     held = int(hold_out(train_labels, seed=seed).sum())
     result = Result({}, counts={"train": len(goal), "held": held, "test": len(wanted), "classes": len(counts)})
     for space, given in train.items():

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lightcrl.checkpoint import load_models
 from lightcrl.data import DataSpec, Rejection
 from lightcrl.data.pairs import read_pairs
 from lightcrl.embedder import Embedder
+from lightcrl.errors import DataError
+from lightcrl.evaluation.adapting import FineTuning, FineTuningSpec
 from lightcrl.evaluation.base import EVALUATIONS, Result
 from lightcrl.evaluation.probing import LinearProbe
 from lightcrl.evaluation.tasks import Tell, ZeroShot, retrieval_on
@@ -30,9 +33,11 @@ class Request:
         templates: prompts.
         modality: whose items class folders hold.
         files: pattern of the names of their files.
-        test: folder that a linear probe is measured on.
+        test: folder that a linear probe or a fine-tuned model is measured on.
         test_files: pattern of the names of its files.
         calibration: labelled pairs for thresholds.
+        settings: of fine-tuning; tables `training` and `tuning`, and `seed`.
+        output: folder of the fine-tuned model; below the model's own by default.
         features: folder of the feature stores; by default that of the recipe.
         tell: called with what happens.
     """
@@ -48,6 +53,8 @@ class Request:
     test: str | None = None
     test_files: str | None = None
     calibration: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    output: Path | None = None
     features: Path | None = None
     tell: Tell = lambda event: None
 
@@ -127,9 +134,29 @@ def _linear_probe(request: Request) -> Measured:
     return prepared(methods), [*prepared.train.rejected, *prepared.test.rejected]
 
 
+def _fine_tuning(request: Request) -> Measured:
+    prepared = FineTuning.prepare(
+        request.embedder,
+        request.data,
+        request.test,
+        request.store,
+        files=request.files,
+        test_files=request.test_files,
+        modality=request.modality,
+        tell=request.tell,
+    )
+    spec = parse(FineTuningSpec, request.settings)
+    if request.output is None and not Path(request.place).is_dir():
+        raise DataError(f"{request.place} is no folder here; say with --output where to keep the fine-tuned model.")
+    name = f"{Path(request.data).name}-{prepared.identity(spec)[:10]}"
+    folder = request.output or Path(request.place) / "fine_tuning" / name
+    return prepared(spec, folder), [*prepared.train.rejected, *prepared.test.rejected]
+
+
 TASKS: Mapping[str, Callable[[Request], Measured]] = {
     "retrieval": _retrieval,
     "zero_shot": _zero_shot,
     "text_similarity": _text_similarity,
     "linear_probe": _linear_probe,
+    "fine_tuning": _fine_tuning,
 }

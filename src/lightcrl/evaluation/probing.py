@@ -73,11 +73,11 @@ class LinearProbe:
         """
         media = media_modality(encoders, modality)
         encoder = encoders[media]
-        places = _places(data, test, files, test_files)
+        places = class_places(data, test, files, test_files)
         fitted, measured = (ClassFiles.find(*place, media, encoder.kind) for place in places)
-        _check(fitted, measured)
+        check_classes(fitted, measured)
         train, unseen = (found.encode(encoder, media, features, tell) for found in (fitted, measured))
-        _check_counts(train.labels, train.names, fitted.root)
+        check_counts(train.labels, train.names, fitted.root)
         number = {name: place for place, name in enumerate(train.names)}
         labels = np.array([number[unseen.names[label]] for label in unseen.labels], dtype=np.int64)
         unseen = replace(unseen, labels=labels, names=train.names)
@@ -92,8 +92,12 @@ class LinearProbe:
         return evaluate(train, self.train.labels, test, self.test.labels)
 
 
-def _places(data: str, test: str | None, files: str, test_files: str | None) -> list[tuple[str | Path, str]]:
-    """Folder and pattern of train and of test."""
+def class_places(data: str, test: str | None, files: str, test_files: str | None) -> list[tuple[str | Path, str]]:
+    """Folder and pattern of train and of test.
+
+    Raises:
+        DataError: nothing says what to test on.
+    """
     if test is not None or test_files is not None:
         return [(data, files), (test or data, test_files or "*")]
     by_split = {split: folder for folder, split in split_folders(data).items()}
@@ -106,8 +110,12 @@ def _places(data: str, test: str | None, files: str, test_files: str | None) -> 
     return [(by_split["train"], files), (by_split["test"], files)]
 
 
-def _check(train: ClassFiles, test: ClassFiles) -> None:
-    """What would make the figures wrong or impossible."""
+def check_classes(train: ClassFiles, test: ClassFiles) -> None:
+    """Refuse what would make figures wrong or impossible.
+
+    Raises:
+        DataError: a file stands in both parts, a class of test is missing in train, or one of train has a single file.
+    """
     fitted = {path.resolve() for path, _ in train.files}
     both = [str(path) for path, _ in test.files if path.resolve() in fitted]
     if both:
@@ -121,10 +129,15 @@ def _check(train: ClassFiles, test: ClassFiles) -> None:
         raise DataError(
             f"{test.root} has classes that {train.root} has not: {some(missing)}. Expected none that train lacks."
         )
-    _check_counts(np.array([label for _, label in train.files]), train.names, train.root)
+    check_counts(np.array([label for _, label in train.files]), train.names, train.root)
 
 
-def _check_counts(labels: np.ndarray, names: tuple[str, ...], root: Path) -> None:
+def check_counts(labels: np.ndarray, names: tuple[str, ...], root: Path) -> None:
+    """Refuse classes of too few files.
+
+    Raises:
+        DataError: a class has fewer than `LEAST`.
+    """
     counts = np.bincount(labels, minlength=len(names))
     few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < LEAST]
     if few:

@@ -11,7 +11,8 @@ TOLD = {
     "threshold tells them apart. The upright line is the threshold, calibrated on other pairs.",
     "precision": "Precision: the share of right items among the first k. Recall: the share of a query's right items "
     "that are among them. Means over queries; ties count as if broken at random.",
-    "epochs": "Accuracy of one linear map trained by AdamW, by epoch; dashed is logistic regression fitted to the end.",
+    "epochs": "Accuracy on test by epoch. Dashed is, of linear probes, logistic regression fitted to the end; of "
+    "fine-tuning, the checkpoint that held items chose.",
 }
 """What stands below each figure."""
 
@@ -35,7 +36,7 @@ def render_result(result: Result, task: str, data: str, model: str) -> str:
         raise MissingExtraError("the page", "report") from error
     spaces: dict[str, list[tuple[str, str]]] = {}
     for name in result.metrics:
-        space, _, short = name.partition("/")
+        space, _, short = name.partition("/") if not name.startswith("epoch") else ("", "", name)
         spaces.setdefault(space if short else "", []).append((name, short or name))
     return fill(
         "result.html.j2",

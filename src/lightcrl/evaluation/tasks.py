@@ -92,9 +92,9 @@ class ClassFiles:
         # The group of a file is its number, so that labels follow from the store's own metadata.
         table = done.store.metadata()
         labels = np.array([self.files[int(group)][1] for group in table["group"].to_pylist()], dtype=np.int64)
-        return ClassItems(
-            modality, done.store, table["row"].to_numpy(), labels, self.names, (*dataset.rejected, *done.rejected)
-        )
+        aside = (*dataset.rejected, *done.rejected)
+        raw = tuple(dataset.items[modality])
+        return ClassItems(modality, done.store, table["row"].to_numpy(), labels, self.names, aside, raw)
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ class ClassItems:
         labels: [N] class numbers.
         names: of the class folders.
         rejected: files set aside.
+        raw: the raw items that the store was made from.
     """
 
     modality: str
@@ -116,6 +117,7 @@ class ClassItems:
     labels: np.ndarray
     names: tuple[str, ...]
     rejected: tuple[Rejection, ...]
+    raw: tuple[Item, ...] = ()
 
     def vectors(self, method: Method) -> Tensor:
         """Unit vectors [N, d] of the items."""

@@ -149,11 +149,21 @@ class Features:
         """The same stores with other groups in one split."""
         return self._with(self.stores, {**self.splits, name: split})
 
+    @classmethod
+    def of(
+        cls,
+        stores: Mapping[str, FeatureStore],
+        splits: Mapping[str, Split],
+        items: Mapping[str, Sequence[Item]] | None = None,
+    ) -> Features:
+        """Stores with groups of one's own in the place of those that the stores' metadata tell."""
+        made = object.__new__(cls)
+        made.stores, made.splits, made.items = dict(stores), dict(splits), dict(items or {})
+        return made
+
     def _with(self, stores: Mapping[str, FeatureStore], splits: Mapping[str, Split]) -> Features:
         """Without reading who belongs to whom again."""
-        made = object.__new__(Features)
-        made.stores, made.splits, made.items = dict(stores), dict(splits), self.items
-        return made
+        return Features.of(stores, splits, self.items)
 
 
 def make_members(rows: np.ndarray, groups: np.ndarray, count: int) -> Members:

@@ -115,6 +115,11 @@ class DeepFusionEncoder(Method):
         """d, the width of an embedding, its canonical part included."""
         return self.options.dim + bool(self.canonical) * self.options.dim // self.options.parts
 
+    @property
+    def trained_dim(self) -> int:
+        """d without the canonical part."""
+        return self.options.dim
+
     def make_stem(self, modality: str) -> Stem:
         """A stem whose parts drop their own features."""
         return Stem(self.modalities[modality], self.options, parts=self.options.parts)

@@ -208,6 +208,11 @@ class Method(nn.Module, ABC):
         """d, the width of an embedding."""
         return self.options.dim
 
+    @property
+    def trained_dim(self) -> int:
+        """How many columns of an embedding gradients reach, the first ones: those that there are in training."""
+        return self.dim
+
     @abstractmethod
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
         """Vectors [B, d] of any length; `forward` makes them unit vectors."""

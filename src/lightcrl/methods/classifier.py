@@ -1,0 +1,101 @@
+"""A linear classifier on any method's embedding: what fine-tuning trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from lightcrl.losses import Loss
+from lightcrl.methods.base import Inlet, Method, MethodOptions, Step, TokenSpec
+from lightcrl.tokens import TokenBatch
+
+NAME = f"{__name__}:Classifier"
+"""What a checkpoint calls it; it is no member of `METHODS`, since it embeds nothing."""
+
+
+class ClassifierOptions(MethodOptions):
+    """Options of the classifier.
+
+    Attributes:
+        method: the method below, a member of `METHODS`.
+        below: its options.
+        classes: names of the classes.
+    """
+
+    standardise: bool = False
+    input_dropout: float = Field(default=0.0, ge=0, lt=1)
+    method: str
+    below: dict[str, Any]
+    classes: tuple[str, ...] = Field(min_length=2)
+
+
+class Classifier(Method):
+    """logits = W f + b, f the trained part of the method's embedding as a unit vector, scaled to a mean square of 1.
+
+    The method below is trained too. A part of an embedding that no gradient reaches, such as the DFE's canonical one,
+    is left out.
+
+    Attributes:
+        body: the method below.
+        labels: [G] class numbers of the groups of the training split; not part of a checkpoint.
+    """
+
+    Options: ClassVar[type[MethodOptions]] = ClassifierOptions
+    options: ClassifierOptions
+    suits: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-3, "label_smoothing": 0.0}
+    labels: Tensor
+
+    def __init__(self, modalities: Mapping[str, TokenSpec], options: ClassifierOptions) -> None:
+        from lightcrl.methods import METHODS
+
+        super().__init__(modalities, options)
+        kind = METHODS.load(options.method)
+        self.body = kind(modalities, kind.Options.model_validate(options.below))
+        self.body.logit_scale.requires_grad_(False)
+        self.logit_scale.requires_grad_(False)
+        self.head = nn.Linear(self.body.trained_dim, len(options.classes))
+        self.register_buffer("labels", torch.zeros(0, dtype=torch.long), persistent=False)
+
+    # What a class attribute says of every other method, the method below says of this one.
+    @property
+    def sequences(self) -> bool:  # type: ignore[override]
+        """Whether the method below reads them."""
+        return self.body.sequences
+
+    @property
+    def dim(self) -> int:
+        """C, the number of classes."""
+        return len(self.options.classes)
+
+    def make_stem(self, modality: str) -> Inlet:
+        """Nothing of its own: the method below has the stems."""
+        return Inlet(TokenSpec(1), self.options)
+
+    def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
+        """Logits [B, C]."""
+        found = self.body.embed(modality, tokens)[:, : self.body.trained_dim]
+        logits: Tensor = self.head(normalize(found.float(), dim=-1) * self.body.trained_dim**0.5)
+        return logits
+
+    def forward(self, modality: str, tokens: TokenBatch) -> Tensor:
+        """Logits [B, C], not unit vectors.
+
+        Raises:
+            ModalityError: the method was not made for this modality.
+            ShapeError: the tokens' width or number is not the one it was made for.
+        """
+        self.check(modality, tokens)
+        return self.embed(modality, self.visible(modality, tokens)).float()
+
+    def objective(self, loss: Loss, embeddings: Mapping[str, Tensor], step: Step) -> Tensor:
+        """The cross-entropy of the items' labels; `loss`, which is for pairs, has no part."""
+        values = [cross_entropy(logits, self.labels[step.groups[name]]) for name, logits in embeddings.items()]
+        return torch.stack(values).mean()
+
+    def bound_logit_scale(self) -> None:
+        """There is none."""
