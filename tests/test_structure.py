@@ -17,7 +17,7 @@ SOURCE = PROJECT / "src" / "lightcrl"
 # From the bottom up; a module may import from its own layer and from those below it. Longer names win.
 LAYERS = (
     ("lightcrl", "errors"),
-    ("registry", "storage", "tokens", "processes", "alignment", "logits"),
+    ("registry", "storage", "tokens", "processes", "alignment", "logits", "sheets"),
     ("encoders", "data", "losses", "methods.dropout", "methods.base"),
     ("fusion", "methods"),
     ("features",),
@@ -39,6 +39,7 @@ LAYERS = (
         "checking",
     ),
     ("comparison",),
+    ("reproduction",),
     ("demo", "console"),
     ("cli", "__main__"),
 )
