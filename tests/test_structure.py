@@ -41,6 +41,7 @@ LAYERS = (
     ("comparison",),
     ("reproduction",),
     ("demo", "console"),
+    ("arguments",),
     ("cli", "__main__"),
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
