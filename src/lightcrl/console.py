@@ -234,7 +234,7 @@ def print_reproduction(done: Reproduction) -> None:
     """Every table beside the published one, what becomes of the claims, what a reader has to know."""
     for sheet in reproduction_sheets(done):
         _print_sheet(sheet)
-    for line in reproduction_remarks(done):
+    for line in (*done.words(), *reproduction_remarks(done)):
         console.print(line, markup=False)
     console.print(f"tables and models: {done.folder}", soft_wrap=True, markup=False)
 

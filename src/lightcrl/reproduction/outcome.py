@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,11 @@ import numpy as np
 
 from lightcrl import __version__
 from lightcrl.comparison.cells import Cell
+from lightcrl.comparison.entries import Entry
 from lightcrl.comparison.statistics import Draws, Estimate, estimate
 from lightcrl.reproduction.family import Choice
-from lightcrl.reproduction.judging import Judged, Reading
-from lightcrl.reproduction.published import Published, Table
+from lightcrl.reproduction.judging import WORDS, Judged, Reading
+from lightcrl.reproduction.published import Claim, Published, Table
 from lightcrl.reproduction.task import TaskSpec
 
 FORMAT = 1
@@ -44,14 +46,14 @@ class Done:
     Attributes:
         name: in the family.
         spec: its table there.
-        units: how many were drawn from for intervals.
+        units: what is drawn anew for intervals, and how many, such as "1,000 groups".
         judged: its figures.
         readings: what becomes of the claims that show in it.
     """
 
     name: str
     spec: TaskSpec
-    units: int
+    units: str
     judged: Judged
     readings: tuple[Reading, ...]
 
@@ -82,6 +84,13 @@ class Reproduction:
     trained: tuple[Trained, ...]
     tasks: tuple[Done, ...]
     finished: bool
+
+    def words(self) -> list[str]:
+        """What becomes of each claim, in a sentence."""
+        return [f"{claim.words} {_verdict(found)}" for claim in self.facts.claims if (found := self._of(claim))]
+
+    def _of(self, claim: Claim) -> list[Reading]:
+        return [reading for reading in self.readings if reading.claim == claim]
 
     @property
     def readings(self) -> list[Reading]:
@@ -114,6 +123,7 @@ class Reproduction:
             },
             "recipes": {one.recipe: _trained(one) for one in self.trained},
             "tasks": {task.name: _task(task, self.beside(task)) for task in self.tasks},
+            "words": self.words(),
             "claims": [_reading(reading) for reading in self.readings],
         }
 
@@ -123,10 +133,22 @@ def estimated(measure: str, found: Draws) -> Estimate:
     return estimate(found, -1.0 if measure in CORRELATIONS else 0.0)
 
 
+def _verdict(readings: Sequence[Reading]) -> str:
+    """How many comparisons say what."""
+    counts = Counter(WORDS[found.word] for reading in readings for found in reading.differences.values())
+    total = sum(counts.values())
+    if len(counts) == 1:
+        return f"Here: {next(iter(counts))}, in all of {total} comparisons."
+    each = ", ".join(f"{word} in {counts[word]}" for word in WORDS.values() if counts[word])
+    return f"Here: {each} of {total} comparisons."
+
+
 def remarks(done: Reproduction) -> list[str]:
     """What a reader of the tables has to know."""
     choice = done.choice
     said = [choice.family.about] if choice.family.about else []
+    models = "; ".join(f"{entry.label} is {described(entry)}" for entry in choice.models)
+    said.append(f"Models: {models}. `dfe` is this library's encoder, `lightcrl_paper` the published network.")
     for one in done.trained:
         groups = next((cells[0].groups for cells in one.cells.values() if cells), None)
         if groups is not None:
@@ -149,6 +171,16 @@ def remarks(done: Reproduction) -> list[str]:
     if not done.finished:
         said.append("Not finished; the same command goes on with it.")
     return said
+
+
+def described(entry: Entry) -> str:
+    """A model as a family has it.
+
+    >>> described(Entry("DFE-1", "dfe", {"fusion": "addition"}))
+    'dfe[fusion=addition]'
+    """
+    options = ",".join(f"{key}={value}" for key, value in entry.options.items())
+    return f"{entry.method}[{options}]" if options else entry.method
 
 
 def _trained(one: Trained) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from lightcrl.plan import make_plan
 from lightcrl.processes import launched
 from lightcrl.recipe import Recipe, load_recipe
 from lightcrl.reproduction.family import Choice, Family, choose, load_family
-from lightcrl.reproduction.judging import judge, read_claims
+from lightcrl.reproduction.judging import Judged, judge, read_claims
 from lightcrl.reproduction.outcome import Done, Reproduction, Trained
 from lightcrl.reproduction.published import RAW, published
 from lightcrl.reproduction.tables import markdown
@@ -50,6 +50,7 @@ class _Stage:
         default_factory=lambda: defaultdict(lambda: defaultdict(list))
     )
     failed: dict[str, str] = field(default_factory=dict)
+    judged: dict[str, tuple[list[int], Judged]] = field(default_factory=dict)
 
 
 def reproduce(
@@ -170,6 +171,16 @@ def _kept(folder: Path, name: str, task: Task, measure: Callable[[], Outcome]) -
     return found
 
 
+def _judged(stage: _Stage, name: str, labels: Sequence[str]) -> Judged:
+    """A task's figures; those of before where no outcome is new, for a bootstrap takes seconds."""
+    known = stage.outcomes[name]
+    outcomes = {label: known[label] for label in labels if known.get(label) and known[label][0]}
+    counts = [len(known[label]) for label in outcomes]
+    if name not in stage.judged or stage.judged[name][0] != counts:
+        stage.judged[name] = counts, judge(stage.tasks[name], outcomes) if outcomes else {}
+    return stage.judged[name][1]
+
+
 def _write(choice: Choice, folder: Path, stages: Sequence[_Stage], finished: bool) -> Reproduction:
     """What is known by now, written as JSON and Markdown."""
     facts = published()
@@ -177,14 +188,17 @@ def _write(choice: Choice, folder: Path, stages: Sequence[_Stage], finished: boo
     done = []
     for name, spec in choice.tasks.items():
         stage = next(stage for stage in stages if stage.name == spec.recipe)
-        known = stage.outcomes[name]
-        outcomes = {label: known[label] for label in (RAW, *names) if known.get(label) and known[label][0]}
-        if not outcomes:
+        task, judged = stage.tasks[name], _judged(stage, name, (RAW, *names))
+        if not judged:
             continue
-        task = stage.tasks[name]
-        judged = judge(task, outcomes)
         done.append(
-            Done(name, spec, task.units, judged, tuple(read_claims(name, task, spec.task, judged, names, facts)))
+            Done(
+                name,
+                spec,
+                f"{task.units:,} {task.drawn}",
+                judged,
+                tuple(read_claims(name, task, spec.task, judged, names, facts)),
+            )
         )
     trained = tuple(Trained(stage.name, dict(stage.cells), dict(stage.failed)) for stage in stages)
     reproduction = Reproduction(folder, choice, facts, names, trained, tuple(done), finished)

@@ -20,6 +20,8 @@ HEADINGS = {"similar/f1": "similar F1", "dissimilar/f1": "dissimilar F1"}
 def markdown(done: Reproduction) -> str:
     """Remarks, a table for each task, and what becomes of the claims."""
     lines = [f"# {done.choice.family.name}: the paper's tables", "", *[f"- {one}" for one in remarks(done)], ""]
+    if words := done.words():
+        lines += ["## The claims", "", *[f"- {one}" for one in words], ""]
     for sheet in sheets(done):
         lines += [f"## {sheet.title}", "", *markdown_table(sheet.headings, sheet.rows)]
         lines += [sheet.note, ""] if sheet.note else []
@@ -90,9 +92,9 @@ def _name(label: str, space: str) -> str:
 
 
 def _note(done: Reproduction, task: Done, beside: Table | None) -> str:
-    said = [f"{task.units:,} units are drawn anew for intervals."]
+    said = [f"Intervals draw {task.units} anew."]
     if beside is not None:
-        said.append(f"Published on {beside.data}." if beside.rows else "")
+        said.append(f"The published figures are of {beside.data}." if beside.rows else "")
         said.append(beside.note)
     return " ".join(one for one in said if one)
 
@@ -112,7 +114,7 @@ def _claims(done: Reproduction) -> Sheet:
     note = (
         "Differences in points; a claim holds where the whole interval is above zero, and does not where it is below."
     )
-    return Sheet("What becomes of the claims", ("claim", "where", "at this size", *labels), rows, note)
+    return Sheet("The claims, comparison by comparison", ("claim", "where", "at this size", *labels), rows, note)
 
 
 def _place(reading: Reading) -> str:

@@ -83,6 +83,8 @@ class Task(ABC):
     """
 
     Spec: ClassVar[type[TaskSpec]] = TaskSpec
+    drawn: ClassVar[str] = "items"
+    """What the units are."""
 
     units: int
     identity: Sequence[Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from pydantic import Field
 
 from lightcrl.data import DataSpec
+from lightcrl.data.classes import class_folders
 from lightcrl.data.pairs import read_pairs
 from lightcrl.evaluation.linear_probe import EPOCHS, by_epoch, centred
 from lightcrl.evaluation.metrics import hits
@@ -22,7 +24,7 @@ from lightcrl.evaluation.text_similarity import calibrate, classification, corre
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
 from lightcrl.methods import Method
-from lightcrl.recipe import ZeroShotSpec, parse
+from lightcrl.recipe import ZeroShotSpec, default_features_folder, parse
 from lightcrl.reproduction.task import EMBEDDING, Figures, Outcome, Setting, Task, TaskSpec, shares
 
 TOPS = (1, 2, 3, 4, 5)
@@ -57,6 +59,7 @@ class RetrievalTask(Task):
     """
 
     Spec: ClassVar[type[TaskSpec]] = RetrievalSpec
+    drawn: ClassVar[str] = "groups"
 
     features: Features
     split: str
@@ -98,17 +101,36 @@ class RetrievalTask(Task):
         return shares([f"precision@{k}" for k in self.ks[: len(found) - 1]], found[:-1], found[-1:])
 
 
-class ClassSpec(TaskSpec):
+class FoldersSpec(TaskSpec):
+    """What is done with class folders.
+
+    Attributes:
+        data: the folder, or the id of a labelled data set on the hub, which is written as class folders once.
+        picture: that data set's column of pictures.
+        label: its column of classes.
+    """
+
+    data: str
+    picture: str = "image"
+    label: str = "label"
+
+    def folder(self) -> Path:
+        """Where the class folders lie."""
+        cache = Path(default_features_folder()).parent / "classes"
+        return class_folders(self.data, cache, picture=self.picture, label=self.label)
+
+
+class ClassSpec(FoldersSpec):
     """Zero-shot classification of class folders.
 
     Attributes:
-        data: the folder.
+        split: folder of `data` to take, where it has one for each split.
         files: pattern of the names of files to take.
         templates: prompts with `{}` where the class name goes.
         modality: whose items the folder holds; by default the first that is not text.
     """
 
-    data: str
+    split: str | None = None
     files: str = "*"
     templates: tuple[str, ...] | None = None
     modality: str | None = None
@@ -131,8 +153,8 @@ class ZeroShotTask(Task):
     @classmethod
     def prepare(cls, spec: ClassSpec, setting: Setting) -> ZeroShotTask:
         """Encode the folder and the prompts."""
-        given = {key: getattr(spec, key) for key in ("data", "files", "templates", "modality")}
-        wanted = parse(ZeroShotSpec, given)
+        given = {key: getattr(spec, key) for key in ("files", "templates", "modality")}
+        wanted = parse(ZeroShotSpec, {"data": str(spec.folder() / (spec.split or "")), **given})
         prepared = ZeroShot.prepare(wanted, setting.encoders, setting.recipe.features, setting.tell)
         items = prepared.items
         prompts = [prepared.classes, wanted.templates, setting.encoders[prepared.text].fingerprint]
@@ -152,11 +174,10 @@ class ZeroShotTask(Task):
         return TOPS[: len(self.prepared.classes)]
 
 
-class ProbeSpec(TaskSpec):
-    """A linear probe on class folders, by the paper's protocol.
+class ProbeSpec(FoldersSpec):
+    """A linear probe on class folders, by the paper's protocol: fitted on `data`, or on the folder `train` in it.
 
     Attributes:
-        data: folder to fit on, or one that holds the folders `train` and `test`.
         test: folder to measure on.
         files: pattern of the names of files to fit on.
         test_files: pattern of those to measure on.
@@ -166,7 +187,6 @@ class ProbeSpec(TaskSpec):
 
     PATHS: ClassVar[tuple[str, ...]] = ("data", "test")
 
-    data: str
     test: str | None = None
     files: str = "*"
     test_files: str | None = None
@@ -194,7 +214,7 @@ class LinearProbeTask(Task):
     def prepare(cls, spec: ProbeSpec, setting: Setting) -> LinearProbeTask:
         """Encode both folders."""
         probe = LinearProbe.prepare(
-            spec.data,
+            str(spec.folder()),
             spec.test,
             setting.encoders,
             setting.recipe.features,
@@ -257,6 +277,7 @@ class TextSimilarityTask(Task):
     """
 
     Spec: ClassVar[type[TaskSpec]] = PairsSpec
+    drawn: ClassVar[str] = "pairs"
 
     prepared: TextSimilarity
     units: int
