@@ -61,8 +61,8 @@ about = "A world in small."
 seeds = [0, 1]
 
 [models]
-DFE-1 = "dfe[fusion=addition]"
-DFE-6 = "dfe[fusion=scaled_dot_product]"
+DFE-1 = "dfe[fusion=addition,canonical=0]"
+DFE-6 = "dfe[fusion=scaled_dot_product,canonical=0]"
 conVIRT = "convirt[dim=16]"
 
 [optional]
@@ -249,7 +249,7 @@ def test_published_figures_stand_beside(world):
     assert world.json["tasks"]["scores"]["published"] is None
     for line in ("Seeds 0, 1.", "Models of pictures are trained on 30 groups, drawn", "Models of texts are trained on"):
         assert line in text
-    assert "DFE-6 is dfe[fusion=scaled_dot_product]" in text
+    assert "DFE-6 is dfe[fusion=scaled_dot_product,canonical=0]" in text
 
 
 def test_claims_are_read_from_paired_differences(world):
