@@ -87,7 +87,11 @@ class Reproduction:
 
     def words(self) -> list[str]:
         """What becomes of each claim, in a sentence."""
-        return [f"{claim.words} {_verdict(found)}" for claim in self.facts.claims if (found := self._of(claim))]
+        return [
+            f"{claim.name}: {claim.words} {_verdict(found)}"
+            for claim in self.facts.claims
+            if (found := self._of(claim))
+        ]
 
     def _of(self, claim: Claim) -> list[Reading]:
         return [reading for reading in self.readings if reading.claim == claim]
@@ -220,7 +224,7 @@ def _figure(measure: str, found: Draws) -> dict[str, Any]:
 
 def _reading(reading: Reading) -> dict[str, Any]:
     return {
-        "claim": reading.claim.words,
+        "claim": reading.claim.name,
         "task": reading.task,
         "space": reading.space,
         "measure": reading.measure,

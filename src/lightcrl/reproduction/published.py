@@ -41,7 +41,8 @@ class Claim(BaseModel):
     """What the paper says of its encoder.
 
     Attributes:
-        words: the claim.
+        name: of the claim.
+        words: the claim itself.
         task: where it shows.
         measures: in what.
         against: the paper's name of another model, or `"raw"` for the encoders as they come.
@@ -49,6 +50,7 @@ class Claim(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    name: str
     words: str
     task: str
     measures: tuple[str, ...]

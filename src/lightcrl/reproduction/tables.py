@@ -101,11 +101,10 @@ def _note(done: Reproduction, task: Done, beside: Table | None) -> str:
 
 def _claims(done: Reproduction) -> Sheet:
     labels = list(dict.fromkeys(label for reading in done.readings for label in reading.differences))
-    titles = {task.name: task.title for task in done.tasks}
     rows = [
         (
-            reading.claim.words,
-            f"{titles[reading.task]}: {_place(reading)}",
+            reading.claim.name,
+            f"{reading.task}: {_place(reading)}",
             reading.word,
             *(points(reading.differences[label]) if label in reading.differences else "" for label in labels),
         )
