@@ -17,7 +17,7 @@ SOURCE = PROJECT / "src" / "lightcrl"
 # From the bottom up; a module may import from its own layer and from those below it. Longer names win.
 LAYERS = (
     ("lightcrl", "errors"),
-    ("registry", "storage", "tokens", "processes", "alignment", "logits"),
+    ("registry", "storage", "tokens", "processes", "alignment", "logits", "sheets"),
     ("encoders", "data", "losses", "methods.dropout", "methods.base"),
     ("fusion", "methods"),
     ("features",),
@@ -40,7 +40,9 @@ LAYERS = (
         "checking",
     ),
     ("comparison",),
+    ("reproduction",),
     ("demo", "console"),
+    ("arguments",),
     ("cli", "__main__"),
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}

@@ -11,6 +11,19 @@ import typer
 from typer.core import TyperGroup
 
 from lightcrl import __version__
+from lightcrl.arguments import (
+    CheckpointFolder,
+    Encoders,
+    Features,
+    Json,
+    Trust,
+    load_embedder,
+    names,
+    pairs,
+    sizes,
+    write,
+    write_page,
+)
 from lightcrl.errors import LightCRLError
 
 
@@ -39,16 +52,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-CheckpointFolder = Annotated[
-    str, typer.Argument(metavar="DIR", help="A run's folder, a checkpoint's folder or a hub id.")
-]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON.")]
-Encoders = Annotated[
-    list[str] | None, typer.Option("--encoder", help="modality=FOLDER, where an encoder lies now, if it has moved.")
-]
-Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model's encoders.")]
-Features = Annotated[Path | None, typer.Option(help="Folder of the feature stores; by default that of the recipe.")]
 
 
 def main() -> None:
@@ -148,13 +151,49 @@ def compare(
             overrides=override or (),
             output=output,
             tune=tune,
-            scaling=_sizes(scaling),
+            scaling=sizes(scaling),
             target=target,
             tell=live.tell,
         )
     console.print_comparison(done)
     if json is not None:
-        _write(json, done.to_json())
+        write(json, done.to_json())
+
+
+@app.command()
+def reproduce(
+    family: Annotated[Path, typer.Argument(metavar="FAMILY", help="A folder of recipes with a family.toml.")],
+    models: Annotated[
+        str | None, typer.Option(metavar="LABEL,LABEL,...|all", help="By default all but the optional ones.")
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(metavar="NAME,NAME,...", help="By default all.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="How many trainings of each; by default the family's.")
+    ] = None,
+    groups: Annotated[
+        int | None, typer.Option(metavar="N", min=2, help="Training groups of every recipe; by default the family's.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="By default runs/<name of the family>.")] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of every recipe.")
+    ] = None,
+) -> None:
+    """Compute the paper's tables anew, published figures beside them, and say what becomes of its claims."""
+    from lightcrl import console
+    from lightcrl.reproduction import reproduce as reproduce_family
+
+    with console.Live() as live:
+        done = reproduce_family(
+            family,
+            models=names(models),
+            tasks=names(tasks),
+            seeds=seeds,
+            groups=groups,
+            overrides=override or (),
+            output=output,
+            tell=live.tell,
+        )
+    console.print_reproduction(done)
 
 
 @app.command()
@@ -180,7 +219,7 @@ def check(
         found = check_recipe(parsed, size=sample, tell=live.tell)
     console.print_check(found)
     if json is not None:
-        _write(json, to_json(found))
+        write(json, to_json(found))
 
 
 @app.command()
@@ -247,9 +286,9 @@ def evaluate(
     with console.Live() as live:
         request = Request(
             place=checkpoint,
-            embedder=_load(checkpoint, encoder, trust_remote_code),
+            embedder=load_embedder(checkpoint, encoder, trust_remote_code),
             data=data,
-            columns=columns | _pairs(column, "--column"),
+            columns=columns | pairs(column, "--column"),
             key=key,
             templates=tuple(template) if template else None,
             modality=modality,
@@ -265,11 +304,11 @@ def evaluate(
         result, rejected = measure(task, request)
     console.print_result(result, rejected)
     if json is not None:
-        _write(json, {"task": task, "data": data, **result.to_json(), "rejected": [str(one) for one in rejected]})
+        write(json, {"task": task, "data": data, **result.to_json(), "rejected": [str(one) for one in rejected]})
     if page is not None:
         from lightcrl.evaluation.result_page import render_result
 
-        _write_page(page, render_result(result, task, Path(data).name, Path(checkpoint).name))
+        write_page(page, render_result(result, task, Path(data).name, Path(checkpoint).name))
 
 
 @app.command()
@@ -290,7 +329,7 @@ def embed(
     from lightcrl.data.loose import loose_items
     from lightcrl.storage import make_folder, whole_file
 
-    embedder = _load(checkpoint, encoder, trust_remote_code)
+    embedder = load_embedder(checkpoint, encoder, trust_remote_code)
     items = loose_items(input, embedder.encoder(modality).kind)
     vectors, rejected = embedder.encode_some(items, modality)
     kept = ~np.isnan(vectors).any(1)
@@ -298,7 +337,7 @@ def embed(
     with whole_file(output) as temporary, temporary.open("wb") as stream:
         np.save(stream, vectors[kept])
     ids = [item.source for item, keep in zip(items, kept, strict=True) if keep]
-    _write(output.with_suffix(".json"), {"modality": modality, "ids": ids, "rejected": [str(one) for one in rejected]})
+    write(output.with_suffix(".json"), {"modality": modality, "ids": ids, "rejected": [str(one) for one in rejected]})
     console.print_embedded(output, vectors[kept].shape, rejected)
 
 
@@ -316,7 +355,7 @@ def export(
     from lightcrl import console
     from lightcrl.export import export_onnx
 
-    embedder = _load(checkpoint, encoder, trust_remote_code)
+    embedder = load_embedder(checkpoint, encoder, trust_remote_code)
     console.print_exported(export_onnx(embedder, output, modality, int8=int8))
 
 
@@ -329,7 +368,7 @@ def info(checkpoint: CheckpointFolder, json: Json = None) -> None:
     found = load_checkpoint(checkpoint)
     console.print_info(found)
     if json is not None:
-        _write(json, {"parameters": found.method.parts(), **found.config()})
+        write(json, {"parameters": found.method.parts(), **found.config()})
 
 
 @app.command()
@@ -346,7 +385,7 @@ def report(
     with console.Live() as live:
         html = render(*(gather(folder, tell=live.tell) for folder in folders))
     place = output or folders[0] / "report.html"
-    _write_page(place, html)
+    write_page(place, html)
     console.print_page(place)
 
 
@@ -363,45 +402,3 @@ def demo(
     with console.Live() as live:
         done = run_demo(output, live.tell)
     console.print_demo(done)
-
-
-def _load(place: str, encoders: list[str] | None, trust_remote_code: bool) -> Any:
-    from lightcrl.embedder import load
-
-    return load(place, encoders=_pairs(encoders, "--encoder"), trust_remote_code=trust_remote_code)
-
-
-def _pairs(given: list[str] | None, option: str) -> dict[str, str]:
-    pairs = {}
-    for pair in given or []:
-        name, equals, value = pair.partition("=")
-        if not equals or not name or not value:
-            raise typer.BadParameter(f"{pair!r}: expected NAME=VALUE", param_hint=option)
-        pairs[name] = value
-    return pairs
-
-
-def _sizes(given: str | None) -> list[int] | str | None:
-    if given is None or given == "auto":
-        return given
-    try:
-        sizes = [int(part) for part in given.split(",")]
-    except ValueError:
-        sizes = [0]
-    if min(sizes) < 1:
-        raise typer.BadParameter(f"{given!r}: expected numbers of groups or auto", param_hint="--scaling")
-    return sizes
-
-
-def _write_page(path: Path, html: str) -> None:
-    from lightcrl.storage import make_folder, write_text
-
-    make_folder(path.absolute().parent)
-    write_text(path, html)
-
-
-def _write(path: Path, value: Any) -> None:
-    from lightcrl.storage import make_folder, write_json
-
-    make_folder(path.absolute().parent)
-    write_json(path, value)

@@ -32,6 +32,10 @@ from lightcrl.data.base import Rejection
 from lightcrl.evaluation.base import Result
 from lightcrl.pipeline import Model, Run
 from lightcrl.recipe import Recipe
+from lightcrl.reproduction import Reproduction
+from lightcrl.reproduction.outcome import remarks as reproduction_remarks
+from lightcrl.reproduction.tables import sheets as reproduction_sheets
+from lightcrl.sheets import Sheet
 
 if TYPE_CHECKING:
     from lightcrl.demo import Demo
@@ -219,19 +223,21 @@ def print_comparison(comparison: Comparison) -> None:
 def print_check(check: Check) -> None:
     """The tables of a check, then its advice."""
     for sheet in sheets(check):
-        table = Table(title=sheet.title)
-        for place, heading in enumerate(sheet.headings):
-            table.add_column(heading, justify="left" if place == 0 else "right")
-        for row in sheet.rows:
-            table.add_row(*map(escape, row))
-        console.print(table)
-        if sheet.note:
-            console.print(sheet.note, style="dim", markup=False)
+        _print_sheet(sheet)
     console.print()
     for advice in advise(check):
         mark = "[red]![/red]" if advice.urgent else "-"
         console.print(f"{mark} {escape(advice.text)}", soft_wrap=True)
     console.print(f"checked in {check.seconds:.0f} s; nothing was trained", style="dim")
+
+
+def print_reproduction(done: Reproduction) -> None:
+    """Every table beside the published one, what becomes of the claims, what a reader has to know."""
+    for sheet in reproduction_sheets(done):
+        _print_sheet(sheet)
+    for line in (*done.words(), *reproduction_remarks(done)):
+        console.print(line, markup=False)
+    console.print(f"tables and models: {done.folder}", soft_wrap=True, markup=False)
 
 
 def print_result(result: Result, rejected: Sequence[Rejection]) -> None:
@@ -284,6 +290,17 @@ def print_info(checkpoint: Checkpoint) -> None:
     console.print(table)
     if checkpoint.figures:
         print_result(Result.from_json(checkpoint.figures), ())
+
+
+def _print_sheet(sheet: Sheet) -> None:
+    table = Table(title=sheet.title)
+    for place, heading in enumerate(sheet.headings):
+        table.add_column(heading, justify="left" if place == 0 else "right")
+    for row in sheet.rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+    if sheet.note:
+        console.print(sheet.note, style="dim", markup=False)
 
 
 def _print_rejected(rejected: Sequence[Rejection]) -> None:

@@ -309,9 +309,13 @@ def anchor_paths(table: dict[str, Any], folder: Path) -> None:
     for section, keys, may_be_id in places:
         for key in keys:
             if isinstance(value := section.get(key), str):
-                path = Path(os.path.normpath(folder / Path(value).expanduser()))
-                if path.exists() or value.startswith(".") or not may_be_id:
-                    section[key] = str(path)
+                section[key] = anchor_path(value, folder, may_be_id)
+
+
+def anchor_path(value: str, folder: Path, may_be_id: bool) -> str:
+    """A path made absolute; one that may be an id stays as it is if it neither exists nor begins with a dot."""
+    path = Path(os.path.normpath(folder / Path(value).expanduser()))
+    return str(path) if path.exists() or value.startswith(".") or not may_be_id else value
 
 
 def override_table(table: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
@@ -12,26 +11,10 @@ from torch import Tensor
 from lightcrl.checking.advice import advise, snippet, unfit
 from lightcrl.checking.check import Check, Match
 from lightcrl.checking.leaks import Leaks
+from lightcrl.sheets import Sheet
 
 # Rows of the tables of slots; the JSON has all.
 SHOWN = 8
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table for people.
-
-    Attributes:
-        title: above it.
-        headings: of its columns; the first is a name, the others are numbers.
-        rows: of cells.
-        note: below it.
-    """
-
-    title: str
-    headings: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    note: str = ""
 
 
 def to_json(check: Check) -> dict[str, Any]:

@@ -165,10 +165,11 @@ def draws(values: np.ndarray, items: np.ndarray, seed: int) -> Draws:
     return Draws(values, items, items + error * generator.standard_t(len(values) - 1, len(items)))
 
 
-def estimate(found: Draws) -> Estimate:
-    """The figure, a share, with its intervals; none of them leaves [0, 1]."""
+def estimate(found: Draws, least: float = 0.0) -> Estimate:
+    """The figure with its intervals, none of which leaves [least, 1]: a share, or a correlation from -1."""
     seeds = student_interval(found.values)
-    return Estimate(found.mean, seeds and _within(seeds), _within(_ends(found.items)), _within(_ends(found.both)))
+    items, both = (_within(_ends(values), least) for values in (found.items, found.both))
+    return Estimate(found.mean, seeds and _within(seeds, least), items, both)
 
 
 def difference(one: Draws, other: Draws) -> Difference:
@@ -176,9 +177,9 @@ def difference(one: Draws, other: Draws) -> Difference:
     return Difference(one.mean - other.mean, _ends(one.both - other.both))
 
 
-def _within(ends: tuple[float, float]) -> tuple[float, float]:
+def _within(ends: tuple[float, float], least: float) -> tuple[float, float]:
     low, high = ends
-    return min(max(low, 0.0), 1.0), min(max(high, 0.0), 1.0)
+    return min(max(low, least), 1.0), min(max(high, least), 1.0)
 
 
 def _ends(values: np.ndarray) -> tuple[float, float]:

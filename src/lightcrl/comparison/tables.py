@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from lightcrl.comparison.outcome import MAIN, ZERO_SHOT, Comparison, Contestant, Growth, remarks, sentences
 from lightcrl.comparison.statistics import Estimate
+from lightcrl.sheets import markdown_table
 
 
 def markdown(comparison: Comparison) -> str:
@@ -18,10 +19,10 @@ def markdown(comparison: Comparison) -> str:
         [one.label, *(with_interval(one.figures[name]) for name in measures if name in one.figures)] for one in ranked
     ]
     rows.append(["chance", *(f"{100 * comparison.chance[name]:.1f}" for name in measures)])
-    lines += _table(["method, %", *map(heading, measures)], rows)
+    lines += markdown_table(["method, %", *map(heading, measures)], rows)
     versus = [name for name in (MAIN, ZERO_SHOT) if name in measures]
     titles = [f"{heading(name)} minus the best other's" for name in versus]
-    lines += _table(
+    lines += markdown_table(
         ["method", *titles, "trained parameters", "seconds", "peak MiB", "batch", "epochs"],
         [[one.label, *(against(one, name) for name in versus), *costs(one)] for one in ranked],
     )
@@ -31,7 +32,11 @@ def markdown(comparison: Comparison) -> str:
         for at, each in enumerate(one.tries)
     ]
     if tried:
-        lines += ["## Tried on dev, first seed", "", *_table(["method", "options", "dev mean R@1, %", ""], tried)]
+        lines += [
+            "## Tried on dev, first seed",
+            "",
+            *markdown_table(["method", "options", "dev mean R@1, %", ""], tried),
+        ]
     if comparison.growth:
         lines += ["## Fewer training groups", "", *_growth(comparison.growth)]
     return "\n".join(lines)
@@ -90,7 +95,7 @@ def _growth(growth: Sequence[Growth]) -> list[str]:
         rows.append([one.label, *means, one.forecast.words if one.forecast else "too few sizes to fit a curve"])
     titles = [f"{size:,}" for size in growth[0].sizes.tolist()]
     lines = ["Mean R@1 in percent by training groups, mean over seeds; subsets are nested.", ""]
-    lines += _table(["method", *titles, "what it would take"], rows)
+    lines += markdown_table(["method", *titles, "what it would take"], rows)
     fits = [fit_words(one) for one in growth if one.forecast]
     return [*lines, *[f"- {one}" for one in fits], ""]
 
@@ -108,9 +113,3 @@ def fit_words(one: Growth) -> str:
 
 def _tried(dev: float | None, chosen: bool) -> tuple[str, str]:
     return ("failed", "") if dev is None else (f"{100 * dev:.1f}", "chosen" if chosen else "")
-
-
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in (titles, *rows)]
-    head, *body = [f"| {' | '.join(row)} |" for row in cells]
-    return [head, f"|{'---|' * len(titles)}", *body, ""]

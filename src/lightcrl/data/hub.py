@@ -52,7 +52,7 @@ class HubDataset:
             DataError: there is no such dataset; says how to use a local folder.
             ModalityError: a column is not there.
         """
-        splits = self._open()
+        splits = open_hub(self.path, self.name, self.revision, self.cache_dir)
         local = Path(self.path).is_dir()
         folder = Path(self.path) if local else Path()
         base = Path(self.base or folder.parent) if local else None
@@ -78,25 +78,31 @@ class HubDataset:
                 for row in layout.read(values, f"{title}[{split_name}]:{number + 1}", table, number):
                     yield row if drawn or isinstance(row, Rejection) else replace(row, split=split)
 
-    def _open(self) -> Mapping[str, Any]:
-        import datasets
 
-        folder = Path(self.path)
-        try:
-            if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-                found = datasets.load_from_disk(str(folder))
-            else:
-                found = datasets.load_dataset(
-                    str(self.path), self.name, revision=self.revision, cache_dir=self.cache_dir and str(self.cache_dir)
-                )
-        except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
-            raise DataError(
-                f"cannot open the dataset {str(self.path)!r} (name {self.name!r}, revision {self.revision!r}): "
-                f"{type(error).__name__}: {error} Expected a dataset on the Hugging Face hub that this machine can "
-                "reach, or a local folder: one written by save_to_disk, or one of .parquet, .jsonl or .csv files or of "
-                "pictures. To work without a network, fetch it elsewhere, save_to_disk, and set data.path to the copy."
-            ) from error
-        return found if isinstance(found, Mapping) else {"train": found}
+def open_hub(
+    path: str | Path, name: str | None = None, revision: str | None = None, cache_dir: str | Path | None = None
+) -> Mapping[str, Any]:
+    """A dataset's splits by name, of the hub or of a local folder; for the arguments see `HubDataset`.
+
+    Raises:
+        DataError: there is no such dataset; says how to use a local folder.
+    """
+    import datasets
+
+    folder = Path(path)
+    try:
+        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+            found = datasets.load_from_disk(str(folder))
+        else:
+            found = datasets.load_dataset(str(path), name, revision=revision, cache_dir=cache_dir and str(cache_dir))
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"cannot open the dataset {str(path)!r} (name {name!r}, revision {revision!r}): "
+            f"{type(error).__name__}: {error} Expected a dataset on the Hugging Face hub that this machine can "
+            "reach, or a local folder: one written by save_to_disk, or one of .parquet, .jsonl or .csv files or of "
+            "pictures. To work without a network, fetch it elsewhere, save_to_disk, and set data.path to the copy."
+        ) from error
+    return found if isinstance(found, Mapping) else {"train": found}
 
 
 class _ArrowCells:

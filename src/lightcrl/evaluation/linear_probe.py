@@ -136,6 +136,30 @@ def trained(
             yield epoch, weights.detach().clone()
 
 
+def centred(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float64, centred and scaled as a whole by train: [N, D] and [M, D]."""
+    mean = train.double().mean(0)
+    scale = (train.double() - mean).square().mean().sqrt().clamp(min=1e-12)
+    return (train.double() - mean) / scale, (test.double() - mean) / scale
+
+
+def by_epoch(
+    train: Tensor, goal: Tensor, test: Tensor, wanted: Tensor, epochs: Sequence[int] = EPOCHS, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """`epochN/top1` of the paper's protocol: [M] which items of test are right; arguments as `centred` gives them.
+
+    Args:
+        train: vectors [N, D].
+        goal: [N] class numbers.
+        test: vectors [M, D].
+        wanted: [M] class numbers.
+        epochs: when to look, ascending, at least one.
+        seed: of the order of items.
+    """
+    maps = trained(train.float(), goal, int(goal.max()) + 1, epochs, seed)
+    return {f"epoch{epoch}/top1": right(scores(test.float(), weights), wanted) for epoch, weights in maps}
+
+
 def right(found: Tensor, labels: Tensor) -> np.ndarray:
     """[N] probability that the highest of `found` [N, C] is that of the label [N], ties broken at random."""
     top = found >= found.max(1, keepdim=True).values - TIE
@@ -196,14 +220,11 @@ def evaluate(
     held = int(hold_out(train_labels, seed=seed).sum())
     result = Result({}, counts={"train": len(goal), "held": held, "test": len(wanted), "classes": len(counts)})
     for space, given in train.items():
-        mean = given.double().mean(0)
-        scale = (given.double() - mean).square().mean().sqrt().clamp(min=1e-12)
-        vectors, unseen = ((part.double() - mean) / scale for part in (given, test[space]))
+        vectors, unseen = centred(given, test[space])
         result.strengths[space] = choose_strength(vectors, goal, len(counts), seed)
         hit = {"top1": right(scores(unseen, fit(vectors, goal, len(counts), result.strengths[space])), wanted)}
         if epochs:
-            for epoch, weights in trained(vectors.float(), goal, len(counts), epochs, seed):
-                hit[f"epoch{epoch}/top1"] = right(scores(unseen.float(), weights), wanted)
+            hit |= by_epoch(vectors, goal, unseen, wanted, epochs, seed)
         for name, values in hit.items():
             result.metrics[f"{space}/{name}"] = float(values.mean())
             result.interval[f"{space}/{name}"] = mean_interval(values, np.arange(len(values)))

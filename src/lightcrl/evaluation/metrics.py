@@ -121,13 +121,19 @@ def precision_recall(places: np.ndarray, ks: np.ndarray) -> tuple[np.ndarray, np
     >>> precision.tolist(), recall.tolist()
     ([1.0, 0.5, 0.5], [0.5, 0.5, 1.0])
     """
+    found = found_within(places, ks)
+    return (found / ks).mean(0), (found / np.bincount(places[:, 0])[:, None]).mean(0)
+
+
+def found_within(places: np.ndarray, ks: np.ndarray) -> np.ndarray:
+    """[Q, K] how many right items each query has among the first k, ties broken at random; see `precision_recall`.
+
+    >>> found_within(np.array([[0, 0, 1], [0, 2, 1], [1, 1, 2]]), np.array([1, 2, 4])).tolist()
+    [[1.0, 1.0, 2.0], [0.0, 0.5, 1.0]]
+    """
     query, better, equal = places.T
-    answers = np.bincount(query)
-    precision, recall = np.zeros(len(ks)), np.zeros(len(ks))
-    for at, k in enumerate(ks):
-        found = np.bincount(query, weights=np.clip((k - better) / equal, 0, 1))
-        precision[at], recall[at] = (found / k).mean(), (found / answers).mean()
-    return precision, recall
+    columns = [np.bincount(query, weights=np.clip((k - better) / equal, 0, 1)) for k in ks]
+    return np.stack(columns, 1)
 
 
 def curve_ks(size: int, most: int = 40) -> np.ndarray:

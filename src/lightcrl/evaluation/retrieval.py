@@ -20,6 +20,7 @@ from lightcrl.evaluation.metrics import (
     best_ranks,
     bootstrap_interval,
     curve_ks,
+    found_within,
     hits,
     mean_interval,
     median_interval,
@@ -68,6 +69,20 @@ class Retrieval:
             name: (ranks(embeddings[a][queries], embeddings[b], answers), groups)
             for name, (a, b, queries, answers, groups) in self._directions.items()
         }
+
+    def precision_per_query(
+        self, embeddings: Mapping[str, Tensor], ks: Sequence[int]
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By direction, the share of right items among each query's first k ([Q, K]) and its group [Q].
+
+        K are those of `ks` that the direction's gallery has.
+        """
+        found = {}
+        for name, (a, b, queries, answers, groups) in self._directions.items():
+            within = np.array([k for k in ks if k <= len(embeddings[b])])
+            places = answer_places(embeddings[a][queries], embeddings[b], answers)
+            found[name] = found_within(places, within) / within, groups
+        return found
 
     def curves(self, embeddings: Mapping[str, Tensor]) -> dict[str, dict[str, list[float]]]:
         """By direction, `precision` and `recall` over the first `k`, from 1 to the gallery's size; see `metrics`.

@@ -43,6 +43,20 @@ def retrieval_on(
         DataError: the data cannot be used.
         EmptyDatasetError: no group has items of two modalities.
     """
+    opened, rejected = encode_groups(encoders, data, features, tell)
+    vectors, links = embed_split(method, opened, opened.split("test"))
+    retrieval = Retrieval(links)
+    return replace(retrieval(vectors), curves=retrieval.curves(vectors)), rejected
+
+
+def encode_groups(
+    encoders: Mapping[str, Encoder], data: DataSpec, features: FeaturesSpec, tell: Tell = lambda event: None
+) -> tuple[Features, list[Rejection]]:
+    """All groups of a data set, encoded, in one split `test`; and what was set aside.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
     dataset = load_dataset(data, {modality: encoder.kind for modality, encoder in encoders.items()})
     dataset = Dataset(dataset.groups, ["test"] * len(dataset.groups), dataset.items, dataset.links, dataset.rejected)
     rejected = list(dataset.rejected)
@@ -51,10 +65,7 @@ def retrieval_on(
         done = encode_modality(encoder, dataset, modality, features, tell, max_rejected=data.max_rejected)
         stores[modality] = done.store
         rejected += done.rejected
-    opened = Features(stores)
-    vectors, links = embed_split(method, opened, opened.split("test"))
-    retrieval = Retrieval(links)
-    return replace(retrieval(vectors), curves=retrieval.curves(vectors)), rejected
+    return Features(stores), rejected
 
 
 @dataclass(frozen=True)

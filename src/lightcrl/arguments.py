@@ -1,0 +1,70 @@
+"""What several commands share: their arguments, and how these are read and figures written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+CheckpointFolder = Annotated[
+    str, typer.Argument(metavar="DIR", help="A run's folder, a checkpoint's folder or a hub id.")
+]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON.")]
+Encoders = Annotated[
+    list[str] | None, typer.Option("--encoder", help="modality=FOLDER, where an encoder lies now, if it has moved.")
+]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model's encoders.")]
+Features = Annotated[Path | None, typer.Option(help="Folder of the feature stores; by default that of the recipe.")]
+
+
+def load_embedder(place: str, encoders: list[str] | None, trust_remote_code: bool) -> Any:
+    """The embedder of a place, its encoders where `modality=FOLDER` says."""
+    from lightcrl.embedder import load
+
+    return load(place, encoders=pairs(encoders, "--encoder"), trust_remote_code=trust_remote_code)
+
+
+def pairs(given: list[str] | None, option: str) -> dict[str, str]:
+    """Names and values of `NAME=VALUE`; `option` is told where one is wrong."""
+    pairs = {}
+    for pair in given or []:
+        name, equals, value = pair.partition("=")
+        if not equals or not name or not value:
+            raise typer.BadParameter(f"{pair!r}: expected NAME=VALUE", param_hint=option)
+        pairs[name] = value
+    return pairs
+
+
+def names(given: str | None) -> list[str] | None:
+    """A list with commas between its parts."""
+    return None if given is None else [part.strip() for part in given.split(",") if part.strip()]
+
+
+def sizes(given: str | None) -> list[int] | str | None:
+    """Numbers of groups with commas between them, or `auto`."""
+    if given is None or given == "auto":
+        return given
+    try:
+        sizes = [int(part) for part in given.split(",")]
+    except ValueError:
+        sizes = [0]
+    if min(sizes) < 1:
+        raise typer.BadParameter(f"{given!r}: expected numbers of groups or auto", param_hint="--scaling")
+    return sizes
+
+
+def write_page(path: Path, html: str) -> None:
+    """Write a page, and the folders above it."""
+    from lightcrl.storage import make_folder, write_text
+
+    make_folder(path.absolute().parent)
+    write_text(path, html)
+
+
+def write(path: Path, value: Any) -> None:
+    """Write a JSON value, and the folders above it."""
+    from lightcrl.storage import make_folder, write_json
+
+    make_folder(path.absolute().parent)
+    write_json(path, value)

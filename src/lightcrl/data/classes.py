@@ -1,0 +1,57 @@
+"""A labelled data set of the hub as class folders, written once: what zero-shot classification and probes read."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from lightcrl.data.files import SPLITS
+from lightcrl.data.hub import open_hub
+from lightcrl.errors import DataError, ModalityError
+from lightcrl.storage import make_folder, recover_folder, whole_folder
+
+_FORMATS = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp"}
+
+
+def class_folders(place: str, cache: Path, *, picture: str = "image", label: str = "label") -> Path:
+    """A folder with `<split>/<class>/<row>.<ext>` of every split whose name is one; a local folder stays as it is.
+
+    Args:
+        place: a folder, or the id of a data set of pictures on the hub.
+        cache: folder below which it is written, unless it is there.
+        picture: column of the pictures.
+        label: column of their classes: names, or numbers that the data set has names for.
+
+    Raises:
+        DataError: there is no such folder or data set, or it has pictures in a format unknown here.
+        ModalityError: it has no such column.
+    """
+    if Path(place).is_dir():
+        return Path(place)
+    name = "--".join((*place.split("/"), hashlib.blake2b(f"{picture} {label}".encode(), digest_size=4).hexdigest()))
+    folder = make_folder(cache) / name
+    recover_folder(folder)
+    if folder.is_dir():
+        return folder
+    with whole_folder(folder) as fresh:
+        for split, rows in open_hub(place).items():
+            if split in SPLITS:
+                _write(rows, fresh / SPLITS[split], f"{place}[{split}]", picture, label)
+    return folder
+
+
+def _write(rows: Any, folder: Path, title: str, picture: str, label: str) -> None:
+    for column in (picture, label):
+        if column not in rows.column_names:
+            raise ModalityError(f"{title} has no column {column!r}; it has {', '.join(rows.column_names)}.")
+    names = getattr(rows.features[label], "names", None)
+    for number, row in enumerate(rows.select_columns([picture, label]).with_format("arrow").iter(1)):
+        cell, kind = row[picture][0].as_py(), row[label][0].as_py()
+        content: bytes = (cell["bytes"] if isinstance(cell, dict) else None) or b""
+        ending = next((ending for start, ending in _FORMATS.items() if content.startswith(start)), None)
+        if ending is None:
+            raise DataError(f"{title}, row {number + 1}: column {picture!r} holds no picture in a format known here.")
+        place = folder / str(names[kind] if names and isinstance(kind, int) else kind).replace("/", "-")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number:07}{ending}").write_bytes(content)
