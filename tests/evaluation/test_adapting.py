@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from pydantic import ValidationError
 import coloured
 import lightcrl
 from lightcrl.checkpoint import load_checkpoint
+from lightcrl.embedder import Embedder
 from lightcrl.errors import CheckpointError, DataError, RecipeError, TrainingError
 from lightcrl.evaluation import Result
 from lightcrl.evaluation.adapting import FineTuning, FineTuningSpec
 from lightcrl.evaluation.fine_tuning import evaluate
 from lightcrl.evaluation.measure import Request, measure
+from lightcrl.evaluation.tasks import Tell
 from lightcrl.logs import read_log
 from lightcrl.pipeline import run
 from lightcrl.recipe import FeaturesSpec, parse
@@ -46,9 +49,21 @@ def place(tmp_path_factory) -> Path:
     return root
 
 
-def prepared(place: Path, model: str = "dfe") -> FineTuning:
+@dataclass
+class Prepared:
+    """A model, and the striped pictures prepared for it."""
+
+    embedder: Embedder
+    tuning: FineTuning
+
+    def __call__(self, spec: FineTuningSpec, folder: Path) -> Result:
+        return self.tuning(self.embedder.checkpoint, spec, folder)
+
+
+def prepared(place: Path, model: str = "dfe", tell: Tell = lambda event: None) -> Prepared:
     embedder = lightcrl.load(place / model)
-    return FineTuning.prepare(embedder, str(place / "stripes"), None, FeaturesSpec(folder=str(place / "features")))
+    encoders, features = {"image": embedder.encoder("image")}, FeaturesSpec(folder=str(place / "features"))
+    return Prepared(embedder, FineTuning.prepare(str(place / "stripes"), None, encoders, features, tell=tell))
 
 
 def spec(**given: Any) -> FineTuningSpec:
@@ -134,10 +149,8 @@ def test_a_killed_run_goes_on_to_the_same_figures(place, tmp_path):
         if event["event"] == "evaluation" and event["epoch"] == 2:
             raise KeyboardInterrupt
 
-    halted = prepared(place)
-    object.__setattr__(halted, "tell", stop)
     with pytest.raises(KeyboardInterrupt):
-        halted(wanted, tmp_path / "killed")
+        prepared(place, tell=stop)(wanted, tmp_path / "killed")
     again = prepared(place)(wanted, tmp_path / "killed")
     assert again == whole
     assert prepared(place)(wanted, tmp_path / "killed") == whole  # finished: nothing is trained
@@ -172,12 +185,12 @@ def test_the_task_keeps_its_model_below_the_run_and_finds_it_again(place):
 
 
 def test_bad_data_and_settings_are_refused_before_anything_is_encoded(place, tmp_path):
-    embedder = lightcrl.load(place / "dfe")
+    encoders = {"image": lightcrl.load(place / "dfe").encoder("image")}
     with pytest.raises(DataError, match="expected the folders train and test"):
-        FineTuning.prepare(embedder, str(place / "stripes/train"), None, FeaturesSpec(folder=str(tmp_path)))
+        FineTuning.prepare(str(place / "stripes/train"), None, encoders, FeaturesSpec(folder=str(tmp_path)))
     train = str(place / "stripes/train")
     with pytest.raises(DataError, match="are in train too"):
-        FineTuning.prepare(embedder, train, train, FeaturesSpec(folder=str(tmp_path)))
+        FineTuning.prepare(train, train, encoders, FeaturesSpec(folder=str(tmp_path)))
     assert not list(tmp_path.iterdir())
     with pytest.raises(RecipeError, match=r"unknown key 'tuning.block'.*'blocks'"):
         spec(tuning={"block": 2})

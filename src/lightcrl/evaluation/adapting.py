@@ -11,36 +11,39 @@ two fifths, ... of the epochs (the protocol of LightCRL's paper, arXiv 2403.0465
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
 
 from lightcrl.checkpoint import Checkpoint, make_method
-from lightcrl.embedder import Embedder
-from lightcrl.encoders.base import fingerprint
+from lightcrl.encoders.base import Encoder, fingerprint
 from lightcrl.encoders.tower import Tower, TuningSpec
 from lightcrl.errors import TrainingError
 from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.fine_tuning import evaluate
 from lightcrl.evaluation.linear_probe import hold_out
-from lightcrl.evaluation.probing import check_classes, check_counts, class_places
-from lightcrl.evaluation.tasks import ClassFiles, ClassItems, Tell, media_modality
+from lightcrl.evaluation.probing import encode_classes
+from lightcrl.evaluation.tasks import ClassItems, Tell
 from lightcrl.features import Features, FeatureStore, Members, Split
 from lightcrl.features.embed import embed_rows
 from lightcrl.features.live import LiveStore
 from lightcrl.features.table import make_members
-from lightcrl.logs import read_log
 from lightcrl.methods import Method
 from lightcrl.methods.classifier import NAME, Classifier
+from lightcrl.processes import is_main
 from lightcrl.recipe import FeaturesSpec, TrainingSpec
+from lightcrl.storage import make_folder, whole_file
 from lightcrl.training import Judgement, train
 
 POINTS = 5
 """Looks at test over the epochs; with 100 epochs those of the paper, 20, 40, 60, 80 and 100."""
+
+LOOK = "test-epoch{}.npy"
 
 
 class FineTuningSpec(BaseModel):
@@ -76,28 +79,28 @@ class FineTuningSpec(BaseModel):
 
 @dataclass(frozen=True)
 class FineTuning:
-    """Two sets of class folders, encoded, to fine-tune a model on.
+    """Two sets of class folders, encoded, to fine-tune models on.
 
     Attributes:
-        embedder: the model to begin with; it stays as it is.
         train: items to fit and to hold.
         test: items to measure on, classes numbered as in `train`.
-        features: how they are read.
+        encoder: of both; it stays as it is.
+        features: how files are read.
         tell: called with what happens.
     """
 
-    embedder: Embedder
     train: ClassItems
     test: ClassItems
+    encoder: Encoder
     features: FeaturesSpec
     tell: Tell = field(default=lambda event: None)
 
     @classmethod
     def prepare(
         cls,
-        embedder: Embedder,
         data: str,
         test: str | None,
+        encoders: Mapping[str, Encoder],
         features: FeaturesSpec,
         *,
         files: str = "*",
@@ -111,28 +114,21 @@ class FineTuning:
             DataError: as `LinearProbe.prepare`.
             ModalityError: no encoder is of pictures or sounds.
         """
-        media = [name for name, kind in embedder.modalities.items() if kind != "text"]
-        wanted = [modality] if modality else media[:1]
-        encoders = {name: embedder.encoder(name) for name in wanted}
-        chosen = media_modality(encoders, modality)
-        places = class_places(data, test, files, test_files)
-        fitted, measured = (ClassFiles.find(*place, chosen, encoders[chosen].kind) for place in places)
-        check_classes(fitted, measured)
-        known, unseen = (found.encode(encoders[chosen], chosen, features, tell) for found in (fitted, measured))
-        check_counts(known.labels, known.names, fitted.root)
-        number = {name: place for place, name in enumerate(known.names)}
-        labels = np.array([number[unseen.names[label]] for label in unseen.labels], dtype=np.int64)
-        return cls(embedder, known, replace(unseen, labels=labels, names=known.names), features, tell)
+        train, unseen, encoder = encode_classes(data, test, encoders, features, files, test_files, modality, tell)
+        return cls(train, unseen, encoder, features, tell)
 
-    def identity(self, spec: FineTuningSpec) -> str:
+    def identity(self, checkpoint: Checkpoint, spec: FineTuningSpec) -> str:
         """32 hex digits of all that decides the outcome: model, data, settings."""
-        model = self.embedder.checkpoint.config()["digest"]
         stores = [self.train.store.fingerprint, self.test.store.fingerprint]
         settings = spec.model_dump(mode="json") | {"training": spec.training.identity()}
-        return fingerprint([model, stores, self.train.names, settings])
+        return fingerprint([checkpoint.config()["digest"], stores, self.train.names, settings])
 
-    def __call__(self, spec: FineTuningSpec, folder: Path) -> Result:
-        """Train, or go on, in `folder`, which keeps the best classifier; figures are of the best on test.
+    def __call__(self, checkpoint: Checkpoint, spec: FineTuningSpec, folder: Path) -> Result:
+        """Fine-tune, or go on, in `folder`, which keeps the best classifier; the model itself stays as it is.
+
+        Returns:
+            `top1` of the best checkpoint on test, and `epochN/top1` after each fifth of the epochs, with intervals over
+            items; the latter also as a curve.
 
         Raises:
             TrainingError: the encoder has been trained before in other parts than it is to be now.
@@ -140,68 +136,58 @@ class FineTuning:
         """
         modality = self.train.modality
         held = hold_out(self.train.labels, seed=spec.seed)
-        splits = {"train": _split(modality, self.train.rows[~held]), "dev": _split(modality, self.train.rows[held])}
-        settings = spec.filled(int((~held).sum()))
-        live = self._live(spec)
-        test = live.get("test", self.test.store)
-        checkpoint = self._checkpoint(spec)
-        classifier = checkpoint.method
-        assert isinstance(classifier, Classifier)
         known = self.train.labels[~held]
+        splits = {"train": _split(modality, self.train.rows[~held]), "dev": _split(modality, self.train.rows[held])}
+        settings = spec.filled(len(known))
+        live = self._live(checkpoint, spec)
+        test = live.get("test", self.test.store)
+        tuned = self._checkpoint(checkpoint, spec)
+        classifier = tuned.method
+        assert isinstance(classifier, Classifier)
         classifier.labels = torch.from_numpy(known)
-        features = Features.of({modality: self.train.store}, splits)
         train(
-            checkpoint,
-            features,
+            tuned,
+            Features.of({modality: self.train.store}, splits),
             settings,
-            folder,
+            make_folder(folder),
             seed=spec.seed,
             report=lambda event: self.tell({"method": "fine_tuning", "seed": spec.seed, **event}),
             live={modality: live["train"]} if live else None,
-            judge=self._judge(test, held, int(settings.epochs)),
+            judge=self._judge(test, held, int(settings.epochs), folder),
         )
-        found = evaluate(embed_rows(classifier, test, modality, self.test.rows), self.test.labels, known)
-        events = [event for event in read_log(folder) if "test_top1" in event]
-        curve = {
-            "epoch": [float(event["epoch"]) for event in events],
-            "top1": [event["test_top1"] for event in events],
-        }
-        at = {f"epoch{event['epoch']}/top1": event for event in events}
-        metrics = found.metrics | {name: event["test_top1"] for name, event in at.items()}
-        ends = {name: (event["test_low"], event["test_high"]) for name, event in at.items()}
-        chance = found.chance | dict.fromkeys(at, found.chance["top1"])
-        counts = {"train": len(held), "held": int(held.sum()), **found.counts}
-        return replace(
-            found,
-            metrics=metrics,
-            interval=found.interval | ends,
-            chance=chance,
-            counts=counts,
-            curves={"test": curve},
+        logits = {"top1": embed_rows(classifier, test, modality, self.test.rows)}
+        logits |= {f"epoch{epoch}/top1": found for epoch, found in looks(folder).items()}
+        found = {name: evaluate(each, self.test.labels, known) for name, each in logits.items()}
+        epochs = {epoch: found[f"epoch{epoch}/top1"].metrics["top1"] for epoch in looks(folder)}
+        return Result(
+            {name: one.metrics["top1"] for name, one in found.items()},
+            {name: one.interval["top1"] for name, one in found.items()},
+            {name: one.chance["top1"] for name, one in found.items()},
+            {"train": len(held), "held": int(held.sum()), **found["top1"].counts},
+            curves={"test": {"epoch": [float(epoch) for epoch in epochs], "top1": list(epochs.values())}},
         )
 
-    def _live(self, spec: FineTuningSpec) -> dict[str, LiveStore]:
+    def _live(self, checkpoint: Checkpoint, spec: FineTuningSpec) -> dict[str, LiveStore]:
         """Train's and test's stores over one tower; none where the encoder stays frozen."""
         if spec.tuning is None:
             return {}
         modality = self.train.modality
-        before = self.embedder.checkpoint.towers.get(modality)
+        before = checkpoint.towers.get(modality)
         if before is not None and (before.spec.blocks, before.spec.lora) != (spec.tuning.blocks, spec.tuning.lora):
             raise TrainingError(
                 f"the encoder of {modality!r} was trained with blocks = {before.spec.blocks!r} and lora = "
                 f"{before.spec.lora}, and cannot go on with blocks = {spec.tuning.blocks!r} and lora = "
                 f"{spec.tuning.lora}. Expected the same, or no tuning."
             )
-        tower = Tower(self.embedder.encoder(modality), spec.tuning)
+        tower = Tower(self.encoder, spec.tuning)
         workers = self.features.workers
         return {
             name: LiveStore(found.store, tower, found.raw, workers=workers)
             for name, found in (("train", self.train), ("test", self.test))
         }
 
-    def _checkpoint(self, spec: FineTuningSpec) -> Checkpoint:
+    def _checkpoint(self, base: Checkpoint, spec: FineTuningSpec) -> Checkpoint:
         """A classifier over a copy of the model's method, with a fresh head."""
-        base = self.embedder.checkpoint
         below = base.method.options.model_dump(mode="json")
         options = {"method": base.name, "below": below, "classes": self.train.names}
         method = make_method(NAME, base.method.modalities, options, "info_nce", spec.seed)
@@ -218,24 +204,30 @@ class FineTuning:
             towers=base.towers,
         )
 
-    def _judge(self, test: FeatureStore, held: np.ndarray, epochs: int) -> Callable[[Method, Features, int], Judgement]:
-        """Accuracy on what is held, and on test where the curve has a point."""
-        shown = {max(1, round(epochs * point / POINTS)) for point in range(1, POINTS + 1)}
+    def _judge(
+        self, test: FeatureStore, held: np.ndarray, epochs: int, folder: Path
+    ) -> Callable[[Method, Features, int], Judgement]:
+        """Accuracy on what is held; after each fifth of the epochs, logits of test are written."""
+        points = {max(1, round(epochs * point / POINTS)) for point in range(1, POINTS + 1)}
         modality = self.train.modality
 
         def judge(method: Method, features: Features, epoch: int) -> Judgement:
             rows, labels = self.train.rows[held], self.train.labels[held]
-            known = self.train.labels[~held]
-            found = evaluate(embed_rows(method, features.store(modality), modality, rows), labels, known)
-            figures = {"dev_top1": found.metrics["top1"]}
-            if epoch in shown:
-                logits = embed_rows(method, test, modality, self.test.rows)
-                seen = evaluate(logits, self.test.labels, known)
-                figures["test_top1"] = seen.metrics["top1"]
-                figures["test_low"], figures["test_high"] = seen.interval["top1"]
-            return Judgement(figures, lambda: found)
+            found = evaluate(
+                embed_rows(method, features.store(modality), modality, rows), labels, self.train.labels[~held]
+            )
+            if epoch in points and is_main():
+                with whole_file(folder / LOOK.format(epoch)) as temporary, temporary.open("wb") as stream:
+                    np.save(stream, embed_rows(method, test, modality, self.test.rows).numpy())
+            return Judgement({"dev_top1": found.metrics["top1"]}, lambda: found)
 
         return judge
+
+
+def looks(folder: Path) -> dict[int, Tensor]:
+    """By number of epochs done, the logits [N, C] of test that a fine-tuning in `folder` has written."""
+    found = {int(path.stem.removeprefix("test-epoch")): path for path in folder.glob(LOOK.format("*"))}
+    return {epoch: torch.from_numpy(np.load(found[epoch], allow_pickle=False)) for epoch in sorted(found)}
 
 
 def _split(modality: str, rows: np.ndarray) -> Split:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lightcrl.checkpoint import load_models
 from lightcrl.data import DataSpec, Rejection
@@ -71,6 +71,7 @@ class Request:
 
 
 Measured = tuple[Result, list[Rejection]]
+Prepared = TypeVar("Prepared")
 
 
 def measure(task: str, request: Request) -> Measured:
@@ -117,9 +118,28 @@ def _text_similarity(request: Request) -> Measured:
 
 def _linear_probe(request: Request) -> Measured:
     embedder = request.embedder
-    media = {name: kind for name, kind in embedder.modalities.items() if kind != "text"}
-    wanted = [request.modality] if request.modality else list(media)[:1]
-    prepared = LinearProbe.prepare(
+    prepared = _class_folders(request, LinearProbe.prepare)
+    models = load_models(request.place)
+    methods = {label: found.method.to(embedder.device) for label, found in models.items()}
+    return prepared(methods), [*prepared.train.rejected, *prepared.test.rejected]
+
+
+def _fine_tuning(request: Request) -> Measured:
+    prepared, checkpoint = _class_folders(request, FineTuning.prepare), request.embedder.checkpoint
+    spec = parse(FineTuningSpec, request.settings)
+    if request.output is None and not Path(request.place).is_dir():
+        raise DataError(f"{request.place} is no folder here; say with --output where to keep the fine-tuned model.")
+    name = f"{Path(request.data).name}-{prepared.identity(checkpoint, spec)[:10]}"
+    folder = request.output or Path(request.place) / "fine_tuning" / name
+    return prepared(checkpoint, spec, folder), [*prepared.train.rejected, *prepared.test.rejected]
+
+
+def _class_folders(request: Request, prepare: Callable[..., Prepared]) -> Prepared:
+    """What `prepare` makes of two sets of class folders, for the modality asked for or the first that is no text."""
+    embedder = request.embedder
+    media = [name for name, kind in embedder.modalities.items() if kind != "text"]
+    wanted = [request.modality] if request.modality else media[:1]
+    return prepare(
         request.data,
         request.test,
         {name: embedder.encoder(name) for name in wanted},
@@ -129,28 +149,6 @@ def _linear_probe(request: Request) -> Measured:
         modality=request.modality,
         tell=request.tell,
     )
-    models = load_models(request.place)
-    methods = {label: found.method.to(embedder.device) for label, found in models.items()}
-    return prepared(methods), [*prepared.train.rejected, *prepared.test.rejected]
-
-
-def _fine_tuning(request: Request) -> Measured:
-    prepared = FineTuning.prepare(
-        request.embedder,
-        request.data,
-        request.test,
-        request.store,
-        files=request.files,
-        test_files=request.test_files,
-        modality=request.modality,
-        tell=request.tell,
-    )
-    spec = parse(FineTuningSpec, request.settings)
-    if request.output is None and not Path(request.place).is_dir():
-        raise DataError(f"{request.place} is no folder here; say with --output where to keep the fine-tuned model.")
-    name = f"{Path(request.data).name}-{prepared.identity(spec)[:10]}"
-    folder = request.output or Path(request.place) / "fine_tuning" / name
-    return prepared(spec, folder), [*prepared.train.rejected, *prepared.test.rejected]
 
 
 TASKS: Mapping[str, Callable[[Request], Measured]] = {

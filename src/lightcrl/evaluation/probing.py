@@ -71,16 +71,7 @@ class LinearProbe:
                 missing in train, or one of train has a single file.
             ModalityError: no encoder is of pictures or sounds.
         """
-        media = media_modality(encoders, modality)
-        encoder = encoders[media]
-        places = class_places(data, test, files, test_files)
-        fitted, measured = (ClassFiles.find(*place, media, encoder.kind) for place in places)
-        check_classes(fitted, measured)
-        train, unseen = (found.encode(encoder, media, features, tell) for found in (fitted, measured))
-        check_counts(train.labels, train.names, fitted.root)
-        number = {name: place for place, name in enumerate(train.names)}
-        labels = np.array([number[unseen.names[label]] for label in unseen.labels], dtype=np.int64)
-        unseen = replace(unseen, labels=labels, names=train.names)
+        train, unseen, encoder = encode_classes(data, test, encoders, features, files, test_files, modality, tell)
         raw = (own_rows(encoder, train.store, train.rows), own_rows(encoder, unseen.store, unseen.rows))
         return cls(train, unseen, raw)
 
@@ -90,6 +81,31 @@ class LinearProbe:
         for label, method in methods.items():
             train[label], test[label] = self.train.vectors(method), self.test.vectors(method)
         return evaluate(train, self.train.labels, test, self.test.labels)
+
+
+def encode_classes(
+    data: str,
+    test: str | None,
+    encoders: Mapping[str, Encoder],
+    features: FeaturesSpec,
+    files: str,
+    test_files: str | None,
+    modality: str | None,
+    tell: Tell,
+) -> tuple[ClassItems, ClassItems, Encoder]:
+    """The items of train and of test, numbered by the classes of train, and their encoder; for the rest see
+    `LinearProbe.prepare`.
+    """
+    media = media_modality(encoders, modality)
+    encoder = encoders[media]
+    places = class_places(data, test, files, test_files)
+    fitted, measured = (ClassFiles.find(*place, media, encoder.kind) for place in places)
+    check_classes(fitted, measured)
+    train, unseen = (found.encode(encoder, media, features, tell) for found in (fitted, measured))
+    check_counts(train.labels, train.names, fitted.root)
+    number = {name: place for place, name in enumerate(train.names)}
+    labels = np.array([number[unseen.names[label]] for label in unseen.labels], dtype=np.int64)
+    return train, replace(unseen, labels=labels, names=train.names), encoder
 
 
 def class_places(data: str, test: str | None, files: str, test_files: str | None) -> list[tuple[str | Path, str]]:
