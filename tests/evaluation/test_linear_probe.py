@@ -273,7 +273,7 @@ def test_mistakes_are_told_before_anything_is_encoded(tmp_path, folders):
     (tmp_path / "one/a/1.png").write_bytes(b"")
     few = tmp_path / "few"
     cases = [
-        ((few,), {}, "has no split folder; expected the folders train and test. Else give another folder"),
+        ((few,), {}, r"has no split folder; expected the folders train and test \(or dev\). Else give another folder"),
         ((few, few), {}, "9 of 9 files of test are in train too"),
         ((few,), {"test_files": "0*"}, "3 of 3 files of test are in train too"),
         (

@@ -25,7 +25,7 @@ class Top(Task):
     def prepare(cls, spec, setting):
         raise NotImplementedError
 
-    def measure(self, method):
+    def measure(self, checkpoint, folder):
         raise NotImplementedError
 
     def figures(self, space, found):

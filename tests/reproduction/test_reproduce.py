@@ -100,6 +100,14 @@ data = "shapes"
 epochs = [20, 100]
 published = "cifar100_linear_probe"
 
+[tasks.tuned]
+task = "fine_tuning"
+recipe = "pictures"
+data = "shapes"
+epochs = [20, 40, 60, 80, 100]
+training = { epochs = 5, tensorboard = false }
+published = "tiny_imagenet_fine_tuning"
+
 [tasks.pairs]
 task = "text_similarity"
 recipe = "texts"
@@ -175,7 +183,7 @@ def test_it_leaves_tables_and_cells(world):
     assert world.json["finished"]
     assert world.json["seeds"] == [0, 1]
     assert world.json["models"]["DFE-6"]["published_as"] == "DFE-6"
-    assert list(world.json["tasks"]) == ["retrieval", "unseen", "shapes", "probe", "pairs", "scores"]
+    assert list(world.json["tasks"]) == ["retrieval", "unseen", "shapes", "probe", "tuned", "pairs", "scores"]
     for name in ("pictures", "texts"):
         assert len(list((world.done / name).glob("cells/*/cell.json"))) == 6
     assert {cell["groups"] for cells in world.json["recipes"]["pictures"]["models"].values() for cell in cells} == {30}
@@ -224,6 +232,16 @@ def test_classes_probes_and_pairs_are_those_of_the_evaluations(world):
         name = f"epoch{epoch}/top1"
         assert by_seed(world, "probe", "DFE-6", "embedding", name)[1] == pytest.approx(wanted[f"DFE-6/{name}"])
         assert by_seed(world, "probe", "raw", "raw image", name) == [pytest.approx(wanted[f"raw image/{name}"])]
+    # Fine-tuning has left its classifiers beside the models, and their accuracy after each fifth of the epochs.
+    (tuned,) = (cell_folders(world, "pictures", "conVIRT")[0] / "tasks").glob("tuned-*/")
+    pictures = sorted((world.family / "shapes/test").rglob("*.png"))
+    classes = sorted({path.parent.name for path in pictures})
+    last = lightcrl.load(tuned / "last").encode(pictures, "image").argmax(1)
+    hit = [classes[found] == path.parent.name for found, path in zip(last, pictures, strict=True)]
+    assert by_seed(world, "tuned", "conVIRT", "embedding", "epoch5/top1")[0] == pytest.approx(np.mean(hit))
+    assert list(world.json["tasks"]["tuned"]["figures"]["DFE-1"]["embedding"]) == [
+        f"epoch{n}/top1" for n in range(1, 6)
+    ]
     recipe, _, encoders = setting(world, "words.toml")
     method = lightcrl.load_checkpoint(cell_folders(world, "texts", "conVIRT")[0]).method
     for task, given in (("pairs", ("pairs.jsonl", "train.jsonl")), ("scores", ("scores.jsonl", None))):
@@ -280,7 +298,7 @@ def test_claims_are_read_from_paired_differences(world):
 
 def test_the_same_command_again_computes_nothing(world):
     before = {path: path.stat().st_mtime_ns for path in world.done.glob("*/*/**/*") if path.is_file()}
-    assert sum(path.suffix == ".npz" and path.parent.name == "tasks" for path in before) == 6 * 4 + 6 * 2
+    assert sum(path.suffix == ".npz" and path.parent.name == "tasks" for path in before) == 6 * 5 + 6 * 2
     events = []
     again = reproduce(world.family, output=world.done, tell=events.append)
     assert not {event["event"] for event in events} & {"start", "step", "evaluation", "trained"}

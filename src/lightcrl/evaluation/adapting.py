@@ -208,7 +208,7 @@ class FineTuning:
         self, test: FeatureStore, held: np.ndarray, epochs: int, folder: Path
     ) -> Callable[[Method, Features, int], Judgement]:
         """Accuracy on what is held; after each fifth of the epochs, logits of test are written."""
-        points = {max(1, round(epochs * point / POINTS)) for point in range(1, POINTS + 1)}
+        wanted = points(epochs)
         modality = self.train.modality
 
         def judge(method: Method, features: Features, epoch: int) -> Judgement:
@@ -216,12 +216,21 @@ class FineTuning:
             found = evaluate(
                 embed_rows(method, features.store(modality), modality, rows), labels, self.train.labels[~held]
             )
-            if epoch in points and is_main():
+            if epoch in wanted and is_main():
                 with whole_file(folder / LOOK.format(epoch)) as temporary, temporary.open("wb") as stream:
                     np.save(stream, embed_rows(method, test, modality, self.test.rows).numpy())
             return Judgement({"dev_top1": found.metrics["top1"]}, lambda: found)
 
         return judge
+
+
+def points(epochs: int) -> list[int]:
+    """After how many epochs test is measured.
+
+    >>> points(100)
+    [20, 40, 60, 80, 100]
+    """
+    return sorted({max(1, round(epochs * point / POINTS)) for point in range(1, POINTS + 1)})
 
 
 def looks(folder: Path) -> dict[int, Tensor]:

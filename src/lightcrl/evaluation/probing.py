@@ -117,11 +117,12 @@ def class_places(data: str, test: str | None, files: str, test_files: str | None
     if test is not None or test_files is not None:
         return [(data, files), (test or data, test_files or "*")]
     by_split = {split: folder for folder, split in split_folders(data).items()}
-    if {"train", "test"} - by_split.keys():
-        found = ", ".join(folder.name for folder in by_split.values()) or "no split folder"
+    by_split.setdefault("test", by_split.get("dev", Path()))  # some data sets keep the labels of test to themselves
+    if "train" not in by_split or by_split["test"] == Path():
+        found = ", ".join(split for split, folder in by_split.items() if folder != Path()) or "no split folder"
         raise DataError(
-            f"{data} has {found}; expected the folders train and test. Else give another folder (--test FOLDER) or "
-            "patterns of file names (--files '[1-4]-*' --test-files '5-*')."
+            f"{data} has {found}; expected the folders train and test (or dev). Else give another folder (--test "
+            "FOLDER) or patterns of file names (--files '[1-4]-*' --test-files '5-*')."
         )
     return [(by_split["train"], files), (by_split["test"], files)]
 

@@ -151,7 +151,7 @@ def _train(stage: _Stage, ground: Ground, entry: Entry, seed: int) -> None:
     for name, task in stage.tasks.items():
 
         def measure(task: Task = task) -> Outcome:
-            return task.measure(load(cell.folder).method)
+            return task.measure(load(cell.folder).checkpoint, cell.folder / "tasks")
 
         stage.outcomes[name][label].append(_kept(cell.folder / "tasks", name, task, measure))
 

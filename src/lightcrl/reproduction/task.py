@@ -5,15 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from lightcrl.checkpoint import Checkpoint
 from lightcrl.encoders.base import Encoder
 from lightcrl.evaluation.tasks import Tell
 from lightcrl.features import Features
-from lightcrl.methods import Method
 from lightcrl.recipe import Recipe
 from lightcrl.registry import Table
 
@@ -32,6 +33,7 @@ TASKS: Table[type[Task]] = Table(
         "retrieval": "lightcrl.reproduction.tasks:RetrievalTask",
         "zero_shot": "lightcrl.reproduction.tasks:ZeroShotTask",
         "linear_probe": "lightcrl.reproduction.tasks:LinearProbeTask",
+        "fine_tuning": "lightcrl.reproduction.tasks:FineTuningTask",
         "text_similarity": "lightcrl.reproduction.tasks:TextSimilarityTask",
     },
 )
@@ -100,8 +102,8 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def measure(self, method: Method) -> Outcome:
-        """How a model fares in its spaces."""
+    def measure(self, checkpoint: Checkpoint, folder: Path) -> Outcome:
+        """How a model fares in its spaces; what is trained for it is kept in `folder`."""
 
     @abstractmethod
     def figures(self, space: str, found: np.ndarray) -> Figures:

@@ -1,4 +1,4 @@
-"""The tasks of the paper on a recipe's models: retrieval, zero-shot classification, linear probe, pairs of texts."""
+"""The tasks of the paper on a recipe's models: retrieval, zero-shot, linear probe, fine-tuning, pairs of texts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from lightcrl.checkpoint import Checkpoint
 from lightcrl.data import DataSpec
 from lightcrl.data.classes import class_folders
 from lightcrl.data.pairs import read_pairs
-from lightcrl.evaluation.linear_probe import EPOCHS, by_epoch, centred
+from lightcrl.evaluation.adapting import POINTS, FineTuning, FineTuningSpec, looks, points
+from lightcrl.evaluation.linear_probe import EPOCHS, by_epoch, centred, right
 from lightcrl.evaluation.metrics import hits
 from lightcrl.evaluation.probing import LinearProbe
 from lightcrl.evaluation.retrieval import Retrieval
@@ -23,7 +25,6 @@ from lightcrl.evaluation.text_pairs import TextSimilarity
 from lightcrl.evaluation.text_similarity import calibrate, classification, correlation
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
-from lightcrl.methods import Method
 from lightcrl.recipe import ZeroShotSpec, default_features_folder, parse
 from lightcrl.reproduction.task import EMBEDDING, Figures, Outcome, Setting, Task, TaskSpec, shares
 
@@ -87,9 +88,9 @@ class RetrievalTask(Task):
         stores = sorted(store.fingerprint for store in features.stores.values())
         return cls(features, split, ks, len(features.split(split)), [stores, split, ks])
 
-    def measure(self, method: Method) -> Outcome:
+    def measure(self, checkpoint: Checkpoint, folder: Path) -> Outcome:
         """By direction, [K + 1, G]: sums over each group's queries, and how many queries it has."""
-        vectors, links = embed_split(method, self.features, self.features.split(self.split))
+        vectors, links = embed_split(checkpoint.method, self.features, self.features.split(self.split))
         found = {}
         for name, (precision, groups) in Retrieval(links).precision_per_query(vectors, self.ks).items():
             columns = np.concatenate([precision, np.ones((len(precision), 1))], 1)
@@ -160,9 +161,9 @@ class ZeroShotTask(Task):
         prompts = [prepared.classes, wanted.templates, setting.encoders[prepared.text].fingerprint]
         return cls(prepared, len(items.labels), [items.store.fingerprint, items.labels.tolist(), *prompts])
 
-    def measure(self, method: Method) -> Outcome:
+    def measure(self, checkpoint: Checkpoint, folder: Path) -> Outcome:
         """[K, N] which items have the right class among the first k."""
-        counts = self.prepared.per_item(method)
+        counts = self.prepared.per_item(checkpoint.method)
         return {EMBEDDING: np.stack([hits(counts, k) for k in self._tops])}
 
     def figures(self, space: str, found: np.ndarray) -> Figures:
@@ -226,9 +227,13 @@ class LinearProbeTask(Task):
         parts = [[part.store.fingerprint, part.labels.tolist()] for part in (probe.train, probe.test)]
         return cls(probe, spec.epochs, len(probe.test.labels), [*parts, spec.epochs])
 
-    def measure(self, method: Method) -> Outcome:
+    def measure(self, checkpoint: Checkpoint, folder: Path) -> Outcome:
         """[E, N] which items of test are right."""
-        return {EMBEDDING: self._fit(self.probe.train.vectors(method), self.probe.test.vectors(method))}
+        return {
+            EMBEDDING: self._fit(
+                self.probe.train.vectors(checkpoint.method), self.probe.test.vectors(checkpoint.method)
+            )
+        }
 
     def as_they_come(self) -> Outcome:
         """The same of the encoder's own vectors."""
@@ -250,6 +255,75 @@ class LinearProbeTask(Task):
         goal, wanted = (torch.from_numpy(part.labels) for part in (self.probe.train, self.probe.test))
         vectors, unseen = centred(train, test)
         return np.stack(list(by_epoch(vectors, goal, unseen, wanted, self.epochs).values()))
+
+
+class TuneSpec(ProbeSpec):
+    """Fine-tuning on class folders; see `FineTuningSpec`.
+
+    Attributes:
+        training: settings of the classifier's training.
+        tuning: how the encoder is trained; frozen without.
+    """
+
+    epochs: tuple[int, ...] = Field(default=EPOCHS, min_length=POINTS, max_length=POINTS)
+    training: dict[str, Any] = Field(default_factory=dict)
+    tuning: dict[str, Any] | None = None
+
+    def settings(self) -> FineTuningSpec:
+        """As fine-tuning takes them; `epochs` are fifths of them all.
+
+        Raises:
+            RecipeError: an unknown key, or a value of the wrong kind.
+        """
+        training = {"epochs": self.epochs[-1], **self.training}
+        found: FineTuningSpec = parse(FineTuningSpec, {"training": training, "tuning": self.tuning})
+        return found
+
+
+@dataclass(frozen=True)
+class FineTuningTask(Task):
+    """Accuracy after each fifth of the epochs of fine-tuning; the units are items of test.
+
+    Attributes:
+        tuning: both folders, encoded.
+        spec: how to fine-tune.
+    """
+
+    Spec: ClassVar[type[TaskSpec]] = TuneSpec
+
+    tuning: FineTuning
+    spec: FineTuningSpec
+    units: int
+    identity: Sequence[Any]
+
+    @classmethod
+    def prepare(cls, spec: TuneSpec, setting: Setting) -> FineTuningTask:
+        """Encode both folders."""
+        settings = spec.settings()
+        tuning = FineTuning.prepare(
+            str(spec.folder()),
+            spec.test,
+            setting.encoders,
+            setting.recipe.features,
+            files=spec.files,
+            test_files=spec.test_files,
+            modality=spec.modality,
+            tell=setting.tell,
+        )
+        parts = [[part.store.fingerprint, part.labels.tolist()] for part in (tuning.train, tuning.test)]
+        return cls(tuning, settings, len(tuning.test.labels), [*parts, settings.model_dump(mode="json")])
+
+    def measure(self, checkpoint: Checkpoint, folder: Path) -> Outcome:
+        """[5, N] which items of test are right."""
+        place = folder / f"tuned-{self.tuning.identity(checkpoint, self.spec)[:10]}"
+        self.tuning(checkpoint, self.spec, place)
+        wanted = torch.from_numpy(self.tuning.test.labels)
+        return {EMBEDDING: np.stack([right(logits, wanted) for logits in looks(place).values()])}
+
+    def figures(self, space: str, found: np.ndarray) -> Figures:
+        """`epochN/top1`."""
+        epochs = points(int(self.spec.training.epochs))
+        return shares([f"epoch{epoch}/top1" for epoch in epochs], found, np.ones((1, self.units)))
 
 
 class PairsSpec(TaskSpec):
@@ -293,9 +367,9 @@ class TextSimilarityTask(Task):
         truths = [part.truth.tolist() for part in (prepared.pairs, prepared.calibration) if part is not None]
         return cls(prepared, len(prepared.pairs), [stores, rows, truths])
 
-    def measure(self, method: Method) -> Outcome:
+    def measure(self, checkpoint: Checkpoint, folder: Path) -> Outcome:
         """[N + M] cosines: of the pairs, then of the calibration."""
-        found = self.prepared.similarities(method)
+        found = self.prepared.similarities(checkpoint.method)
         return {space: cosines for space, cosines in found.items() if not space.startswith("raw ")}
 
     def as_they_come(self) -> Outcome:
