@@ -1,8 +1,4 @@
-"""What the official code of LightCRL gets wrong, and this one must not: one named test a mistake.
-
-Of the seventh, fine-tuning and the linear probe will have tests of their own; here stands what it asks of training
-today.
-"""
+"""What the official code of LightCRL gets wrong, and this one must not: one named test a mistake, two of the seventh."""
 
 from __future__ import annotations
 
@@ -17,10 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+import coloured
+import lightcrl
 from lightcrl.checkpoint import Checkpoint, make_method
 from lightcrl.data.base import Dataset, text_item
 from lightcrl.data.pairs import read_pairs
 from lightcrl.encoders import EncoderSpec, OwnEncoder
+from lightcrl.evaluation import linear_probe
+from lightcrl.evaluation.adapting import FineTuning, FineTuningSpec
 from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.evaluation.tasks import ClassItems, ZeroShot
 from lightcrl.evaluation.text_pairs import TextSimilarity
@@ -28,6 +28,7 @@ from lightcrl.features import Features, embed, extract
 from lightcrl.fusion.operations import OPERATIONS
 from lightcrl.losses import info_nce, over_pairs
 from lightcrl.methods import Method, TokenSpec
+from lightcrl.pipeline import run
 from lightcrl.recipe import FeaturesSpec, TrainingSpec
 from lightcrl.sampling import epoch_batches
 from lightcrl.stepping import parameter_groups
@@ -207,6 +208,34 @@ def test_7_training_trains_every_parameter_and_leaves_the_encoders_alone(tmp_pat
     assert [name for name, parameter in method.named_parameters() if torch.equal(parameter, before[name])] == []
     assert set(dict(method.named_parameters())) == set(before), "no weight of an encoder is among the trained ones"
     assert {path: file_digest(path) for path in digests} == digests
+
+
+def test_7_fine_tuning_moves_what_it_says_and_a_linear_probe_is_one_linear_map(tmp_path):
+    place = coloured.write(tmp_path)
+    made = coloured.recipe(place, {}, epochs=1)
+    run(made, output=tmp_path / "run")
+    model = lightcrl.load(tmp_path / "run")
+    encoder = model.encoder("image")
+    before = {name: weight.clone() for name, weight in encoder.loaded.network.named_parameters()}
+    data = (str(place / "classes"), None, {"image": encoder}, made.features)
+    tuning = FineTuning.prepare(*data, files="[01].png", test_files="2.png")
+    settings = {"training": {"epochs": 1, "tensorboard": False}, "tuning": {"blocks": 1, "learning_rate": 1e-3}}
+    tuning(model.checkpoint, FineTuningSpec.model_validate(settings), tmp_path / "tuned")
+    after = lightcrl.load_checkpoint(tmp_path / "tuned")
+    moved = after.towers["image"].tensors
+    assert {name for name in before if name in moved} == {
+        name for name in before if ".2." in name or name.startswith("layernorm")
+    }
+    assert all(not torch.equal(moved[name], before[name]) for name in moved)
+    body = {name.removeprefix("body."): weight for name, weight in after.method.state_dict().items()}
+    assert not torch.equal(body["stems.image.weight"], model.method.state_dict()["stems.image.weight"])
+    # The probe: logits of a mixture are the mixture of logits.
+    vectors, labels = units(12, 5), torch.arange(12) % 3
+    weights = linear_probe.fit(vectors, labels, 3, 1e-3)
+    one, other = vectors[:1], vectors[1:2]
+    mixed = 0.3 * linear_probe.scores(one, weights) + 0.7 * linear_probe.scores(other, weights)
+    torch.testing.assert_close(linear_probe.scores(0.3 * one + 0.7 * other, weights), mixed)
+    assert weights.shape == (5 + 1, 3)
 
 
 def test_8_every_item_is_encoded_once_ever(tmp_path):
