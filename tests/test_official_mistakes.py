@@ -1,4 +1,4 @@
-"""What the official code of LightCRL gets wrong, and this one must not: one named test a mistake, two of the seventh."""
+"""What the official code of LightCRL gets wrong, and this one must not: one named test a mistake, two for the 7th."""
 
 from __future__ import annotations
 
