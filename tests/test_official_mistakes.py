@@ -21,6 +21,7 @@ from lightcrl.data.pairs import read_pairs
 from lightcrl.encoders import EncoderSpec, OwnEncoder
 from lightcrl.evaluation import linear_probe
 from lightcrl.evaluation.adapting import FineTuning, FineTuningSpec
+from lightcrl.evaluation.class_folders import ClassFolders
 from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.evaluation.tasks import ClassItems, ZeroShot
 from lightcrl.evaluation.text_pairs import TextSimilarity
@@ -217,8 +218,8 @@ def test_7_fine_tuning_moves_what_it_says_and_a_linear_probe_is_one_linear_map(t
     model = lightcrl.load(tmp_path / "run")
     encoder = model.encoder("image")
     before = {name: weight.clone() for name, weight in encoder.loaded.network.named_parameters()}
-    data = (str(place / "classes"), None, {"image": encoder}, made.features)
-    tuning = FineTuning.prepare(*data, files="[01].png", test_files="2.png")
+    folders = ClassFolders(str(place / "classes"), files="[01].png", test_files="2.png")
+    tuning = FineTuning.prepare(folders, {"image": encoder}, made.features)
     settings = {"training": {"epochs": 1, "tensorboard": False}, "tuning": {"blocks": 1, "learning_rate": 1e-3}}
     tuning(model.checkpoint, FineTuningSpec.model_validate(settings), tmp_path / "tuned")
     after = lightcrl.load_checkpoint(tmp_path / "tuned")

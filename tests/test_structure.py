@@ -25,7 +25,7 @@ LAYERS = (
     ("plan", "checkpoint", "evaluation"),
     ("stepping",),
     ("training", "embedder", "evaluation.tasks"),
-    ("evaluation.text_pairs", "evaluation.probing", "evaluation.adapting"),
+    ("evaluation.class_folders", "evaluation.text_pairs", "evaluation.probing", "evaluation.adapting"),
     ("evaluation.measure",),
     ("pipeline", "export"),
     (

@@ -20,6 +20,7 @@ from lightcrl.embedder import Embedder
 from lightcrl.errors import CheckpointError, DataError, RecipeError, TrainingError
 from lightcrl.evaluation import Result
 from lightcrl.evaluation.adapting import FineTuning, FineTuningSpec
+from lightcrl.evaluation.class_folders import ClassFolders
 from lightcrl.evaluation.fine_tuning import evaluate
 from lightcrl.evaluation.measure import Request, measure
 from lightcrl.evaluation.tasks import Tell
@@ -63,7 +64,7 @@ class Prepared:
 def prepared(place: Path, model: str = "dfe", tell: Tell = lambda event: None) -> Prepared:
     embedder = lightcrl.load(place / model)
     encoders, features = {"image": embedder.encoder("image")}, FeaturesSpec(folder=str(place / "features"))
-    return Prepared(embedder, FineTuning.prepare(str(place / "stripes"), None, encoders, features, tell=tell))
+    return Prepared(embedder, FineTuning.prepare(ClassFolders(str(place / "stripes")), encoders, features, tell))
 
 
 def spec(**given: Any) -> FineTuningSpec:
@@ -187,10 +188,10 @@ def test_the_task_keeps_its_model_below_the_run_and_finds_it_again(place):
 def test_bad_data_and_settings_are_refused_before_anything_is_encoded(place, tmp_path):
     encoders = {"image": lightcrl.load(place / "dfe").encoder("image")}
     with pytest.raises(DataError, match="expected the folders train and test"):
-        FineTuning.prepare(str(place / "stripes/train"), None, encoders, FeaturesSpec(folder=str(tmp_path)))
+        FineTuning.prepare(ClassFolders(str(place / "stripes/train")), encoders, FeaturesSpec(folder=str(tmp_path)))
     train = str(place / "stripes/train")
     with pytest.raises(DataError, match="are in train too"):
-        FineTuning.prepare(train, train, encoders, FeaturesSpec(folder=str(tmp_path)))
+        FineTuning.prepare(ClassFolders(train, train), encoders, FeaturesSpec(folder=str(tmp_path)))
     assert not list(tmp_path.iterdir())
     with pytest.raises(RecipeError, match=r"unknown key 'tuning.block'.*'blocks'"):
         spec(tuning={"block": 2})

@@ -14,6 +14,7 @@ from lightcrl.data.synthetic import write_class_folder
 from lightcrl.encoders import EncoderSpec, load_encoder
 from lightcrl.errors import DataError, ModalityError, ShapeError
 from lightcrl.evaluation import linear_probe
+from lightcrl.evaluation.class_folders import ClassFolders
 from lightcrl.evaluation.linear_probe import STRENGTHS, choose_strength, evaluate, fit, hold_out, right, scores, trained
 from lightcrl.evaluation.probing import LinearProbe
 from lightcrl.recipe import FeaturesSpec
@@ -221,7 +222,9 @@ def folders(tmp_path_factory):
 
 def prepare(folder: Path, encoder, data: Path | str, test: Path | str | None = None, **given) -> LinearProbe:
     spec = FeaturesSpec(folder=str(folder / "features"))
-    return LinearProbe.prepare(str(data), None if test is None else str(test), {"image": encoder}, spec, **given)
+    return LinearProbe.prepare(
+        ClassFolders(str(data), None if test is None else str(test), **given), {"image": encoder}, spec
+    )
 
 
 def test_a_probe_on_what_the_encoder_sees_is_right_and_names_the_raw_space(tmp_path, encoder, folders):
@@ -295,4 +298,4 @@ def test_a_model_of_texts_alone_has_nothing_to_probe(tmp_path, folders):
     encoder = Untouched()
     encoder.kind = "text"
     with pytest.raises(ModalityError, match="class folders need a modality of pictures or sounds; there are text"):
-        LinearProbe.prepare(str(folders), None, {"text": encoder}, FeaturesSpec(folder=str(tmp_path)))
+        LinearProbe.prepare(ClassFolders(str(folders)), {"text": encoder}, FeaturesSpec(folder=str(tmp_path)))

@@ -16,6 +16,7 @@ from lightcrl.data import DataSpec
 from lightcrl.data.pairs import read_pairs
 from lightcrl.data.synthetic import write_class_folder, write_table
 from lightcrl.errors import DivergedError, TrainingError
+from lightcrl.evaluation.class_folders import ClassFolders
 from lightcrl.evaluation.probing import LinearProbe
 from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.evaluation.tasks import ZeroShot, retrieval_on
@@ -223,7 +224,7 @@ def test_classes_probes_and_pairs_are_those_of_the_evaluations(world):
     recipe, _, encoders = setting(world, "pictures.toml")
     spec = ZeroShotSpec(data=str(world.family / "shapes/test"), templates=("a picture of a {}.",))
     shapes = ZeroShot.prepare(spec, encoders, recipe.features)
-    probe = LinearProbe.prepare(str(world.family / "shapes"), None, encoders, recipe.features)
+    probe = LinearProbe.prepare(ClassFolders(str(world.family / "shapes")), encoders, recipe.features)
     method = lightcrl.load_checkpoint(cell_folders(world, "pictures", "DFE-6")[1]).method
     for name, value in shapes(method).metrics.items():
         assert by_seed(world, "shapes", "DFE-6", "embedding", name)[1] == pytest.approx(value, abs=1e-6)

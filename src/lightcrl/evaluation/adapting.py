@@ -25,9 +25,9 @@ from lightcrl.encoders.base import Encoder, fingerprint
 from lightcrl.encoders.tower import Tower, TuningSpec
 from lightcrl.errors import TrainingError
 from lightcrl.evaluation.base import Result
+from lightcrl.evaluation.class_folders import ClassFolders
 from lightcrl.evaluation.fine_tuning import evaluate
 from lightcrl.evaluation.linear_probe import hold_out
-from lightcrl.evaluation.probing import encode_classes
 from lightcrl.evaluation.tasks import ClassItems, Tell
 from lightcrl.features import Features, FeatureStore, Members, Split
 from lightcrl.features.embed import embed_rows
@@ -98,24 +98,18 @@ class FineTuning:
     @classmethod
     def prepare(
         cls,
-        data: str,
-        test: str | None,
+        folders: ClassFolders,
         encoders: Mapping[str, Encoder],
         features: FeaturesSpec,
-        *,
-        files: str = "*",
-        test_files: str | None = None,
-        modality: str | None = None,
         tell: Tell = lambda event: None,
     ) -> FineTuning:
-        """Read both folders, see that they can be used, and only then encode; the arguments are `LinearProbe`'s.
+        """Read and encode the folders.
 
         Raises:
-            DataError: as `LinearProbe.prepare`.
-            ModalityError: no encoder is of pictures or sounds.
+            DataError: as `ClassFolders.encode`.
+            ModalityError: as there.
         """
-        train, unseen, encoder = encode_classes(data, test, encoders, features, files, test_files, modality, tell)
-        return cls(train, unseen, encoder, features, tell)
+        return cls(*folders.encode(encoders, features, tell), features, tell)
 
     def identity(self, checkpoint: Checkpoint, spec: FineTuningSpec) -> str:
         """32 hex digits of all that decides the outcome: model, data, settings."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lightcrl.checkpoint import load_models
 from lightcrl.data import DataSpec, Rejection
 from lightcrl.data.pairs import read_pairs
 from lightcrl.embedder import Embedder
+from lightcrl.encoders.base import Encoder
 from lightcrl.errors import DataError
 from lightcrl.evaluation.adapting import FineTuning, FineTuningSpec
 from lightcrl.evaluation.base import EVALUATIONS, Result
+from lightcrl.evaluation.class_folders import ClassFolders
 from lightcrl.evaluation.probing import LinearProbe
 from lightcrl.evaluation.tasks import Tell, ZeroShot, retrieval_on
 from lightcrl.evaluation.text_pairs import TextSimilarity
@@ -71,7 +73,6 @@ class Request:
 
 
 Measured = tuple[Result, list[Rejection]]
-Prepared = TypeVar("Prepared")
 
 
 def measure(task: str, request: Request) -> Measured:
@@ -118,14 +119,14 @@ def _text_similarity(request: Request) -> Measured:
 
 def _linear_probe(request: Request) -> Measured:
     embedder = request.embedder
-    prepared = _class_folders(request, LinearProbe.prepare)
+    prepared = LinearProbe.prepare(*_class_folders(request))
     models = load_models(request.place)
     methods = {label: found.method.to(embedder.device) for label, found in models.items()}
     return prepared(methods), [*prepared.train.rejected, *prepared.test.rejected]
 
 
 def _fine_tuning(request: Request) -> Measured:
-    prepared, checkpoint = _class_folders(request, FineTuning.prepare), request.embedder.checkpoint
+    prepared, checkpoint = FineTuning.prepare(*_class_folders(request)), request.embedder.checkpoint
     spec = parse(FineTuningSpec, request.settings)
     if request.output is None and not Path(request.place).is_dir():
         raise DataError(f"{request.place} is no folder here; say with --output where to keep the fine-tuned model.")
@@ -134,21 +135,13 @@ def _fine_tuning(request: Request) -> Measured:
     return prepared(checkpoint, spec, folder), [*prepared.train.rejected, *prepared.test.rejected]
 
 
-def _class_folders(request: Request, prepare: Callable[..., Prepared]) -> Prepared:
-    """What `prepare` makes of two sets of class folders, for the modality asked for or the first that is no text."""
+def _class_folders(request: Request) -> tuple[ClassFolders, dict[str, Encoder], FeaturesSpec, Tell]:
+    """What a task on class folders is prepared from: the modality asked for, or the first that is no text."""
     embedder = request.embedder
     media = [name for name, kind in embedder.modalities.items() if kind != "text"]
     wanted = [request.modality] if request.modality else media[:1]
-    return prepare(
-        request.data,
-        request.test,
-        {name: embedder.encoder(name) for name in wanted},
-        request.store,
-        files=request.files,
-        test_files=request.test_files,
-        modality=request.modality,
-        tell=request.tell,
-    )
+    folders = ClassFolders(request.data, request.test, request.files, request.test_files, request.modality)
+    return folders, {name: embedder.encoder(name) for name in wanted}, request.store, request.tell
 
 
 TASKS: Mapping[str, Callable[[Request], Measured]] = {

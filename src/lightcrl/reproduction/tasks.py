@@ -16,6 +16,7 @@ from lightcrl.data import DataSpec
 from lightcrl.data.classes import class_folders
 from lightcrl.data.pairs import read_pairs
 from lightcrl.evaluation.adapting import POINTS, FineTuning, FineTuningSpec, looks, points
+from lightcrl.evaluation.class_folders import ClassFolders
 from lightcrl.evaluation.linear_probe import EPOCHS, by_epoch, centred, right
 from lightcrl.evaluation.metrics import hits
 from lightcrl.evaluation.probing import LinearProbe
@@ -194,6 +195,10 @@ class ProbeSpec(FoldersSpec):
     modality: str | None = None
     epochs: tuple[int, ...] = Field(default=EPOCHS, min_length=1)
 
+    def folders(self) -> ClassFolders:
+        """Both parts."""
+        return ClassFolders(str(self.folder()), self.test, self.files, self.test_files, self.modality)
+
 
 @dataclass(frozen=True)
 class LinearProbeTask(Task):
@@ -214,16 +219,7 @@ class LinearProbeTask(Task):
     @classmethod
     def prepare(cls, spec: ProbeSpec, setting: Setting) -> LinearProbeTask:
         """Encode both folders."""
-        probe = LinearProbe.prepare(
-            str(spec.folder()),
-            spec.test,
-            setting.encoders,
-            setting.recipe.features,
-            files=spec.files,
-            test_files=spec.test_files,
-            modality=spec.modality,
-            tell=setting.tell,
-        )
+        probe = LinearProbe.prepare(spec.folders(), setting.encoders, setting.recipe.features, setting.tell)
         parts = [[part.store.fingerprint, part.labels.tolist()] for part in (probe.train, probe.test)]
         return cls(probe, spec.epochs, len(probe.test.labels), [*parts, spec.epochs])
 
@@ -300,16 +296,7 @@ class FineTuningTask(Task):
     def prepare(cls, spec: TuneSpec, setting: Setting) -> FineTuningTask:
         """Encode both folders."""
         settings = spec.settings()
-        tuning = FineTuning.prepare(
-            str(spec.folder()),
-            spec.test,
-            setting.encoders,
-            setting.recipe.features,
-            files=spec.files,
-            test_files=spec.test_files,
-            modality=spec.modality,
-            tell=setting.tell,
-        )
+        tuning = FineTuning.prepare(spec.folders(), setting.encoders, setting.recipe.features, setting.tell)
         parts = [[part.store.fingerprint, part.labels.tolist()] for part in (tuning.train, tuning.test)]
         return cls(tuning, settings, len(tuning.test.labels), [*parts, settings.model_dump(mode="json")])
 
