@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -180,7 +181,8 @@ def by_seed(world, task: str, label: str, space: str, measure: str) -> list[floa
 
 
 def test_it_leaves_tables_and_cells(world):
-    assert {path.name for path in world.done.iterdir()} == {"pictures", "texts", "reproduction.json", "reproduction.md"}
+    written = {"reproduction.json", "reproduction.md", "retrieval.svg", "unseen.svg"}
+    assert {path.name for path in world.done.iterdir()} == {"pictures", "texts"} | written
     assert world.json["finished"]
     assert world.json["seeds"] == [0, 1]
     assert world.json["models"]["DFE-6"]["published_as"] == "DFE-6"
@@ -253,6 +255,14 @@ def test_classes_probes_and_pairs_are_those_of_the_evaluations(world):
             label = "raw" if space.startswith("raw") else "conVIRT"
             for name in world.json["tasks"][task]["figures"][label][space]:
                 assert by_seed(world, task, label, space, name)[0] == pytest.approx(wanted[f"{space}/{name}"])
+
+
+def test_precision_is_drawn_for_every_model(world):
+    drawn = ElementTree.parse(world.done / "retrieval.svg").getroot()
+    words = {"".join(text.itertext()).strip() for text in drawn.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"DFE-1", "DFE-6", "conVIRT", "image → text", "text → image", "precision"} <= words
+    assert (world.done / "unseen.svg").exists()
+    assert not (world.done / "shapes.svg").exists()
 
 
 def test_published_figures_stand_beside(world):
