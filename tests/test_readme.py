@@ -51,7 +51,7 @@ def test_the_two_commands_are_targets_of_the_makefile_and_install_first():
 def test_the_python_example_runs_as_it_stands(tmp_path):
     (tmp_path / "recipes").symlink_to(PROJECT / "recipes")
     (example,) = blocks("python")
-    environment = {"LIGHTCRL_CACHE": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "2"}
+    environment = {"LIGHTCRL_CACHE": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning:lightcrl", "-c", example],
         cwd=tmp_path,
