@@ -15,9 +15,10 @@ from lightcrl.errors import DataError
 from lightcrl.evaluation.adapting import FineTuning, FineTuningSpec
 from lightcrl.evaluation.base import EVALUATIONS, Result
 from lightcrl.evaluation.probing import LinearProbe
+from lightcrl.evaluation.spec import ZeroShotSpec
 from lightcrl.evaluation.tasks import Tell, ZeroShot, retrieval_on
 from lightcrl.evaluation.text_pairs import TextSimilarity
-from lightcrl.recipe import FeaturesSpec, ZeroShotSpec, parse
+from lightcrl.recipe import FeaturesSpec, parse
 
 
 @dataclass(frozen=True)
