@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,10 +20,12 @@ from lightcrl.data.pairs import read_pairs
 from lightcrl.encoders import load_encoder
 from lightcrl.errors import DataError
 from lightcrl.evaluation.measure import Request, measure
+from lightcrl.evaluation.report import Report, gather, render
 from lightcrl.evaluation.text_pairs import TextSimilarity, watched
 from lightcrl.logs import read_log
 from lightcrl.pipeline import Run, prepare, run
 from lightcrl.recipe import Recipe, make_recipe
+from pages import Page, browse
 
 COLOURS = ("red", "blue", "green", "black")
 THINGS = ("circle", "house", "bird", "river", "stone", "train")
@@ -178,6 +181,12 @@ def test_scores_are_correlated_at_the_end_and_not_watched(world, tmp_path):
     assert "Spearman" in printed(done, world.recipe)
 
 
+def test_what_is_not_to_be_watched_is_measured_at_the_end_alone(world, tmp_path):
+    done = run(make(world.folder, text_similarity={**world.pairs, "watch": False}), output=tmp_path / "run")
+    assert watched(read_log(done.folder)) == {}
+    assert done.models[0].text_similarity == world.done.models[0].text_similarity
+
+
 def test_pairs_that_cannot_be_used_are_refused_before_anything_is_encoded(world, tmp_path):
     one_class = tmp_path / "ones.jsonl"
     write_lines(one_class, [{"first": f"a {n}", "text2": "b", "label": 1} for n in range(4)])
@@ -213,6 +222,42 @@ def test_the_console_shows_every_space_beside_the_encoders(world):
         assert f"{world.done.models[0].text_similarity.metrics[f'raw {name}/accuracy']:.3f}" in table
     second = replace(world.done.models[0], seed=1)
     assert "±0.000" in printed(replace(world.done, models=(world.done.models[0], second)), world.recipe)
+
+
+@pytest.fixture(scope="module")
+def report(world) -> Report:
+    return gather(world.run)
+
+
+def test_the_report_has_both_classes_by_epoch_and_every_space_beside_the_encoders(world, report):
+    own = report.models[0]
+    lines = evaluations(world.run)
+    assert own.best_epoch == max(lines, key=lambda line: line["dev_mean_recall@1"])["epoch"]
+    assert {space: found.shape for space, found in own.precision.items()} == {f"aligned {s}": (3, 3) for s in SPACES}
+    html = render(report)
+    text = " ".join(Page(html).text.split())
+    assert "40 pairs of texts, 20 of them similar" in text
+    for name, space in (("accuracy", "raw large"), ("accuracy", "aligned large-small"), ("dissimilar/f1", "raw small")):
+        found, (low, high) = own.text_similarity, own.text_similarity.interval[f"{space}/{name}"]
+        assert f"{100 * found.metrics[f'{space}/{name}']:.1f} {100 * low:.1f}–{100 * high:.1f}" in text
+    drawn = re.search('<svg [^>]*aria-label="Precision of similar and of dissimilar pairs.*?</svg>', html, re.DOTALL)
+    assert drawn is not None
+    for words in ("similar", "dissimilar", "epoch", *(f"aligned {space}" for space in SPACES)):
+        assert f">{words}</text>" in drawn[0]
+
+
+def test_what_was_not_watched_is_not_drawn_and_what_was_not_measured_not_told(report):
+    models = tuple(replace(model, precision={}) for model in report.models)
+    html = render(replace(report, models=models))
+    assert "Precision of similar" not in html
+    assert "<h2>Text similarity</h2>" in html
+    html = render(replace(report, models=tuple(replace(model, text_similarity=None) for model in report.models)))
+    assert "<h2>Text similarity</h2>" not in html
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_a_browser_shows_the_report(report, tmp_path, width):
+    browse(render(report), tmp_path, width)
 
 
 def test_texts_go_through_encoders_that_were_trained_too(tmp_path):

@@ -284,8 +284,10 @@ def train_one(
     def report(event: Mapping[str, Any]) -> None:
         tell({"method": spec.name, "seed": seed, **event})
 
+    judge, wanted = by_retrieval, recipe.evaluation.text_similarity
     # Towers would have to read all texts anew at every look.
-    judge = watching(tasks.text_similarity) if tasks.text_similarity and not recipe.tuning else by_retrieval
+    if tasks.text_similarity and wanted and wanted.watch and not recipe.tuning:
+        judge = watching(tasks.text_similarity)
     checkpoint, trained, features = train_method(recipe, spec, seed, place, features, encoders, report, judge)
     tasks = tasks.as_trained(recipe, checkpoint, encoders, tell)
     vectors, links = embed_split(checkpoint.method, features, features.split(recipe.evaluation.split))

@@ -34,6 +34,7 @@ class TextSimilaritySpec(BaseModel):
         data: a table, or the id of a data set on the hub.
         calibration: labelled pairs that thresholds are calibrated on; by default the train split of `data`.
         columns: `text1`, `text2`, `label` or `score` to the column's name, where that differs.
+        watch: measure labelled pairs at every evaluation on dev too, which sends all texts through the method.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,6 +42,7 @@ class TextSimilaritySpec(BaseModel):
     data: str
     calibration: str | None = None
     columns: dict[str, str] = {}
+    watch: bool = True
 
 
 class EvaluationSpec(BaseModel):
