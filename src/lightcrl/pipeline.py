@@ -284,7 +284,8 @@ def train_one(
     def report(event: Mapping[str, Any]) -> None:
         tell({"method": spec.name, "seed": seed, **event})
 
-    judge, wanted = by_retrieval, recipe.evaluation.text_similarity
+    judge: Judge = by_retrieval
+    wanted = recipe.evaluation.text_similarity
     # Towers would have to read all texts anew at every look.
     if tasks.text_similarity and wanted and wanted.watch and not recipe.tuning:
         judge = watching(tasks.text_similarity)
