@@ -73,6 +73,21 @@ def test_set_changes_one_key_and_its_paths_count_from_here(write, tmp_path, monk
     assert recipe.folder == tmp_path / "here"
 
 
+PAIRS = "[evaluation]\ntext_similarity = {{ data = {!r}, calibration = 'pairs/train.csv' }}"
+
+
+@pytest.mark.parametrize("data", ["pairs.jsonl", "./pairs", "nyu-mll/glue/mrpc"])
+def test_pairs_are_a_table_in_the_recipes_folder_or_a_hub_id(write, tmp_path, data):
+    pairs = write(TEXT + PAIRS.format(data)).evaluation.text_similarity
+    assert pairs.data == (data if data.startswith("nyu") else str(tmp_path / "recipes" / data))
+    assert pairs.calibration == str(tmp_path / "recipes/pairs/train.csv")
+
+
+def test_pairs_of_texts_need_an_encoder_of_texts(write):
+    with pytest.raises(RecipeError, match=r"needs an encoder of kind 'text'; found image \(image\), text \(audio\)"):
+        write(TEXT.replace('kind = "text"', 'kind = "audio"') + PAIRS.format("pairs.jsonl"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -80,6 +95,10 @@ def test_set_changes_one_key_and_its_paths_count_from_here(write, tmp_path, monk
         ("[training]\nepoch = 3", "unknown key 'training.epoch'. Did you mean 'epochs'?"),
         ("[method]\nfuson = 'addition'", "unknown key 'method.fuson'. Did you mean 'fusion'?"),
         ("[evaluation.zero_shot]\ndta = 'x'", "unknown key 'evaluation.zero_shot.dta'. Did you mean 'data'?"),
+        (
+            "[evaluation.text_similarity]\ndata = 'x'\ncolumn = 'y'",
+            "unknown key 'evaluation.text_similarity.column'. Did you mean 'columns'?",
+        ),
         ("[features]\nworkers = 0", "features.workers: Input should be greater than 0, found 0."),
         (
             "[training]\nschedule = 'cosin'",
@@ -153,11 +172,13 @@ def test_every_key_is_in_the_docs():
     from lightcrl.data import DataSpec
     from lightcrl.encoders.base import EncoderSpec
     from lightcrl.encoders.tower import TuningSpec
+    from lightcrl.evaluation.spec import EvaluationSpec, TextSimilaritySpec, ZeroShotSpec
     from lightcrl.methods import METHODS
-    from lightcrl.recipe import EvaluationSpec, FeaturesSpec, MethodSpec, TrainingSpec, ZeroShotSpec
+    from lightcrl.recipe import FeaturesSpec, MethodSpec, TrainingSpec
 
     text = (PROJECT / "docs/recipes.md").read_text()
-    tables = [Recipe, DataSpec, EncoderSpec, TuningSpec, FeaturesSpec, TrainingSpec, EvaluationSpec, ZeroShotSpec]
+    tables = [Recipe, DataSpec, EncoderSpec, TuningSpec, FeaturesSpec, TrainingSpec, EvaluationSpec]
+    tables += [ZeroShotSpec, TextSimilaritySpec]
     tables += [METHODS.load(name).Options for name in METHODS]
     missing = [f"{table.__name__}.{key}" for table in tables for key in table.model_fields if f"`{key}`" not in text]
     assert not missing

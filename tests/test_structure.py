@@ -21,7 +21,7 @@ LAYERS = (
     ("encoders", "data", "losses", "methods.dropout", "methods.base"),
     ("fusion", "methods"),
     ("features",),
-    ("recipe", "sampling", "logs", "evaluation.base", "evaluation.metrics"),
+    ("recipe", "sampling", "logs", "evaluation.base", "evaluation.metrics", "evaluation.spec"),
     ("plan", "checkpoint", "evaluation"),
     ("stepping",),
     ("training", "embedder", "evaluation.tasks"),

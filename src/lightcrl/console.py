@@ -30,6 +30,7 @@ from lightcrl.comparison import Comparison
 from lightcrl.comparison.outcome import MAIN, ZERO_SHOT, remarks, sentences
 from lightcrl.data.base import Rejection
 from lightcrl.evaluation.base import Result
+from lightcrl.evaluation.text_pairs import aligned_spaces
 from lightcrl.pipeline import Model, Run
 from lightcrl.recipe import Recipe
 from lightcrl.reproduction import Reproduction
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 console = Console()
 # Columns from which a comparison shows each direction.
 WIDE = 120
+
+Figure = tuple[Result, str]
+"""A metric of a result."""
 
 
 class Live:
@@ -128,7 +132,7 @@ class Live:
 
 
 def print_run(run: Run, recipe: Recipe) -> None:
-    """The table of a run: every model, then mean and deviation over seeds."""
+    """The tables of a run: every model, then mean and deviation over seeds; and of text similarity where asked for."""
     names = _shown(run.models[0].retrieval)
     zero_shot = run.models[0].zero_shot
     table = Table(title=f"{recipe.name}: {recipe.evaluation.split} split, 95 % intervals over groups")
@@ -136,26 +140,60 @@ def print_run(run: Run, recipe: Recipe) -> None:
     table.add_column("seed", justify="right", no_wrap=True)
     for name in names + ["zero-shot/top1"] * bool(zero_shot):
         table.add_column(_heading(name), justify="right", no_wrap=True)
-    by_method: dict[str, list[Model]] = defaultdict(list)
+
+    rows = []
     for model in run.models:
-        by_method[model.method].append(model)
-    for method, models in by_method.items():
-        parameters = f"{method}\n[dim]{models[0].parameters / 1e6:.2f} M[/dim]"
-        for model in models:
-            figures = [(model.retrieval, name) for name in names] + [(model.zero_shot, "top1")] * bool(zero_shot)
-            cells = [_with_interval(result, name) for result, name in figures if result]
-            table.add_row(parameters, f"{model.seed}\n[dim]{model.seconds:.0f} s[/dim]", *cells)
-        if len(models) > 1:
-            cells = [_over_seeds([model.retrieval for model in models], name) for name in names]
-            if zero_shot:
-                cells.append(_over_seeds([model.zero_shot for model in models if model.zero_shot], "top1"))
-            table.add_row(method, "mean", *cells, style="bold", end_section=True)
-    chance = [run.models[0].retrieval.chance[name] for name in names] + (
-        [zero_shot.chance["top1"]] if zero_shot else []
-    )
+        more = [(model.zero_shot, "top1")] if model.zero_shot else []
+        rows.append((model, [*((model.retrieval, name) for name in names), *more]))
+    _add_models(table, rows)
+    chance = [result.chance[name] for result, name in rows[0][1]]
     table.add_row("chance", "", *(f"{value:.3f}" for value in chance), style="dim")
     console.print(table)
+    similarity = [(model, model.text_similarity) for model in run.models if model.text_similarity]
+    if similarity:
+        _print_similarity(similarity, tuned=bool(recipe.tuning))
     console.print(f"model, logs and figures: {run.folder}", soft_wrap=True)
+
+
+def _add_models(table: Table, rows: Sequence[tuple[Model, Sequence[Figure]]]) -> None:
+    """A row for each model with its figures, and one for a method's mean over seeds."""
+    by_method: dict[str, list[tuple[Model, Sequence[Figure]]]] = defaultdict(list)
+    for row in rows:
+        by_method[row[0].method].append(row)
+    for method, alike in by_method.items():
+        label = f"{method}\n[dim]{alike[0][0].parameters / 1e6:.2f} M[/dim]"
+        for model, figures in alike:
+            seed = f"{model.seed}\n[dim]{model.seconds:.0f} s[/dim]"
+            table.add_row(label, seed, *(_with_interval(*figure) for figure in figures))
+        if len(alike) > 1:
+            columns = zip(*(figures for _, figures in alike), strict=True)
+            means = [_over_seeds([result for result, _ in column], column[0][1]) for column in columns]
+            table.add_row(method, "mean", *means, style="bold", end_section=True)
+
+
+def _print_similarity(models: Sequence[tuple[Model, Result]], tuned: bool) -> None:
+    """A column for each aligned space, a row for each model and for the encoders as they come.
+
+    Args:
+        models: each with its figures.
+        tuned: encoders were trained too, so that each model has its own.
+    """
+    first = models[0][1]
+    what, said = ("accuracy", "accuracy") if first.thresholds else ("spearman", "Spearman correlation")
+    alone = aligned_spaces(first)
+    table = Table(title=f"text similarity: {said} on {first.counts['pairs']:,} pairs, 95 % intervals")
+    table.add_column("method", no_wrap=True)
+    table.add_column("seed", justify="right", no_wrap=True)
+    for space in alone:
+        table.add_column(space.removeprefix("aligned ").replace("-", "-\n"), justify="right", no_wrap=True)
+    rows = [(model, [(result, f"{space}/{what}") for space in alone]) for model, result in models]
+    _add_models(table, rows)
+    for model, result in models if tuned else models[:1]:
+        label = f"encoders of\n{model.method} {model.seed}" if tuned else "encoders\nas they come"
+        table.add_row(label, "", *(_with_interval(result, f"{raw}/{what}") if raw else "" for raw in alone.values()))
+    if what == "accuracy":
+        table.add_row("chance", "", *(f"{first.chance[f'{space}/{what}']:.3f}" for space in alone), style="dim")
+    console.print(table)
 
 
 def print_demo(done: Demo) -> None:

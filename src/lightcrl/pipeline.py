@@ -18,6 +18,7 @@ from typing import Any
 from lightcrl.checkpoint import Checkpoint, make_method
 from lightcrl.data import Dataset, Rejection, load_dataset
 from lightcrl.data.base import write_rejected
+from lightcrl.data.pairs import TextPairs, read_pairs
 from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import Encoder
 from lightcrl.encoders.tower import Tower, tuned_encoder
@@ -25,16 +26,17 @@ from lightcrl.errors import DataError, TrainingError
 from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.evaluation.tasks import ZeroShot, encode_modality
+from lightcrl.evaluation.text_pairs import TextSimilarity
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
 from lightcrl.features.live import LiveStore
 from lightcrl.logs import Report
-from lightcrl.methods import METHODS
+from lightcrl.methods import METHODS, Method
 from lightcrl.plan import make_plan
 from lightcrl.processes import is_main, main_first
 from lightcrl.recipe import MethodSpec, Recipe, load_recipe, parse
 from lightcrl.storage import make_folder, write_json
-from lightcrl.training import Trained, train
+from lightcrl.training import Judge, Judgement, Trained, by_retrieval, train
 
 Tell = Callable[[Mapping[str, Any]], None]
 """Called with what happens: events `data`, `encode`, `encoded`, `start`, `step`, `evaluation`, `trained`."""
@@ -52,6 +54,7 @@ class Model:
         seconds: of training, its evaluations included.
         retrieval: figures on the recipe's evaluation split, with curves of precision and recall.
         zero_shot: figures, where the recipe asks for them.
+        text_similarity: likewise, every aligned space beside the encoders as they come.
     """
 
     method: str
@@ -61,6 +64,7 @@ class Model:
     seconds: float
     retrieval: Result
     zero_shot: Result | None
+    text_similarity: Result | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,58 @@ class Run:
 
     folder: Path
     models: tuple[Model, ...]
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """What is measured beside retrieval, encoded and ready to score any method on.
+
+    Attributes:
+        zero_shot: class folders, where the recipe asks for them.
+        text_similarity: pairs of texts, likewise.
+    """
+
+    zero_shot: ZeroShot | None = None
+    text_similarity: TextSimilarity | None = None
+
+    @classmethod
+    def prepare(
+        cls,
+        recipe: Recipe,
+        encoders: Mapping[str, Encoder],
+        pairs: tuple[TextPairs, TextPairs | None] | None,
+        tell: Tell = lambda event: None,
+    ) -> Tasks:
+        """Encode what the recipe asks for, once.
+
+        Args:
+            recipe: whose class folders are read.
+            encoders: by modality.
+            pairs: of texts, with those to calibrate on; see `read_pairs`.
+            tell: called with what happens.
+
+        Raises:
+            DataError: the class folders cannot be used.
+        """
+        wanted, features = recipe.evaluation.zero_shot, recipe.features
+        return cls(
+            ZeroShot.prepare(wanted, encoders, features, tell) if wanted else None,
+            TextSimilarity.prepare(*pairs, encoders, features, tell) if pairs else None,
+        )
+
+    def as_trained(
+        self,
+        recipe: Recipe,
+        checkpoint: Checkpoint,
+        encoders: Mapping[str, Encoder],
+        tell: Tell = lambda event: None,
+    ) -> Tasks:
+        """The same tasks as a checkpoint's own encoders see them: these, where all encoders are frozen."""
+        if not checkpoint.towers or not (self.zero_shot or self.text_similarity):
+            return self
+        tuned = {name: tuned_encoder(encoders[name], one.spec, one.tensors) for name, one in checkpoint.towers.items()}
+        pairs = (self.text_similarity.pairs, self.text_similarity.calibration) if self.text_similarity else None
+        return self.prepare(recipe, {**encoders, **tuned}, pairs, tell)
 
 
 def prepare(recipe: Recipe, tell: Tell = lambda event: None) -> tuple[Features, dict[str, Encoder], list[Rejection]]:
@@ -128,12 +184,13 @@ def run(
     elif output is not None:
         recipe = recipe.model_copy(update={"output": str(output)})
     folder = make_folder(recipe.folder)
-    zero_shot = None
     with main_first():
+        # Hours of encoding come after what can be refused at once.
+        wanted = recipe.evaluation.text_similarity
+        pairs = read_pairs(wanted.data, wanted.calibration, wanted.columns) if wanted else None
         features, encoders, rejected = prepare(recipe, tell)
         make_plan(recipe.training, features.split("train"))
-        if recipe.evaluation.zero_shot is not None:
-            zero_shot = ZeroShot.prepare(recipe.evaluation.zero_shot, encoders, recipe.features, tell)
+        tasks = Tasks.prepare(recipe, encoders, pairs, tell)
     if is_main():
         write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
         write_rejected(rejected, folder / "rejected.jsonl")
@@ -144,7 +201,7 @@ def run(
         for seed in recipe.evaluation.seeds:
             own = spec is recipe.method and seed == recipe.evaluation.seeds[0]
             place = folder if own else folder / "others" / f"{spec.name.replace(':', '.')}-seed{seed}"
-            models.append(train_one(recipe, spec, seed, place, features, encoders, zero_shot, tell))
+            models.append(train_one(recipe, spec, seed, place, features, encoders, tasks, tell))
             if is_main():
                 write_json(folder / "metrics.json", summary(recipe, models))
     return Run(folder, tuple(models))
@@ -158,6 +215,7 @@ def train_method(
     features: Features,
     encoders: Mapping[str, Encoder],
     report: Report = lambda event: None,
+    judge: Judge = by_retrieval,
 ) -> tuple[Checkpoint, Trained, Features]:
     """Train one method as the recipe has it, and the encoders that it wants trained.
 
@@ -173,6 +231,7 @@ def train_method(
         features: with splits `train` and `dev`.
         encoders: that made them.
         report: called with every line of log.jsonl.
+        judge: how dev is measured.
 
     Raises:
         TrainingError: as `train`.
@@ -196,22 +255,18 @@ def train_method(
         )
         for modality, tuning in recipe.tuning.items()
     }
-    trained = train(checkpoint, features, recipe.training, place, seed=seed, report=report, live=live)
+    trained = train(checkpoint, features, recipe.training, place, seed=seed, report=report, live=live, judge=judge)
     return checkpoint, trained, features.replace_stores(live)
 
 
-def trained_zero_shot(
-    recipe: Recipe,
-    checkpoint: Checkpoint,
-    encoders: Mapping[str, Encoder],
-    zero_shot: ZeroShot | None,
-    tell: Tell = lambda event: None,
-) -> ZeroShot | None:
-    """The zero-shot data as a checkpoint's own encoders see it: `zero_shot`, where all of them are frozen."""
-    if zero_shot is None or recipe.evaluation.zero_shot is None or not checkpoint.towers:
-        return zero_shot
-    tuned = {name: tuned_encoder(encoders[name], one.spec, one.tensors) for name, one in checkpoint.towers.items()}
-    return ZeroShot.prepare(recipe.evaluation.zero_shot, {**encoders, **tuned}, recipe.features, tell)
+def watching(task: TextSimilarity) -> Judge:
+    """Dev decides as ever (`by_retrieval`); beside it the log has what `task.watch` sees, which decides nothing."""
+
+    def judge(method: Method, features: Features, epoch: int) -> Judgement:
+        found = by_retrieval(method, features, epoch)
+        return replace(found, figures={**found.figures, **task.watch(method)})
+
+    return judge
 
 
 def train_one(
@@ -221,7 +276,7 @@ def train_one(
     place: Path,
     features: Features,
     encoders: Mapping[str, Encoder],
-    zero_shot: ZeroShot | None = None,
+    tasks: Tasks = Tasks(),
     tell: Tell = lambda event: None,
 ) -> Model:
     """Train one method from one seed on features that are there, and measure it as the recipe says."""
@@ -229,8 +284,13 @@ def train_one(
     def report(event: Mapping[str, Any]) -> None:
         tell({"method": spec.name, "seed": seed, **event})
 
-    checkpoint, trained, features = train_method(recipe, spec, seed, place, features, encoders, report)
-    zero_shot = trained_zero_shot(recipe, checkpoint, encoders, zero_shot, tell)
+    judge: Judge = by_retrieval
+    wanted = recipe.evaluation.text_similarity
+    # Towers would have to read all texts anew at every look.
+    if tasks.text_similarity and wanted and wanted.watch and not recipe.tuning:
+        judge = watching(tasks.text_similarity)
+    checkpoint, trained, features = train_method(recipe, spec, seed, place, features, encoders, report, judge)
+    tasks = tasks.as_trained(recipe, checkpoint, encoders, tell)
     vectors, links = embed_split(checkpoint.method, features, features.split(recipe.evaluation.split))
     retrieval = Retrieval(links)
     found = trained.result if recipe.evaluation.split == "dev" else retrieval(vectors)
@@ -241,7 +301,8 @@ def train_one(
         sum(checkpoint.method.parts().values()),
         trained.progress.seconds,
         replace(found, curves=retrieval.curves(vectors)),
-        zero_shot(checkpoint.method) if zero_shot else None,
+        tasks.zero_shot(checkpoint.method) if tasks.zero_shot else None,
+        tasks.text_similarity(checkpoint.method) if tasks.text_similarity else None,
     )
     tell({"event": "trained", "method": spec.name, "seed": seed, "seconds": model.seconds, "folder": str(place)})
     return model
@@ -261,6 +322,7 @@ def summary(recipe: Recipe, models: Iterable[Model]) -> dict[str, Any]:
                 "seconds": round(model.seconds, 3),
                 "retrieval": model.retrieval.to_json(),
                 "zero_shot": model.zero_shot.to_json() if model.zero_shot else None,
+                "text_similarity": model.text_similarity.to_json() if model.text_similarity else None,
             }
             for model in models
         ],

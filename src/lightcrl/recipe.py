@@ -7,7 +7,7 @@
     [method]            what is trained: name and its options lightcrl.methods
     [tuning.image]      encoders that are trained too         lightcrl.encoders.tower
     [training]          how                                   TrainingSpec
-    [evaluation]        what is measured beside it            EvaluationSpec
+    [evaluation]        what is measured beside it            lightcrl.evaluation.spec
 
 A misspelt key is an error that names the nearest one. Relative paths count from the recipe's folder; those given by
 `--set` count from where you are.
@@ -25,9 +25,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lightcrl.data import DataSpec
+from lightcrl.data.pairs import is_table
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.encoders.tower import TuningSpec
 from lightcrl.errors import LightCRLError, RecipeError, UnknownNameError
+from lightcrl.evaluation.spec import EvaluationSpec
 from lightcrl.losses import LOSSES
 from lightcrl.methods import METHODS, Method, MethodOptions
 
@@ -161,48 +163,6 @@ class TrainingSpec(BaseModel):
         return spec
 
 
-class ZeroShotSpec(BaseModel):
-    """The `[evaluation.zero_shot]` table: a folder of class folders to classify without training on it.
-
-    Attributes:
-        data: the folder.
-        files: pattern of the names of files to take, such as those of a fold that training never saw.
-        templates: prompts with `{}` where the class name goes, averaged.
-        modality: whose items the folder holds; by default the first that is not text.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    data: str
-    files: str = "*"
-    templates: tuple[str, ...] | None = None
-    modality: str | None = None
-
-
-class EvaluationSpec(BaseModel):
-    """The `[evaluation]` table.
-
-    Attributes:
-        split: whose figures the table shows; `dev` also chooses the best checkpoint.
-        baselines: methods trained beside it, on the same features with the same training settings.
-        seeds: seeds that everything is trained with; the checkpoint kept as the run's own is that of the first.
-        zero_shot: classify pictures or sounds that training never saw.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    split: Literal["dev", "test"] = "dev"
-    baselines: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    zero_shot: ZeroShotSpec | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> EvaluationSpec:
-        for name in self.baselines:
-            METHODS.load(name)
-        return self
-
-
 class Recipe(BaseModel):
     """A whole run.
 
@@ -235,6 +195,9 @@ class Recipe(BaseModel):
         for modality in self.tuning:
             if modality not in self.encoders:
                 raise UnknownNameError("modality of [tuning]", modality, self.encoders)
+        if self.evaluation.text_similarity is not None and "text" not in self.kinds.values():
+            found = ", ".join(f"{modality} ({kind})" for modality, kind in self.kinds.items())
+            raise RecipeError(f"evaluation.text_similarity needs an encoder of kind 'text'; found {found}. Remove it.")
         return self
 
     @property
@@ -295,7 +258,7 @@ def make_recipe(table: Mapping[str, Any]) -> Recipe:
 def anchor_paths(table: dict[str, Any], folder: Path) -> None:
     """Make the relative paths of a recipe's table absolute, in place.
 
-    Encoders and hub data sets may be ids instead: what neither exists nor begins with a dot stays as it is.
+    Encoders and hub data sets may be ids instead; see `anchor_path`.
     """
     data, evaluation, encoders = (_section(table, key) for key in ("data", "evaluation", "encoders"))
     maybe_id = data.get("source") == "hub"
@@ -304,6 +267,7 @@ def anchor_paths(table: dict[str, Any], folder: Path) -> None:
         (_section(table, "features"), ("folder",), False),
         (data, ("path", "train", "dev", "test", "root"), maybe_id),
         (_section(evaluation, "zero_shot"), ("data",), False),
+        (_section(evaluation, "text_similarity"), ("data", "calibration"), True),
         *((spec, ("model",), True) for spec in encoders.values() if isinstance(spec, dict)),
     ]
     for section, keys, may_be_id in places:
@@ -313,9 +277,9 @@ def anchor_paths(table: dict[str, Any], folder: Path) -> None:
 
 
 def anchor_path(value: str, folder: Path, may_be_id: bool) -> str:
-    """A path made absolute; one that may be an id stays as it is if it neither exists nor begins with a dot."""
+    """A path made absolute; one that may be an id stays as it is, unless it exists, begins with a dot or is a table."""
     path = Path(os.path.normpath(folder / Path(value).expanduser()))
-    return str(path) if path.exists() or value.startswith(".") or not may_be_id else value
+    return str(path) if path.exists() or value.startswith(".") or is_table(value) or not may_be_id else value
 
 
 def override_table(table: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

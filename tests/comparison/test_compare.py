@@ -202,6 +202,18 @@ def test_the_console_says_it_in_words(world):
 
 
 @pytest.mark.usefixtures("grid")
+def test_pairs_of_texts_are_none_of_its_business(world):
+    """A run with the same recipe would read and watch them; no cell is another for it, nor is any text read."""
+    before = {path: path.stat().st_mtime_ns for path in world.done.glob("cells/**/*")}
+    absent, events = "evaluation.text_similarity.data=absent.jsonl", []
+    given = {"scaling": [12, 18, 27, 40], "target": 0.5, "overrides": [absent], "tell": events.append}
+    compare(world.recipe, METHODS.split(","), seeds=2, output=world.done, **given)
+    assert {path: path.stat().st_mtime_ns for path in world.done.glob("cells/**/*")} == before
+    assert not [event for event in events if event["event"] == "start"]
+    assert json.loads((world.done / "compare.json").read_text()) == world.json
+
+
+@pytest.mark.usefixtures("grid")
 def test_the_same_command_again_computes_nothing(world):
     before = {path: path.stat().st_mtime_ns for path in world.done.glob("cells/**/*")}
     events = []

@@ -20,11 +20,12 @@ from lightcrl.errors import DivergedError, TrainingError
 from lightcrl.evaluation.class_folders import ClassFolders
 from lightcrl.evaluation.probing import LinearProbe
 from lightcrl.evaluation.retrieval import Retrieval
+from lightcrl.evaluation.spec import ZeroShotSpec
 from lightcrl.evaluation.tasks import ZeroShot, retrieval_on
 from lightcrl.evaluation.text_pairs import TextSimilarity
 from lightcrl.features.embed import embed_split
 from lightcrl.pipeline import prepare
-from lightcrl.recipe import FeaturesSpec, ZeroShotSpec, load_recipe
+from lightcrl.recipe import FeaturesSpec, load_recipe
 from lightcrl.reproduction import load_family, reproduce
 from lightcrl.reproduction import run as run_module
 from lightcrl.reproduction.family import choose

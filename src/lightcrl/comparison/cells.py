@@ -29,7 +29,7 @@ from lightcrl.evaluation.tasks import ZeroShot
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
 from lightcrl.methods import METHODS
-from lightcrl.pipeline import Tell, train_method, trained_zero_shot
+from lightcrl.pipeline import Tasks, Tell, train_method
 from lightcrl.recipe import MethodSpec, Recipe
 from lightcrl.storage import whole_file, write_json
 
@@ -145,7 +145,7 @@ def find_or_train(ground: Ground, label: str, spec: MethodSpec, seed: int, group
     memory = peak.read()
     vectors, links = embed_split(checkpoint.method, features, features.split(recipe.evaluation.split))
     queries = Retrieval(links).per_query(vectors)
-    zero_shot = trained_zero_shot(recipe, checkpoint, ground.encoders, ground.zero_shot)
+    zero_shot = Tasks(ground.zero_shot).as_trained(recipe, checkpoint, ground.encoders).zero_shot
     if zero_shot is not None:
         counts = zero_shot.per_item(checkpoint.method)
         queries["zero_shot"] = counts, np.arange(len(counts))

@@ -120,6 +120,15 @@ def read_pairs(
     return measured, fitted
 
 
+def is_table(place: str) -> bool:
+    """Whether a name is that of a table, there or not; anything else may be a data set on the hub.
+
+    >>> is_table("pairs.jsonl.gz"), is_table("nyu-mll/glue/mrpc")
+    (True, False)
+    """
+    return any(suffix in READERS for suffix in Path(place).suffixes)
+
+
 def _read(place: str, columns: Mapping[str, str]) -> dict[str | None, TextPairs]:
     """All pairs by split (None where the source has none), without splits whose labels are withheld."""
     # A name given for one of the two says that the other is not meant.
@@ -145,7 +154,7 @@ def _read(place: str, columns: Mapping[str, str]) -> dict[str | None, TextPairs]
 
 def _spec(place: str, columns: dict[str, str], notes: tuple[str, ...]) -> DataSpec:
     path = Path(place)
-    if path.is_file() or any(suffix in READERS for suffix in path.suffixes):
+    if path.is_file() or is_table(place):
         return DataSpec(path=str(path.absolute()), columns=columns, options={"notes": notes})
     options: dict[str, Any] = {"notes": notes}
     owner, _, rest = place.partition("/")

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
 from lightcrl.evaluation.base import Result
-from lightcrl.evaluation.drawing import INK, colour, draw_lines, drawing, make_axes, make_grid, to_svg
+from lightcrl.evaluation.drawing import INK, MUTED, colour, draw_lines, drawing, make_axes, make_grid, to_svg
+from lightcrl.evaluation.text_pairs import aligned_spaces
+from lightcrl.evaluation.text_similarity import CLASSES
 
 ABOUT = {
     "precision": "Precision and recall over the first k by direction and model",
@@ -97,6 +99,40 @@ def epochs(result: Result) -> Figure:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("epoch")
     axes.set_ylabel("accuracy on test")
+    return figure
+
+
+def classes_by_epoch(lines: Mapping[str, np.ndarray], result: Result, best: int) -> Figure:
+    """A panel per aligned space: precision of both classes over epochs.
+
+    Args:
+        lines: by space, [E, 3] epochs done, and precision of similar and of dissimilar pairs.
+        result: of the checkpoint kept, with the encoders as they come, which are dashed.
+        best: epochs done when it was kept, marked by an upright line.
+    """
+    figure, axes = make_grid(len(lines), 1, 1.45, 0.5)
+    alone = aligned_spaces(result)
+    for (only,), (space, points) in zip(axes, lines.items(), strict=True):
+        only.axvline(best, color=MUTED, linewidth=0.9)
+        for column, (name, similar) in enumerate(CLASSES, 1):
+            tone = colour(int(similar))
+            only.plot(points[:, 0], points[:, column], color=tone, marker="o", markersize=3, label=name)
+            if raw := alone.get(space):
+                value = result.metrics[f"{raw}/{name}/precision"]
+                only.axhline(value, color=tone, linewidth=1.1, linestyle=(0, (4, 3)))
+        only.set_title(space, loc="left", fontsize=8.5)
+        only.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        only.yaxis.set_major_locator(MaxNLocator(4))
+        only.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        only.grid(axis="y")
+        only.set_xlim(left=0)
+    # One scale for all, so that panels compare; what none of them reaches is left out.
+    low, high = (end(only.get_ylim()[side] for (only,) in axes) for side, end in enumerate((min, max)))
+    for (only,) in axes:
+        only.set_ylim(max(0, low), min(1.02, high))
+    axes[-1][0].set_xlabel("epoch")
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper left", ncols=2, frameon=False, handlelength=1)
     return figure
 
 

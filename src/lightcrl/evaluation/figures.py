@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from lightcrl.evaluation.curves import precision
+from lightcrl.evaluation.curves import classes_by_epoch, precision
 from lightcrl.evaluation.drawing import (
     INK,
     MARKERS,
@@ -35,6 +35,7 @@ ABOUT = {
     "modalities": "Embeddings on two axes, by modality",
     "labels": "Embeddings on two axes, by label",
     "confusion": "Right classes against those taken for",
+    "similarity": "Precision of similar and of dissimilar pairs by epoch and space",
 }
 PARTS = 120  # points of a loss curve
 FEW = 20  # points that are drawn larger
@@ -58,6 +59,9 @@ def draw(report: Report) -> dict[str, str]:
             drawn["classes"] = _points(report.classes, by_label=True)
         if report.confusion is not None:
             drawn["confusion"] = _confusion(report.confusion)
+        own = report.models[0]
+        if own.text_similarity is not None and own.precision:
+            drawn["similarity"] = classes_by_epoch(own.precision, own.text_similarity, own.best_epoch)
         return {name: to_svg(figure, name, ABOUT[name]) for name, figure in drawn.items()}
 
 

@@ -17,9 +17,10 @@ from lightcrl.evaluation.adapting import FineTuning, FineTuningSpec
 from lightcrl.evaluation.base import EVALUATIONS, Result
 from lightcrl.evaluation.class_folders import ClassFolders
 from lightcrl.evaluation.probing import LinearProbe
+from lightcrl.evaluation.spec import ZeroShotSpec
 from lightcrl.evaluation.tasks import Tell, ZeroShot, retrieval_on
 from lightcrl.evaluation.text_pairs import TextSimilarity
-from lightcrl.recipe import FeaturesSpec, ZeroShotSpec, parse
+from lightcrl.recipe import FeaturesSpec, parse
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.gallery import Collection, Query, gallery
 from lightcrl.evaluation.space import Space, look
 from lightcrl.evaluation.tasks import ZeroShot, encode_modality
+from lightcrl.evaluation.text_pairs import aligned_spaces, watched
 from lightcrl.evaluation.zero_shot import predict
 from lightcrl.features import Features, FeatureStore
 from lightcrl.features.embed import embed_split
@@ -71,8 +72,11 @@ class ModelFacts:
         seconds: of training.
         retrieval: figures on the run's split.
         zero_shot: figures, where the recipe asks for them.
+        text_similarity: likewise.
         loss: [S, 2] step and training loss.
         recall: [E, 2] step and mean R@1 on dev.
+        precision: by aligned space, [E, 3] epochs done and precision of similar and of dissimilar pairs, where watched.
+        best_epoch: epochs done when dev chose the checkpoint.
     """
 
     method: str
@@ -81,8 +85,11 @@ class ModelFacts:
     seconds: float
     retrieval: Result
     zero_shot: Result | None
+    text_similarity: Result | None
     loss: np.ndarray
     recall: np.ndarray
+    precision: Mapping[str, np.ndarray]
+    best_epoch: int
 
 
 @dataclass(frozen=True)
@@ -237,6 +244,7 @@ def render(*reports: Report) -> str:
         directions=list(dict.fromkeys(chain.from_iterable(report.directions for report in reports))),
         zero_shot=any(report.confusion for report in reports),
         outline=outline,
+        aligned_spaces=aligned_spaces,
     )
 
 
@@ -269,7 +277,9 @@ def _model(folder: Path, number: int, entry: Mapping[str, Any]) -> ModelFacts:
     place = folder / "others" / Path(entry["folder"]).name if number else folder
     log = read_log(place)
     steps = [(event["step"], event["loss"]) for event in log if event["event"] == "step"]
-    evaluations = [(event["step"], event["dev_mean_recall@1"]) for event in log if event["event"] == "evaluation"]
+    evaluations = [event for event in log if event["event"] == "evaluation"]
+    recall = [(event["step"], event["dev_mean_recall@1"]) for event in evaluations]
+    pairs = entry.get("text_similarity")  # runs of earlier versions have none
     return ModelFacts(
         entry["method"],
         entry["seed"],
@@ -277,8 +287,11 @@ def _model(folder: Path, number: int, entry: Mapping[str, Any]) -> ModelFacts:
         entry["seconds"],
         Result.from_json(entry["retrieval"]),
         Result.from_json(entry["zero_shot"]) if entry["zero_shot"] else None,
+        Result.from_json(pairs) if pairs else None,
         np.array(steps, dtype=np.float64).reshape(-1, 2),
-        np.array(evaluations, dtype=np.float64).reshape(-1, 2),
+        np.array(recall, dtype=np.float64).reshape(-1, 2),
+        watched(evaluations),
+        max(evaluations, key=lambda event: event["dev_mean_recall@1"])["epoch"],
     )
 
 

@@ -20,11 +20,12 @@ from lightcrl.encoders.base import Encoder
 from lightcrl.errors import EmptyDatasetError, ItemError, ModalityError
 from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.retrieval import Retrieval
+from lightcrl.evaluation.spec import ZeroShotSpec
 from lightcrl.evaluation.zero_shot import TEMPLATES, class_vectors, evaluate, label_ranks, prompts
 from lightcrl.features import Extraction, Features, FeatureStore, extract
 from lightcrl.features.embed import embed_rows, embed_split
 from lightcrl.methods import Method
-from lightcrl.recipe import FeaturesSpec, ZeroShotSpec
+from lightcrl.recipe import FeaturesSpec
 from lightcrl.tokens import TokenBatch
 
 Tell = Callable[[Mapping[str, Any]], None]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from lightcrl.encoders.base import Encoder
 from lightcrl.errors import ModalityError
 from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.tasks import Tell, encode_modality
-from lightcrl.evaluation.text_similarity import calibrate, cosines, evaluate
+from lightcrl.evaluation.text_similarity import CLASSES, calibrate, cosines, evaluate, precisions
 from lightcrl.features import FeatureStore
 from lightcrl.features.embed import embed_rows, own_rows
 from lightcrl.methods import Method
@@ -23,6 +25,7 @@ from lightcrl.recipe import FeaturesSpec
 
 PART = 16_384
 """Pairs whose raw vectors are held at once."""
+_WATCHED = re.compile(r"text_similarity/(aligned .+)/similar/precision")
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,21 @@ class TextSimilarity:
             thresholds = {space: calibrate(cosine[count:], calibration.truth) for space, cosine in found.items()}
         return evaluate({space: cosine[:count] for space, cosine in found.items()}, self.pairs.truth, thresholds)
 
+    def watch(self, method: Method) -> dict[str, float]:
+        """What the log of a training keeps: `text_similarity/space/class/precision` of every aligned space.
+
+        Each space's threshold is calibrated anew, as in `__call__`. Of scores nothing is watched.
+        """
+        if (calibration := self.calibration) is None:
+            return {}
+        count, seen = len(self.pairs), {}
+        for space, cosine in self.similarities(method).items():
+            if space.startswith("aligned "):
+                threshold = calibrate(cosine[count:], calibration.truth)
+                found = precisions(cosine[:count], self.pairs.truth, threshold)
+                seen.update({f"text_similarity/{space}/{name}": value for name, value in found.items()})
+        return seen
+
     def similarities(self, method: Method) -> dict[str, np.ndarray]:
         """Cosines [N + M] by space: of the pairs, then of the calibration."""
         vectors = {}
@@ -116,6 +134,24 @@ class TextSimilarity:
         for (a, (left, right)), (b, (other_left, other_right)) in combinations(vectors.items(), 2):
             found[f"aligned {a}-{b}"] = (cosines(left, other_right) + cosines(other_left, right)) / 2
         return found | {f"raw {name}": cosine for name, cosine in self.raw.items()}
+
+
+def aligned_spaces(result: Result) -> dict[str, str | None]:
+    """The aligned spaces of a result of `TextSimilarity`, each with that of its encoder alone; None for a crossing."""
+    spaces = dict.fromkeys(name.partition("/")[0] for name in result.metrics)
+    raw = [space.removeprefix("raw ") for space in spaces if space.startswith("raw ")]
+    alone = {f"aligned {name}-{name}": f"raw {name}" for name in raw}
+    return {space: alone.get(space) for space in spaces if space.startswith("aligned ")}
+
+
+def watched(log: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """What `TextSimilarity.watch` has left in a log: by space, [E, 3] epochs done, precision of `CLASSES` in order."""
+    found: dict[str, list[tuple[float, ...]]] = {}
+    for event in log:
+        for space in (match[1] for match in map(_WATCHED.fullmatch, event) if match):
+            values = (event[f"text_similarity/{space}/{name}/precision"] for name, _ in CLASSES)
+            found.setdefault(space, []).append((event["epoch"], *values))
+    return {space: np.array(rows, dtype=np.float64) for space, rows in found.items()}
 
 
 def _own_cosines(encoder: Encoder, store: FeatureStore, rows: np.ndarray) -> np.ndarray:

@@ -81,6 +81,16 @@ def classification(similarities: np.ndarray, labels: np.ndarray, threshold: floa
     return figures
 
 
+def precisions(similarities: np.ndarray, labels: np.ndarray, threshold: float) -> dict[str, float]:
+    """Precision of either class, without intervals: `similar/precision` and `dissimilar/precision`.
+
+    >>> precisions(np.array([0.1, 0.6, 0.8, 0.9]), np.array([0, 0, 1, 1]), 0.5)
+    {'similar/precision': 0.6666666666666666, 'dissimilar/precision': 1.0}
+    """
+    figures = classification(similarities, labels, threshold)(np.ones((1, len(labels))))
+    return {f"{name}/precision": float(figures[f"{name}/precision"][0]) for name, _ in CLASSES}
+
+
 def distribution(similarities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> dict[str, list[float]]:
     """How the similarities of either class are spread: middles of `bins` equal bins, and the share of each in them.
 

@@ -21,12 +21,13 @@ from lightcrl.evaluation.linear_probe import EPOCHS, by_epoch, centred, right
 from lightcrl.evaluation.metrics import hits
 from lightcrl.evaluation.probing import LinearProbe
 from lightcrl.evaluation.retrieval import Retrieval
+from lightcrl.evaluation.spec import ZeroShotSpec
 from lightcrl.evaluation.tasks import ZeroShot, encode_groups
 from lightcrl.evaluation.text_pairs import TextSimilarity
 from lightcrl.evaluation.text_similarity import calibrate, classification, correlation
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
-from lightcrl.recipe import ZeroShotSpec, default_features_folder, parse
+from lightcrl.recipe import default_features_folder, parse
 from lightcrl.reproduction.task import EMBEDDING, Figures, Outcome, Setting, Task, TaskSpec, shares
 
 TOPS = (1, 2, 3, 4, 5)
