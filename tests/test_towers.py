@@ -176,6 +176,17 @@ def test_a_run_with_towers_is_loaded_measured_and_embeds_as_it_was_trained(place
     assert again.metrics["top1"] == done.models[0].zero_shot.metrics["top1"]
     assert again.metrics["top1"] >= 0.75
     assert "tower image" in (tmp_path / "run/best/README.md").read_text()
+    assert done.models[0].parameters == sum(embedder.checkpoint.parts().values()) > embedder.method.dim * 1000
+
+    # The page looks at the trained encoders' embeddings, and says that they were trained.
+    from lightcrl.evaluation.report import gather, render
+
+    report = gather(tmp_path / "run")
+    assert [one.trained for one in report.modalities] == [True, True]
+    assert report.confusion is not None
+    right = np.trace(report.confusion.counts) / report.confusion.counts.sum()
+    assert right == pytest.approx(done.models[0].zero_shot.metrics["top1"])
+    assert "trained too" in render(report)
 
 
 def test_a_tampered_tower_is_refused(place, tmp_path):

@@ -26,8 +26,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lightcrl import __version__
-from lightcrl.encoders.base import EncoderSpec, fingerprint
-from lightcrl.encoders.tower import TuningSpec
+from lightcrl.encoders.base import Encoder, EncoderSpec, fingerprint
+from lightcrl.encoders.tower import TuningSpec, tuned_encoder
 from lightcrl.errors import CheckpointError
 from lightcrl.losses import LOGIT_BIAS_START, LOGIT_SCALE_START
 from lightcrl.methods import METHODS, Method, TokenSpec
@@ -125,6 +125,20 @@ class Checkpoint(
     def method_config(self) -> dict[str, Any]:
         """What config.json says of the method: enough to make one with fresh weights."""
         return {"name": self.name, "options": self.method.options.model_dump(mode="json"), "loss": self.loss}
+
+    def parts(self) -> dict[str, int]:
+        """Trained parameters by part: the method's (`Method.parts`), and what is kept of each tower."""
+        towers = {name: sum(map(Tensor.numel, tuned.tensors.values())) for name, tuned in self.towers.items()}
+        return self.method.parts() | {f"tower {name}": count for name, count in towers.items()}
+
+    def as_trained(self, encoders: Mapping[str, Encoder]) -> dict[str, Encoder]:
+        """The encoders, with what training has changed of them.
+
+        Raises:
+            CheckpointError: an encoder is not the one that was trained.
+        """
+        tuned = {name: tuned_encoder(encoders[name], one.spec, one.tensors) for name, one in self.towers.items()}
+        return {**encoders, **tuned}
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint so that `folder` is at every moment a whole checkpoint, the former or this one."""
@@ -269,11 +283,7 @@ def model_card(checkpoint: Checkpoint) -> str:
         f"{modalities[name]} | `{checkpoint.fingerprints[name]}` |"
         for name, spec in checkpoint.encoders.items()
     ]
-    counts = checkpoint.method.parts() | {
-        f"tower {name}": sum(tensor.numel() for tensor in tuned.tensors.values())
-        for name, tuned in checkpoint.towers.items()
-    }
-    parts = [f"| {part} | {count:,} |" for part, count in counts.items()]
+    parts = [f"| {part} | {count:,} |" for part, count in checkpoint.parts().items()]
     first = next(iter(modalities))
     lines = [
         "---",

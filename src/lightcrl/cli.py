@@ -368,7 +368,7 @@ def info(checkpoint: CheckpointFolder, json: Json = None) -> None:
     found = load_checkpoint(checkpoint)
     console.print_info(found)
     if json is not None:
-        write(json, {"parameters": found.method.parts(), **found.config()})
+        write(json, {"parameters": found.parts(), **found.config()})
 
 
 @app.command()

@@ -321,7 +321,7 @@ def print_info(checkpoint: Checkpoint) -> None:
     table = Table(title="trained parameters")
     table.add_column("part")
     table.add_column("parameters", justify="right")
-    parts = checkpoint.method.parts()
+    parts = checkpoint.parts()
     for part, count in parts.items():
         table.add_row(part, f"{count:,}")
     table.add_row("all", f"{sum(parts.values()):,}", style="bold")

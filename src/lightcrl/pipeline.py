@@ -21,7 +21,7 @@ from lightcrl.data.base import write_rejected
 from lightcrl.data.pairs import TextPairs, read_pairs
 from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import Encoder
-from lightcrl.encoders.tower import Tower, tuned_encoder
+from lightcrl.encoders.tower import Tower
 from lightcrl.errors import DataError, TrainingError
 from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.retrieval import Retrieval
@@ -127,9 +127,8 @@ class Tasks:
         """The same tasks as a checkpoint's own encoders see them: these, where all encoders are frozen."""
         if not checkpoint.towers or not (self.zero_shot or self.text_similarity):
             return self
-        tuned = {name: tuned_encoder(encoders[name], one.spec, one.tensors) for name, one in checkpoint.towers.items()}
         pairs = (self.text_similarity.pairs, self.text_similarity.calibration) if self.text_similarity else None
-        return self.prepare(recipe, {**encoders, **tuned}, pairs, tell)
+        return self.prepare(recipe, checkpoint.as_trained(encoders), pairs, tell)
 
 
 def prepare(recipe: Recipe, tell: Tell = lambda event: None) -> tuple[Features, dict[str, Encoder], list[Rejection]]:
@@ -298,7 +297,7 @@ def train_one(
         spec.name,
         seed,
         place,
-        sum(checkpoint.method.parts().values()),
+        sum(checkpoint.parts().values()),
         trained.progress.seconds,
         replace(found, curves=retrieval.curves(vectors)),
         tasks.zero_shot(checkpoint.method) if tasks.zero_shot else None,

@@ -160,7 +160,7 @@ def find_or_train(ground: Ground, label: str, spec: MethodSpec, seed: int, group
             "steps": plan.steps,
             "steps_done": trained.progress.step,
         },
-        sum(checkpoint.method.parts().values()),
+        sum(checkpoint.parts().values()),
         round(trained.progress.seconds, 3),
         memory,
         trained.result.metrics["mean_recall@1"],

@@ -47,7 +47,8 @@ class ModalityFacts:
     Attributes:
         name: of the modality.
         kind: `"text"`, `"image"` or `"audio"`.
-        encoder: its frozen encoder.
+        encoder: its encoder.
+        trained: the encoder was trained too.
         tokens: their number and width.
         items: encoded ones, in all splits.
         nbytes: of their features.
@@ -56,6 +57,7 @@ class ModalityFacts:
     name: str
     kind: str
     encoder: str
+    trained: bool
     tokens: str
     items: int
     nbytes: int
@@ -181,14 +183,15 @@ def gather(
     folder = Path(folder)
     recipe, figures = _read(folder)
     dataset = load_dataset(recipe.data, recipe.kinds)
-    encoders = {modality: load_encoder(spec) for modality, spec in recipe.encoders.items()}
+    checkpoint = load_checkpoint(folder)
+    encoders = checkpoint.as_trained({modality: load_encoder(spec) for modality, spec in recipe.encoders.items()})
     limit = recipe.data.max_rejected
     stores = {
         modality: encode_modality(encoder, dataset, modality, recipe.features, tell, max_rejected=limit).store
         for modality, encoder in encoders.items()
     }
     features = Features(stores)
-    method = load_checkpoint(folder).method
+    method = checkpoint.method
     zero_shot = recipe.evaluation.zero_shot
     classified = ZeroShot.prepare(zero_shot, encoders, recipe.features, tell) if zero_shot else None
     collection, names = _collect(method, features, dataset, recipe)
@@ -205,7 +208,13 @@ def gather(
         groups=dict(Counter(dataset.splits)),
         modalities=tuple(
             ModalityFacts(
-                modality, spec.kind, _encoder_name(spec), _token_shape(stores[modality]), store.rows, store.nbytes
+                modality,
+                spec.kind,
+                _encoder_name(spec),
+                modality in checkpoint.towers,
+                _token_shape(store),
+                store.rows,
+                store.nbytes,
             )
             for (modality, spec), store in zip(recipe.encoders.items(), stores.values(), strict=True)
         ),
@@ -283,7 +292,7 @@ def _model(folder: Path, number: int, entry: Mapping[str, Any]) -> ModelFacts:
     return ModelFacts(
         entry["method"],
         entry["seed"],
-        load_checkpoint(place).method.parts(),
+        load_checkpoint(place).parts(),
         entry["seconds"],
         Result.from_json(entry["retrieval"]),
         Result.from_json(entry["zero_shot"]) if entry["zero_shot"] else None,
