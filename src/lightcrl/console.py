@@ -292,14 +292,17 @@ def print_result(result: Result, rejected: Sequence[Rejection]) -> None:
 
 def print_embedded(output: Path, shape: tuple[int, ...], rejected: Sequence[Rejection]) -> None:
     """What `embed` wrote."""
-    console.print(f"{shape[0]:,} vectors of width {shape[1]} in {output}, their ids in {output.with_suffix('.json')}")
+    console.print(
+        f"{shape[0]:,} vectors of width {shape[1]} in {output}, their ids in {output.with_suffix('.json')}",
+        soft_wrap=True,
+    )
     _print_rejected(rejected)
 
 
 def print_exported(folder: Path) -> None:
     """What `export` wrote."""
     for path in sorted(folder.glob("*.onnx")):
-        console.print(f"{path}: {path.stat().st_size / 2**20:,.1f} MiB")
+        console.print(f"{path}: {path.stat().st_size / 2**20:,.1f} MiB", soft_wrap=True)
 
 
 def print_page(page: Path | str) -> None:
