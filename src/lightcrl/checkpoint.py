@@ -137,8 +137,10 @@ class Checkpoint(
         Raises:
             CheckpointError: an encoder is not the one that was trained.
         """
-        tuned = {name: tuned_encoder(encoders[name], one.spec, one.tensors) for name, one in self.towers.items()}
-        return {**encoders, **tuned}
+        return {
+            name: tuned_encoder(encoder, tuned.spec, tuned.tensors) if (tuned := self.towers.get(name)) else encoder
+            for name, encoder in encoders.items()
+        }
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint so that `folder` is at every moment a whole checkpoint, the former or this one."""

@@ -14,7 +14,6 @@ from lightcrl.checkpoint import Checkpoint, load_checkpoint
 from lightcrl.data.base import Item, Rejection, digest
 from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import Encoder
-from lightcrl.encoders.tower import tuned_encoder
 from lightcrl.errors import DataError, EncoderError, ItemError, ModalityError
 from lightcrl.features import encode_items
 from lightcrl.tokens import TokenBatch
@@ -74,10 +73,7 @@ class Embedder:
                     f"{encoder.fingerprint}, the model was trained with {expected}. Expected the same weights and "
                     "settings; give the right folder with --encoder, or train again."
                 )
-            if modality in self.checkpoint.towers:
-                tuned = self.checkpoint.towers[modality]
-                encoder = tuned_encoder(encoder, tuned.spec, tuned.tensors)
-            self._encoders[modality] = encoder
+            self._encoders |= self.checkpoint.as_trained({modality: encoder})
         return self._encoders[modality]
 
     def encode(self, items: Sequence[Any], modality: str) -> np.ndarray:
