@@ -17,7 +17,7 @@ from torch import Tensor
 from lightcrl.data import Dataset, Rejection
 from lightcrl.encoders.base import Choices, Encoder, Slot
 from lightcrl.errors import DataError, EncoderError, ItemError
-from lightcrl.features.extract import encode_items
+from lightcrl.features.encoding import encode_items
 from lightcrl.storage import make_folder, whole_file, write_json
 
 Tell = Callable[[Mapping[str, Any]], None]

@@ -1,6 +1,7 @@
 """Features: what frozen encoders said, once, kept on disk for as many trainings as you like."""
 
-from lightcrl.features.extract import Extraction, encode_items, extract
+from lightcrl.features.encoding import encode_items
+from lightcrl.features.extract import Extraction, extract
 from lightcrl.features.store import FeatureStore
 from lightcrl.features.table import Features, Members, Split
 

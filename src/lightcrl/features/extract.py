@@ -7,23 +7,19 @@ the same batches, hence the same bytes. Items that a finished store of the same 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from lightcrl.data.base import Dataset, Item, Rejection, check_rejected
 from lightcrl.encoders.base import Encoder, fingerprint
 from lightcrl.errors import DataError, ItemError, LightCRLError
+from lightcrl.features.encoding import encode
 from lightcrl.features.store import FORMAT, FeatureStore, Shard, complete_shard, write_manifest, write_shard
 from lightcrl.storage import make_folder
-
-# Batches are formed within a window of this many, sorted by length, while the next window is being decoded.
-WINDOW_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ def extract(
             fresh = [place for place in range(len(part)) if place not in found]
             rejected = []
             done = first + len(found)
-            for place, outcome in _encode(encoder, part, fresh, dtype, workers):
+            for place, outcome in encode(encoder, part, fresh, dtype, workers=workers):
                 done += 1
                 progress(done, len(items))
                 if isinstance(outcome, ItemError):
@@ -138,64 +134,6 @@ def extract(
         leftover.unlink()
     store = FeatureStore(folder, mark)
     return Extraction(store, encoded, copied, kept, _rejections(store.rejected, modality))
-
-
-def encode_items(encoder: Encoder, items: Sequence[Item], *, workers: int = 4) -> Iterator[tuple[int, Any]]:
-    """Encode items without a store: pairs of place and tokens [T, D] float32, or the `ItemError` of that item.
-
-    Places come in the order of batches, not of items.
-    """
-    return _encode(encoder, items, list(range(len(items))), "float32", workers)
-
-
-def _encode(
-    encoder: Encoder, items: Sequence[Item], places: Sequence[int], dtype: str, workers: int
-) -> Iterator[tuple[int, np.ndarray | ItemError]]:
-    """Decode in threads one window ahead, batch by length, encode."""
-    width = WINDOW_BATCHES * encoder.batch_size
-    windows = [places[start : start + width] for start in range(0, len(places), width)]
-    with ThreadPoolExecutor(workers) as pool:
-
-        def submit(window: Sequence[int]) -> list[Future[Any]]:
-            return [pool.submit(_prepare, encoder, items[place]) for place in window]
-
-        pending = submit(windows[0]) if windows else []
-        for number, window in enumerate(windows):
-            current, pending = pending, submit(windows[number + 1]) if number + 1 < len(windows) else []
-            ready = []
-            for place, future in zip(window, current, strict=True):
-                outcome = future.result()
-                if isinstance(outcome, ItemError):
-                    yield place, outcome
-                else:
-                    ready.append((place, outcome))
-            ready.sort(key=lambda pair: encoder.length(pair[1]))
-            for start in range(0, len(ready), encoder.batch_size):
-                batch = ready[start : start + encoder.batch_size]
-                tokens = encoder.encode([prepared for _, prepared in batch])
-                for (place, _), sequence in zip(batch, tokens.to("cpu", torch.float32).ragged(), strict=True):
-                    yield place, _stored(sequence.numpy(), dtype)
-
-
-def _prepare(encoder: Encoder, item: Item) -> Any:
-    try:
-        return encoder.prepare(item.read())
-    except ItemError as error:
-        return error
-    except LightCRLError:
-        raise
-    except Exception as error:  # a decoder's own failure concerns this item alone
-        return ItemError("unreadable", f"{type(error).__name__}: {error}")
-
-
-def _stored(sequence: np.ndarray, dtype: str) -> np.ndarray | ItemError:
-    with np.errstate(over="ignore"):
-        stored = sequence.astype(dtype)
-    if len(stored) == 0:
-        return ItemError("no tokens")
-    if not np.isfinite(stored).all():
-        return ItemError("not finite", f"the encoder's output does not fit {dtype} or is not a number")
-    return stored
 
 
 def _data_identity(dataset: Dataset, modality: str) -> str:
