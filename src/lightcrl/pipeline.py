@@ -241,7 +241,8 @@ def train_method(
         make_method(spec.name, features.specs, spec.options, loss, seed),
         name=spec.name,
         loss=loss,
-        encoders=recipe.encoders,
+        # As settled on this machine: elsewhere "auto" may mean another precision.
+        encoders={modality: getattr(encoders[modality], "spec", spec) for modality, spec in recipe.encoders.items()},
         fingerprints={modality: encoder.fingerprint for modality, encoder in encoders.items()},
         recipe=recipe.model_dump(mode="json"),
     )

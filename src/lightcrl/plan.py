@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-
 from lightcrl.errors import TrainingError
 from lightcrl.features.table import Split
+from lightcrl.machine import multiplies_bfloat16
 from lightcrl.recipe import TrainingSpec
 from lightcrl.sampling import count_batches
 
@@ -75,7 +74,4 @@ def learning_rate(spec: TrainingSpec, step: int, steps: int) -> float:
 
 def bfloat16_pays(cpu: bool, batch_size: int) -> bool:
     """Whether the machine multiplies in bfloat16 itself, and the products are large enough to gain by it."""
-    if not cpu:
-        return bool(torch.cuda.is_bf16_supported())
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return batch_size >= 256 and bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return multiplies_bfloat16("cpu" if cpu else "cuda") and (batch_size >= 256 or not cpu)

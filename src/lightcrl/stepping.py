@@ -27,6 +27,9 @@ from lightcrl.recipe import TrainingSpec
 from lightcrl.sampling import Batch
 from lightcrl.tokens import TokenBatch
 
+# Items that go through a tower at once, at least.
+CHUNK = 64
+
 
 @dataclass(frozen=True)
 class Stepper:
@@ -95,7 +98,7 @@ class Stepper:
         """Items of a modality that go through a tower at once."""
         if self.spec.chunk != "auto":
             return int(self.spec.chunk)
-        return min(store.tower.encoder.batch_size for store in self.live.values())
+        return max(CHUNK, *(store.tower.encoder.batch_size for store in self.live.values()))
 
     def _backward_in_chunks(self, batch: Batch, done: float, seed: int) -> Tensor:
         inputs = self._inputs(batch, seed)

@@ -288,3 +288,33 @@ def test_patches_and_words_are_no_choice_of_pools(bert):
     assert choices.chosen is None
     assert choices.auto[0] == Slot(-1, "mean")
     assert text(bert, layers=[1, -5], tokens="mean").choices().chosen == (Slot(-4, "mean"), Slot(-5, "mean"))
+
+
+@pytest.mark.parametrize(("able", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_dtype_auto_takes_bfloat16_for_transformers_where_the_machine_multiplies_in_it(
+    tmp_path, monkeypatch, able, expected
+):
+    monkeypatch.setattr("lightcrl.encoders.huggingface.multiplies_bfloat16", lambda device: able)
+    bert = load_encoder(EncoderSpec(kind="text", model=str(tiny.bert(tmp_path / "bert")), dtype="auto"))
+    assert bert.spec.dtype == expected
+    assert bert.loaded.network.dtype == getattr(torch, expected)
+    # It stands for the precision that it means here, so that a store says what it holds.
+    plain = EncoderSpec(kind="text", model=str(tmp_path / "bert"), dtype=expected)
+    assert bert.fingerprint == load_encoder(plain).fingerprint
+    # Convolutions lose more than a thousandth, and random weights are there to be trained.
+    resnet = load_encoder(EncoderSpec(kind="image", model=str(tiny.resnet(tmp_path / "resnet")), dtype="auto"))
+    assert resnet.spec.dtype == "float32"
+    random = EncoderSpec(kind="text", model=str(tmp_path / "bert"), dtype="auto", weights="random")
+    assert load_encoder(random).spec.dtype == "float32"
+    # For what has one precision alone it is no setting that would be ignored.
+    assert load_encoder(EncoderSpec(kind="text", model="builtin", dtype="auto")).dim == 512
+
+
+def test_bfloat16_keeps_the_direction_of_features(tmp_path):
+    folder = str(tiny.bert(tmp_path))
+    exact, fast = (load_encoder(EncoderSpec(kind="text", model=folder, dtype=d)) for d in ("float32", "bfloat16"))
+    prepared = [exact.prepare(text) for text in tiny.ITEMS["text"]()]
+    one, other = exact.encode(prepared), fast.encode(prepared)
+    assert other.values.dtype == torch.float32
+    cosine = torch.nn.functional.cosine_similarity(one.values[one.mask], other.values[other.mask], dim=-1)
+    assert 0.999 < cosine.min() < 1

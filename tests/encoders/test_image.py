@@ -309,3 +309,27 @@ def test_real_models_tell_classes_apart(shared, name, blocks, dim, slots):
     vectors = torch.nn.functional.normalize(vectors - vectors.mean(0), dim=-1)
     nearest = (vectors @ vectors.T).fill_diagonal_(-1).argmax(1)
     assert float((nearest // 8 == torch.arange(32) // 8).float().mean()) > 0.7
+
+
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size_and_never_below_twice_what_is_wanted():
+    row, column = np.linspace(0, 255, 800)[:, None, None], np.linspace(255, 0, 640)[None, :, None]
+    slope = np.broadcast_to((row + column) / 2, (800, 640, 3)).astype(np.uint8)
+    jpeg = saved(Image.fromarray(slope), "JPEG", quality=95)
+    sizes = {least: read_image(jpeg, 1 << 20, least).size for least in (32, 64, 150, 320, 321)}
+    assert sizes == {32: (80, 100), 64: (160, 200), 150: (320, 400), 320: (640, 800), 321: (640, 800)}
+    small = np.asarray(read_image(jpeg, 1 << 20, 64).resize((64, 64)), dtype=float)
+    whole = np.asarray(read_image(jpeg, 1 << 20).resize((64, 64)), dtype=float)
+    assert np.abs(small - whole).max() <= 2
+    # What is no JPEG is taken whole, and limits count for the picture as it is.
+    assert read_image(saved(Image.fromarray(slope)), 1 << 20, 32).size == (640, 800)
+    with pytest.raises(ItemError, match="640x800 pixels"):
+        read_image(jpeg, 10_000, 32)
+
+
+def test_the_encoder_knows_how_large_its_pictures_become(tmp_path):
+    encoder = load_encoder(EncoderSpec(kind="image", model=str(tiny.vit(tmp_path))))
+    side = encoder.prepare(PLAIN)["pixel_values"].shape[-1]
+    assert encoder.least == side
+    encoder.processor.do_resize = False
+    del encoder.least
+    assert encoder.least is None

@@ -162,13 +162,21 @@ def test_batch_norms_keep_the_statistics_of_pretrained_weights_and_learn_those_o
         assert all(torch.equal(norm.running_mean, old) for norm, old in zip(norms, before, strict=True)) == same
 
 
+def test_what_is_trained_is_in_float32_whatever_the_frozen_encoder_is_in(made):
+    frozen = encoder(made, "bert", dtype="bfloat16")
+    tower = Tower(frozen, TuningSpec())
+    assert {parameter.dtype for parameter in tower.network.parameters()} == {torch.float32}
+    assert tower.encoder.spec.dtype == "float32"
+    exact = Tower(encoder(made, "bert"), TuningSpec())
+    assert all(torch.equal(value, exact.tuned()[name]) for name, value in tower.tuned().items())
+    assert frozen.loaded.network.dtype == torch.bfloat16
+
+
 def test_it_refuses_what_it_cannot_train(made):
     with pytest.raises(EncoderError, match="HashedNgrams cannot be trained"):
         Tower(load_encoder(EncoderSpec(kind="text", model="builtin")), TuningSpec())
     with pytest.raises(EncoderError, match="has 5 blocks, 6 are to be trained"):
         Tower(encoder(made, "bert"), TuningSpec(blocks=6))
-    with pytest.raises(EncoderError, match="loaded in bfloat16"):
-        Tower(encoder(made, "bert", dtype="bfloat16"), TuningSpec())
     tower = Tower(encoder(made, "bert"), TuningSpec(blocks=1))
     tensors = tower.tuned()
     name = min(tensors)

@@ -103,14 +103,15 @@ def _make(made: Callable[..., Any], spec: EncoderSpec) -> Any:
     default = {name: field.default for name, field in EncoderSpec.model_fields.items()}
     changed = {name: value for name in SETTINGS if (value := getattr(spec, name)) != default[name]}
     taken = {name: value for name, value in changed.items() if name in signature.parameters}
-    # Every encoder runs on the CPU, so that one device for all encoders is no mistake.
-    if ignored := sorted(changed.keys() - taken.keys() - {"device"}):
+    # Every encoder runs on the CPU and may have one precision alone: one word for all encoders is no mistake.
+    free = {"device"} | ({"dtype"} if spec.dtype == "auto" else set())
+    if ignored := sorted(changed.keys() - taken.keys() - free):
         raise EncoderError(f"{spec.model!r} does not take {', '.join(ignored)}. Its constructor has: {names}.")
     try:
         signature.bind(**(taken | spec.options))
     except TypeError as error:
         raise EncoderError(f"options of {spec.model!r}: {error}. Its constructor has: {names}.") from None
     encoder = made(**(taken | spec.options))
-    if isinstance(encoder, Encoder) and spec.batch_size != default["batch_size"]:
+    if isinstance(encoder, Encoder) and spec.batch_size != "auto":
         encoder.batch_size = spec.batch_size
     return encoder

@@ -91,6 +91,7 @@ class AudioEncoder(HuggingFaceEncoder):
 
     tower = "audio_model"
     processor_class = ("AutoFeatureExtractor", "feature extractor")
+    batches = ((8, math.inf), (64, math.inf))
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__(spec)

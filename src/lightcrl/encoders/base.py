@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -45,9 +46,10 @@ class EncoderSpec(BaseModel):
             `"cls+mean|grid:7"`.
         max_length: longest text in tokens, or longest sound in seconds; the rest is cut off.
         max_pixels: larger pictures are set aside (decompression bombs).
-        dtype: of the forward pass.
+        dtype: of the forward pass. `"auto"` takes bfloat16 for transformers where the machine multiplies in it (their
+            features keep a cosine of 0.999 to those of float32), and float32 for anything else; convolutions lose more.
         weights: `"random"` ones (drawn by a fixed seed) need a config alone: a tower to be trained from scratch.
-        batch_size: items per forward pass.
+        batch_size: items per forward pass; `"auto"` takes what keeps the device busy, and fewer where items are long.
         device: `"auto"` takes the GPU when there is one.
         trust_remote_code: run code that comes with the model. Off unless you say so.
         options: keyword arguments for the user's own class or a built-in encoder.
@@ -62,9 +64,9 @@ class EncoderSpec(BaseModel):
     tokens: str = Field(default="auto", pattern=TOKENS)
     max_length: float | None = Field(default=None, gt=0)
     max_pixels: int = Field(default=50_000_000, gt=0)
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     weights: Literal["pretrained", "random"] = "pretrained"
-    batch_size: int = Field(default=64, gt=0)
+    batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
     options: dict[str, Any] = {}
@@ -107,7 +109,8 @@ class Encoder(ABC):
         slots: how many tokens an item has when every item has the same ones (pools of layers), each with a meaning of
             its own; 1 where all tokens share one meaning (patches, words, a single vector).
         sequence: after the slots follow an item's words, patches or segments, as many as it has.
-        batch_size: items per call of `encode` that extraction uses.
+        batch_size: items per call of `encode` that extraction uses, at most.
+        batch_length: `length` of all of them together when padded to the longest, at most.
     """
 
     kind: Kind
@@ -115,6 +118,7 @@ class Encoder(ABC):
     slots: int = 1
     sequence: bool = False
     batch_size: int = 64
+    batch_length: float = math.inf
 
     @abstractmethod
     def describe(self) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import threading
 from abc import abstractmethod
@@ -30,6 +31,7 @@ from lightcrl.encoders.layout import (
     slots_of,
 )
 from lightcrl.errors import EncoderError
+from lightcrl.machine import multiplies_bfloat16
 from lightcrl.tokens import TokenBatch
 
 # Part of every fingerprint: raise it when the same files and settings give other tokens than before.
@@ -88,16 +90,25 @@ class HuggingFaceEncoder(Encoder):
     # The class of `transformers` that prepares these items, and its name for people.
     processor_class: ClassVar[tuple[str, str]]
     processor_options: ClassVar[Mapping[str, Any]] = {}
+    # `batch_size` and `batch_length` on a CPU, then elsewhere: more than fills a cache is no faster (docs/LOG.md).
+    batches: ClassVar[tuple[tuple[int, float], tuple[int, float]]]
 
     def __init__(self, spec: EncoderSpec) -> None:
-        self.spec = spec
         self.kind = spec.kind
-        self.batch_size = spec.batch_size
         self.device = pick_device(spec.device)
         self.folder = find_folder(
             spec.model, spec.revision, code=spec.trust_remote_code, weights=spec.weights == "pretrained"
         )
+        self.spec = spec
         self.config = self._from_pretrained("AutoConfig")
+        if spec.dtype == "auto":
+            pays = spec.weights == "pretrained" and attends(self.config) and multiplies_bfloat16(self.device)
+            self.spec = spec.model_copy(update={"dtype": "bfloat16" if pays else "float32"})
+        most, length = self.batches[self.device.type != "cpu"]
+        if spec.batch_size == "auto":
+            self.batch_size, self.batch_length = most, length
+        else:
+            self.batch_size = spec.batch_size
         self.processor = self._from_pretrained(self.processor_class[0], **self.processor_options)
         self._lock = threading.Lock()
         self._loaded: Loaded | None = None
@@ -175,6 +186,12 @@ class HuggingFaceEncoder(Encoder):
             **({"tuned": self._tuned} if self._tuned is not None else {}),
             **describe_layout(self.spec.layers, self.spec.tokens, self.kind),
         }
+
+    def in_float32(self) -> HuggingFaceEncoder:
+        """This encoder with products in float32, itself where it has them."""
+        if self.spec.dtype == "float32":
+            return self
+        return type(self)(self.spec.model_copy(update={"dtype": "float32"}))
 
     def with_network(self, network: torch.nn.Module, mark: str | None = None) -> HuggingFaceEncoder:
         """This encoder around other weights of the same shapes; `mark` stands for them in its fingerprint."""
@@ -328,6 +345,11 @@ class HuggingFaceEncoder(Encoder):
                 f"cannot load the {wanted} of {self.spec.model!r} as a {self.kind} encoder: "
                 f"{text.splitlines()[0] if text else type(error).__name__}{hint}"
             ) from error
+
+
+def attends(config: Any) -> bool:
+    """Whether a model's config, or that of a tower in it, speaks of attention heads."""
+    return bool(re.search(r'"\w*heads?"', json.dumps(config.to_dict(), default=str)))
 
 
 def alike(items: Sequence[Prepared], pads: bool) -> list[list[int]]:

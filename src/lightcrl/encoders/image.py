@@ -6,6 +6,7 @@ import io
 import math
 import threading
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,12 +20,16 @@ from lightcrl.errors import ItemError
 
 _OPENING = threading.Lock()
 
+# How much larger than what a model wants a JPEG is decoded, at least.
+DRAFT = 2
 
-def read_image(raw: Any, max_pixels: int) -> Image.Image:
+
+def read_image(raw: Any, max_pixels: int, least: int | None = None) -> Image.Image:
     """A picture as RGB, upright.
 
     Takes a file's path or bytes, a PIL image, or a uint8 array [H, W], [H, W, 3] or [H, W, 4]. What is transparent
-    becomes white; 16 bits per channel become 8.
+    becomes white; 16 bits per channel become 8. A JPEG that will be scaled down to `least` pixels a side may come out
+    at a half, a quarter or an eighth of its size, none of its sides below `DRAFT` times that: its decoder skips work.
 
     Raises:
         ItemError: not a picture, broken, or of more than `max_pixels`, which is known before decoding.
@@ -33,6 +38,8 @@ def read_image(raw: Any, max_pixels: int) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
         raise ItemError("image too large", f"{width}x{height} pixels; data allows {max_pixels}")
+    if least is not None and image.format == "JPEG":
+        image.draft(None, (DRAFT * least, DRAFT * least))
     try:
         return _to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # Decoders meet broken files with every kind of exception.
@@ -87,6 +94,7 @@ class ImageEncoder(HuggingFaceEncoder):
     processor_class = ("AutoImageProcessor", "image processor")
     # Torchvision, where it is installed, resizes to other values: the same files must give the same tokens everywhere.
     processor_options: ClassVar[Mapping[str, Any]] = {"backend": "pil"}
+    batches = ((8, math.inf), (256, math.inf))
 
     def prepare(self, raw: Any) -> Prepared:
         """Pixels [3, H, W] as the model wants them.
@@ -94,7 +102,17 @@ class ImageEncoder(HuggingFaceEncoder):
         Raises:
             ItemError: see `read_image`.
         """
-        return self._pixels(read_image(raw, self.spec.max_pixels))
+        return self._pixels(read_image(raw, self.spec.max_pixels, self.least))
+
+    @cached_property
+    def least(self) -> int | None:
+        """Pixels a side that the processor scales pictures to; None where it takes them as they are."""
+        size = getattr(self.processor, "size", None) or {}
+        return max(dict(size).values(), default=None) if getattr(self.processor, "do_resize", False) else None
+
+    def describe(self) -> Mapping[str, Any]:
+        """See `HuggingFaceEncoder`; how large JPEGs are decoded is part of it."""
+        return {**super().describe(), "draft": DRAFT}
 
     def trial(self) -> list[Prepared]:
         """A slope from black to white, twice."""

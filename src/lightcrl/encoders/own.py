@@ -33,7 +33,9 @@ class OwnEncoder(Encoder):
                 "lightcrl.encoders.Encoder, or a class with encode(list of raw items) -> array [B, D] or [B, T, D]."
             )
         self.made, self.spec = made, spec
-        self.kind, self.batch_size = spec.kind, spec.batch_size
+        self.kind = spec.kind
+        if spec.batch_size != "auto":
+            self.batch_size = spec.batch_size
         self.slots = int(getattr(made, "slots", 1))
         self.sequence = bool(getattr(made, "sequence", False))
         self._dim: int | None = getattr(made, "dim", None)

@@ -27,6 +27,7 @@ class TextEncoder(HuggingFaceEncoder):
 
     tower = "text_model"
     processor_class = ("AutoTokenizer", "tokenizer")
+    batches = ((64, 1024), (1024, 1 << 16))
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__(spec)

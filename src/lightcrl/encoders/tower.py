@@ -69,7 +69,7 @@ class Tower(nn.Module):
         network: the copy.
 
     Raises:
-        EncoderError: the encoder is no model of the transformers library, has fewer blocks, or is not in float32.
+        EncoderError: the encoder is no model of the transformers library, or has fewer blocks.
     """
 
     def __init__(self, encoder: Encoder, spec: TuningSpec) -> None:
@@ -79,11 +79,7 @@ class Tower(nn.Module):
                 f"{type(encoder).__name__} cannot be trained: expected a model of the transformers library. Remove its "
                 "[tuning] table, or train it yourself and name the result as model."
             )
-        if encoder.spec.dtype != "float32":
-            raise EncoderError(
-                f"{encoder.spec.model!r} is loaded in {encoder.spec.dtype}; a tower is trained in float32 (say "
-                "training.precision = 'bfloat16' for the arithmetic)."
-            )
+        encoder = encoder.in_float32()  # small updates would be rounded away in anything less
         self.spec = spec
         network: Any = deepcopy(encoder.loaded.network)
         chosen = chosen_parameters(network, spec.blocks, encoder.spec.model)

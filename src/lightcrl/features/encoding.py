@@ -12,9 +12,12 @@ import torch
 from lightcrl.data.base import Item
 from lightcrl.encoders.base import Encoder
 from lightcrl.errors import ItemError, LightCRLError
+from lightcrl.machine import keep_freed_memory
 
 # Batches are formed within a window of this many, sorted by length, while the next window is being decoded.
-WINDOW_BATCHES = 8
+WINDOW_BATCHES = 16
+# Items that a thread decodes before it takes more.
+PORTION = 16
 
 
 def encode_items(encoder: Encoder, items: Sequence[Item], *, workers: int = 4) -> Iterator[tuple[int, Any]]:
@@ -32,32 +35,50 @@ def encode(
 
     Decodes in threads one window ahead, batches by length, encodes.
     """
+    keep_freed_memory()
     width = WINDOW_BATCHES * encoder.batch_size
     windows = [places[start : start + width] for start in range(0, len(places), width)]
     with ThreadPoolExecutor(workers) as pool:
 
-        def submit(window: Sequence[int]) -> list[Future[Any]]:
-            return [pool.submit(_prepare, encoder, items[place]) for place in window]
+        def submit(window: Sequence[int]) -> list[Future[list[Any]]]:
+            portions = [window[start : start + PORTION] for start in range(0, len(window), PORTION)]
+            return [pool.submit(_prepare, encoder, [items[place] for place in portion]) for portion in portions]
 
         pending = submit(windows[0]) if windows else []
         for number, window in enumerate(windows):
             current, pending = pending, submit(windows[number + 1]) if number + 1 < len(windows) else []
             ready = []
-            for place, future in zip(window, current, strict=True):
-                outcome = future.result()
+            outcomes = (outcome for future in current for outcome in future.result())
+            for place, outcome in zip(window, outcomes, strict=True):
                 if isinstance(outcome, ItemError):
                     yield place, outcome
                 else:
                     ready.append((place, outcome))
             ready.sort(key=lambda pair: encoder.length(pair[1]))
-            for start in range(0, len(ready), encoder.batch_size):
-                batch = ready[start : start + encoder.batch_size]
-                tokens = encoder.encode([prepared for _, prepared in batch])
-                for (place, _), sequence in zip(batch, tokens.to("cpu", torch.float32).ragged(), strict=True):
+            for batch in batches([encoder.length(prepared) for _, prepared in ready], encoder):
+                tokens = encoder.encode([prepared for _, prepared in ready[batch]])
+                for (place, _), sequence in zip(ready[batch], tokens.to("cpu", torch.float32).ragged(), strict=True):
                     yield place, _stored(sequence.numpy(), dtype)
 
 
-def _prepare(encoder: Encoder, item: Item) -> Any:
+def batches(lengths: Sequence[int], encoder: Encoder) -> Iterator[slice]:
+    """Cut items of ascending `lengths` [N] into batches of at most `batch_size` items and `batch_length` in all."""
+    start = 0
+    for stop, length in enumerate(lengths, 1):
+        size = stop - start
+        if size > 1 and (size > encoder.batch_size or size * length > encoder.batch_length):
+            yield slice(start, stop - 1)
+            start = stop - 1
+    if start < len(lengths):
+        yield slice(start, len(lengths))
+
+
+def _prepare(encoder: Encoder, items: Sequence[Item]) -> list[Any]:
+    """What `Encoder.prepare` makes of each item, or the `ItemError` that keeps it from being made."""
+    return [_prepare_one(encoder, item) for item in items]
+
+
+def _prepare_one(encoder: Encoder, item: Item) -> Any:
     try:
         return encoder.prepare(item.read())
     except ItemError as error:

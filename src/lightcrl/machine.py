@@ -1,0 +1,34 @@
+"""What the machine at hand does well, and what it has to be told once."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+import torch
+
+# Of mallopt(3): blocks up to this many bytes come from memory that the process keeps.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+KEPT = 1 << 30
+
+
+def multiplies_bfloat16(device: torch.device | str) -> bool:
+    """Whether `device` multiplies matrices in bfloat16 itself, not by way of float32."""
+    if torch.device(device).type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("arm_bf16"))
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep up to `KEPT` bytes of what it has freed, and use them again.
+
+    The C library of Linux gives every large tensor fresh pages and hands them back a moment later; touching fresh pages
+    costs up to half of a forward pass (docs/LOG.md). Elsewhere this does nothing.
+    """
+    if sys.platform != "linux":
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):
+        library.mallopt(_MMAP_THRESHOLD, KEPT)
+        library.mallopt(_TRIM_THRESHOLD, KEPT)
