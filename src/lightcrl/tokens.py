@@ -83,7 +83,15 @@ class TokenBatch:
         """The items without padding, each [T_i, D]."""
         return [values[mask] for values, mask in zip(self.values, self.mask, strict=True)]
 
+    def filled(self, dtype: torch.dtype | None = None) -> Tensor:
+        """A copy of the values, as `dtype` where one is given, with zeros where no token is real."""
+        values = self.values.to(dtype or self.values.dtype, copy=True)
+        if torch.compiler.is_compiling():  # a graph wants no shape that depends on values
+            return values.masked_fill_(~self.mask.unsqueeze(-1), 0)
+        # Touches nothing but padding; masked_fill reads and writes everything, and takes several times as long.
+        padding = (~self.mask).flatten().nonzero().squeeze(1)
+        return values.flatten(0, 1).index_fill_(0, padding, 0).view(values.shape)
+
     def mean(self) -> Tensor:
         """[B, D], the mean over real tokens."""
-        weights = self.mask.unsqueeze(-1)
-        return self.values.masked_fill(~weights, 0).sum(1) / weights.sum(1).clamp(min=1)
+        return self.filled().sum(1) / self.mask.sum(1, keepdim=True).clamp(min=1)

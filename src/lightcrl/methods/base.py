@@ -98,10 +98,8 @@ class Inlet(nn.Module):
 
     def standardised(self, tokens: TokenBatch) -> Tensor:
         """[B, T, D] -> [B, T, D], without dropout."""
-        values = tokens.values.to(self.mean.dtype)
-        if self.slots == 1:
-            # Padding may hold anything, and a NaN times zero is still a NaN, in attention and in gradients.
-            values = values.masked_fill(~tokens.mask.unsqueeze(-1), 0)
+        # Padding may hold anything, and a NaN times zero is still a NaN, in attention and in gradients.
+        values = tokens.filled(self.mean.dtype) if self.slots == 1 else tokens.values.to(self.mean.dtype)
         return (values - self.mean) / self.deviation
 
     def features(self, tokens: TokenBatch) -> Tensor:
