@@ -33,6 +33,7 @@ from lightcrl.features.embed import embed_split
 from lightcrl.features.live import LiveStore
 from lightcrl.features.table import Features, Split
 from lightcrl.logs import Log, Report
+from lightcrl.machine import keep_freed_memory
 from lightcrl.methods import Method
 from lightcrl.plan import Plan, bfloat16_pays, learning_rate, make_plan
 from lightcrl.recipe import TrainingSpec
@@ -155,6 +156,7 @@ def train(
     if checkpoint.method.closed_form:
         plan = replace(plan, epochs=1, steps=plan.steps_per_epoch)
     features = features.in_memory()
+    keep_freed_memory()
     method = checkpoint.method
     accelerator = _accelerator(spec, plan.batch_size, method, bool(live))
     live = dict(live or {})

@@ -1,0 +1,155 @@
+"""An epoch on stored features against an epoch as published, which runs the frozen encoders at every step.
+
+    python benchmarks/training.py recipes/flickr8k.toml
+
+Stored: the recipe's method in its own loop; the median of the times from one step to the next, gathering included, by
+the steps of an epoch. Published: each pair of a picture (or sound) and a text goes through its encoders, float32, in
+batches of `--batch` as they come; measured on `--batches` of them, in turn with stretches of the former, the trained
+network left out. An epoch shows every text once, with its picture. Printed beside: matrix products of a step as a share
+of what the machine does in their precision (the roofline: as if all else cost nothing).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import roofline
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lightcrl.data import load_dataset
+from lightcrl.encoders import Encoder, load_encoder
+from lightcrl.features import Features
+from lightcrl.pipeline import prepare, train_method
+from lightcrl.recipe import Recipe, load_recipe
+from lightcrl.storage import write_json
+
+PRODUCTS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::addmm_", "aten::baddbmm")
+
+
+class Products(TorchDispatchMode):
+    """Counts the operations of matrix products by precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, call: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        if call.name().partition(".")[0] in PRODUCTS:
+            left, right = [one for one in args if isinstance(one, torch.Tensor)][-2:]
+            self.operations[str(left.dtype).removeprefix("torch.")] += 2 * left.numel() * right.shape[-1]
+        return call(*args, **(kwargs or {}))
+
+
+class Stored:
+    """The recipe's training, some steps at a time."""
+
+    def __init__(self, recipe: Recipe, features: Features, encoders: Mapping[str, Encoder], folder: Path) -> None:
+        self.recipe, self.features, self.encoders, self.folder = recipe, features, encoders, folder
+        self.runs = 0
+        self.plan: dict[str, Any] = {}
+
+    def steps(self, epochs: int) -> list[float]:
+        """Seconds from each step to the next of a fresh training of so many epochs."""
+        training = self.recipe.training.model_copy(
+            update={"epochs": epochs, "evaluate_every": epochs, "tensorboard": False}
+        )
+        times: list[float] = []
+
+        def report(event: Mapping[str, Any]) -> None:
+            if event["event"] == "start":
+                self.plan = dict(event)
+            if event["event"] == "step":
+                times.append(perf_counter())
+
+        recipe = self.recipe.model_copy(update={"training": training})
+        self.runs += 1
+        train_method(
+            recipe, recipe.method, 0, self.folder / str(self.runs), self.features, self.encoders, report=report
+        )
+        return np.diff(times).tolist()
+
+
+class Published:
+    """Pairs through the encoders, batch after batch."""
+
+    def __init__(self, recipe: Recipe, size: int) -> None:
+        dataset = load_dataset(recipe.data, recipe.kinds)
+        plain = {name: spec.model_copy(update={"dtype": "float32"}) for name, spec in recipe.encoders.items()}
+        self.encoders = {name: load_encoder(spec) for name, spec in plain.items()}
+        by_group = {name: dict(zip(links[:, 1], links[:, 0], strict=True)) for name, links in dataset.links.items()}
+        groups = [number for number, split in enumerate(dataset.splits) if split == "train"]
+        self.items = {name: [dataset.items[name][by_group[name][group]] for group in groups] for name in plain}
+        self.size, self.at = size, 0
+        # Every item of the richest modality is shown once.
+        train = np.isin(np.arange(len(dataset.splits)), groups)
+        self.pairs = max(int(train[links[:, 1]].sum()) for links in dataset.links.values())
+
+    def batch(self) -> float:
+        """Seconds of the next batch."""
+        place = slice(self.at, self.at + self.size)
+        self.at = (self.at + self.size) % (len(next(iter(self.items.values()))) - self.size)
+        begun = perf_counter()
+        for name, encoder in self.encoders.items():
+            encoder.encode([encoder.prepare(item.read()) for item in self.items[name][place]])
+        return perf_counter() - begun
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("--epochs", type=int, default=1, help="of each stretch of training")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", type=int, default=2, help="of the published way, in each round")
+    parser.add_argument("--batch", type=int, default=64, help="pairs in each")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], help="section.key=value")
+    parser.add_argument("--json", help="write the figures here")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    recipe = load_recipe(given.recipe, given.set)
+    limits = roofline.measure(given.threads)
+    features, encoders, _ = prepare(recipe)
+    published = Published(recipe, given.batch)
+    steps: list[float] = []
+    batches: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Stored(recipe, features, encoders, Path(folder))
+        with Products() as products:
+            stored.steps(1)
+        published.batch()
+        for _ in range(given.rounds):
+            steps += stored.steps(given.epochs)
+            batches += [published.batch() for _ in range(given.batches)]
+    per_epoch = stored.plan["steps_per_epoch"]
+    operations = {name: count / per_epoch for name, count in products.operations.items()}
+    least = sum(count / getattr(limits, name) for name, count in operations.items())
+    one, other = median(steps) * per_epoch, median(batches) / given.batch * published.pairs
+    print("| way | step | pairs | ms | epoch, s | ratio |")
+    print("|---|---|---|---|---|---|")
+    groups = f"{stored.plan['batch_size']} x {stored.plan['items_per_group']}"
+    for cells in (
+        ("published", "encoders alone", given.batch, 1000 * median(batches), other, other / one),
+        ("stored features", recipe.method.name, groups, 1000 * median(steps), one, 1.0),
+    ):
+        way, what, pairs, milliseconds, seconds, ratio = cells
+        print(f"| {way} | {what} | {pairs} | {milliseconds:,.0f} | {seconds:,.1f} | {ratio:,.0f} |")
+    counts = ", ".join(f"{count / 1e9:.1f} GFLOP {name}" for name, count in operations.items())
+    print(f"\nmatrix products of a step: {counts}")
+    print(f"at the machine's rate they would take {1000 * least:,.0f} ms, {least / median(steps):.0%} of a step")
+    if given.json:
+        found = {"steps": steps, "batches": batches, "plan": stored.plan, "operations": operations}
+        machine = {"threads": given.threads, "limits": vars(limits), "pairs": published.pairs}
+        write_json(Path(given.json), {**machine, **found})
+
+
+if __name__ == "__main__":
+    main()
