@@ -1,0 +1,189 @@
+"""What a GPU makes of it: encoding, training, the loss of a large batch.
+
+    python benchmarks/gpu.py
+
+Encoders of the size of ViT-B/16 and BERT-base with random weights, in bfloat16, plain and with `torch.compile`: items a
+second on batches that are ready, transfers included, and the share of the device's rate of bfloat16 products. The DFE
+on pooled features and on 197 tokens an item: pairs a second, features read from the host's memory as training reads
+them. InfoNCE of 65,536 pairs: seconds and peak memory. `--device cpu --small` shows that all of it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import roofline
+import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from lightcrl.checkpoint import make_method
+from lightcrl.encoders import EncoderSpec, load_encoder
+from lightcrl.encoders.huggingface import HuggingFaceEncoder
+from lightcrl.losses import info_nce
+from lightcrl.methods import Step, TokenSpec
+from lightcrl.storage import write_json
+from lightcrl.tokens import TokenBatch
+
+WORDS = [f"word{number}" for number in range(1000)]
+
+
+def vit(folder: Path, small: bool) -> HuggingFaceEncoder:
+    """A ViT-B/16 with random weights."""
+    from transformers import ViTConfig, ViTImageProcessor
+
+    smaller = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768} if small else {}
+    ViTConfig(**smaller).save_pretrained(folder)
+    ViTImageProcessor().save_pretrained(folder)
+    return opened("image", folder)
+
+
+def bert(folder: Path, small: bool) -> HuggingFaceEncoder:
+    """A BERT-base with random weights and a made-up vocabulary."""
+    from transformers import BertConfig, BertTokenizerFast
+
+    smaller = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768} if small else {}
+    BertConfig(**smaller).save_pretrained(folder)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=512).save_pretrained(folder)
+    return opened("text", folder)
+
+
+def opened(kind: str, folder: Path) -> HuggingFaceEncoder:
+    """An encoder on the device that is measured, in bfloat16."""
+    spec = EncoderSpec(kind=kind, model=str(folder), weights="random", dtype="bfloat16", device=DEVICE)
+    encoder = load_encoder(spec)
+    assert isinstance(encoder, HuggingFaceEncoder)
+    return encoder
+
+
+def items(kind: str, count: int) -> list[Any]:
+    """Noise, or texts of 64 tokens."""
+    generator = np.random.default_rng(0)
+    if kind == "image":
+        return [Image.fromarray(generator.integers(0, 256, (224, 224, 3), dtype=np.uint8)) for _ in range(count)]
+    return [" ".join(generator.choice(WORDS, 62)) for _ in range(count)]
+
+
+def seconds(work: Callable[[], object], repeats: int) -> float:
+    """The median, the device waited for."""
+    found = []
+    for _ in range(repeats + 2):
+        begun = time.perf_counter()
+        work()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - begun)
+    return median(found[2:])
+
+
+def encoding(limits: roofline.Limits, small: bool, repeats: int) -> Iterator[dict[str, Any]]:
+    """Both encoders, plain and compiled."""
+    size = 8 if small else 256
+    for name, make in (("ViT-B/16", vit), ("BERT-base, 64 tokens", bert)):
+        with tempfile.TemporaryDirectory() as folder:
+            encoder = make(Path(folder), small)
+            prepared = [encoder.prepare(item) for item in items(encoder.kind, size)]
+            with FlopCounterMode(display=False) as counter:
+                encoder.encode(prepared)
+            for compiled in (False,) if small else (False, True):
+                if compiled:
+                    encoder.loaded.network.forward = torch.compile(encoder.loaded.network.forward, dynamic=False)
+                one = seconds(lambda encoder=encoder, prepared=prepared: encoder.encode(prepared), repeats)
+                share = counter.get_total_flops() / one / limits.bfloat16
+                how = "torch.compile" if compiled else "plain"
+                yield {"what": f"encoding, {name}, {how}", "rate": size / one, "unit": "items/s", "share": share}
+
+
+def training(limits: roofline.Limits, small: bool, repeats: int) -> Iterator[dict[str, Any]]:
+    """Steps of the DFE, its features read from the host's memory."""
+    size = 64 if small else 4096
+    for name, spec in (("pooled features", TokenSpec(768, 6)), ("197 tokens", TokenSpec(768, 6, True))):
+        method = make_method("dfe", {"image": spec, "text": spec}, {}, "info_nce").to(DEVICE)
+        optimizer = torch.optim.AdamW(method.parameters())
+        tokens = 6 + 197 * spec.sequence
+        stored = {
+            modality: TokenBatch.full(torch.randn(size, tokens, 768, dtype=torch.float16))
+            for modality in ("image", "text")
+        }
+        if DEVICE == "cuda":
+            stored = {m: TokenBatch(found.values.pin_memory(), found.mask) for m, found in stored.items()}
+        groups = torch.arange(size, device=DEVICE)
+
+        def work(method=method, optimizer=optimizer, stored=stored, groups=groups) -> None:
+            optimizer.zero_grad()
+            with torch.autocast(DEVICE, torch.bfloat16):
+                found = {modality: method(modality, one.to(DEVICE)) for modality, one in stored.items()}
+            step = Step({}, dict.fromkeys(found, groups))
+            method.objective(info_nce, found, step).backward()
+            optimizer.step()
+
+        with FlopCounterMode(display=False) as counter:
+            work()
+        one = seconds(work, repeats)
+        share = counter.get_total_flops() / one / limits.bfloat16
+        yield {"what": f"training, DFE, {name}", "rate": size / one, "unit": "pairs/s", "share": share}
+
+
+def loss(limits: roofline.Limits, small: bool, repeats: int) -> dict[str, Any]:
+    """Value and gradient of InfoNCE."""
+    size = 1024 if small else 65_536
+    left, right = (
+        torch.nn.functional.normalize(torch.randn(size, 256, device=DEVICE)).requires_grad_() for _ in range(2)
+    )
+    groups, scale = torch.arange(size, device=DEVICE), torch.tensor(14.3, device=DEVICE)
+    if DEVICE == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+
+    def work() -> None:
+        left.grad = right.grad = None
+        info_nce(left, right, groups, groups, scale).backward()
+
+    one = seconds(work, repeats)
+    # The logits, once more for the backward pass, and both gradients.
+    share = 4 * 2 * size**2 * 256 / one / limits.float32
+    peak = torch.cuda.max_memory_allocated() - before if DEVICE == "cuda" else None
+    return {"what": f"InfoNCE, {size:,} pairs", "rate": size / one, "unit": "pairs/s", "share": share, "peak": peak}
+
+
+def main() -> None:
+    global DEVICE
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--small", action="store_true", help="small shapes, to see that all of it runs")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--json", help="write the figures here")
+    given = parser.parse_args()
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.exit(1, "no GPU here; --device cpu --small shows that all of it runs.\n")
+    DEVICE = given.device
+    limits = roofline.measure(device=DEVICE, repeats=given.repeats)
+    print(roofline.table([limits]))
+    print("\n| what | rate | of the device's matrix products | peak MiB |")
+    print("|---|---|---|---|")
+    rows = []
+    for row in (
+        *encoding(limits, given.small, given.repeats),
+        *training(limits, given.small, given.repeats),
+        loss(limits, given.small, given.repeats),
+    ):
+        rows.append(row)
+        peak = f"{row['peak'] / 2**20:,.0f}" if row.get("peak") is not None else ""
+        print(f"| {row['what']} | {row['rate']:,.0f} {row['unit']} | {row['share']:.0%} | {peak} |", flush=True)
+    if given.json:
+        write_json(Path(given.json), {"limits": vars(limits), "rows": rows})
+
+
+DEVICE = "cuda"
+
+if __name__ == "__main__":
+    main()
