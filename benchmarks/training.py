@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -35,18 +35,37 @@ from lightcrl.storage import write_json
 PRODUCTS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::addmm_", "aten::baddbmm")
 
 
-class Products(TorchDispatchMode):
-    """Counts the operations of matrix products by precision."""
+class Limit(TorchDispatchMode):
+    """Counts the operations of matrix products by precision, and the least time of all calls.
 
-    def __init__(self) -> None:
+    A call takes at least as long as its products at the machine's rate, and as its operands and results at the rate of
+    memory; views take nothing.
+    """
+
+    def __init__(self, limits: roofline.Limits) -> None:
         super().__init__()
+        self.limits = limits
         self.operations: Counter[str] = Counter()
+        self.seconds = 0.0
 
     def __torch_dispatch__(self, call: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        found = call(*args, **(kwargs or {}))
+        given = [one for one in args if isinstance(one, torch.Tensor)]
+        made = [one for one in (found if isinstance(found, tuple) else [found]) if isinstance(one, torch.Tensor)]
+        products = 0.0
         if call.name().partition(".")[0] in PRODUCTS:
-            left, right = [one for one in args if isinstance(one, torch.Tensor)][-2:]
-            self.operations[str(left.dtype).removeprefix("torch.")] += 2 * left.numel() * right.shape[-1]
-        return call(*args, **(kwargs or {}))
+            left, right = given[-2:]
+            dtype = str(left.dtype).removeprefix("torch.")
+            operations = 2 * left.numel() * right.shape[-1]
+            self.operations[dtype] += operations
+            products = operations / getattr(self.limits, dtype, self.limits.float32)  # float64 is not part of a step
+        known = {one.untyped_storage().data_ptr() for one in given}
+        view = call.is_view or all(one.untyped_storage().data_ptr() in known for one in made)
+        moved = 0
+        if (not view or call._schema.is_mutable) and "empty" not in call.name():
+            moved = sum(one.numel() * one.element_size() for one in (*given, *made))
+        self.seconds += max(products, moved / self.limits.memory)
+        return found
 
 
 class Stored:
@@ -57,8 +76,8 @@ class Stored:
         self.runs = 0
         self.plan: dict[str, Any] = {}
 
-    def steps(self, epochs: int) -> list[float]:
-        """Seconds from each step to the next of a fresh training of so many epochs."""
+    def steps(self, epochs: int, look: Callable[[], float] = perf_counter) -> list[float]:
+        """What `look` has grown by from each step to the next of a fresh training: seconds."""
         training = self.recipe.training.model_copy(
             update={"epochs": epochs, "evaluate_every": epochs, "tensorboard": False}
         )
@@ -68,7 +87,7 @@ class Stored:
             if event["event"] == "start":
                 self.plan = dict(event)
             if event["event"] == "step":
-                times.append(perf_counter())
+                times.append(look())
 
         recipe = self.recipe.model_copy(update={"training": training})
         self.runs += 1
@@ -123,14 +142,24 @@ def main() -> None:
     batches: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         stored = Stored(recipe, features, encoders, Path(folder))
-        with Products() as products:
-            stored.steps(1)
+        counts: list[Counter[str]] = []
+        with Limit(limits) as limit:
+
+            def look() -> float:
+                counts.append(limit.operations.copy())
+                return limit.seconds
+
+            every = median(stored.steps(1, look))
         published.batch()
         for _ in range(given.rounds):
             steps += stored.steps(given.epochs)
             batches += [published.batch() for _ in range(given.batches)]
     per_epoch = stored.plan["steps_per_epoch"]
-    operations = {name: count / per_epoch for name, count in products.operations.items()}
+    operations = {
+        name: (count - counts[0][name]) / (len(counts) - 1)
+        for name, count in counts[-1].items()
+        if count > counts[0][name]
+    }
     least = sum(count / getattr(limits, name) for name, count in operations.items())
     one, other = median(steps) * per_epoch, median(batches) / given.batch * published.pairs
     print("| way | step | pairs | ms | epoch, s | ratio |")
@@ -142,9 +171,10 @@ def main() -> None:
     ):
         way, what, pairs, milliseconds, seconds, ratio = cells
         print(f"| {way} | {what} | {pairs} | {milliseconds:,.0f} | {seconds:,.1f} | {ratio:,.0f} |")
-    counts = ", ".join(f"{count / 1e9:.1f} GFLOP {name}" for name, count in operations.items())
-    print(f"\nmatrix products of a step: {counts}")
-    print(f"at the machine's rate they would take {1000 * least:,.0f} ms, {least / median(steps):.0%} of a step")
+    shown = ", ".join(f"{count / 1e9:.1f} GFLOP {name}" for name, count in operations.items())
+    print(f"\nmatrix products of a step: {shown}")
+    for what, time in (("at the machine's rate", least), ("every call at its own limit, products or memory,", every)):
+        print(f"{what} would take {1000 * time:,.0f} ms, {time / median(steps):.0%} of a step")
     if given.json:
         found = {"steps": steps, "batches": batches, "plan": stored.plan, "operations": operations}
         machine = {"threads": given.threads, "limits": vars(limits), "pairs": published.pairs}
