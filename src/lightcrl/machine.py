@@ -7,8 +7,10 @@ import sys
 
 import torch
 
-# Of mallopt(3): blocks up to this many bytes come from memory that the process keeps.
+# Of mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+# Larger blocks (whole feature stores, not a batch's tensors) are given back as soon as they are free.
+LARGEST = 1 << 27
 KEPT = 1 << 30
 
 
@@ -21,7 +23,7 @@ def multiplies_bfloat16(device: torch.device | str) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Let the process keep up to `KEPT` bytes of what it has freed, and use them again.
+    """Let the process keep up to `KEPT` bytes of what it has freed, in blocks up to `LARGEST`, and use them again.
 
     The C library of Linux gives every large tensor fresh pages and hands them back a moment later; touching fresh pages
     costs up to half of a forward pass (docs/LOG.md). Elsewhere this does nothing.
@@ -30,5 +32,5 @@ def keep_freed_memory() -> None:
         return
     library = ctypes.CDLL(None)
     if hasattr(library, "gnu_get_libc_version"):
-        library.mallopt(_MMAP_THRESHOLD, KEPT)
+        library.mallopt(_MMAP_THRESHOLD, LARGEST)
         library.mallopt(_TRIM_THRESHOLD, KEPT)
