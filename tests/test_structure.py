@@ -20,7 +20,7 @@ LAYERS = (
     ("registry", "storage", "tokens", "processes", "alignment", "logits", "sheets", "machine"),
     ("encoders", "data", "losses", "methods.dropout", "methods.base"),
     ("fusion", "methods"),
-    ("features",),
+    ("features", "index"),
     ("recipe", "sampling", "logs", "evaluation.base", "evaluation.metrics", "evaluation.spec"),
     ("plan", "checkpoint", "evaluation"),
     ("stepping",),
