@@ -21,7 +21,7 @@ LAYERS = (
     ("encoders", "data", "losses", "methods.dropout", "methods.base"),
     ("fusion", "methods"),
     ("features", "index"),
-    ("recipe", "sampling", "logs", "evaluation.base", "evaluation.metrics", "evaluation.spec"),
+    ("recipe", "sampling", "logs", "evaluation.base", "evaluation.metrics", "evaluation.ranking", "evaluation.spec"),
     ("plan", "checkpoint", "evaluation"),
     ("stepping",),
     ("training", "embedder", "evaluation.tasks"),
