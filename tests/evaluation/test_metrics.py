@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightcrl.errors import ShapeError
-from lightcrl.evaluation import ranking
+from lightcrl.evaluation import metrics, ranking
 from lightcrl.evaluation.metrics import (
     bootstrap_interval,
     curve_ks,
     hits,
     mean_interval,
+    mean_intervals,
     median_interval,
     median_rank,
     precision_recall,
@@ -323,3 +324,18 @@ def test_the_interval_of_a_median_does_not_depend_on_how_it_is_cut(monkeypatch):
     parts = bootstrap_interval(lambda weights: weights.mean(1) * 0 + weights[:, 0], 20, width=5_000_000, samples=50)
     assert whole == parts
     assert median_interval(values, groups) == median_interval(values[::-1], groups[::-1])
+
+
+@pytest.mark.parametrize("spread", [1.0, 40.0])
+def test_the_median_of_many_values_is_that_of_all_of_them(monkeypatch, spread):
+    """Looked for about the middle; where groups are few and far apart, also beyond it."""
+    values, groups = clustered(12 if spread > 1 else 300, 10, seed=2, spread=spread)
+    wanted = median_interval(values, groups, samples=200)
+    monkeypatch.setattr(metrics, "MANY", 50)
+    assert median_interval(values, groups, samples=200) == wanted
+
+
+def test_several_means_have_the_intervals_of_each():
+    values, groups = clustered(30, 4, seed=4)
+    found = mean_intervals({"one": values, "square": values**2}, groups)
+    assert found == {"one": mean_interval(values, groups), "square": mean_interval(values**2, groups)}

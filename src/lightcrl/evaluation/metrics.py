@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+MANY = 10_000
+"""More values than these have their median's interval looked for about the middle."""
+
 
 def precision_recall(places: np.ndarray, ks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Precision and recall over the first k, means over queries, each [K]; ties count as if broken at random.
@@ -130,10 +133,22 @@ def bootstrap_intervals(
 
 def mean_interval(values: np.ndarray, groups: np.ndarray, *, samples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """95 % interval of the mean of `values` [N], drawing whole `groups` [N], since members of one group go together."""
+    return mean_intervals({"": values}, groups, samples=samples, seed=seed)[""]
+
+
+def mean_intervals(
+    values: Mapping[str, np.ndarray], groups: np.ndarray, *, samples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """`mean_interval` of several values [N] by name, of the same groups [N], which are drawn once for all."""
     _, codes = np.unique(groups, return_inverse=True)
-    sums = np.bincount(codes, weights=values)
+    sums = {name: np.bincount(codes, weights=found) for name, found in values.items()}
     sizes = np.bincount(codes).astype(np.float64)
-    return bootstrap_interval(lambda weights: weights @ sums / (weights @ sizes), len(sums), samples=samples, seed=seed)
+
+    def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
+        drawn = weights @ sizes
+        return {name: weights @ found / drawn for name, found in sums.items()}
+
+    return bootstrap_intervals(statistics, len(sizes), samples=samples, seed=seed)
 
 
 def median_interval(
@@ -142,10 +157,19 @@ def median_interval(
     """95 % interval of the (lower) median of `values` [N], drawing whole `groups` [N]."""
     names, codes = np.unique(groups, return_inverse=True)
     order = np.argsort(values, kind="stable")
+    codes, values = codes[order], values[order]
+    sizes = np.bincount(codes)
+    # Of many values the medians of draws lie about the middle: those before it need only be counted.
+    middle = slice(int(0.4 * len(values)), int(0.6 * len(values))) if len(values) > MANY else slice(0, len(values))
+    before = np.bincount(codes[: middle.start], minlength=len(names))
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        drawn = weights[:, codes[order]].cumsum(1)
-        medians: np.ndarray = values[order][(drawn >= drawn[:, -1:] / 2).argmax(1)]
+        half = weights @ sizes[:, None] / 2
+        drawn = weights[:, codes[middle]].cumsum(1) + weights @ before[:, None]
+        medians: np.ndarray = values[middle][(drawn >= half).argmax(1)]
+        elsewhere = (weights @ before >= half[:, 0]) | (drawn[:, -1] < half[:, 0])
+        for draw in np.flatnonzero(elsewhere):
+            medians[draw] = values[(weights[draw, codes].cumsum() >= half[draw]).argmax()]
         return medians
 
-    return bootstrap_interval(statistic, len(names), width=len(values), samples=samples, seed=seed)
+    return bootstrap_interval(statistic, len(names), width=len(values[middle]), samples=samples, seed=seed)

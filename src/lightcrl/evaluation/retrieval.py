@@ -22,7 +22,7 @@ from lightcrl.evaluation.metrics import (
     curve_ks,
     found_within,
     hits,
-    mean_interval,
+    mean_intervals,
     median_interval,
     median_rank,
     precision_recall,
@@ -133,11 +133,10 @@ class Retrieval:
         for name, (counts, groups) in self.per_query(embeddings).items():
             one = self._directions[name]
             size, right = len(embeddings[one.searched]), np.bincount(one.pairs[:, 0])
-            for k in self.ks:
-                hit = hits(counts, k)
-                result.metrics[f"{name}/recall@{k}"] = float(hit.mean())
-                result.interval[f"{name}/recall@{k}"] = mean_interval(hit, groups)
-                result.chance[f"{name}/recall@{k}"] = _chance(right, size, k)
+            recalls = {f"{name}/recall@{k}": hits(counts, k) for k in self.ks}
+            result.metrics.update({key: float(hit.mean()) for key, hit in recalls.items()})
+            result.interval.update(mean_intervals(recalls, groups))
+            result.chance.update({f"{name}/recall@{k}": _chance(right, size, k) for k in self.ks})
             result.metrics[f"{name}/median_rank"] = median_rank(counts)
             result.interval[f"{name}/median_rank"] = median_interval(best_ranks(counts), groups)
             result.counts[f"{name}/queries"], result.counts[f"{name}/gallery"] = len(one.queries), size
