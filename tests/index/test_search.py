@@ -75,6 +75,11 @@ def test_near_ties_are_told_apart_as_float64_does(monkeypatch, product, dtype, k
     vectors = near_ties(kind, dtype)
     asked = normalize(vectors[:: 1500 // queries][:queries].double() + 1e-3 * units(queries, 16, seed=7), dim=1)
     assert_exact(asked, vectors, 10)
+    base = units(1, 16, seed=3)
+    askew = (
+        asked - 0.97 * (asked @ base.T) * base
+    )  # scores about 0, where no rounding of them hides errors of the product
+    assert_exact(normalize(askew + 0.1 * units(queries, 16, seed=8), dim=1), vectors, 10)
 
 
 @settings(max_examples=60, deadline=None)
