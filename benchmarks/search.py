@@ -6,6 +6,7 @@ searches random unit vectors in float16 for the ten nearest, all sides in turn, 
 faiss searches a float32 copy (`IndexFlatIP`) and float16 (`IndexScalarQuantizer`), usearch float16 with `exact=True`;
 they need the extra `bench`. "right" is the share of the ten nearest by float64 that a side finds, for some queries.
 One query reads all vectors once, many are matrix products: shares are of the rate of a copy in memory, or of products.
+Ratios and shares are those of processor time, summed over threads, which other programs on the machine disturb less.
 """
 
 from __future__ import annotations
@@ -70,17 +71,17 @@ def make_sides(vectors: np.ndarray, k: int, threads: int) -> dict[str, Search]:
     }
 
 
-def measure(sides: dict[str, Search], queries: np.ndarray, repeats: int) -> dict[str, list[float]]:
-    """Seconds of every repetition, all sides in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+def measure(sides: dict[str, Search], queries: np.ndarray, repeats: int) -> dict[str, list[tuple[float, float]]]:
+    """Seconds on the clock and of the processor, of every repetition, all sides in turn."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for side in sides.values():
         side(queries[:1])
     for _ in range(repeats):
         for name, side in sides.items():
-            if not seconds[name] or seconds[name][0] < SLOW:
-                begun = time.perf_counter()
+            if not seconds[name] or seconds[name][0][1] < SLOW:
+                begun = time.perf_counter(), time.process_time()
                 side(queries)
-                seconds[name].append(time.perf_counter() - begun)
+                seconds[name].append((time.perf_counter() - begun[0], time.process_time() - begun[1]))
     return seconds
 
 
@@ -112,20 +113,20 @@ def main() -> None:
         name: np.mean([len(set(a) & set(b)) for a, b in zip(side(asked[:CHECKED]), wanted, strict=True)]) / given.top
         for name, side in sides.items()
     }
-    print("| queries | side | seconds | LightCRL's time is | share of the machine's limit | right |")
-    print("|---|---|---|---|---|---|")
+    print("| queries | side | s | processor, s | LightCRL's time is | share of the machine's limit | right |")
+    print("|---|---|---|---|---|---|---|")
     rows = []
     for count in given.queries:
         seconds = measure(sides, asked[:count], given.repeats)
+        busy = {name: median(spent for _, spent in taken) for name, taken in seconds.items()}
         if count <= ALONE:
             least = given.size * given.dim * vectors.itemsize * count / limits.memory
         else:
             least = 2.0 * given.size * given.dim * count / product
         for name, taken in seconds.items():
-            ratio = median(seconds[OURS]) / median(taken)
-            share = least / median(taken)
-            cells = f"{median(taken):.4f} | {ratio:.2f} x | {100 * share:.0f} % | {right[name]:.3f}"
-            print(f"| {count:,} | {name} | {cells} |", flush=True)
+            clock, share = median(passed for passed, _ in taken), least / busy[name]
+            cells = f"{clock:.4f} | {busy[name]:.4f} | {busy[OURS] / busy[name]:.2f} x | {100 * share:.0f} %"
+            print(f"| {count:,} | {name} | {cells} | {right[name]:.3f} |", flush=True)
             rows.append({"queries": count, "side": name, "seconds": taken, "share": share, "right": right[name]})
     if given.json:
         settings = {"size": given.size, "dim": given.dim, "threads": given.threads, "limits": vars(limits)}
