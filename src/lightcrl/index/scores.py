@@ -15,7 +15,7 @@ BLOCK = 4096
 ALONE = 3
 """Up to so many queries are multiplied one by one with the vectors as they are stored: reading those takes the time."""
 
-BLOCK_ALONE = 262_144
+BLOCK_ALONE = 1_048_576
 
 LONGEST = 1.01
 """Greatest length of a vector: 1, with room for its rounding to float16."""
@@ -82,7 +82,10 @@ class QuickScores:
         """[Q, n] of the block of vectors that begins at `start`."""
         block = self._vectors[start : start + self.step]
         if self._alone:
-            return torch.stack([torch.mv(block, query) for query in self._queries])
+            scores = block.new_empty(len(self._queries), len(block))
+            for query, row in zip(self._queries, scores, strict=True):
+                torch.mv(block, query, out=row)
+            return scores
         if self.dtype != block.dtype:
             block = block.float().to(self.dtype)  # float16 becomes bfloat16 sooner by way of float32
         return self._queries @ block.T

@@ -63,7 +63,8 @@ def _nearest(queries: Tensor, vectors: Tensor, k: int) -> _Best:
         scores = quick(start)
         floor = best.scores[:, -1].clone()
         if start == 0:
-            best.raise_floor(floor, torch.arange(len(queries), device=floor.device), scores[:, :BLOCK], start)
+            first = scores[:, : max(BLOCK, scores.shape[1] // 16)]
+            best.raise_floor(floor, torch.arange(len(queries), device=floor.device), first, start)
         low = _low(floor, quick)
         rows, columns = _at_least(scores, low, start)
         many = (torch.bincount(rows, minlength=len(queries)) > MANY * k).nonzero().squeeze(1)
