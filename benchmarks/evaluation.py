@@ -1,7 +1,7 @@
 """Retrieval among many items: time, as a share of what the machine can do, and memory above the embeddings.
 
     python benchmarks/evaluation.py                        20,000 pictures, 100,000 captions: half a minute
-    python benchmarks/evaluation.py --pictures 100000      500,000 captions: six minutes on one core
+    python benchmarks/evaluation.py --pictures 100000      500,000 captions: seven minutes of one core
 
 evaluates random pictures with five captions each, in both directions, with chance and intervals, and prints a Markdown
 table. Shares are of processor time, which other programs disturb less; the limit is one product of all pictures and all
