@@ -142,10 +142,11 @@ def test_the_bound_grows_where_float32_products_are_made_of_less(product):
         torch.set_float32_matmul_precision("highest")
 
 
-def test_the_quickest_product_is_one_of_two_and_stays():
-    assert scores.quickest("cpu") in (torch.bfloat16, torch.float32)
-    assert scores.quickest("cpu") is scores.quickest("cpu")
-    assert scores.quickest("cuda") == torch.float32
+def test_the_product_is_in_bfloat16_where_a_cpu_has_it(monkeypatch):
+    for has, wanted in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(scores, "multiplies_bfloat16", lambda device, has=has: has)
+        assert scores.quickest("cpu") == wanted
+        assert scores.quickest("cuda") == torch.float32
 
 
 def test_no_queries_and_no_vectors_find_nothing():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from functools import cache
 from typing import final
 
 import torch
 from torch import Tensor
+
+from lightcrl.machine import multiplies_bfloat16
 
 BLOCK = 4096
 """Vectors scored at once, so that they and their scores are still in the cache when they are read again."""
@@ -91,23 +91,9 @@ class QuickScores:
         return self._queries @ block.T
 
 
-@cache
 def quickest(device: str) -> torch.dtype:
-    """What a device multiplies quickest, found by trying: bfloat16 or float32.
+    """What a device multiplies quickest: bfloat16 where a CPU has it, else float32.
 
     Graphics processors stay with float32: they may round partial sums of bfloat16 to bfloat16.
     """
-    if device != "cpu":
-        return torch.float32
-    seconds = {dtype: _seconds_of_product(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    return min(seconds, key=lambda dtype: seconds[dtype])
-
-
-def _seconds_of_product(dtype: torch.dtype, repeats: int = 5) -> float:
-    left, right = torch.ones(128, 256, dtype=dtype), torch.ones(1024, 256, dtype=dtype)
-    taken = []
-    for _ in range(repeats):  # the first makes the code for it
-        begun = time.perf_counter()
-        left @ right.T
-        taken.append(time.perf_counter() - begun)
-    return min(taken)
+    return torch.bfloat16 if device == "cpu" and multiplies_bfloat16(device) else torch.float32
