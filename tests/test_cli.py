@@ -325,6 +325,21 @@ def test_encode_does_not_depend_on_neighbours_or_order(world):
     np.testing.assert_allclose(np.concatenate([embedder.encode([text], "text") for text in texts]), together, atol=1e-6)
 
 
+def test_embeddings_are_found_in_an_index_by_another_modality_s(world, tmp_path):
+    from lightcrl.index import Index
+
+    embedder = lightcrl.load(world.run)
+    texts = ["a red circle", "two small green stars", "ring", "three blue stars on a grey ground"]
+    Index(embedder.encode(texts, "text").astype(np.float16), texts).save(tmp_path)
+    index = Index.open(tmp_path)
+    assert [ids[0] for ids in index.search(embedder.encode(texts, "text"), k=2).ids] == texts
+    pictures = embedder.encode([np.full((64, 64, 3), 200, np.uint8)], "image")
+    found = index.search(pictures, k=4)
+    likeness = (pictures @ embedder.encode(texts, "text").T)[0]
+    assert found.ids[0] == [texts[at] for at in np.argsort(-likeness)]
+    np.testing.assert_allclose(found.scores[0], np.sort(likeness)[::-1], atol=1e-3)
+
+
 def test_encode_says_what_is_wrong(world):
     embedder = lightcrl.load(world.run)
     with pytest.raises(lightcrl.LightCRLError, match="no modality 'audio' in this model; it has image, text"):

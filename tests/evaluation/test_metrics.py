@@ -11,19 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightcrl.errors import ShapeError
-from lightcrl.evaluation import metrics
+from lightcrl.evaluation import metrics, ranking
 from lightcrl.evaluation.metrics import (
-    answer_places,
     bootstrap_interval,
     curve_ks,
     hits,
     mean_interval,
+    mean_intervals,
     median_interval,
     median_rank,
     precision_recall,
-    ranks,
 )
+from lightcrl.evaluation.ranking import answer_places, ranks
 from samples import randn, units
+
+
+def pairs(right: list[np.ndarray]) -> np.ndarray:
+    """[P, 2] from the right items of every query."""
+    return np.array([(query, item) for query, items in enumerate(right) for item in items]).reshape(-1, 2)
 
 
 def first_places(scores: list[float], right: set[int]) -> list[int]:
@@ -43,7 +48,7 @@ SCORES = st.lists(st.integers(0, 3), min_size=1, max_size=6)
 def test_hits_and_ranks_are_the_mean_over_all_orders_of_ties(scores, data):
     right = data.draw(st.sets(st.integers(0, len(scores) - 1), min_size=1))
     query, gallery = torch.tensor([[1.0, 0.0]]), torch.tensor([[float(score), 1.0] for score in scores])
-    counts = ranks(query, gallery, [np.array(sorted(right))])
+    counts = ranks(query, gallery, pairs([np.array(sorted(right))]))
     places = first_places([float(score) for score in scores], right)
     for k in range(1, len(scores) + 2):
         assert hits(counts, k)[0] == pytest.approx(np.mean([place <= k for place in places]))
@@ -56,7 +61,7 @@ def test_the_three_counts_are_those_of_a_loop(scores, data):
     best = max(scores[item] for item in right)
     wrong = [score for item, score in enumerate(scores) if item not in right]
     wanted = [sum(s > best for s in wrong), wrong.count(best), sum(scores[item] == best for item in right)]
-    found = ranks(torch.ones(1, 1), torch.tensor(scores).float()[:, None], [np.array(sorted(right))])
+    found = ranks(torch.ones(1, 1), torch.tensor(scores).float()[:, None], pairs([np.array(sorted(right))]))
     assert found.tolist() == [wanted]
 
 
@@ -68,7 +73,7 @@ def make_retrieval(queries: int = 50, gallery: int = 40) -> tuple[torch.Tensor, 
 
 def test_recall_of_random_vectors_is_that_of_a_sorted_list():
     queries, gallery, positives = make_retrieval()
-    counts = ranks(queries, gallery, positives)
+    counts = ranks(queries, gallery, pairs(positives))
     order = (queries.double() @ gallery.double().T).argsort(descending=True).tolist()
     first = [min(row.index(item) for item in right) + 1 for row, right in zip(order, positives, strict=True)]
     for k in (1, 5, 10):
@@ -80,10 +85,10 @@ def test_recall_of_random_vectors_is_that_of_a_sorted_list():
 def test_the_size_of_chunks_changes_nothing(monkeypatch, chunk, gallery_chunk):
     queries, gallery, positives = make_retrieval()
     gallery[::5] = gallery[0]  # ties that lie in different chunks
-    wanted = ranks(queries, gallery, positives)
-    monkeypatch.setattr(metrics, "CHUNK", chunk)
-    monkeypatch.setattr(metrics, "GALLERY_CHUNK", gallery_chunk)
-    assert np.array_equal(ranks(queries, gallery, positives), wanted)
+    wanted = ranks(queries, gallery, pairs(positives))
+    monkeypatch.setattr(ranking, "CHUNK", chunk)
+    monkeypatch.setattr(ranking, "GALLERY_CHUNK", gallery_chunk)
+    assert np.array_equal(ranks(queries, gallery, pairs(positives)), wanted)
 
 
 def test_the_order_of_the_gallery_changes_nothing():
@@ -91,8 +96,8 @@ def test_the_order_of_the_gallery_changes_nothing():
     gallery[::5] = gallery[0]
     order = torch.randperm(len(gallery), generator=torch.Generator().manual_seed(0))
     place = order.argsort().numpy()
-    turned = ranks(queries, gallery[order], [place[right] for right in positives])
-    assert np.array_equal(turned, ranks(queries, gallery, positives))
+    turned = ranks(queries, gallery[order], pairs([place[right] for right in positives]))
+    assert np.array_equal(turned, ranks(queries, gallery, pairs(positives)))
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 17, 33, 127, 333])
@@ -101,7 +106,7 @@ def test_the_order_of_the_gallery_changes_nothing():
 def test_constant_embeddings_score_exactly_chance(size, dim, queries):
     same = units(1, dim, seed=size, dtype=torch.float32)
     positives = [np.arange(min(size, 1 + n)) for n in range(queries)]
-    counts = ranks(same.repeat(queries, 1), same.repeat(size, 1), positives)
+    counts = ranks(same.repeat(queries, 1), same.repeat(size, 1), pairs(positives))
     for k in (1, 10):
         chance = [1 - np.prod([1 - min(k, size) / (size - i) for i in range(len(r))]) for r in positives]
         np.testing.assert_allclose(hits(counts, k), np.clip(chance, 0, 1), atol=1e-12)
@@ -111,22 +116,24 @@ def test_constant_embeddings_score_exactly_chance(size, dim, queries):
 def test_vectors_of_any_precision_are_scored_in_float32(dtype):
     queries, gallery, positives = make_retrieval()
     queries, gallery = queries.to(dtype), gallery.to(dtype)
-    assert np.array_equal(ranks(queries, gallery, positives), ranks(queries.float(), gallery.float(), positives))
+    assert np.array_equal(
+        ranks(queries, gallery, pairs(positives)), ranks(queries.float(), gallery.float(), pairs(positives))
+    )
 
 
 def test_perfect_embeddings_score_one_and_the_opposite_zero():
     vectors = units(64, 16, dtype=torch.float32)
     right = [np.array([n]) for n in range(64)]
-    assert hits(ranks(vectors, vectors, right), 1).tolist() == [1.0] * 64
-    assert median_rank(ranks(vectors, vectors, right)) == 1.0
-    assert hits(ranks(-vectors, vectors, right), 63).tolist() == [0.0] * 64
-    assert median_rank(ranks(-vectors, vectors, right)) == 64.0
+    assert hits(ranks(vectors, vectors, pairs(right)), 1).tolist() == [1.0] * 64
+    assert median_rank(ranks(vectors, vectors, pairs(right))) == 1.0
+    assert hits(ranks(-vectors, vectors, pairs(right)), 63).tolist() == [0.0] * 64
+    assert median_rank(ranks(-vectors, vectors, pairs(right))) == 64.0
 
 
 def test_no_hit_is_counted_for_what_is_not_a_number():
     vectors = units(4, 3, dtype=torch.float32)
     right = [np.array([n]) for n in range(4)]
-    assert hits(ranks(vectors * float("nan"), vectors, right), 1).tolist() == [0.0] * 4
+    assert hits(ranks(vectors * float("nan"), vectors, pairs(right)), 1).tolist() == [0.0] * 4
 
 
 def test_median_rank_by_hand():
@@ -137,16 +144,18 @@ def test_median_rank_by_hand():
 @pytest.mark.parametrize(
     ("queries", "gallery", "positives", "message"),
     [
-        ((2, 3), (4, 5), [[0], [1]], r"width 3 .* gallery of width 5; expected equal widths"),
-        ((2, 3), (4, 3), [[0]], r"^2 queries .* 1 sets of positives"),
+        ((2, 3), (4, 5), [[0], [1]], r"widths 3 and 5; expected vectors of one width"),
+        ((2, 3), (4, 3), [[0]], r"a query has no right item in the gallery"),
+        ((2, 3), (4, 3), [[0], [1], [2]], r"pairs name query 2 and item 2 of 2 queries and 4 items"),
+        ((2, 3), (4, 3), [[0], [4]], r"pairs name query 1 and item 4 of 2 queries and 4 items"),
         ((2, 3), (4, 3), [[0], []], r"a query has no right item in the gallery; leave it out"),
     ],
-    ids=["widths", "too few sets", "empty set"],
+    ids=["widths", "too few sets", "too many sets", "no such item", "empty set"],
 )
 def test_sizes_that_disagree_are_refused(queries, gallery, positives, message):
     for function in (ranks, answer_places):
         with pytest.raises(ShapeError, match=message):
-            function(torch.zeros(queries), torch.zeros(gallery), [np.array(right) for right in positives])
+            function(torch.zeros(queries), torch.zeros(gallery), pairs([np.array(right) for right in positives]))
 
 
 # --- curves
@@ -160,7 +169,7 @@ def test_precision_and_recall_are_the_mean_over_all_orders_of_ties(scores, data)
         for order in permutations(range(len(scores)))
         if [scores[item] for item in order] == sorted(scores, reverse=True)
     ]
-    places = answer_places(torch.ones(1, 1), torch.tensor(scores).float()[:, None], [np.array(sorted(right))])
+    places = answer_places(torch.ones(1, 1), torch.tensor(scores).float()[:, None], pairs([np.array(sorted(right))]))
     ks = np.arange(1, len(scores) + 1)
     precision, recall = precision_recall(places, ks)
     for at, k in enumerate(ks):
@@ -173,7 +182,7 @@ def test_precision_and_recall_of_random_vectors_are_those_of_a_sorted_list():
     queries, gallery, positives = make_retrieval()
     order = (queries.double() @ gallery.double().T).argsort(descending=True).tolist()
     ks = np.arange(1, len(gallery) + 1)
-    precision, recall = precision_recall(answer_places(queries, gallery, positives), ks)
+    precision, recall = precision_recall(answer_places(queries, gallery, pairs(positives)), ks)
     for at, k in enumerate(ks):
         found = np.array([len(set(row[:k]) & set(right)) for row, right in zip(order, positives, strict=True)])
         assert precision[at] == pytest.approx((found / k).mean())
@@ -185,28 +194,28 @@ def test_precision_and_recall_of_random_vectors_are_those_of_a_sorted_list():
 def test_precision_of_the_first_is_recall_at_one_and_recall_of_single_answers_is_recall_at_k():
     queries, gallery, positives = make_retrieval()
     gallery[::5] = gallery[0]
-    precision, _ = precision_recall(answer_places(queries, gallery, positives), np.array([1]))
-    assert precision[0] == pytest.approx(hits(ranks(queries, gallery, positives), 1).mean())
+    precision, _ = precision_recall(answer_places(queries, gallery, pairs(positives)), np.array([1]))
+    assert precision[0] == pytest.approx(hits(ranks(queries, gallery, pairs(positives)), 1).mean())
     single = [right[:1] for right in positives]
-    _, recall = precision_recall(answer_places(queries, gallery, single), np.array([1, 3, 10]))
-    assert recall == pytest.approx([hits(ranks(queries, gallery, single), k).mean() for k in (1, 3, 10)])
+    _, recall = precision_recall(answer_places(queries, gallery, pairs(single)), np.array([1, 3, 10]))
+    assert recall == pytest.approx([hits(ranks(queries, gallery, pairs(single)), k).mean() for k in (1, 3, 10)])
 
 
 @pytest.mark.parametrize(("chunk", "gallery_chunk"), [(1, 1), (7, 3), (50, 39)])
 def test_the_size_of_chunks_does_not_move_a_right_item(monkeypatch, chunk, gallery_chunk):
     queries, gallery, positives = make_retrieval()
     gallery[::5] = gallery[0]
-    wanted = answer_places(queries, gallery, positives)
-    monkeypatch.setattr(metrics, "CHUNK", chunk)
-    monkeypatch.setattr(metrics, "GALLERY_CHUNK", gallery_chunk)
-    assert np.array_equal(answer_places(queries, gallery, positives), wanted)
+    wanted = answer_places(queries, gallery, pairs(positives))
+    monkeypatch.setattr(ranking, "CHUNK", chunk)
+    monkeypatch.setattr(ranking, "GALLERY_CHUNK", gallery_chunk)
+    assert np.array_equal(answer_places(queries, gallery, pairs(positives)), wanted)
     assert wanted.shape == (sum(map(len, positives)), 3)
 
 
 def test_constant_embeddings_have_the_precision_of_chance_at_every_k():
     same, positives = units(1, 8, dtype=torch.float32), [np.arange(3), np.arange(1)]
     ks = np.array([1, 7, 20])
-    precision, recall = precision_recall(answer_places(same.repeat(2, 1), same.repeat(20, 1), positives), ks)
+    precision, recall = precision_recall(answer_places(same.repeat(2, 1), same.repeat(20, 1), pairs(positives)), ks)
     assert precision == pytest.approx([2 / 20] * 3)
     assert recall == pytest.approx(ks / 20)
 
@@ -315,3 +324,18 @@ def test_the_interval_of_a_median_does_not_depend_on_how_it_is_cut(monkeypatch):
     parts = bootstrap_interval(lambda weights: weights.mean(1) * 0 + weights[:, 0], 20, width=5_000_000, samples=50)
     assert whole == parts
     assert median_interval(values, groups) == median_interval(values[::-1], groups[::-1])
+
+
+@pytest.mark.parametrize("spread", [1.0, 40.0])
+def test_the_median_of_many_values_is_that_of_all_of_them(monkeypatch, spread):
+    """Looked for about the middle; where groups are few and far apart, also beyond it."""
+    values, groups = clustered(12 if spread > 1 else 300, 10, seed=2, spread=spread)
+    wanted = median_interval(values, groups, samples=200)
+    monkeypatch.setattr(metrics, "MANY", 50)
+    assert median_interval(values, groups, samples=200) == wanted
+
+
+def test_several_means_have_the_intervals_of_each():
+    values, groups = clustered(30, 4, seed=4)
+    found = mean_intervals({"one": values, "square": values**2}, groups)
+    assert found == {"one": mean_interval(values, groups), "square": mean_interval(values**2, groups)}

@@ -16,7 +16,7 @@ from lightcrl.data import Item
 from lightcrl.encoders.audio import read_sound
 from lightcrl.encoders.image import read_image
 from lightcrl.errors import ItemError
-from lightcrl.evaluation.metrics import ranks
+from lightcrl.evaluation.ranking import ranks
 
 # What a query looks for first, and the order of queries on a page.
 TARGETS = ("image", "text", "audio")
@@ -134,7 +134,8 @@ def _direction(
         return
     numbers = sorted(right)
     asking, searched = collection.vectors[source], collection.vectors[target]
-    rank = ranks(asking[numbers], searched, [np.array(sorted(right[number])) for number in numbers])[:, 0] + 1
+    pairs = [(at, item) for at, number in enumerate(numbers) for item in sorted(right[number])]
+    rank = ranks(asking[numbers], searched, np.array(pairs))[:, 0] + 1
     likeness = np.array([float((searched[sorted(right[number])] @ asking[number]).max()) for number in numbers])
     for why, at in _choose(rank, likeness, seed):
         number = numbers[at]

@@ -1,111 +1,13 @@
-"""Numbers from embeddings: pure functions, exact, in chunks, blind to batch size and to the order of items."""
+"""Figures from ranks and places, and their intervals: pure functions, blind to the order of items."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from lightcrl.errors import ShapeError
-
-CHUNK = 1024
-"""Queries scored at once against the whole gallery's next part."""
-
-GALLERY_CHUNK = 65_536
-
-TIE = 1e-6
-"""Scores this close are equal: how a float32 product is rounded depends on where in the gallery an item stands."""
-
-
-def ranks(queries: Tensor, gallery: Tensor, positives: list[np.ndarray]) -> np.ndarray:
-    """How each query's best positive fares: [Q, 3] counts of better wrong items, equal wrong items, equal right items.
-
-    Equal right items counts the best positive itself and positives of the same score (within `TIE`). Together they
-    give the exact expected recall if ties are broken at random, so that a constant embedding scores chance, not 1.
-
-    Args:
-        queries: unit vectors [Q, d].
-        gallery: unit vectors [N, d], each item once.
-        positives: for every query the numbers of its right items in the gallery, at least one.
-
-    Raises:
-        ShapeError: sizes disagree, or a query has no positive.
-    """
-    _check_sizes(queries, gallery, positives)
-    queries, gallery = queries.float(), gallery.float()
-    counts = np.zeros((len(queries), 3), dtype=np.int64)
-    for start in range(0, len(queries), CHUNK):
-        part = queries[start : start + CHUNK]
-        chosen = positives[start : start + CHUNK]
-        lengths = np.array([len(found) for found in chosen])
-        query = torch.from_numpy(np.repeat(np.arange(len(chosen)), lengths))
-        item = torch.from_numpy(np.concatenate(chosen).astype(np.int64))
-        best = torch.full((len(part),), -torch.inf)
-        # Scores of a gallery of one chunk serve both passes; a larger one is scored twice to keep memory bounded.
-        cached: list[Tensor] = []
-        for first in range(0, len(gallery), GALLERY_CHUNK):
-            scores = part @ gallery[first : first + GALLERY_CHUNK].T
-            here = (item >= first) & (item < first + scores.shape[1])
-            right = scores[query[here], item[here] - first]
-            best = best.scatter_reduce(0, query[here], right, "amax")
-            cached = [scores]
-        for first in range(0, len(gallery), GALLERY_CHUNK):
-            scores = cached[0] if len(gallery) <= GALLERY_CHUNK else part @ gallery[first : first + GALLERY_CHUNK].T
-            here = (item >= first) & (item < first + scores.shape[1])
-            right = scores[query[here], item[here] - first]
-            equal_right = torch.zeros(len(part), dtype=torch.int64)
-            equal_right.index_add_(0, query[here], (right >= best[query[here]] - TIE).long())
-            better = (scores > best[:, None] + TIE).sum(1)
-            equal = (scores >= best[:, None] - TIE).sum(1) - better
-            found = torch.stack([better, equal - equal_right, equal_right], 1)
-            counts[start : start + len(part)] += found.numpy()
-    return counts
-
-
-def answer_places(queries: Tensor, gallery: Tensor, positives: list[np.ndarray]) -> np.ndarray:
-    """Where every right item of every query stands: [A, 3] number of its query, items better, items equal.
-
-    Equal items are those within `TIE`, itself among them, right or wrong. From these follows how many right items are
-    among the first k if ties are broken at random; see `precision_recall`.
-
-    Args:
-        queries: unit vectors [Q, d].
-        gallery: unit vectors [N, d], each item once.
-        positives: for every query the numbers of its right items in the gallery, at least one; A in all.
-
-    Raises:
-        ShapeError: as `ranks`.
-    """
-    _check_sizes(queries, gallery, positives)
-    queries, gallery = queries.float(), gallery.float()
-    parts = []
-    for start in range(0, len(queries), CHUNK):
-        part, chosen = queries[start : start + CHUNK], positives[start : start + CHUNK]
-        lengths = torch.tensor([len(found) for found in chosen])
-        there = torch.arange(int(lengths.max())) < lengths[:, None]
-        items = torch.zeros(there.shape, dtype=torch.int64)
-        items[there] = torch.from_numpy(np.concatenate(chosen).astype(np.int64))
-        right = torch.empty(there.shape)
-        better, equal = torch.zeros_like(items), torch.zeros_like(items)
-        # Scores of a gallery of one chunk serve both passes, as in `ranks`.
-        cached: list[Tensor] = []
-        for first in range(0, len(gallery), GALLERY_CHUNK):
-            scores = part @ gallery[first : first + GALLERY_CHUNK].T
-            here = (items >= first) & (items < first + scores.shape[1])
-            found = scores.gather(1, (items - first).clamp(0, scores.shape[1] - 1))
-            right = torch.where(here, found, right)
-            cached = [scores]
-        for first in range(0, len(gallery), GALLERY_CHUNK):
-            scores = cached[0] if len(gallery) <= GALLERY_CHUNK else part @ gallery[first : first + GALLERY_CHUNK].T
-            rising = scores.sort(1).values
-            above = scores.shape[1] - torch.searchsorted(rising, right + TIE, right=True)
-            better += above
-            equal += scores.shape[1] - torch.searchsorted(rising, right - TIE) - above
-        number = torch.arange(start, start + len(part))[:, None].expand(there.shape)
-        parts.append(torch.stack([number[there], better[there], equal[there]], 1).numpy())
-    return np.concatenate(parts)
+MANY = 10_000
+"""More values than these have their median's interval looked for about the middle."""
 
 
 def precision_recall(places: np.ndarray, ks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +16,7 @@ def precision_recall(places: np.ndarray, ks: np.ndarray) -> tuple[np.ndarray, np
     Precision is the share of right items among the first k, recall the share of a query's right items that are there.
 
     Args:
-        places: what `answer_places` gave.
+        places: what `ranking.answer_places` gave.
         ks: [K], none greater than the gallery.
 
     >>> precision, recall = precision_recall(np.array([[0, 0, 1], [0, 2, 1]]), np.array([1, 2, 4]))
@@ -231,10 +133,22 @@ def bootstrap_intervals(
 
 def mean_interval(values: np.ndarray, groups: np.ndarray, *, samples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """95 % interval of the mean of `values` [N], drawing whole `groups` [N], since members of one group go together."""
+    return mean_intervals({"": values}, groups, samples=samples, seed=seed)[""]
+
+
+def mean_intervals(
+    values: Mapping[str, np.ndarray], groups: np.ndarray, *, samples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """`mean_interval` of several values [N] by name, of the same groups [N], which are drawn once for all."""
     _, codes = np.unique(groups, return_inverse=True)
-    sums = np.bincount(codes, weights=values)
+    sums = {name: np.bincount(codes, weights=found) for name, found in values.items()}
     sizes = np.bincount(codes).astype(np.float64)
-    return bootstrap_interval(lambda weights: weights @ sums / (weights @ sizes), len(sums), samples=samples, seed=seed)
+
+    def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
+        drawn = weights @ sizes
+        return {name: weights @ found / drawn for name, found in sums.items()}
+
+    return bootstrap_intervals(statistics, len(sizes), samples=samples, seed=seed)
 
 
 def median_interval(
@@ -243,20 +157,19 @@ def median_interval(
     """95 % interval of the (lower) median of `values` [N], drawing whole `groups` [N]."""
     names, codes = np.unique(groups, return_inverse=True)
     order = np.argsort(values, kind="stable")
+    codes, values = codes[order], values[order]
+    sizes = np.bincount(codes)
+    # Of many values the medians of draws lie about the middle: those before it need only be counted.
+    middle = slice(int(0.4 * len(values)), int(0.6 * len(values))) if len(values) > MANY else slice(0, len(values))
+    before = np.bincount(codes[: middle.start], minlength=len(names))
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        drawn = weights[:, codes[order]].cumsum(1)
-        medians: np.ndarray = values[order][(drawn >= drawn[:, -1:] / 2).argmax(1)]
+        half = weights @ sizes[:, None] / 2
+        drawn = weights[:, codes[middle]].cumsum(1) + weights @ before[:, None]
+        medians: np.ndarray = values[middle][(drawn >= half).argmax(1)]
+        elsewhere = (weights @ before >= half[:, 0]) | (drawn[:, -1] < half[:, 0])
+        for draw in np.flatnonzero(elsewhere):
+            medians[draw] = values[(weights[draw, codes].cumsum() >= half[draw]).argmax()]
         return medians
 
-    return bootstrap_interval(statistic, len(names), width=len(values), samples=samples, seed=seed)
-
-
-def _check_sizes(queries: Tensor, gallery: Tensor, positives: list[np.ndarray]) -> None:
-    if queries.shape[1] != gallery.shape[1] or len(positives) != len(queries):
-        raise ShapeError(
-            f"{len(queries)} queries of width {queries.shape[1]} with {len(positives)} sets of positives against a "
-            f"gallery of width {gallery.shape[1]}; expected equal widths and one set per query."
-        )
-    if any(len(found) == 0 for found in positives):
-        raise ShapeError("a query has no right item in the gallery; leave it out of the queries.")
+    return bootstrap_interval(statistic, len(names), width=len(values[middle]), samples=samples, seed=seed)

@@ -8,6 +8,7 @@ right answers found).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
@@ -16,20 +17,44 @@ from torch import Tensor
 from lightcrl.errors import EmptyDatasetError
 from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.metrics import (
-    answer_places,
     best_ranks,
     bootstrap_interval,
     curve_ks,
     found_within,
     hits,
-    mean_interval,
+    mean_intervals,
     median_interval,
     median_rank,
     precision_recall,
-    ranks,
 )
+from lightcrl.evaluation.ranking import answer_places, mutual_ranks
 
 KS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class _Direction:
+    """From one modality to another.
+
+    Attributes:
+        asking: modality of the queries.
+        searched: modality of the gallery.
+        queries: [Q] items that have an answer.
+        pairs: [P, 2] who is right for whom, in order: number of a query, item of the gallery.
+        groups: [Q] the first group of each query.
+    """
+
+    asking: str
+    searched: str
+    queries: np.ndarray
+    pairs: np.ndarray
+    groups: np.ndarray
+
+    def places(self, embeddings: Mapping[str, Tensor]) -> np.ndarray:
+        """As `ranking.answer_places`."""
+        vectors = embeddings[self.asking]
+        chosen = vectors if len(self.queries) == len(vectors) else vectors[self.queries]
+        return answer_places(chosen, embeddings[self.searched], self.pairs)
 
 
 class Retrieval:
@@ -45,10 +70,8 @@ class Retrieval:
 
     def __init__(self, links: Mapping[str, np.ndarray], ks: Sequence[int] = KS) -> None:
         self.ks = tuple(ks)
-        self._directions = {
-            f"{a}_to_{b}": (a, b, *_answers(links[a], links[b])) for a, b in permutations(sorted(links), 2)
-        }
-        self._directions = {name: found for name, found in self._directions.items() if len(found[2])}
+        found = {f"{a}_to_{b}": _direction(a, b, links) for a, b in permutations(sorted(links), 2)}
+        self._directions = {name: direction for name, direction in found.items() if len(direction.queries)}
         if not self._directions:
             raise EmptyDatasetError(
                 f"no group has items of two modalities ({', '.join(sorted(links))}); retrieval needs some that do."
@@ -64,10 +87,15 @@ class Retrieval:
         return float(np.mean([hits(counts, 1).mean() for counts, _ in self.per_query(embeddings).values()]))
 
     def per_query(self, embeddings: Mapping[str, Tensor]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """By direction, how each query fares ([Q, 3], see `metrics.ranks`) and its group [Q]."""
+        """By direction, how each query fares ([Q, 3], see `ranking.ranks`) and its group [Q]."""
+        counts = {}
+        for one in self._directions.values():
+            if one.asking < one.searched:
+                a, b = one.asking, one.searched
+                pairs = np.stack([one.queries[one.pairs[:, 0]], one.pairs[:, 1]], 1)
+                counts[a, b], counts[b, a] = mutual_ranks(embeddings[a], embeddings[b], pairs)
         return {
-            name: (ranks(embeddings[a][queries], embeddings[b], answers), groups)
-            for name, (a, b, queries, answers, groups) in self._directions.items()
+            name: (counts[one.asking, one.searched][one.queries], one.groups) for name, one in self._directions.items()
         }
 
     def precision_per_query(
@@ -78,10 +106,9 @@ class Retrieval:
         K are those of `ks` that the direction's gallery has.
         """
         found = {}
-        for name, (a, b, queries, answers, groups) in self._directions.items():
-            within = np.array([k for k in ks if k <= len(embeddings[b])])
-            places = answer_places(embeddings[a][queries], embeddings[b], answers)
-            found[name] = found_within(places, within) / within, groups
+        for name, one in self._directions.items():
+            within = np.array([k for k in ks if k <= len(embeddings[one.searched])])
+            found[name] = found_within(one.places(embeddings), within) / within, one.groups
         return found
 
     def curves(self, embeddings: Mapping[str, Tensor]) -> dict[str, dict[str, list[float]]]:
@@ -90,9 +117,9 @@ class Retrieval:
         Other than in recall@K, recall is here the share of a query's right answers that are found.
         """
         found = {}
-        for name, (a, b, queries, answers, _) in self._directions.items():
-            ks = curve_ks(len(embeddings[b]))
-            precision, recall = precision_recall(answer_places(embeddings[a][queries], embeddings[b], answers), ks)
+        for name, one in self._directions.items():
+            ks = curve_ks(len(embeddings[one.searched]))
+            precision, recall = precision_recall(one.places(embeddings), ks)
             found[name] = {"k": ks.tolist(), "precision": precision.tolist(), "recall": recall.tolist()}
         return found
 
@@ -104,16 +131,15 @@ class Retrieval:
         result = Result({})
         first: list[tuple[np.ndarray, np.ndarray]] = []
         for name, (counts, groups) in self.per_query(embeddings).items():
-            _, b, queries, answers, _ = self._directions[name]
-            size = len(embeddings[b])
-            for k in self.ks:
-                hit = hits(counts, k)
-                result.metrics[f"{name}/recall@{k}"] = float(hit.mean())
-                result.interval[f"{name}/recall@{k}"] = mean_interval(hit, groups)
-                result.chance[f"{name}/recall@{k}"] = _chance([len(found) for found in answers], size, k)
+            one = self._directions[name]
+            size, right = len(embeddings[one.searched]), np.bincount(one.pairs[:, 0])
+            recalls = {f"{name}/recall@{k}": hits(counts, k) for k in self.ks}
+            result.metrics.update({key: float(hit.mean()) for key, hit in recalls.items()})
+            result.interval.update(mean_intervals(recalls, groups))
+            result.chance.update({f"{name}/recall@{k}": _chance(right, size, k) for k in self.ks})
             result.metrics[f"{name}/median_rank"] = median_rank(counts)
             result.interval[f"{name}/median_rank"] = median_interval(best_ranks(counts), groups)
-            result.counts[f"{name}/queries"], result.counts[f"{name}/gallery"] = len(queries), size
+            result.counts[f"{name}/queries"], result.counts[f"{name}/gallery"] = len(one.queries), size
             first.append((hits(counts, 1), groups))
         result.metrics["mean_recall@1"] = float(np.mean([hit.mean() for hit, _ in first]))
         result.interval["mean_recall@1"] = _interval_of_means(first)
@@ -128,27 +154,26 @@ def evaluate(embeddings: Mapping[str, Tensor], links: Mapping[str, np.ndarray]) 
     return Retrieval(links)(embeddings)
 
 
-def _answers(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-    """Queries on the left that have an answer, the right items of each, and the (first) group of each."""
-    by_group: dict[int, list[int]] = {}
-    for item, group in right.tolist():
-        by_group.setdefault(group, []).append(item)
-    answers: dict[int, list[int]] = {}
-    first_group: dict[int, int] = {}
-    for item, group in left.tolist():
-        if group in by_group:
-            answers.setdefault(item, []).extend(by_group[group])
-            first_group.setdefault(item, group)
-    queries = np.array(sorted(answers), dtype=np.int64)
-    groups = np.array([first_group[item] for item in queries.tolist()], dtype=np.int64)
-    return queries, [np.unique(answers[item]) for item in queries.tolist()], groups
+def _direction(asking: str, searched: str, links: Mapping[str, np.ndarray]) -> _Direction:
+    left, right = links[asking], links[searched]
+    by_group = right[np.argsort(right[:, 1], kind="stable")]
+    first, last = (np.searchsorted(by_group[:, 1], left[:, 1], side=side) for side in ("left", "right"))
+    counts = last - first
+    queries, at = np.unique(left[counts > 0, 0], return_index=True)
+    # Every link's right items, one link's after another's; an item in several groups may have one of them twice.
+    within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+    items = by_group[np.repeat(first, counts) + within, 0]
+    asker = np.searchsorted(queries, np.repeat(left[:, 0], counts))
+    order = np.lexsort((items, asker))
+    pairs = np.stack([asker[order], items[order]], 1)
+    fresh = np.ones(len(pairs), dtype=bool)
+    fresh[1:] = (np.diff(pairs, axis=0) != 0).any(1)
+    return _Direction(asking, searched, queries, pairs[fresh], left[counts > 0, 1][at])
 
 
-def _chance(answers: Sequence[int], gallery: int, k: int) -> float:
-    """Expected R@K of a random order: 1 - C(N - p, k) / C(N, k), averaged over queries with p answers."""
-    counts = np.zeros((len(answers), 3), dtype=np.int64)
-    counts[:, 2] = answers
-    counts[:, 1] = gallery - counts[:, 2]
+def _chance(right: np.ndarray, gallery: int, k: int) -> float:
+    """Expected R@K of a random order: 1 - C(N - p, k) / C(N, k), averaged over queries with `right` [Q] answers p."""
+    counts = np.stack([np.zeros_like(right), gallery - right, right], 1)
     return float(hits(counts, k).mean())
 
 

@@ -11,7 +11,8 @@ from torch.nn.functional import normalize
 
 from lightcrl.errors import RecipeError, ShapeError
 from lightcrl.evaluation.base import Result
-from lightcrl.evaluation.metrics import hits, mean_interval, ranks
+from lightcrl.evaluation.metrics import hits, mean_interval
+from lightcrl.evaluation.ranking import ranks
 
 # A few of CLIP's own prompts (github.com/openai/CLIP, notebooks): plain ones, for pictures and for sounds.
 TEMPLATES = {
@@ -47,7 +48,7 @@ def class_vectors(embeddings: Tensor, classes: int) -> Tensor:
 
 
 def label_ranks(items: Tensor, labels: np.ndarray, classes: Tensor) -> np.ndarray:
-    """[N, 3] how the right class of each item fares among all (see `metrics.ranks`); arguments as in `evaluate`.
+    """[N, 3] how the right class of each item fares among all (see `ranking.ranks`); arguments as in `evaluate`.
 
     Raises:
         ShapeError: a label is no class, or there are no items.
@@ -57,7 +58,7 @@ def label_ranks(items: Tensor, labels: np.ndarray, classes: Tensor) -> np.ndarra
             f"{len(items)} items with {len(labels)} labels for {len(classes)} classes; expected one label below the "
             "number of classes per item, and at least one item."
         )
-    return ranks(items, classes, list(np.asarray(labels)[:, None]))
+    return ranks(items, classes, np.stack([np.arange(len(labels)), np.asarray(labels, dtype=np.int64)], 1))
 
 
 def evaluate(items: Tensor, labels: np.ndarray, classes: Tensor) -> Result:

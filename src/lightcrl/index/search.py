@@ -1,0 +1,145 @@
+"""The exact nearest vectors, without scoring every one exactly and without sorting.
+
+Blocks of vectors are scored quickly, with a bound of the error (`QuickScores`). Who may be among the k best by that
+bound is scored exactly; no other can be. The result is that of exact scores alone, whatever the blocks.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from lightcrl.errors import ShapeError
+from lightcrl.index.scores import BLOCK, ROUNDING, QuickScores, exact_scores
+
+QUERIES = 1024
+"""Queries searched for at once."""
+
+PIECE = 512
+"""Quick scores that are looked at one by one only if the greatest of them is great enough."""
+
+MANY = 8
+"""A query with more than this many times k candidates in one block has the best k of them scored first."""
+
+
+def nearest(queries: Tensor, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k vectors of the greatest inner product with each query, best first, of equal ones the first.
+
+    Scores are inner products summed in float64 and rounded to float32. The memory it takes does not grow with the
+    number of vectors.
+
+    Args:
+        queries: [Q, d], of any precision.
+        vectors: unit vectors [N, d], float16 or float32, in memory or mapped from a file.
+        k: how many; all of them if there are fewer.
+
+    Returns:
+        Places [Q, k] int64 and scores [Q, k] float32.
+
+    Raises:
+        ShapeError: widths differ, k is below 1, or a number is not finite.
+
+    >>> places, scores = nearest(torch.tensor([[0.6, 0.8]]), torch.eye(2), k=2)
+    >>> places.tolist(), scores.tolist() == [[torch.tensor(0.8).item(), torch.tensor(0.6).item()]]
+    ([[1, 0]], True)
+    """
+    if queries.ndim != 2 or vectors.ndim != 2 or queries.shape[1] != vectors.shape[1] or k < 1:
+        raise ShapeError(
+            f"queries {list(queries.shape)} against vectors {list(vectors.shape)}, the best {k}; expected two matrices "
+            "of one width, and at least the best 1."
+        )
+    if not torch.isfinite(queries).all():
+        raise ShapeError("a query holds a number that is not finite; expected unit vectors.")
+    asked, k = queries.to(vectors.device, torch.float64), min(k, len(vectors))
+    best = [_nearest(asked[start : start + QUERIES], vectors, k) for start in range(0, max(1, len(asked)), QUERIES)]
+    return torch.cat([one.places for one in best]), torch.cat([one.scores for one in best])
+
+
+def _nearest(queries: Tensor, vectors: Tensor, k: int) -> _Best:
+    best, quick = _Best(queries, vectors, k), QuickScores(queries, vectors)
+    for start in range(0, len(vectors) if len(queries) else 0, quick.step):
+        scores = quick(start)
+        floor = best.scores[:, -1].clone()
+        if start == 0:
+            first = scores[:, : max(BLOCK, scores.shape[1] // 16)]
+            best.raise_floor(floor, torch.arange(len(queries), device=floor.device), first, start)
+        low = _low(floor, quick)
+        rows, columns = _at_least(scores, low, start)
+        many = (torch.bincount(rows, minlength=len(queries)) > MANY * k).nonzero().squeeze(1)
+        if len(many) and start > 0:
+            best.raise_floor(floor, many, scores, start)
+            still = scores[rows, columns].float() >= _low(floor, quick)[rows]
+            rows, columns = rows[still], columns[still]
+        best.admit(rows, start + columns)
+    return best
+
+
+def _low(floor: Tensor, quick: QuickScores) -> Tensor:
+    """[Q] the least quick score, as rounded, that a vector of an exact score of `floor` [Q] can have."""
+    low: Tensor = floor - quick.error
+    return low.sub(low.abs(), alpha=2 * ROUNDING[quick.dtype])
+
+
+def _at_least(scores: Tensor, low: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns, in order, of quick scores [Q, n] that reach `low` [Q]."""
+    width = PIECE if scores.shape[1] % PIECE == 0 else scores.shape[1]
+    each = scores.shape[1] // width
+    pieces, low = scores.reshape(-1, width), low.repeat_interleave(each)
+    highest = pieces.amax(1).float()
+    if not torch.isfinite(highest).all():
+        raise ShapeError(f"a vector from number {start} on holds a number that is not finite; expected unit vectors.")
+    chosen = (highest >= low).nonzero().squeeze(1)
+    piece, column = (pieces[chosen].float() >= low[chosen, None]).nonzero(as_tuple=True)
+    piece = chosen[piece]
+    return piece // each, piece % each * width + column
+
+
+@final
+class _Best:
+    """The k best vectors of each query among those seen.
+
+    Attributes:
+        places: [Q, k] int64.
+        scores: [Q, k] float32, falling, exact; minus infinity where none was seen yet.
+    """
+
+    def __init__(self, queries: Tensor, vectors: Tensor, k: int) -> None:
+        self._queries, self._vectors = queries, vectors
+        self.places = torch.zeros(len(queries), k, dtype=torch.int64, device=vectors.device)
+        self.scores = torch.full((len(queries), k), -torch.inf, device=vectors.device)
+
+    def raise_floor(self, floor: Tensor, rows: Tensor, scores: Tensor, start: int) -> None:
+        """Raise `floor` [Q] of the queries `rows` to the least exact score of their k best in a block.
+
+        The k-th best of all is no less, so that fewer have to be scored exactly.
+        """
+        k = self.scores.shape[1]
+        if k > scores.shape[1]:
+            return
+        columns = scores[rows].float().topk(k, 1, sorted=False).indices
+        found = exact_scores(self._queries, self._vectors, rows.repeat_interleave(k), start + columns.flatten())
+        floor[rows] = torch.maximum(floor[rows], found.reshape(-1, k).amin(1))
+
+    def admit(self, rows: Tensor, places: Tensor) -> None:
+        """Score pairs exactly and keep each query's k best.
+
+        Pairs come in order of rows, then of places, which lie behind all that were admitted before: so the sort, which
+        keeps the order of equal scores, puts the first of them first.
+        """
+        scores = exact_scores(self._queries, self._vectors, rows, places)
+        better = scores > self.scores[rows, -1]
+        rows, places, scores = rows[better], places[better], scores[better]
+        if len(rows) == 0:
+            return
+        owners, counts = torch.unique_consecutive(rows, return_counts=True)
+        line = torch.arange(len(owners), device=rows.device).repeat_interleave(counts)
+        column = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[line]
+        shape = len(owners), int(counts.max())
+        more_scores = scores.new_full(shape, -torch.inf).index_put_((line, column), scores)
+        more_places = places.new_zeros(shape).index_put_((line, column), places)
+        order = torch.cat([self.scores[owners], more_scores], 1).sort(dim=1, descending=True, stable=True)
+        chosen = order.indices[:, : self.scores.shape[1]]
+        self.scores[owners] = order.values[:, : self.scores.shape[1]]
+        self.places[owners] = torch.cat([self.places[owners], more_places], 1).gather(1, chosen)

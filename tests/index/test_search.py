@@ -1,0 +1,193 @@
+"""The nearest are those of exact scores, whatever the precision of the product, the blocks and the order."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from lightcrl.errors import ShapeError
+from lightcrl.index import nearest, scores, search
+from samples import randn, units
+
+
+def by_force(queries: Tensor, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Every pair in float64, rounded, sorted; equal ones by their place."""
+    every = (queries.double()[:, None] * vectors.double()).sum(-1).float()
+    order = every.sort(dim=1, descending=True, stable=True)
+    return order.indices[:, :k], order.values[:, :k]
+
+
+def assert_exact(queries: Tensor, vectors: Tensor, k: int) -> None:
+    for found, wanted in zip(nearest(queries, vectors, k), by_force(queries, vectors, k), strict=True):
+        assert torch.equal(found, wanted)
+
+
+@pytest.fixture(params=[torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
+def product(request, monkeypatch):
+    """Either precision of the product, whichever is quicker here."""
+    monkeypatch.setattr(scores, "quickest", lambda device: request.param)
+    return request.param
+
+
+def cut(monkeypatch, block: int, piece: int, queries: int = 1024) -> None:
+    """Small blocks, so that small cases have many."""
+    monkeypatch.setattr(scores, "BLOCK", block)
+    monkeypatch.setattr(search, "BLOCK", block)
+    monkeypatch.setattr(scores, "BLOCK_ALONE", 2 * block)
+    monkeypatch.setattr(search, "PIECE", piece)
+    monkeypatch.setattr(search, "QUERIES", queries)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("queries", [1, 3, 4, 33])
+@pytest.mark.parametrize(("size", "k"), [(1, 1), (700, 10), (700, 1), (700, 300), (9, 20)])
+def test_the_nearest_are_those_of_every_pair_in_float64(monkeypatch, product, dtype, queries, size, k):
+    cut(monkeypatch, 128, 32)
+    assert_exact(units(queries, 24, seed=1), units(size, 24, seed=2).to(dtype), k)
+
+
+def near_ties(kind: str, dtype: torch.dtype) -> Tensor:
+    """1,500 unit vectors [1500, 16] whose scores bfloat16 cannot tell apart, or whose order is the worst."""
+    base = units(1, 16, seed=3)
+    if kind == "same":
+        return base.repeat(1500, 1).to(dtype)
+    if kind == "few different":
+        return units(5, 16, seed=4).repeat(300, 1).to(dtype)
+    if kind == "rising":
+        steps = torch.linspace(-1, 1, 1500, dtype=torch.float64)[:, None]
+        return normalize(steps * base + 0.3 * units(1, 16, seed=5), dim=1).to(dtype)
+    spread = {"within bfloat16": 1e-3, "within float16": 1e-5}[kind]
+    return normalize(base + spread * randn(1500, 16, seed=6, dtype=torch.float64), dim=1).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("kind", ["same", "few different", "rising", "within bfloat16", "within float16"])
+@pytest.mark.parametrize("queries", [1, 40])
+def test_near_ties_are_told_apart_as_float64_does(monkeypatch, product, dtype, kind, queries):
+    cut(monkeypatch, 256, 64)
+    vectors = near_ties(kind, dtype)
+    asked = normalize(vectors[:: 1500 // queries][:queries].double() + 1e-3 * units(queries, 16, seed=7), dim=1)
+    assert_exact(asked, vectors, 10)
+    base = units(1, 16, seed=3)
+    askew = (
+        asked - 0.97 * (asked @ base.T) * base
+    )  # scores about 0, where no rounding of them hides errors of the product
+    assert_exact(normalize(askew + 0.1 * units(queries, 16, seed=8), dim=1), vectors, 10)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_coarse_vectors_with_many_equal_scores_come_in_order_of_place(data):
+    size, queries, k = data.draw(st.integers(1, 60)), data.draw(st.integers(1, 6)), data.draw(st.integers(1, 8))
+    signs = st.lists(st.sampled_from([-0.5, 0.5]), min_size=4, max_size=4)
+    vectors = torch.tensor(data.draw(st.lists(signs, min_size=size, max_size=size)), dtype=torch.float16)
+    asked = torch.tensor(data.draw(st.lists(signs, min_size=queries, max_size=queries)))
+    with pytest.MonkeyPatch.context() as patch:
+        cut(patch, data.draw(st.sampled_from([1, 4, 16, 64])), data.draw(st.sampled_from([1, 2, 4])))
+        assert_exact(asked, vectors, k)
+
+
+@pytest.mark.parametrize(("block", "piece", "queries"), [(1, 1, 1), (7, 3, 5), (64, 16, 8), (5000, 512, 1000)])
+def test_neither_blocks_nor_who_asks_beside_changes_a_bit(monkeypatch, block, piece, queries):
+    asked, vectors = units(20, 32, seed=8), units(500, 32, seed=9, dtype=torch.float32)
+    vectors[::7] = vectors[0]
+    wanted = nearest(asked, vectors, 12)
+    cut(monkeypatch, block, piece, queries)
+    found = nearest(asked, vectors, 12)
+    assert torch.equal(found[0], wanted[0])
+    assert torch.equal(found[1], wanted[1])
+    alone = [nearest(one[None], vectors, 12) for one in asked]
+    assert torch.equal(torch.cat([places for places, _ in alone]), wanted[0])
+    assert torch.equal(torch.cat([scores for _, scores in alone]), wanted[1])
+
+
+def test_vectors_in_another_order_are_found_at_their_new_places():
+    asked, vectors = units(9, 32, seed=10), units(3000, 32, seed=11).half()
+    order = torch.randperm(3000, generator=torch.Generator().manual_seed(0))
+    places, found = nearest(asked, vectors, 10)
+    turned, again = nearest(asked, vectors[order], 10)
+    assert torch.equal(order[turned], places)
+    assert torch.equal(again, found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("queries", [1, 64])
+@pytest.mark.parametrize("dim", [3, 256, 1024])
+def test_quick_scores_err_by_no_more_than_they_say_and_not_much_less(product, dtype, queries, dim):
+    asked, vectors = units(queries, dim, seed=12), units(2000, dim, seed=13).to(dtype)
+    vectors[:queries] = asked.to(dtype)  # greatest scores, where rounding moves most
+    quick = scores.QuickScores(asked, vectors)
+    found = torch.cat([quick(start) for start in range(0, 2000, quick.step)], 1).double()
+    rounding = found.abs() * scores.ROUNDING[quick.dtype]
+    wrong = (found - asked @ vectors.double().T).abs() - rounding
+    assert (wrong <= quick.error[:, None]).all()
+    assert quick.error.max() < (0.009 if quick.dtype == torch.bfloat16 else 0.001)
+
+
+def test_the_bound_grows_where_float32_products_are_made_of_less(product):
+    asked, vectors = units(8, 16), units(8, 16, dtype=torch.float32)
+    exact = scores.QuickScores(asked, vectors).error
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert (scores.QuickScores(asked, vectors).error > exact + 0.007).all() == (product == torch.float32)
+        assert_exact(asked, vectors, 3)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_the_product_is_in_bfloat16_where_a_cpu_has_it(monkeypatch):
+    for has, wanted in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(scores, "multiplies_bfloat16", lambda device, has=has: has)
+        assert scores.quickest("cpu") == wanted
+        assert scores.quickest("cuda") == torch.float32
+
+
+def test_no_queries_and_no_vectors_find_nothing():
+    places, found = nearest(torch.zeros(0, 4), units(5, 4).half(), 2)
+    assert (places.shape, found.shape) == ((0, 2), (0, 2))
+    places, found = nearest(units(3, 4), torch.zeros(0, 4), 2)
+    assert (places.shape, found.shape) == ((3, 0), (3, 0))
+
+
+@pytest.mark.parametrize(
+    ("queries", "vectors", "k", "message"),
+    [
+        (torch.zeros(2, 3), torch.zeros(4, 5), 1, r"queries \[2, 3\] against vectors \[4, 5\]"),
+        (torch.zeros(3), torch.zeros(4, 3), 1, r"expected two matrices of one width"),
+        (torch.zeros(2, 3), torch.zeros(4, 3), 0, r"the best 0; .* at least the best 1"),
+        (torch.full((1, 3), torch.nan), torch.zeros(4, 3), 1, r"a query holds a number that is not finite"),
+        (torch.ones(1, 3), torch.tensor([[0.0, 0, 1], [0, torch.nan, 0]]), 1, r"a vector from number 0 on holds"),
+        (torch.ones(9, 3), torch.tensor([[0.0, 0, 1], [0, torch.inf, 0]]), 1, r"a vector from number 0 on holds"),
+    ],
+    ids=["widths", "a single query", "k", "query not finite", "vector not finite", "vector infinite"],
+)
+def test_what_cannot_be_searched_is_refused(queries, vectors, k, message):
+    with pytest.raises(ShapeError, match=message):
+        nearest(queries, vectors, k)
+
+
+MEMORY = """
+import resource, torch
+from torch.nn.functional import normalize
+from lightcrl.index import nearest
+torch.set_num_threads(1)
+vectors = normalize(torch.randn(200_000, 32), dim=1).half()
+queries = normalize(torch.randn(2048, 32), dim=1)
+nearest(queries[:64], vectors[:8192], 10)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+nearest(queries, vectors, 10)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_memory_does_not_hold_all_scores():
+    """All scores are 1.6 GB."""
+    found = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert int(found.stdout) < 250
