@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import tomllib
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lightcrl.errors import (
     EmptyDatasetError,
     EncoderError,
     EncoderNotFoundError,
+    EngineError,
     ItemError,
     LightCRLError,
     MissingExtraError,
@@ -30,11 +32,12 @@ from lightcrl.errors import (
     TrainingError,
     UnknownNameError,
 )
+from lightcrl.folders import EXTRAS
 
 TREE = {
     LightCRLError: [
-        CheckpointError, DataError, EncoderError, MissingExtraError, ModalityError, RecipeError, ShapeError,
-        StorageError, StoreError, TrainingError, UnknownNameError,
+        CheckpointError, DataError, EncoderError, EngineError, MissingExtraError, ModalityError, RecipeError,
+        ShapeError, StorageError, StoreError, TrainingError, UnknownNameError,
     ],
     DataError: [EmptyDatasetError, ItemError, TooManyRejectedError],
     EncoderError: [EncoderNotFoundError],
@@ -70,7 +73,24 @@ def test_a_missing_package_comes_with_the_pip_line_of_an_extra_that_exists():
     message = str(MissingExtraError("decoding sounds", "audio"))
     assert message == "decoding sounds needs packages that are not installed. Run: pip install 'lightcrl[audio]'"
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    assert "audio" in project["optional-dependencies"]
+    assert {"audio", "ray", *EXTRAS.values()} <= project["optional-dependencies"].keys()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("broken"),
+        UnknownNameError("method", "linaer", ["dfe", "linear"]),
+        MissingExtraError("decoding sounds", "audio"),
+        ItemError("unreadable", "bad header"),
+    ],
+)
+def test_an_error_travels_between_processes(error):
+    error.add_note("On another machine")
+    found = pickle.loads(pickle.dumps(error))
+    assert type(found) is type(error)
+    assert (str(found), vars(found)) == (str(error), vars(error))
+    assert found.__notes__ == ["On another machine"]
 
 
 @pytest.mark.parametrize(

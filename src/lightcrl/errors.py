@@ -8,13 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class LightCRLError(Exception):
     """The root: catch it to catch whatever LightCRL refuses."""
 
     exit_code: ClassVar[int] = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors travel between processes: made again without their constructors, whose arguments are not kept."""
+        return _again, (type(self), self.args), self.__dict__
+
+
+def _again(kind: type[LightCRLError], args: tuple[Any, ...]) -> LightCRLError:
+    error = kind.__new__(kind)
+    error.args = args
+    return error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, as a sentence.
+
+    >>> first_line(ValueError("it broke\\nbadly"))
+    'it broke.'
+    """
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".") + "."
 
 
 class UnknownNameError(LightCRLError):
@@ -99,4 +119,8 @@ class DivergedError(TrainingError):
 
 
 class StorageError(LightCRLError):
-    """The disk is full, or a folder cannot be written."""
+    """The disk is full, or a folder or an object store cannot be read or written."""
+
+
+class EngineError(LightCRLError):
+    """The machines that encode cannot be reached, or cannot do what is asked of them."""

@@ -25,6 +25,11 @@ _REASONS = {
 }
 
 
+def cache_folder() -> Path:
+    """`$LIGHTCRL_CACHE`, or `~/.cache/lightcrl`."""
+    return Path(os.environ.get("LIGHTCRL_CACHE") or "~/.cache/lightcrl").expanduser()
+
+
 @contextmanager
 def clear_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals to write into `StorageError`."""
@@ -98,8 +103,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value, readable and with sorted keys left as given."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Write a JSON value; see `json_text`."""
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """A JSON value for people too: lines of its own for all of it, keys in the order given."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def file_digest(path: Path) -> str:

@@ -27,8 +27,9 @@ from lightcrl.evaluation.text_pairs import TextSimilarity
 from lightcrl.evaluation.text_similarity import calibrate, classification, correlation
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
-from lightcrl.recipe import default_features_folder, parse
+from lightcrl.recipe import parse
 from lightcrl.reproduction.task import EMBEDDING, Figures, Outcome, Setting, Task, TaskSpec, shares
+from lightcrl.storage import cache_folder
 
 TOPS = (1, 2, 3, 4, 5)
 
@@ -119,7 +120,7 @@ class FoldersSpec(TaskSpec):
 
     def folder(self) -> Path:
         """Where the class folders lie."""
-        cache = Path(default_features_folder()).parent / "classes"
+        cache = cache_folder() / "classes"
         return class_folders(self.data, cache, picture=self.picture, label=self.label)
 
 
