@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -116,6 +117,14 @@ def test_it_is_deterministic_from_one_load_to_the_next(case: Case, encoder: Enco
     torch.testing.assert_close(other.encode(case.prepared(other)).values, first.values, rtol=0, atol=0)
     assert (other.fingerprint, other.slots, other.dim) == (encoder.fingerprint, encoder.slots, encoder.dim)
     assert len(encoder.fingerprint) == 32
+
+
+def test_another_process_can_have_it(case: Case, encoder: Encoder) -> None:
+    expected = encoder.encode(case.prepared(encoder)).values
+    assert encoder.origin is not None
+    twin = pickle.loads(pickle.dumps(encoder.origin))()
+    assert twin.fingerprint == encoder.fingerprint
+    torch.testing.assert_close(twin.encode(case.prepared(twin)).values, expected, rtol=0, atol=0)
 
 
 def test_it_is_frozen_and_its_tokens_can_be_trained_on(case: Case, encoder: Encoder) -> None:

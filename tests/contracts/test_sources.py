@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -202,6 +203,16 @@ def test_items_are_what_an_encoder_takes(case: Case, tmp_path: Path) -> None:
                 assert samples.ndim == 1
             else:
                 assert (raw if isinstance(raw, bytes) else Path(raw).read_bytes())[:4] == b"RIFF"
+
+
+def test_items_travel_between_processes(case: Case, tmp_path: Path) -> None:
+    for items in load_dataset(case.make(tmp_path), case.kinds).items.values():
+        data = pickle.dumps(items)
+        for one, other in zip(items, pickle.loads(data), strict=True):
+            assert (one.key, one.source) == (other.key, other.source)
+            assert pickle.dumps(one.read()) == pickle.dumps(other.read())
+        # What items say, and where their bytes are, but not the bytes.
+        assert len(data) < 1500 * len(items)
 
 
 def test_the_right_things_are_together(case: Case, tmp_path: Path) -> None:

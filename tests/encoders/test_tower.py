@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,9 @@ def test_what_was_trained_comes_back(made, given):
     prepared = [frozen.prepare(text) for text in tiny.TEXTS]
     torch.testing.assert_close(again.encode(prepared).values, tower(prepared).values.detach())
     assert again.fingerprint != frozen.fingerprint
+    elsewhere = pickle.loads(pickle.dumps(again.origin))()
+    assert elsewhere.fingerprint == again.fingerprint
+    torch.testing.assert_close(elsewhere.encode(prepared).values, again.encode(prepared).values, rtol=0, atol=0)
     other = Tower(frozen, spec)
     assert tuned_encoder(frozen, spec, other.tuned()).fingerprint not in (again.fingerprint, frozen.fingerprint)
     assert tuned_encoder(frozen, spec, tower.tuned()).fingerprint == again.fingerprint

@@ -40,6 +40,7 @@ class ParquetCells:
     kept = 4
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             self.file = pyarrow.parquet.ParquetFile(path)
         except UNREADABLE as error:
@@ -50,6 +51,10 @@ class ParquetCells:
             self._starts.append(self._starts[-1] + self.file.metadata.row_group(group).num_rows)
         self._recent: OrderedDict[tuple[int, str], Any] = OrderedDict()
         self._lock = Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the file for itself."""
+        return ParquetCells, (self.path,)
 
     def cell(self, row: int, column: str) -> Any:
         """One cell, by the row's number from 0."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,15 @@ def load_encoder(spec: EncoderSpec) -> Encoder:
         EncoderError: settings or options that this encoder does not have, or files that cannot be loaded.
     """
     if spec.model == "builtin" or spec.model.startswith("builtin:"):
-        return _load_builtin(spec)
-    if ":" in spec.model and not spec.model.startswith((".", "/", "~")) and not Path(spec.model).exists():
-        return _load_own(spec)
-    if spec.options:
+        encoder = _load_builtin(spec)
+    elif ":" in spec.model and not spec.model.startswith((".", "/", "~")) and not Path(spec.model).exists():
+        encoder = _load_own(spec)
+    elif spec.options:
         raise EncoderError(f"options {', '.join(spec.options)} of {spec.model!r}: transformers models have none.")
-    return ENCODERS.load(spec.kind)(spec)
+    else:
+        return ENCODERS.load(spec.kind)(spec)
+    encoder.origin = partial(load_encoder, spec)
+    return encoder
 
 
 def _load_builtin(spec: EncoderSpec) -> Encoder:

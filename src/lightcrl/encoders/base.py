@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -111,6 +111,7 @@ class Encoder(ABC):
         sequence: after the slots follow an item's words, patches or segments, as many as it has.
         batch_size: items per call of `encode` that extraction uses, at most.
         batch_length: `length` of all of them together when padded to the longest, at most.
+        origin: makes it once more, on another machine too; None where that takes the object itself.
     """
 
     kind: Kind
@@ -119,6 +120,7 @@ class Encoder(ABC):
     sequence: bool = False
     batch_size: int = 64
     batch_length: float = math.inf
+    origin: Callable[[], Encoder] | None = None
 
     @abstractmethod
     def describe(self) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
@@ -110,6 +110,8 @@ class HuggingFaceEncoder(Encoder):
         else:
             self.batch_size = spec.batch_size
         self.processor = self._from_pretrained(self.processor_class[0], **self.processor_options)
+        # With what "auto" came to, so that all machines compute alike; each chooses its own device.
+        self.origin = partial(type(self), self.spec)
         self._lock = threading.Lock()
         self._loaded: Loaded | None = None
         self._tuned: str | None = None
@@ -140,7 +142,7 @@ class HuggingFaceEncoder(Encoder):
         tokens = "cls+mean+max" if loaded.last.cls else "mean+max"
         slots = slots_of(layers, tokens)
         wide = copy(self)
-        wide.spec = self.spec.model_copy(update={"layers": layers, "tokens": tokens})
+        wide.spec, wide.origin = self.spec.model_copy(update={"layers": layers, "tokens": tokens}), None
         wide._loaded = replace(
             loaded, layers=layers, tokens=tokens, dim=max(loaded.widths), slots=len(slots), sequence=False
         )
@@ -196,7 +198,7 @@ class HuggingFaceEncoder(Encoder):
     def with_network(self, network: torch.nn.Module, mark: str | None = None) -> HuggingFaceEncoder:
         """This encoder around other weights of the same shapes; `mark` stands for them in its fingerprint."""
         changed = copy(self)
-        changed._loaded, changed._tuned = replace(self.loaded, network=network), mark
+        changed._loaded, changed._tuned, changed.origin = replace(self.loaded, network=network), mark, None
         return changed
 
     def encode(self, prepared: Sequence[Prepared]) -> TokenBatch:

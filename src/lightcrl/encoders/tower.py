@@ -10,8 +10,9 @@ tuned_encoder(encoder, spec, tensors)    the trained encoder, with a fingerprint
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -145,7 +146,13 @@ def tuned_encoder(encoder: Encoder, spec: TuningSpec, tensors: Mapping[str, Tens
     state = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(tensors.items()):
         state.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return tower.encoder.with_network(network, state.hexdigest())
+    made = tower.encoder.with_network(network, state.hexdigest())
+    made.origin = encoder.origin and partial(_tuned_again, encoder.origin, spec, tensors)
+    return made
+
+
+def _tuned_again(origin: Callable[[], Encoder], spec: TuningSpec, tensors: Mapping[str, Tensor]) -> Encoder:
+    return tuned_encoder(origin(), spec, tensors)
 
 
 def chosen_parameters(network: nn.Module, blocks: int | str, model: str) -> set[str]:
