@@ -52,6 +52,24 @@ def test_paths_count_from_the_recipes_folder_and_hub_ids_stay(write, tmp_path):
     assert recipe.encoders["image"].model == "org/vit"
 
 
+def test_a_uri_stays_as_it_is(write):
+    text = (
+        TEXT.replace("pairs/train.jsonl", "s3://bucket/train.jsonl") + '[features]\nfolder = "s3://bucket/features"\n'
+    )
+    recipe = write(text, overrides=["evaluation.zero_shot.data=file:///data/classes"])
+    assert (recipe.data.train, recipe.features.folder) == ("s3://bucket/train.jsonl", "s3://bucket/features")
+    assert write(overrides=["features.folder=gs://b/f"]).features.folder == "gs://b/f"
+
+
+def test_who_encodes_is_one_of_the_engines_and_a_crew_is_for_those_that_have_one(write):
+    spec = write(overrides=["features.engine=ray", "features.actor_cpus=4"]).features
+    assert (spec.engine, spec.crew.actors, spec.crew.cpus, spec.crew.gpus) == ("ray", "auto", 4, 0)
+    with pytest.raises(UnknownNameError, match=r"^unknown engine 'rya'\. Did you mean 'ray'\? Known: local, ray"):
+        write(overrides=["features.engine=rya"])
+    with pytest.raises(RecipeError, match="features: actors, actor_cpus and actor_gpus are for engine = 'ray'"):
+        write(overrides=["features.actors=2"])
+
+
 def test_set_changes_one_key_and_its_paths_count_from_here(write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org/vit").mkdir(parents=True)

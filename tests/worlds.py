@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +16,8 @@ import torch
 from lightcrl.data.base import Dataset, text_item
 from lightcrl.encoders.base import Encoder
 from lightcrl.errors import ItemError
+from lightcrl.features.engines import Crew
+from lightcrl.features.shards import Job, Made, Task, make_shard
 from lightcrl.tokens import TokenBatch
 
 
@@ -46,6 +52,31 @@ class Digits(Encoder):
     def tokens(self, text: str) -> np.ndarray:
         digits = np.array([int(digit) for digit in text], dtype=np.float32)
         return np.stack([digits**power for power in range(3)] + [digits * 0 + self.version], 1)
+
+
+class Deadly(Digits):
+    """The same tokens, but some numbers kill the process that encodes them, always or once"""
+
+    def __init__(self, folder: Path, once: Sequence[str] = (), always: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.folder, self.once, self.always = folder, frozenset(once), frozenset(always)
+
+    def encode(self, prepared: Sequence[Any]) -> TokenBatch:
+        for text in self.once.intersection(prepared):
+            with suppress(FileExistsError):
+                (self.folder / f"died-of-{text}").touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
+        if self.always.intersection(prepared):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode(prepared)
+
+
+def backwards(
+    job: Job, encoder: Encoder, tasks: Iterator[Task], advance: Callable[[int], None], crew: Crew
+) -> Generator[Made, None, None]:
+    """An engine as a user may write it: the last shard first."""
+    for task in reversed(list(tasks)):
+        yield make_shard(job, task, lambda: encoder, advance)
 
 
 def numbers(count: int, *, split: str = "train", bad: Sequence[int] = ()) -> Dataset:

@@ -30,23 +30,30 @@ from lightcrl.encoders.base import EncoderSpec
 from lightcrl.encoders.tower import TuningSpec
 from lightcrl.errors import LightCRLError, RecipeError, UnknownNameError
 from lightcrl.evaluation.spec import EvaluationSpec
+from lightcrl.features.engines import ENGINES, Crew
+from lightcrl.folders import is_uri
 from lightcrl.losses import LOSSES
 from lightcrl.methods import METHODS, Method, MethodOptions
+from lightcrl.storage import cache_folder
 
 
 def default_features_folder() -> str:
     """`$LIGHTCRL_CACHE/features`, or `~/.cache/lightcrl/features`: stores are shared by all recipes."""
-    cache = os.environ.get("LIGHTCRL_CACHE") or "~/.cache/lightcrl"
-    return str(Path(cache).expanduser() / "features")
+    return str(cache_folder() / "features")
 
 
 class FeaturesSpec(BaseModel):
     """The `[features]` table.
 
     Attributes:
-        folder: of all feature stores.
+        folder: of all feature stores, a path or a URI of an object store (`s3://bucket/features`).
         dtype: of stored values.
-        workers: threads that decode pictures and sounds.
+        workers: threads that decode pictures and sounds, in every process that encodes.
+        engine: a member of `ENGINES`: `"local"` encodes in this process, `"ray"` on the machines of a Ray cluster; or
+            `"package.module:function"` for the user's own.
+        actors: processes that encode at once, for engine `"ray"`; `"auto"` takes as many as there is room for.
+        actor_cpus: cores of each, and threads of its arithmetic.
+        actor_gpus: GPUs of each; below 1, several share one. With 0 they encode on the CPU.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,6 +61,23 @@ class FeaturesSpec(BaseModel):
     folder: str = Field(default_factory=default_features_folder)
     dtype: Literal["float16", "float32"] = "float16"
     workers: int = Field(default=4, gt=0)
+    engine: str = "local"
+    actors: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
+    actor_cpus: int = Field(default=1, gt=0)
+    actor_gpus: float = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> FeaturesSpec:
+        if ":" not in self.engine:
+            ENGINES[self.engine]
+        if self.engine == "local" and self.crew != Crew():
+            raise ValueError("actors, actor_cpus and actor_gpus are for engine = 'ray'")
+        return self
+
+    @property
+    def crew(self) -> Crew:
+        """Who encodes, where the engine is not the local one."""
+        return Crew(self.actors, self.actor_cpus, self.actor_gpus)
 
 
 class MethodSpec(BaseModel):
@@ -277,7 +301,12 @@ def anchor_paths(table: dict[str, Any], folder: Path) -> None:
 
 
 def anchor_path(value: str, folder: Path, may_be_id: bool) -> str:
-    """A path made absolute; one that may be an id stays as it is, unless it exists, begins with a dot or is a table."""
+    """A path made absolute.
+
+    A URI stays as it is, and so does one that may be an id, unless it exists, begins with a dot or is a table.
+    """
+    if is_uri(value):
+        return value
     path = Path(os.path.normpath(folder / Path(value).expanduser()))
     return str(path) if path.exists() or value.startswith(".") or is_table(value) or not may_be_id else value
 

@@ -18,6 +18,7 @@ from lightcrl.data import Dataset, Rejection
 from lightcrl.encoders.base import Choices, Encoder, Slot
 from lightcrl.errors import DataError, EncoderError, ItemError
 from lightcrl.features.encoding import encode_items
+from lightcrl.folders import local_place
 from lightcrl.storage import make_folder, whole_file, write_json
 
 Tell = Callable[[Mapping[str, Any]], None]
@@ -130,7 +131,8 @@ def take_sample(
     Args:
         dataset: all of the data.
         encoders: by modality.
-        folder: of the feature stores; what is encoded is kept below it, so that a second check encodes nothing.
+        folder: of the feature stores; what is encoded is kept below it, so that a second check encodes nothing. Where
+            it is a URI, on this machine, below the cache.
         size: groups of train; by default as many as can be encoded in `seconds`, at most 1,500. Dev has a third of
             that, at most 500.
         seconds: for encoding, loading the encoders aside.
@@ -145,7 +147,7 @@ def take_sample(
     order = draw_groups(dataset, seed)
     generator = np.random.default_rng(seed)
     members = {name: _by_group(dataset.links[name], generator) for name in encoders}
-    readers = {name: _Reader(encoder, dataset, name, Path(folder), workers, tell) for name, encoder in encoders.items()}
+    readers = {name: _Reader(encoder, dataset, name, folder, workers, tell) for name, encoder in encoders.items()}
     costs = {}
     for name, reader in readers.items():
         reader.encode(
@@ -204,13 +206,13 @@ class _Reader:
     """
 
     def __init__(
-        self, encoder: Encoder, dataset: Dataset, modality: str, folder: Path, workers: int, tell: Tell
+        self, encoder: Encoder, dataset: Dataset, modality: str, folder: Path | str, workers: int, tell: Tell
     ) -> None:
         self.choices: Choices | None = encoder.choices()
         self.encoder = self.choices.encoder if self.choices else encoder
         self.items, self.modality = dataset.items[modality], modality
         self.workers, self.tell = workers, tell
-        self.folder = folder / f"check-{modality}-{self.encoder.fingerprint[:16]}"
+        self.folder = local_place(folder) / f"check-{modality}-{self.encoder.fingerprint[:16]}"
         self.found: dict[int, Tensor] = {}
         self.failed: set[int] = set()
         self.rejected: list[Rejection] = []

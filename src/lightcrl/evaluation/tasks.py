@@ -255,6 +255,8 @@ def encode_modality(
         strict=strict,
         max_rejected=max_rejected,
         workers=features.workers,
+        engine=features.engine,
+        crew=features.crew,
         progress=lambda at, total: tell({"event": "encode", "modality": modality, "done": at, "total": total}),
     )
     tell(

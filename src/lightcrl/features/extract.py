@@ -1,25 +1,24 @@
 """Run a frozen encoder once over every item of a modality, into a feature store.
 
-Items are cut into shards by their number alone and batched within a shard, so a run that is killed and resumed makes
-the same batches, hence the same bytes. Items that a finished store of the same encoder already holds are copied.
+The store is made shard by shard (`shards`), by an engine (`engines`); what an earlier run completed is kept, and what a
+finished store of the same encoder already holds is copied (`siblings`).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from lightcrl.data.base import Dataset, Item, Rejection, check_rejected
+from lightcrl.data.base import Dataset, Rejection, check_rejected
 from lightcrl.encoders.base import Encoder, fingerprint
-from lightcrl.errors import DataError, ItemError, LightCRLError
-from lightcrl.features.encoding import encode
-from lightcrl.features.store import FORMAT, FeatureStore, Shard, complete_shard, write_manifest, write_shard
-from lightcrl.storage import make_folder
+from lightcrl.features.engines import ENGINES, Crew
+from lightcrl.features.shards import Job, plan_tasks, shard_count
+from lightcrl.features.siblings import Siblings
+from lightcrl.features.store import FORMAT, FeatureStore, complete_shards, write_manifest
+from lightcrl.folders import folder_at
+from lightcrl.methods.base import TokenSpec
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,8 @@ def extract(
     strict: bool = False,
     max_rejected: float = 0.2,
     workers: int = 4,
+    engine: str = "local",
+    crew: Crew | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Extraction:
     """The complete store of one modality of `dataset`, made, resumed or found below `root`.
@@ -59,19 +60,22 @@ def extract(
         encoder: the frozen encoder.
         dataset: groups and unique items.
         modality: whose items.
-        root: folder of all stores.
+        root: folder of all stores, a path or a URI.
         dtype: of the stored values, `"float16"` or `"float32"`.
         strict: stop at the first item that cannot be read.
         max_rejected: greatest share of items that may be set aside.
-        workers: threads that decode.
+        workers: threads that decode, in every process that encodes.
+        engine: a member of `ENGINES`.
+        crew: who encodes, where the engine is not the local one.
         progress: called with items done and items in all.
 
     Raises:
         DataError: `strict`, and an item cannot be read.
         TooManyRejectedError: more than `max_rejected` cannot be read.
-        StorageError: the disk is full or not writable; complete shards are kept.
+        StorageError: the disk is full, or the folder cannot be written; complete shards are kept.
+        EngineError: the machines that should encode cannot.
     """
-    items, links = dataset.items[modality], dataset.links[modality]
+    items = dataset.items[modality]
     identity = {
         "format": FORMAT,
         "encoder": encoder.fingerprint,
@@ -79,60 +83,53 @@ def extract(
         "data": _data_identity(dataset, modality),
     }
     mark = fingerprint(identity)
-    folder = make_folder(Path(root) / f"{modality}-{mark[:16]}")
-    if (folder / "manifest.json").exists():
-        store = FeatureStore(folder, mark)
+    folder = folder_at(root).below(f"{modality}-{mark[:16]}")
+    if "manifest.json" in folder.sizes():
+        store = FeatureStore(folder.uri, mark)
         progress(len(items), len(items))
         return Extraction(store, 0, 0, store.rows, _rejections(store.rejected, modality))
 
-    known = _Known(Path(root), encoder.fingerprint, dtype, exclude=folder)
-    size = max(1024, -(-len(items) // 1024))
-    bounds = np.searchsorted(links[:, 0], np.arange(0, len(items) + size, size))
-    shards: list[Shard] = []
-    encoded = copied = kept = 0
-    for number, first in enumerate(range(0, len(items), size)):
-        part = items[first : first + size]
-        shard = complete_shard(folder, number, mark)
-        if shard is not None:
-            kept += shard.rows
-        else:
-            found = {place: tokens for place, item in enumerate(part) if (tokens := known.tokens(item.key)) is not None}
-            fresh = [place for place in range(len(part)) if place not in found]
-            rejected = []
-            done = first + len(found)
-            for place, outcome in encode(encoder, part, fresh, dtype, workers=workers):
-                done += 1
-                progress(done, len(items))
-                if isinstance(outcome, ItemError):
-                    if strict:
-                        raise DataError(f"{part[place].source}: {outcome}. strict = true stops at the first such item.")
-                    rejected.append({"source": part[place].source, "reason": outcome.reason, "detail": outcome.detail})
-                else:
-                    found[place] = outcome
-            metadata = _metadata(dataset, part, found, links[bounds[number] : bounds[number + 1]], first)
-            sequences = [found[place] for place in sorted(found)]
-            shard = write_shard(folder, number, mark, sequences, metadata, rejected, encoder.dim, dtype)
-            encoded += len(fresh) - len(rejected)
-            copied += len(part) - len(fresh)
-        shards.append(shard)
-        progress(min(first + size, len(items)), len(items))
-        aside = [entry for done_shard in shards for entry in done_shard.rejected]
-        # Stop as soon as the final share is certain to be too large, not after hours.
+    folder.make()
+    shards = complete_shards(folder, shard_count(len(items)), mark)
+    kept = sum(shard.rows for shard in shards.values())
+    done = sum(shard.rows + len(shard.rejected) for shard in shards.values())
+    progress(done, len(items))
+
+    def advance(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(done, len(items))
+
+    def check() -> None:
+        """Stop as soon as the final share is certain to be too large, not after hours."""
+        aside = [entry for _, shard in sorted(shards.items()) for entry in shard.rejected]
         check_rejected(_rejections(aside, modality), len(items) - len(aside), max_rejected)
 
+    check()
+    siblings = Siblings(folder_at(root), {"format": FORMAT, "dtype": dtype}, encoder.fingerprint, exclude=folder.name)
+    job = Job(folder.uri, mark, encoder.fingerprint, dtype, strict, workers)
+    tasks = plan_tasks(dataset, modality, siblings, set(shards))
+    encoded = copied = 0
+    shape: TokenSpec | None = None
+    with closing(ENGINES.load(engine)(job, encoder, tasks, advance, crew or Crew())) as running:
+        for made in running:
+            shards[made.number], shape = made.shard, made.shape
+            encoded, copied = encoded + made.encoded, copied + made.copied
+            check()
+
+    shape = shape or TokenSpec(encoder.dim, encoder.slots, encoder.sequence)
     header = {
         "modality": modality,
         "kind": encoder.kind,
         "encoder": {"fingerprint": encoder.fingerprint, **encoder.describe()},
-        "dim": encoder.dim,
-        "slots": encoder.slots,
-        "sequence": encoder.sequence,
+        "dim": shape.dim,
+        "slots": shape.slots,
+        "sequence": shape.sequence,
         "dtype": dtype,
     }
-    write_manifest(folder, mark, header, shards)
-    for leftover in folder.glob("*.tmp"):  # of killed runs
-        leftover.unlink()
-    store = FeatureStore(folder, mark)
+    write_manifest(folder, mark, header, [shard for _, shard in sorted(shards.items())])
+    folder.tidy()
+    store = FeatureStore(folder.uri, mark)
     return Extraction(store, encoded, copied, kept, _rejections(store.rejected, modality))
 
 
@@ -142,45 +139,5 @@ def _data_identity(dataset: Dataset, modality: str) -> str:
     return fingerprint([[item.key for item in dataset.items[modality]], links])
 
 
-def _metadata(
-    dataset: Dataset, part: Sequence[Item], found: dict[int, np.ndarray], links: np.ndarray, first: int
-) -> dict[str, list[Any]]:
-    rows = {place: row for row, place in enumerate(sorted(found))}
-    kept = [(place, int(group)) for place, group in zip(links[:, 0] - first, links[:, 1], strict=True) if place in rows]
-    return {
-        "row": [rows[place] for place, _ in kept],
-        "item": [part[place].key for place, _ in kept],
-        "group": [dataset.groups[group] for _, group in kept],
-        "split": [dataset.splits[group] for _, group in kept],
-        "source": [part[place].source for place, _ in kept],
-    }
-
-
 def _rejections(entries: list[dict[str, str]], modality: str) -> list[Rejection]:
     return [Rejection(entry["source"], entry["reason"], entry["detail"], modality) for entry in entries]
-
-
-class _Known:
-    """Items that finished stores of the same encoder and dtype already hold."""
-
-    def __init__(self, root: Path, encoder: str, dtype: str, exclude: Path) -> None:
-        self._places: dict[str, tuple[FeatureStore, int]] = {}
-        for manifest in sorted(root.glob("*/manifest.json")):
-            if manifest.parent == exclude:
-                continue
-            header = json.loads(manifest.read_text(encoding="utf-8"))
-            if header["format"] != FORMAT or header["encoder"]["fingerprint"] != encoder or header["dtype"] != dtype:
-                continue
-            try:
-                store = FeatureStore(manifest.parent)
-            except LightCRLError:  # a torn sibling only means that its items are encoded again
-                continue
-            table = store.metadata()
-            for key, row in zip(table["item"].to_pylist(), table["row"].to_pylist(), strict=True):
-                self._places.setdefault(key, (store, row))
-
-    def tokens(self, key: str) -> np.ndarray | None:
-        if key not in self._places:
-            return None
-        store, row = self._places[key]
-        return store.item(row)

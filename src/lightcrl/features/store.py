@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ import pyarrow.parquet as pq
 import torch
 
 from lightcrl.errors import StaleStoreError, StoreError, TornStoreError
-from lightcrl.storage import file_digest, whole_file, write_json
+from lightcrl.features.mirror import STREAMS, local_copy
+from lightcrl.folders import Folder, folder_at
+from lightcrl.storage import file_digest, json_text
 from lightcrl.tokens import TokenBatch
 
 FORMAT = 1
@@ -58,7 +61,7 @@ class Shard:
 
 
 def write_shard(
-    folder: Path,
+    folder: Folder | Path,
     number: int,
     fingerprint: str,
     sequences: Sequence[np.ndarray],
@@ -71,45 +74,59 @@ def write_shard(
     offsets = np.zeros(len(sequences) + 1, dtype=np.int64)
     np.cumsum([len(sequence) for sequence in sequences], out=offsets[1:])
     values = np.concatenate([np.zeros((0, dim), dtype), *sequences]).astype(dtype, copy=False)
-    files = {}
+    folder, files = folder_at(folder), {}
     for name, array in ((f"values-{number:05d}.npy", values), (f"offsets-{number:05d}.npy", offsets)):
-        with whole_file(folder / name) as temporary, temporary.open("wb") as stream:
-            np.save(stream, array)
-        files[name] = _stamp(folder / name)
+        with folder.whole(name) as temporary:
+            with temporary.open("wb") as stream:
+                np.save(stream, array)
+            files[name] = _stamp(temporary)
     name = f"items-{number:05d}.parquet"
-    with whole_file(folder / name) as temporary:
+    with folder.whole(name) as temporary:
         pq.write_table(pa.table(metadata, schema=METADATA), temporary)
-    files[name] = _stamp(folder / name)
+        files[name] = _stamp(temporary)
     longest = int(np.diff(offsets).max(initial=0))
     shard = Shard(len(sequences), int(offsets[-1]), longest, rejected, files)
-    write_json(folder / f"shard-{number:05d}.json", {"format": FORMAT, "fingerprint": fingerprint, **vars(shard)})
+    _write_json(folder, _entry(number), {"format": FORMAT, "fingerprint": fingerprint, **vars(shard)})
     return shard
 
 
-def complete_shard(folder: Path, number: int, fingerprint: str) -> Shard | None:
-    """A shard that an earlier run completed, or None if it has to be made."""
-    try:
-        entry = json.loads((folder / f"shard-{number:05d}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if entry.pop("format", None) != FORMAT or entry.pop("fingerprint", None) != fingerprint:
-        return None
-    shard = Shard(**entry)
-    whole = all((folder / name).is_file() and _stamp(folder / name) == stamp for name, stamp in shard.files.items())
-    return shard if whole else None
+def complete_shards(folder: Folder | Path, count: int, fingerprint: str) -> dict[int, Shard]:
+    """By number, those of `count` shards that an earlier run completed; the others have to be made."""
+    folder = folder_at(folder)
+    sizes = folder.sizes()
+
+    def read(number: int) -> Shard | None:
+        try:
+            entry = json.loads(folder.read(_entry(number)))
+        except (OSError, ValueError):
+            return None
+        if entry.pop("format", None) != FORMAT or entry.pop("fingerprint", None) != fingerprint:
+            return None
+        shard = Shard(**entry)
+        # Objects appear whole, and asking for their digests would fetch them.
+        whole = all(
+            sizes.get(name) == stamp["bytes"] and folder.digest(name) in (None, stamp["digest"])
+            for name, stamp in shard.files.items()
+        )
+        return shard if whole else None
+
+    there = [number for number in range(count) if _entry(number) in sizes]
+    with ThreadPoolExecutor(STREAMS) as pool:
+        return {number: shard for number, shard in zip(there, pool.map(read, there), strict=True) if shard}
 
 
-def write_manifest(folder: Path, fingerprint: str, header: Mapping[str, Any], shards: Sequence[Shard]) -> None:
+def write_manifest(folder: Folder | Path, fingerprint: str, header: Mapping[str, Any], shards: Sequence[Shard]) -> None:
     """Declare a store complete. `header` holds modality, kind, encoder, dim, slots, sequence and dtype."""
     entries = [vars(shard) for shard in shards]
-    write_json(folder / "manifest.json", {"format": FORMAT, "fingerprint": fingerprint, **header, "shards": entries})
+    content = {"format": FORMAT, "fingerprint": fingerprint, **header, "shards": entries}
+    _write_json(folder_at(folder), "manifest.json", content)
 
 
 class FeatureStore:
     """A complete store, opened for reading: memory-mapped, or held in memory when `memory` is true.
 
     Attributes:
-        folder: where it lies.
+        folder: where it lies on this machine.
         manifest: its JSON manifest.
         fingerprint: stands for encoder, tokens, dtype and data.
         rows: items in it.
@@ -120,14 +137,14 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path | str, fingerprint: str | None = None, *, memory: bool = False) -> None:
-        """Open the store in `folder`.
+        """Open the store in `folder`, a local one or a URI (see `local_copy`).
 
         Raises:
             StoreError: there is no complete store, or its format is newer than this version reads.
             StaleStoreError: its fingerprint is not the one expected.
             TornStoreError: a file is missing or has another size; with `memory`, or another content.
         """
-        self.folder = Path(folder)
+        self.folder = local_copy(folder)
         try:
             self.manifest: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -279,6 +296,15 @@ def _gather(shard: tuple[np.ndarray, np.ndarray], rows: np.ndarray, most: int | 
     # Padding repeats the item's first token: it is masked, and a read stays within the item.
     index = starts[:, None] + np.where(mask, places, 0)
     return TokenBatch(torch.from_numpy(np.asarray(values[index])), torch.from_numpy(mask))
+
+
+def _entry(number: int) -> str:
+    return f"shard-{number:05d}.json"
+
+
+def _write_json(folder: Folder, name: str, content: Mapping[str, Any]) -> None:
+    with folder.whole(name) as temporary:
+        temporary.write_text(json_text(content), encoding="utf-8")
 
 
 def _stamp(path: Path) -> dict[str, Any]:
