@@ -99,6 +99,7 @@ def main() -> None:
                 whole = seconds(side, spec, data, given.shard, root)
                 times[side] = {"start": start, "whole": whole, "work": whole - start}
                 found[side] = digests(root)
+                time.sleep(5)  # until Ray has put its workers away
                 noise.append(busy())
             rounds.append({"quiet": max(noise) <= given.noise, "noise": noise, "times": times})
             print(*(f"{cores:.1f}" for cores in noise), file=sys.stderr)
