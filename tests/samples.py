@@ -50,7 +50,7 @@ def make_split(owners: Mapping[str, Sequence[Sequence[int]]]) -> Split:
         )
         for modality, groups in owners.items()
     }
-    return Split(np.array([f"g{group}" for group in range(count)], dtype=object), members)
+    return Split(count, members)
 
 
 def make_features(

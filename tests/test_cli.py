@@ -149,7 +149,7 @@ def test_evaluate_retrieval_on_a_table_it_has_never_seen(world, tmp_path):
 
 
 def test_evaluate_agrees_with_the_run_on_the_runs_own_dev_split(world, tmp_path):
-    dev = set(lightcrl.Features(_stores(world)).split("dev").names)
+    dev = set(lightcrl.Features(_stores(world)).names("dev"))
     lines = (world.folder / "world/groups.jsonl").read_text().splitlines()
     kept = [line for line in lines if json.loads(line)["image"] in dev]
     (world.folder / "world/dev.jsonl").write_text("".join(f"{line}\n" for line in kept))

@@ -6,10 +6,16 @@ import math
 from dataclasses import dataclass
 
 from lightcrl.errors import TrainingError
-from lightcrl.features.table import Split
+from lightcrl.features.table import Features, Split
 from lightcrl.machine import multiplies_bfloat16
 from lightcrl.recipe import TrainingSpec
-from lightcrl.sampling import count_batches
+from lightcrl.sampling import Window, count_batches
+
+# Share of the memory allowed that a window takes: there are two, one in use and one being read, and as much again for
+# what else there is.
+WINDOW_SHARE = 1 / 4
+# A window is filled from so many blocks: the more, the nearer to a full shuffle, and the shorter what is read at once.
+BLOCKS = 256
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,7 @@ class Plan:
         epochs: at most.
         steps: at most.
         steps_per_epoch: the same for every epoch.
+        window: how groups are shuffled where stores are not held in memory.
     """
 
     batch_size: int
@@ -29,6 +36,7 @@ class Plan:
     epochs: int
     steps: int
     steps_per_epoch: int
+    window: Window | None = None
 
 
 def make_plan(spec: TrainingSpec, split: Split) -> Plan:
@@ -59,6 +67,24 @@ def make_plan(spec: TrainingSpec, split: Split) -> Plan:
     per_epoch = count_batches(split, batch_size, items)
     epochs = min(100, max(20, round(400 / per_epoch))) if spec.epochs == "auto" else spec.epochs
     return Plan(batch_size, items, epochs, epochs * per_epoch, per_epoch)
+
+
+def make_window(features: Features, split: Split, plan: Plan, memory: float, sequences: bool) -> Window | None:
+    """How to shuffle a split whose stores may take `memory` bytes; None where they are held in memory.
+
+    It follows from data and settings alone, so that a run goes on anywhere, and with any number of processes.
+    """
+    if all(store.memory for store in features.stores.values()):
+        return None
+    size = 0.0
+    for modality, members in split.members.items():
+        store = features.store(modality)
+        item = store.nbytes / max(1, store.rows)
+        if store.sequence and not sequences:
+            item *= store.slots * store.rows / max(1, store.tokens)
+        size += item * min(plan.items_per_group, len(members.rows) / max(1, len(split)))
+    batches = max(1, int(memory * WINDOW_SHARE / max(1.0, size * plan.batch_size)))
+    return Window(max(1, batches * plan.batch_size // BLOCKS), batches)
 
 
 def learning_rate(spec: TrainingSpec, step: int, steps: int) -> float:

@@ -135,6 +135,8 @@ class TrainingSpec(BaseModel):
             multiplies in it.
         chunk: items that go through a tower at once; the gradient is that of the whole batch. `"auto"` takes the
             encoder's batch size.
+        memory: GiB of features that a process may hold. Stores that have more together are not held, but read in
+            windows of groups, each shuffled by itself (`sampling.Window`).
         device: `"auto"` takes the GPU when there is one.
         tensorboard: write TensorBoard logs beside log.jsonl (extra `tensorboard`).
     """
@@ -157,6 +159,7 @@ class TrainingSpec(BaseModel):
     evaluate_every: int = Field(default=1, gt=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     chunk: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
+    memory: float = Field(default=4.0, gt=0)
     device: str = "auto"
     tensorboard: bool = True
 
@@ -174,7 +177,12 @@ class TrainingSpec(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What decides the outcome, as JSON values: not where it runs, nor in what portions."""
-        return self.model_dump(mode="json", exclude={"device", "tensorboard", "chunk"})
+        return self.model_dump(mode="json", exclude={"device", "tensorboard", "chunk", "memory"})
+
+    @property
+    def memory_bytes(self) -> float:
+        """`memory` in bytes."""
+        return self.memory * 2**30
 
     def suited(self, method: type[Method]) -> TrainingSpec:
         """This spec with what is `"auto"` filled in; batch size and epochs stay so unless the method has its own."""

@@ -7,9 +7,12 @@ chunk is embedded once more to pass its own on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 
 from lightcrl.encoders.base import fingerprint
 from lightcrl.features.live import LiveStore
+from lightcrl.features.reading import Excerpt
 from lightcrl.features.table import Features
 from lightcrl.losses import LOSSES, Loss, info_nce
 from lightcrl.methods import Method, Step
@@ -66,10 +70,42 @@ class Stepper:
         for module in (self.method, *(store.tower for store in self.live.values())):
             module.train(mode)
 
+    def read(self, batches: Iterable[Batch], *, whole: bool = False) -> Iterator[Batch]:
+        """The batches; of stores that are not in memory with their tokens, a window read while another is in use.
+
+        Tokens are those of this process' share of each batch, unless it is to have the `whole`.
+        """
+        if all(store.memory for name, store in self.features.stores.items() if name not in self.live):
+            yield from batches
+            return
+        with ThreadPoolExecutor(1, "windows") as reader:
+            coming = None
+            for _, found in groupby(batches, key=attrgetter("window")):
+                window = list(found)
+                following = window, reader.submit(self._excerpts, window, whole)
+                if coming is not None:
+                    yield from self._filled(coming[0], coming[1].result(), whole)
+                coming = following
+            if coming is not None:
+                yield from self._filled(coming[0], coming[1].result(), whole)
+
+    def _excerpts(self, window: Sequence[Batch], whole: bool) -> dict[str, Excerpt]:
+        """What the batches of a window need of every store that is not in memory."""
+        found = {}
+        for name, store in self.features.stores.items():
+            rows = [self._rows(batch.rows[name], whole) for batch in window if name in batch.rows]
+            if rows and not store.memory and name not in self.live:
+                found[name] = store.read(np.concatenate(rows), sequence=self.method.sequences)
+        return found
+
+    def _filled(self, window: Sequence[Batch], excerpts: Mapping[str, Excerpt], whole: bool) -> Iterator[Batch]:
+        for batch in window:
+            rows = {name: self._rows(batch.rows[name], whole) for name in excerpts if name in batch.rows}
+            yield replace(batch, tokens={name: excerpts[name].gather(chosen) for name, chosen in rows.items()})
+
     def stored(self, batch: Batch, done: float, *, whole: bool = False) -> Step:
         """The stored features of a batch; of this process' share of it unless it is to have the whole."""
-        tokens = {name: self._stored(name, self._rows(rows, whole)) for name, rows in batch.rows.items()}
-        return Step(tokens, self._groups(batch), done)
+        return Step({name: self._stored(name, batch, whole) for name in batch.rows}, self._groups(batch), done)
 
     def loss(self, batch: Batch, done: float, seed: int) -> Tensor:
         """The loss of a batch, all of whose activations are kept; `seed` is that of what is random in towers."""
@@ -140,7 +176,7 @@ class Stepper:
         return {
             name: self.live[name].prepare(self._rows(rows), generator)
             if name in self.live
-            else self._stored(name, self._rows(rows))
+            else self._stored(name, batch)
             for name, rows in batch.rows.items()
         }
 
@@ -148,8 +184,11 @@ class Stepper:
         tokens: TokenBatch = self.live[name].tower(found) if name in self.live else found
         return tokens
 
-    def _stored(self, name: str, rows: np.ndarray) -> TokenBatch:
-        found = self.features.store(name).gather(rows, sequence=self.method.sequences)
+    def _stored(self, name: str, batch: Batch, whole: bool = False) -> TokenBatch:
+        found = batch.tokens.get(name)
+        if found is None:
+            rows = self._rows(batch.rows[name], whole)
+            found = self.features.store(name).gather(rows, sequence=self.method.sequences)
         return found.to(self.accelerator.device)
 
     def _rows(self, rows: np.ndarray, whole: bool = False) -> np.ndarray:

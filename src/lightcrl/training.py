@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from lightcrl.features.table import Features, Split
 from lightcrl.logs import Log, Report
 from lightcrl.machine import keep_freed_memory
 from lightcrl.methods import Method
-from lightcrl.plan import Plan, bfloat16_pays, learning_rate, make_plan
+from lightcrl.plan import Plan, bfloat16_pays, learning_rate, make_plan, make_window
 from lightcrl.recipe import TrainingSpec
 from lightcrl.sampling import Batch, epoch_batches
 from lightcrl.stepping import Stepper, mix, parameter_groups
@@ -155,14 +156,16 @@ def train(
     plan = make_plan(spec, train_split)
     if checkpoint.method.closed_form:
         plan = replace(plan, epochs=1, steps=plan.steps_per_epoch)
-    features = features.in_memory()
+    features = features.in_memory(spec.memory_bytes)
     keep_freed_memory()
     method = checkpoint.method
+    plan = replace(plan, window=make_window(features, train_split, plan, spec.memory_bytes, method.sequences))
     accelerator = _accelerator(spec, plan.batch_size, method, bool(live))
     live = dict(live or {})
     tuning = {name: store.tower.spec.model_dump(mode="json") for name, store in sorted(live.items())}
+    window = [asdict(plan.window)] if plan.window else []
     known = [checkpoint.method_config(), spec.identity(), seed, _fingerprints(features), *([tuning] if tuning else [])]
-    identity = fingerprint(known)
+    identity = fingerprint([*known, *window])
     stepper = Stepper(method, features, live, accelerator, spec)
     for module in stepper.modules().values():
         module.to(accelerator.device)
@@ -221,18 +224,12 @@ class _Loop:
             start = saved = time.monotonic()
             earlier = progress.seconds
             if progress.step == 0 and self.method.solves:
-                epoch = epoch_batches(self.train_split, plan.batch_size, plan.items_per_group, self.seed, 0)
+                epoch = self.stepper.read(self.epoch(0), whole=True)
                 self.method.solve(self.stepper.stored(batch, 0.0, whole=True) for batch in epoch)
             while not progress.finished:
                 skip = progress.step - progress.epoch * plan.steps_per_epoch
-                batches = epoch_batches(
-                    self.train_split, plan.batch_size, plan.items_per_group, self.seed, progress.epoch
-                )
-                if self.method.closed_form:
-                    batches = iter(())
-                for number, batch in enumerate(batches):
-                    if number < skip:
-                        continue
+                batches = iter(()) if self.method.closed_form else self.epoch(progress.epoch)
+                for batch in self.stepper.read(islice(batches, skip, None)):
                     log.write(self.step(batch, progress))
                     progress.step += 1
                     if time.monotonic() - saved > SAVE_SECONDS:
@@ -248,6 +245,11 @@ class _Loop:
                     progress.finished = stopped or progress.epoch >= plan.epochs
                     self.save_last(folder, progress, identity)
                     saved = time.monotonic()
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of an epoch."""
+        plan = self.plan
+        return epoch_batches(self.train_split, plan.batch_size, plan.items_per_group, self.seed, number, plan.window)
 
     def step(self, batch: Batch, progress: Progress) -> dict[str, Any]:
         """One update; returns its line of the log."""

@@ -173,7 +173,7 @@ def test_subsets_are_nested_by_seed(world, tmp_path, monkeypatch):
 
     def watch(recipe, spec, seed, place, features, *others):
         split = features.split("train")
-        seen[spec.name, seed, len(split)] = set(split.names)
+        seen[spec.name, seed, len(split)] = set(split.members["image"].rows.tolist())
         for members in split.members.values():
             assert members.groups.max() < len(split)
         raise TrainingError("enough")

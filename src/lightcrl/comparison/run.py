@@ -108,7 +108,8 @@ def compare(
     if recipe.evaluation.zero_shot is not None:
         zero_shot = ZeroShot.prepare(recipe.evaluation.zero_shot, encoders, recipe.features, tell)
     sizes = [] if scaling is None else subset_sizes(scaling, entries, recipe, features)
-    ground = Ground(recipe, make_folder(folder), features.in_memory(), encoders, zero_shot, tell)
+    held = features.in_memory(recipe.training.memory_bytes)
+    ground = Ground(recipe, make_folder(folder), held, encoders, zero_shot, tell)
     state = _State(ground, entries, numbers, tune, _chance(ground), target)
     _choose(state)
     for seed in numbers:

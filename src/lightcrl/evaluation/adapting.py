@@ -236,4 +236,4 @@ def looks(folder: Path) -> dict[int, Tensor]:
 def _split(modality: str, rows: np.ndarray) -> Split:
     """A group for each item."""
     members: Mapping[str, Members] = {modality: make_members(rows, np.arange(len(rows)), len(rows))}
-    return Split(np.arange(len(rows)).astype(str).astype(object), dict(members))
+    return Split(len(rows), dict(members))

@@ -278,7 +278,7 @@ def _collect(method: Method, features: Features, dataset: Dataset, recipe: Recip
         key_of = dict(zip(table["row"].to_pylist(), table["item"].to_pylist(), strict=True))
         by_key = {item.key: item for item in dataset.items[modality]}
         items[modality] = [by_key[key_of[row]] for row in np.unique(members.rows).tolist()]
-    return Collection(recipe.kinds, items, vectors, links), split.names.tolist()
+    return Collection(recipe.kinds, items, vectors, links), features.names(recipe.evaluation.split)
 
 
 def _model(folder: Path, number: int, entry: Mapping[str, Any]) -> ModelFacts:

@@ -12,7 +12,7 @@ A store knows nothing of encoders or data sets: `extract` fills it, training and
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from lightcrl.errors import StaleStoreError, StoreError, TornStoreError
 from lightcrl.features.mirror import STREAMS, local_copy
+from lightcrl.features.reading import Excerpt, pad, read_tokens
 from lightcrl.folders import Folder, folder_at
 from lightcrl.storage import file_digest, json_text
 from lightcrl.tokens import TokenBatch
@@ -123,7 +123,7 @@ def write_manifest(folder: Folder | Path, fingerprint: str, header: Mapping[str,
 
 
 class FeatureStore:
-    """A complete store, opened for reading: memory-mapped, or held in memory when `memory` is true.
+    """A complete store, opened for reading: item by item from its files, or held in memory when `memory` is true.
 
     Attributes:
         folder: where it lies on this machine.
@@ -171,10 +171,13 @@ class FeatureStore:
         self._check_sizes()
         self._first_row = np.cumsum([0, *(shard.rows for shard in self._shards)])
         self.rows = int(self._first_row[-1])
-        self._arrays: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._offsets: dict[int, np.ndarray] = {}
+        self._held: tuple[np.ndarray, np.ndarray] | None = None
         self.memory = memory
         if memory:
-            self._load()
+            self.verify()
+            whole = self.read(np.arange(self.rows))
+            self._held = whole.values, whole.offsets
 
     @property
     def longest(self) -> int:
@@ -182,9 +185,14 @@ class FeatureStore:
         return max((shard.longest for shard in self._shards), default=0)
 
     @property
+    def tokens(self) -> int:
+        """Tokens of all items."""
+        return sum(shard.tokens for shard in self._shards)
+
+    @property
     def nbytes(self) -> int:
         """Size of the values in bytes."""
-        return int(sum(shard.tokens for shard in self._shards) * self.dim * np.dtype(self.manifest["dtype"]).itemsize)
+        return int(self.tokens * self.dim * np.dtype(self.manifest["dtype"]).itemsize)
 
     @property
     def rejected(self) -> list[dict[str, str]]:
@@ -193,12 +201,15 @@ class FeatureStore:
 
     def metadata(self) -> pa.Table:
         """Columns row, item, group, split, source: one line per item and group, in order of rows."""
-        tables = [pq.read_table(self.folder / f"items-{n:05d}.parquet") for n in range(len(self._shards))]
-        shifted = [
-            table.set_column(0, "row", pa.array(table["row"].to_numpy() + first))
-            for table, first in zip(tables, self._first_row[:-1], strict=True)
-        ]
-        return pa.concat_tables(shifted) if shifted else METADATA.empty_table()
+        parts = list(self.lines(METADATA.names))
+        return pa.concat_tables(parts) if parts else METADATA.empty_table()
+
+    def lines(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """The named columns of the metadata, `row` the first of them, shard by shard."""
+        for number, first in enumerate(self._first_row[:-1]):
+            with pq.ParquetFile(self.folder / f"items-{number:05d}.parquet") as file:
+                table = file.read(list(columns), use_threads=False)
+            yield table.set_column(0, "row", pa.array(table["row"].to_numpy() + first))
 
     def gather(self, rows: np.ndarray, *, sequence: bool = True) -> TokenBatch:
         """Tokens of the items at `rows` [B] in that order, padded to the longest among them, in the stored dtype.
@@ -206,29 +217,38 @@ class FeatureStore:
         Without `sequence`, what follows the slots is not read.
         """
         rows = np.asarray(rows)
-        most = None if sequence or not self.sequence else self.slots
-        shards = np.searchsorted(self._first_row, rows, side="right") - 1
-        if len(self._first_row) == 2 or (len(rows) and (shards == shards[0]).all()):
-            shard = int(shards[0]) if len(rows) else 0
-            return _gather(self._shard(shard), rows - self._first_row[shard], most)
-        parts = []
-        for shard in np.unique(shards):
-            chosen = np.flatnonzero(shards == shard)
-            parts.append((chosen, _gather(self._shard(shard), rows[chosen] - self._first_row[shard], most)))
-        longest = max(part.values.shape[1] for _, part in parts)
-        values = torch.zeros(len(rows), longest, self.dim, dtype=parts[0][1].values.dtype)
-        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for chosen, part in parts:
-            values[chosen, : part.values.shape[1]] = part.values
-            mask[chosen, : part.values.shape[1]] = part.mask
-        return TokenBatch(values, mask)
+        if self._held is None:
+            return self.read(rows, sequence=sequence).gather(rows)
+        return pad(*self._held, rows, self.slots, self._most(sequence))
+
+    def read(self, rows: np.ndarray, *, sequence: bool = True) -> Excerpt:
+        """The items at `rows` [B], each once, read in order of the store; neighbours are read in one go.
+
+        Raises:
+            TornStoreError: a file has been cut since the store was opened.
+        """
+        rows = np.unique(rows)
+        most = self._most(sequence)
+        cuts = np.searchsorted(rows, self._first_row)
+        spans = []
+        for number in np.flatnonzero(np.diff(cuts)).tolist():
+            local = rows[cuts[number] : cuts[number + 1]] - self._first_row[number]
+            starts, counts = self._span(number, local)
+            spans.append((number, starts, counts if most is None else np.minimum(counts, most)))
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(np.concatenate([offsets[:0], *(counts for _, _, counts in spans)]), out=offsets[1:])
+        values = np.empty((offsets[-1], self.dim), self.manifest["dtype"])
+        for number, starts, counts in spans:
+            name = f"values-{number:05d}.npy"
+            whole = self._shards[number].tokens * self.dim * values.itemsize
+            header = self._shards[number].files[name]["bytes"] - whole
+            out = values[offsets[cuts[number]] : offsets[cuts[number + 1]]]
+            read_tokens(self.folder / name, header, starts, counts, out)
+        return Excerpt(rows, values, offsets, self.slots)
 
     def item(self, row: int) -> np.ndarray:
         """Tokens [T, D] of one item, as stored."""
-        shard = int(np.searchsorted(self._first_row, row, side="right") - 1)
-        values, offsets = self._shard(shard)
-        local = row - self._first_row[shard]
-        return np.asarray(values[offsets[local] : offsets[local + 1]])
+        return self.read(np.array([row])).values
 
     def verify(self) -> None:
         """Read every file and compare its digest with the manifest's.
@@ -256,46 +276,19 @@ class FeatureStore:
                         "manifest.json and run the recipe again: that shard alone is made anew."
                     )
 
-    def _shard(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Values and offsets of a shard, mapped when first asked for."""
-        number = int(number)
-        if number not in self._arrays:
-            self._arrays[number] = self._map(number)
-        return self._arrays[number]
+    def _span(self, number: int, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the tokens of a shard's `items` [N] begin, and how many each has."""
+        shard = self._shards[number]
+        if shard.tokens == shard.rows * shard.longest:
+            return items * shard.longest, np.full(len(items), shard.longest)
+        if number not in self._offsets:
+            self._offsets[number] = np.load(self.folder / f"offsets-{number:05d}.npy", "r", allow_pickle=False)
+        starts = np.asarray(self._offsets[number][items])
+        return starts, np.asarray(self._offsets[number][items + 1]) - starts
 
-    def _map(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        # An empty .npy cannot be memory-mapped.
-        empty = self._shards[number].tokens == 0
-        path = self.folder / f"values-{number:05d}.npy"
-        values = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
-        offsets = np.load(self.folder / f"offsets-{number:05d}.npy", mmap_mode="r", allow_pickle=False)
-        return values, offsets
-
-    def _load(self) -> None:
-        """Hold everything in one piece, checked on the way in."""
-        self.verify()
-        parts = [self._shard(number) for number in range(len(self._shards))]
-        if not parts:
-            return
-        first_token = np.cumsum([0, *(len(values) for values, _ in parts)])
-        offsets = [offsets[:-1] + first for (_, offsets), first in zip(parts, first_token, strict=False)]
-        self._arrays = {
-            0: (np.concatenate([values for values, _ in parts]), np.concatenate([*offsets, first_token[-1:]]))
-        }
-        self._first_row = np.array([0, self.rows])
-
-
-def _gather(shard: tuple[np.ndarray, np.ndarray], rows: np.ndarray, most: int | None) -> TokenBatch:
-    values, offsets = shard
-    starts = np.asarray(offsets[rows])
-    lengths = np.asarray(offsets[rows + 1]) - starts
-    if most is not None:
-        lengths = np.minimum(lengths, most)
-    places = np.arange(int(lengths.max(initial=0)))
-    mask = places < lengths[:, None]
-    # Padding repeats the item's first token: it is masked, and a read stays within the item.
-    index = starts[:, None] + np.where(mask, places, 0)
-    return TokenBatch(torch.from_numpy(np.asarray(values[index])), torch.from_numpy(mask))
+    def _most(self, sequence: bool) -> int | None:
+        """How many tokens of an item are read, where that is not all of them."""
+        return self.slots if self.sequence and not sequence else None
 
 
 def _entry(number: int) -> str:

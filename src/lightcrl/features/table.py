@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightcrl.data.base import Item
 from lightcrl.errors import EmptyDatasetError, ModalityError
+from lightcrl.features.naming import digests, number_names
 from lightcrl.features.store import FeatureStore
 from lightcrl.methods.base import TokenSpec
 
-# Stores up to this size are held in memory.
-MEMORY_LIMIT = 4 * 2**30
+SPLITS = ("train", "dev", "test")
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,15 @@ class Split:
     """The groups of one split.
 
     Attributes:
-        names: [G] names of the groups.
+        count: G, how many there are.
         members: by modality.
     """
 
-    names: np.ndarray
+    count: int
     members: dict[str, Members]
 
     def __len__(self) -> int:
-        return len(self.names)
+        return self.count
 
     @property
     def usable(self) -> np.ndarray:
@@ -58,8 +59,10 @@ class Split:
 
         A contrastive loss needs items of two modalities; where the split has a single one, its items have labels.
         """
-        present = np.stack([members.counts > 0 for members in self.members.values()])
-        return np.flatnonzero(present.sum(0) >= min(2, len(present)))
+        present = np.zeros(len(self), np.int8)
+        for members in self.members.values():
+            present += members.counts > 0
+        return np.flatnonzero(present >= min(2, len(self.members)))
 
     def subset(self, groups: np.ndarray) -> Split:
         """The split of these groups [S] alone, numbered anew in ascending order; rows stay those of the stores."""
@@ -68,7 +71,7 @@ class Split:
         for modality, found in self.members.items():
             kept = np.isin(found.groups, chosen)
             members[modality] = make_members(found.rows[kept], np.searchsorted(chosen, found.groups[kept]), len(chosen))
-        return Split(self.names[chosen], members)
+        return Split(len(chosen), members)
 
 
 class Features:
@@ -84,22 +87,32 @@ class Features:
         """Read who belongs to whom from the stores' own metadata."""
         self.stores = dict(stores)
         self.items = dict(items or {})
-        tables = {modality: store.metadata() for modality, store in self.stores.items()}
-        seen: dict[str, str] = {}
-        for table in tables.values():
-            seen.update(zip(table["group"].to_pylist(), table["split"].to_pylist(), strict=True))
+        tables = [_lines(store) for store in self.stores.values()]
+        numbers, count = number_names([names for _, names, _ in tables])
+        belongs = np.zeros(count, np.int8)
+        for (_, _, splits), groups in zip(tables, numbers, strict=True):
+            belongs[groups] = splits
+        rows = [found for found, _, _ in tables]
+        del tables
         self.splits: dict[str, Split] = {}
-        for split in ("train", "dev", "test"):
-            names = np.array([name for name, found in seen.items() if found == split], dtype=object)
-            numbers = {name: number for number, name in enumerate(names)}
-            if not numbers:
+        for code, split in enumerate(SPLITS):
+            chosen = belongs == code
+            if not chosen.any():
                 continue
+            local = np.cumsum(chosen, dtype=np.int32 if count < 2**31 else np.int64) - 1
             members = {}
-            for modality, table in tables.items():
-                here = table.filter(pc.equal(table["split"], split))
-                groups = np.array([numbers[name] for name in here["group"].to_pylist()], dtype=np.int64)
-                members[modality] = make_members(here["row"].to_numpy(), groups, len(names))
-            self.splits[split] = Split(names, members)
+            for modality, found, groups in zip(self.stores, rows, numbers, strict=True):
+                here = chosen[groups]
+                members[modality] = make_members(found[here], local[groups[here]], int(chosen.sum()))
+            self.splits[split] = Split(int(chosen.sum()), members)
+
+    def names(self, split: str) -> list[str]:
+        """Names of the groups of one of the stores' own splits, read from their metadata."""
+        seen: dict[str, None] = {}
+        for store in self.stores.values():
+            for lines in store.lines(("row", "group", "split")):
+                seen.update(dict.fromkeys(lines.filter(pc.equal(lines["split"], split))["group"].to_pylist()))
+        return list(seen)
 
     @property
     def specs(self) -> dict[str, TokenSpec]:
@@ -129,17 +142,15 @@ class Features:
             raise ModalityError(f"no modality {modality!r} in the features; they have {', '.join(self.stores)}.")
         return self.stores[modality]
 
-    def in_memory(self) -> Features:
-        """The same features, those up to `MEMORY_LIMIT` bytes read into memory and checked."""
-        return self._with(
-            {
-                modality: FeatureStore(store.folder, store.fingerprint, memory=True)
-                if store.nbytes <= MEMORY_LIMIT and not store.memory
-                else store
-                for modality, store in self.stores.items()
-            },
-            self.splits,
-        )
+    def in_memory(self, limit: float) -> Features:
+        """The same features, read into memory and checked if all of them together have at most `limit` bytes."""
+        if sum(store.nbytes for store in self.stores.values()) > limit:
+            return self
+        held = {
+            modality: store if store.memory else FeatureStore(store.folder, store.fingerprint, memory=True)
+            for modality, store in self.stores.items()
+        }
+        return self.replace_stores(held)
 
     def replace_stores(self, stores: Mapping[str, FeatureStore]) -> Features:
         """The same groups, with other stores of the same rows for some modalities."""
@@ -168,6 +179,25 @@ class Features:
 
 def make_members(rows: np.ndarray, groups: np.ndarray, count: int) -> Members:
     """Members from rows and their groups in any order; `count` groups in all."""
-    order = np.lexsort((rows, groups))
-    starts = np.searchsorted(groups[order], np.arange(count + 1))
-    return Members(rows[order], groups[order], starts)
+    later, equal = groups[1:] > groups[:-1], groups[1:] == groups[:-1]
+    if not (later | (equal & (rows[1:] >= rows[:-1]))).all():
+        order = np.lexsort((rows, groups))
+        rows, groups = rows[order], groups[order]
+    starts = np.zeros(count + 1, np.int64)
+    np.cumsum(np.bincount(groups, minlength=count), out=starts[1:])
+    small = max(int(rows.max(initial=0)), len(rows), count) < 2**31
+    kind = np.int32 if small else np.int64
+    return Members(rows.astype(kind, copy=False), groups.astype(kind, copy=False), starts.astype(kind))
+
+
+def _lines(store: FeatureStore) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of every line of a store's metadata its row, the digest [2] of its group's name, and its split's number."""
+    parts = []
+    kind = np.int32 if store.rows < 2**31 else np.int64
+    for lines in store.lines(("row", "group", "split")):
+        splits = pc.index_in(lines["split"], pa.array(SPLITS)).fill_null(-1).to_numpy().astype(np.int8)
+        parts.append((lines["row"].to_numpy().astype(kind), digests(lines["group"].combine_chunks()), splits))
+    if not parts:
+        return np.zeros(0, kind), np.zeros((0, 2), np.uint64), np.zeros(0, np.int8)
+    rows, names, splits = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return rows, names, splits

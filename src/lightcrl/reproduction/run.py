@@ -98,7 +98,7 @@ def reproduce(
     for stage in stages:
         place = make_folder(folder / stage.name)
         setting = stage.setting
-        features = setting.features.in_memory()
+        features = setting.features.in_memory(setting.recipe.training.memory_bytes)
         ground = Ground(setting.recipe, place, features, setting.encoders, None, tell)
         for name, task in stage.tasks.items():
             stage.outcomes[name][RAW] = [_kept(place / "encoders", name, task, task.as_they_come)]

@@ -1,0 +1,105 @@
+"""Items' tokens from files: neighbours in one go, into memory of their own.
+
+Nothing is mapped, so what is resident is what was asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lightcrl.errors import TornStoreError
+from lightcrl.tokens import TokenBatch
+
+# Bytes between two items that are still read in one go, and thrown away.
+GAP = 64 * 2**10
+# Bytes read in one go.
+RUN = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Some items of a store, held in memory.
+
+    Attributes:
+        rows: [N] rows of the store, ascending.
+        values: [tokens, D] their tokens one after another.
+        offsets: [N + 1] where each item begins.
+        slots: places that a batch of no items has.
+    """
+
+    rows: np.ndarray
+    values: np.ndarray
+    offsets: np.ndarray
+    slots: int
+
+    def gather(self, rows: np.ndarray) -> TokenBatch:
+        """Tokens of the items at `rows` [B], all of them in the excerpt, in that order."""
+        return pad(self.values, self.offsets, np.searchsorted(self.rows, rows), self.slots)
+
+
+def pad(values: np.ndarray, offsets: np.ndarray, items: np.ndarray, slots: int, most: int | None = None) -> TokenBatch:
+    """Tokens of `items` [B] out of `values` [tokens, D], padded to the longest; at most the first `most` of each."""
+    starts = np.asarray(offsets[items])
+    lengths = np.asarray(offsets[items + 1]) - starts
+    if most is not None:
+        lengths = np.minimum(lengths, most)
+    # A process may have no items of a modality in a batch: its tokens have the right shape all the same.
+    places = np.arange(int(lengths.max()) if len(items) else slots)
+    mask = places < lengths[:, None]
+    # Padding repeats the item's first token: it is masked, and a read stays within the item.
+    index = starts[:, None] + np.where(mask, places, 0)
+    return TokenBatch(torch.from_numpy(np.asarray(values[index])), torch.from_numpy(mask))
+
+
+def read_tokens(path: Path, header: int, starts: np.ndarray, counts: np.ndarray, out: np.ndarray) -> None:
+    """Fill `out` [sum(counts), D] with `counts` [N] tokens from each of `starts` [N], ascending, of an array in a file.
+
+    Args:
+        path: of a `.npy` file.
+        header: bytes before the array.
+        starts: the first token of each item.
+        counts: how many tokens of it.
+        out: where they go, one item after another.
+
+    Raises:
+        TornStoreError: the file ends before the last token.
+    """
+    if not len(out):
+        return
+    width = out.shape[1] * out.itemsize
+    ends = starts + counts
+    apart = (starts[1:] - ends[:-1]) * width > GAP
+    apart |= np.diff(starts * width // RUN) > 0
+    first = np.concatenate([[0], np.flatnonzero(apart) + 1])
+    places = np.concatenate([[0], np.cumsum(counts)])
+    file = os.open(path, os.O_RDONLY)
+    try:
+        for low, high in zip(first.tolist(), [*first[1:].tolist(), len(starts)], strict=True):
+            begin, size = int(starts[low]), int(ends[high - 1] - starts[low])
+            wanted = out[places[low] : places[high]]
+            if size == len(wanted):
+                _read(file, path, header + begin * width, wanted)
+            else:
+                run = np.empty((size, out.shape[1]), out.dtype)
+                _read(file, path, header + begin * width, run)
+                shift = starts[low:high] - begin - (places[low:high] - places[low])
+                np.take(run, np.arange(len(wanted)) + np.repeat(shift, counts[low:high]), 0, out=wanted, mode="clip")
+    finally:
+        os.close(file)
+
+
+def _read(file: int, path: Path, position: int, into: np.ndarray) -> None:
+    left = into.reshape(-1).view(np.uint8).data
+    while left:
+        found = os.preadv(file, [left], position)
+        if not found:
+            raise TornStoreError(
+                f"{path} ends at byte {position}, {len(left)} bytes before what was asked of it: it was cut since the "
+                "store was opened. Remove it and manifest.json and run the recipe again."
+            )
+        left, position = left[found:], position + found
