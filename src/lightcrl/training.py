@@ -224,11 +224,11 @@ class _Loop:
             start = saved = time.monotonic()
             earlier = progress.seconds
             if progress.step == 0 and self.method.solves:
-                epoch = self.stepper.read(self.epoch(0), whole=True)
+                epoch = self.stepper.read(self.epoch(self.train_split, 0), whole=True)
                 self.method.solve(self.stepper.stored(batch, 0.0, whole=True) for batch in epoch)
             while not progress.finished:
                 skip = progress.step - progress.epoch * plan.steps_per_epoch
-                batches = iter(()) if self.method.closed_form else self.epoch(progress.epoch)
+                batches = iter(()) if self.method.closed_form else self.epoch(self.train_split, progress.epoch)
                 for batch in self.stepper.read(islice(batches, skip, None)):
                     log.write(self.step(batch, progress))
                     progress.step += 1
@@ -246,10 +246,9 @@ class _Loop:
                     self.save_last(folder, progress, identity)
                     saved = time.monotonic()
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of an epoch."""
+    def epoch(self, split: Split, number: int) -> Iterator[Batch]:
         plan = self.plan
-        return epoch_batches(self.train_split, plan.batch_size, plan.items_per_group, self.seed, number, plan.window)
+        return epoch_batches(split, plan.batch_size, plan.items_per_group, self.seed, number, plan.window)
 
     def step(self, batch: Batch, progress: Progress) -> dict[str, Any]:
         """One update; returns its line of the log."""
@@ -301,8 +300,8 @@ class _Loop:
     @torch.no_grad()
     def dev_loss(self, progress: Progress) -> float:
         self.stepper.train(False)
-        batches = epoch_batches(self.dev_split, self.plan.batch_size, self.plan.items_per_group, self.seed, 0)
         done = progress.step / self.plan.steps
+        batches = self.stepper.read(self.epoch(self.dev_split, 0))
         values = [self.stepper.loss(batch, done, self.seed).item() for batch in batches]
         if not values:
             raise TrainingError("the plateau schedule needs a dev split of two groups or more; found fewer.")

@@ -268,7 +268,10 @@ class FeatureStore:
         for shard in self._shards:
             for name, stamp in shard.files.items():
                 path = self.folder / name
-                found = path.stat().st_size if path.is_file() else None
+                try:
+                    found = path.stat().st_size
+                except FileNotFoundError:
+                    found = None
                 if found != stamp["bytes"]:
                     state = "is missing" if found is None else f"has {found} bytes (digest {file_digest(path)})"
                     raise TornStoreError(
