@@ -1,65 +1,163 @@
-"""Two processes at half the batch are one process at the full batch."""
+"""Two processes at half the batch are one process at the full batch, and one that is killed ends the others."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from lightcrl.checkpoint import load_folder
+from lightcrl.checkpoint import load_folder, make_method
+from lightcrl.features import Features, FeatureStore
 from lightcrl.logs import read_log
+from lightcrl.plan import make_accelerator
 from lightcrl.processes import share
-from test_training import features, losses
+from lightcrl.recipe import TrainingSpec
+from lightcrl.sampling import Window, epoch_batches
+from lightcrl.stepping import Stepper
+from samples import make_features, randn
+from test_training import features, fit, losses
 
-PROGRAM = """
-import sys
+# Batches of nine groups, which two and three processes share unevenly.
+PLAIN = {"batch_size": 9, "items_per_group": 2, "epochs": 3, "learning_rate": 0.01}
+DROPOUTS = {"input_dropout": 0.0, "dropout": 0.0}
+START = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_training import Features, fit
-from lightcrl.features import FeatureStore
-data = Features({{m: FeatureStore(Path({stores!r}) / m) for m in ("image", "text")}})
-dropouts = {{"input_dropout": 0.0, "dropout": 0.0}}
-given = {{"batch_size": 9, "items_per_group": 2, "loss": sys.argv[2], "epochs": int(sys.argv[3])}}
-fit(data, Path(sys.argv[1]), options=dropouts, **given)
+from test_processes import *
+"""
+TRAIN = "data = opened(Path(sys.argv[1]))\nfit(data, Path(sys.argv[2]), options=DROPOUTS, **PLAIN, {})\n"
+KILLED = """
+done = Stepper.backward
+def backward(self, batch, *rest):
+    if os.environ["RANK"] == "1" and (Path(sys.argv[2]) / "last").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done(self, batch, *rest)
+Stepper.backward = backward
 """
 
 
-def launch(program: Path, *words: object, processes: int) -> None:
+def opened(folder: Path) -> Features:
+    return Features({path.name: FeatureStore(path) for path in sorted(folder.iterdir())})
+
+
+def launch(program: Path, text: str, *words: object, processes: int) -> subprocess.CompletedProcess[str]:
+    program.write_text(START + text)
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*start, program, *map(str, words)], env=environment, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    command = [*start, program, *map(str, words)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
 
 
-@pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
-def test_two_processes_train_as_one(tmp_path, loss):
-    features(tmp_path / "f")
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM.format(tests=str(Path(__file__).parent), stores=str(tmp_path / "f")))
-    launch(program, tmp_path / "one", loss, 3, processes=1)
-    launch(program, tmp_path / "two", loss, 3, processes=2)
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5, abs=1e-6)
-    one, two = (load_folder(tmp_path / run / "last").method.state_dict() for run in ("one", "two"))
+def succeed(*given: object, **more: int) -> None:
+    done = launch(*given, **more)  # type: ignore[arg-type]
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def alike(left: Path, right: Path) -> None:
+    assert losses(left) == pytest.approx(losses(right), rel=1e-5, abs=1e-6)
+    one, other = (load_folder(run / "last").method.state_dict() for run in (left, right))
     for leaf in one:
-        torch.testing.assert_close(two[leaf], one[leaf], rtol=1e-4, atol=1e-5)
-    norms = [[event.get("gradient_norm") for event in read_log(tmp_path / run)][1:4] for run in ("one", "two")]
-    assert norms[1] == pytest.approx(norms[0], rel=1e-5)
+        torch.testing.assert_close(one[leaf], other[leaf], rtol=1e-4, atol=1e-5)
+    norms = [[event.get("gradient_norm") for event in read_log(run)][1:4] for run in (left, right)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
-def test_a_run_of_two_processes_goes_on_as_one(tmp_path):
-    features(tmp_path / "f")
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM.format(tests=str(Path(__file__).parent), stores=str(tmp_path / "f")))
-    launch(program, tmp_path / "run", "info_nce", 2, processes=2)
-    finished = losses(tmp_path / "run")
-    launch(program, tmp_path / "run", "info_nce", 2, processes=1)
-    assert losses(tmp_path / "run") == finished
+def test_two_processes_train_as_one_in_windows_too(tmp_path):
+    data = features(tmp_path / "f")
+    given = {"loss": "sigmoid", "memory": 1e-6}
+    fit(data, tmp_path / "one", options=DROPOUTS, **PLAIN, **given)
+    succeed(tmp_path / "program.py", TRAIN.format(f"**{given}"), tmp_path / "f", tmp_path / "two", processes=2)
+    alike(tmp_path / "two", tmp_path / "one")
+    # One process knows the run of two, and has nothing to add to it.
+    assert fit(data, tmp_path / "two", options=DROPOUTS, **PLAIN, **given).resumed_at == len(losses(tmp_path / "one"))
+
+
+def three(folder: Path) -> Features:
+    """Pictures, texts and few sounds; the processes' shares of a batch differ, and of sounds some have none."""
+    rows = {"image": 20, "sound": 3, "text": 40}
+    tokens = {name: [randn(2, 6, seed=n * 7 + len(name)) for n in range(count)] for name, count in rows.items()}
+    every = {name: max(1, count // 20) for name, count in rows.items()}
+    owners = {name: [f"train:g{n // every[name]}" for n in range(count)] for name, count in rows.items()}
+    return make_features(folder, tokens, owners, slots=2)
+
+
+def gradients(data: Features) -> dict[str, torch.Tensor]:
+    """Loss and gradients of every parameter for a batch of 20 groups, by loss and precision."""
+    found = {}
+    for loss in ("info_nce", "sigmoid"):
+        for dtype in (torch.float32, torch.float64):
+            method = make_method(
+                "dfe", data.specs, {"dim": 16, "feedforward": 8, "canonical": 0, **DROPOUTS}, loss, 0
+            ).to(dtype)
+            spec = TrainingSpec(loss=loss, precision="float32").suited(type(method))
+            stepper = Stepper(method, data, {}, make_accelerator(spec, 20, method, False), spec)
+            (batch,) = epoch_batches(data.split("train"), 20, 2, 0, 0)
+            found[f"{loss} {dtype} loss"] = stepper.backward(batch, 0.0, 0)
+            for name, parameter in stepper.parameters():
+                assert parameter.grad is not None
+                found[f"{loss} {dtype} {name}"] = parameter.grad
+    return found
+
+
+GRADIENTS = """
+found = gradients(opened(Path(sys.argv[1])))
+torch.save(found, f"{sys.argv[2]}/{os.environ['RANK']}.pt")
+"""
+
+
+def test_loss_and_gradients_are_those_of_one_process(tmp_path):
+    whole = gradients(three(tmp_path / "f"))
+    assert len(whole) > 40
+    succeed(tmp_path / "program.py", GRADIENTS, tmp_path / "f", tmp_path, processes=3)
+    for rank in range(3):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        for name, gradient in whole.items():
+            scale = 1e-6 if "float32" in name else 1e-12
+            torch.testing.assert_close(found[name], gradient, rtol=scale, atol=scale, msg=lambda text, n=name: n + text)
+
+
+def test_a_killed_process_ends_the_others_and_any_number_goes_on(tmp_path):
+    data = features(tmp_path / "f")
+    fit(data, tmp_path / "whole", options=DROPOUTS, **PLAIN)
+    begun = time.monotonic()
+    done = launch(
+        tmp_path / "program.py", KILLED + TRAIN.format("memory=4"), tmp_path / "f", tmp_path / "one", processes=2
+    )
+    assert done.returncode != 0
+    assert time.monotonic() - begun < 30
+    assert "ProcessError: the process of rank 1 (pid " in done.stderr
+    assert f"What was saved last is kept in {tmp_path / 'one' / 'last'}: the same command goes on" in done.stderr
+    assert 0 < len(losses(tmp_path / "one")) < len(losses(tmp_path / "whole"))
+    shutil.copytree(tmp_path / "one", tmp_path / "three")
+    assert fit(data, tmp_path / "one", options=DROPOUTS, **PLAIN).resumed_at > 0
+    succeed(tmp_path / "program.py", TRAIN.format("memory=4"), tmp_path / "f", tmp_path / "three", processes=3)
+    alike(tmp_path / "one", tmp_path / "whole")
+    alike(tmp_path / "three", tmp_path / "whole")
+
+
+def test_each_process_has_a_part_of_the_window_to_itself(tmp_path):
+    """What two processes read of a window overlaps in few places, however many items it has."""
+    count = 4000
+    tokens = {name: [torch.full((1, 2), float(n)) for n in range(count)] for name in ("image", "text")}
+    owners = [f"train:g{n}" for n in range(count)]
+    split = make_features(tmp_path / "f", tokens, dict.fromkeys(tokens, owners)).split("train")
+    batches = list(epoch_batches(split, 100, 1, 0, 0, Window(20, 10)))
+    assert len({batch.window for batch in batches}) == 4
+    for window in {batch.window for batch in batches}:
+        rows = [batch.rows["text"] for batch in batches if batch.window == window]
+        parts = [np.concatenate([found[share(100, rank, 2)] for found in rows]) for rank in range(2)]
+        assert len(parts[0]) == len(parts[1]) == 500
+        middle = np.median(np.concatenate(rows))
+        assert (parts[0] < middle).mean() > 0.9
+        assert (parts[1] >= middle).mean() > 0.9
 
 
 def test_shares_are_all_rows_once():

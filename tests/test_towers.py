@@ -20,10 +20,10 @@ from lightcrl.errors import CheckpointError, RecipeError, TrainingError, Unknown
 from lightcrl.features.live import LiveStore
 from lightcrl.logs import read_log
 from lightcrl.pipeline import prepare, run, train_method
+from lightcrl.plan import make_accelerator
 from lightcrl.recipe import Recipe, make_recipe
 from lightcrl.sampling import epoch_batches
 from lightcrl.stepping import Stepper
-from lightcrl.training import _accelerator
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def stepper(made: Recipe, folder: Path, chunk: int) -> tuple[Stepper, Any]:
 
     spec = made.training.suited(lightcrl.methods.METHODS.load(made.method.name))
     method = make_method(made.method.name, features.specs, made.method.options, "info_nce", 3)
-    accelerator = _accelerator(spec, 10, method, True)
+    accelerator = make_accelerator(spec, 10, method, True)
     found = Stepper(method, features, live, accelerator, spec.model_copy(update={"chunk": chunk}))
     found.train()
     batch = next(epoch_batches(features.split("train"), 10, 1, 0, 0))

@@ -118,6 +118,10 @@ class DivergedError(TrainingError):
     """The loss is not a number; the last good checkpoint is kept."""
 
 
+class ProcessError(TrainingError):
+    """One of several processes has ended, so the others end too; the last checkpoint is kept."""
+
+
 class StorageError(LightCRLError):
     """The disk is full, or a folder or an object store cannot be read or written."""
 

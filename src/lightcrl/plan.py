@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
 from lightcrl.errors import TrainingError
 from lightcrl.features.table import Features, Split
 from lightcrl.machine import multiplies_bfloat16
+from lightcrl.methods import Method
 from lightcrl.recipe import TrainingSpec
 from lightcrl.sampling import Window, count_batches
 
@@ -101,3 +106,32 @@ def learning_rate(spec: TrainingSpec, step: int, steps: int) -> float:
 def bfloat16_pays(cpu: bool, batch_size: int) -> bool:
     """Whether the machine multiplies in bfloat16 itself, and the products are large enough to gain by it."""
     return multiplies_bfloat16("cpu" if cpu else "cuda") and (batch_size >= 256 or not cpu)
+
+
+def make_accelerator(spec: TrainingSpec, batch_size: int, method: Method, live: bool) -> Accelerator:
+    """Device, precision and processes for a training, `live` where a tower takes part in it.
+
+    Raises:
+        TrainingError: there are too many processes for the batch, or the method needs it whole.
+    """
+    # Accelerate keeps one precision per process; several trainings in one process may differ.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    cpu = spec.device == "cpu" or (spec.device == "auto" and not torch.cuda.is_available())
+    bfloat16 = spec.precision == "bfloat16" or (spec.precision == "auto" and bfloat16_pays(cpu, batch_size))
+    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if bfloat16 else "no")
+    if accelerator.num_processes > batch_size // 2:
+        raise TrainingError(
+            f"launched as {accelerator.num_processes} processes for batches of {batch_size} groups; expected two "
+            "groups or more for each."
+        )
+    if live and (method.one_process or method.closed_form):
+        raise TrainingError(
+            f"{type(method).__name__} needs each batch whole, so no tower can be trained through it. Remove the "
+            "[tuning] tables, or take another method."
+        )
+    if accelerator.num_processes > 1 and (method.one_process or method.closed_form):
+        raise TrainingError(
+            f"launched as {accelerator.num_processes} processes, but {type(method).__name__} needs each batch whole in "
+            "one. Launch it without accelerate or torchrun."
+        )
+    return accelerator

@@ -7,11 +7,25 @@ which every process draws for its own rows.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
 
 import torch
 from torch import Tensor, distributed
+
+from lightcrl.errors import ProcessError
+
+# How long processes wait for the first to encode everything. That one has ended is noticed without.
+PATIENCE = timedelta(days=7)
+# Seconds in which the system says of a process that it has ended.
+GRACE = 3.0
 
 
 def launched() -> int:
@@ -24,14 +38,106 @@ def is_main() -> bool:
     return launched() == 1 or int(os.environ.get("RANK", "0")) == 0
 
 
-def main_first() -> AbstractContextManager[None]:
-    """The main process does the work, the others find it done."""
+@contextmanager
+def main_first() -> Iterator[None]:
+    """The main process does the work, the others find it done.
+
+    Raises:
+        ProcessError: another process has ended.
+    """
     if launched() == 1:
-        return nullcontext()
+        yield
+        return
     from accelerate import PartialState
 
-    first: AbstractContextManager[None] = PartialState(cpu=not torch.cuda.is_available()).main_process_first()
-    return first
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    if not state.is_main_process:
+        with _meeting():
+            state.wait_for_everyone()
+    yield
+    if state.is_main_process:
+        with _meeting():
+            state.wait_for_everyone()
+
+
+@contextmanager
+def together(folder: Path) -> Iterator[None]:
+    """Processes that train into `folder`: where one of them ends, the others say so and end too.
+
+    Raises:
+        ProcessError: another process has ended, or the launcher has told this one to end.
+    """
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        yield
+        return
+    peers: list[tuple[str, int]] = [("", 0)] * distributed.get_world_size()
+    with _meeting():
+        distributed.all_gather_object(peers, (socket.gethostname(), os.getpid()))
+    mine = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _told_to_end) if mine else None
+    try:
+        yield
+    except ProcessError as error:
+        if mine:  # the launcher ends the others too, but not before they have said why
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        kept = folder / "last"
+        then = (
+            f"What was saved last is kept in {kept}: the same command goes on from there, with any number of processes."
+            if kept.exists()
+            else "Nothing had been saved yet: the same command starts anew."
+        )
+        raise ProcessError(f"{_ended(peers) or error}, and training cannot go on without it. {then}") from error
+    finally:
+        if mine:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _told_to_end(number: int, frame: FrameType | None) -> None:
+    raise ProcessError("the launcher has ended this process, as it does when another one has ended")
+
+
+@contextmanager
+def _meeting() -> Iterator[None]:
+    """A call in which all processes take part: it fails where one of them is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessError(f"another process has ended, and its own message says why ({error})") from error
+
+
+def _ended(peers: list[tuple[str, int]]) -> str:
+    """Which processes of this machine have ended, in words; empty where none has."""
+    here = {rank: pid for rank, (host, pid) in enumerate(peers) if host == socket.gethostname()}
+    until = time.monotonic() + GRACE
+    while True:
+        gone = [f"the process of rank {rank} (pid {pid})" for rank, pid in here.items() if not _lives(pid)]
+        if gone or time.monotonic() > until:
+            return f"{' and '.join(gone)} of {len(peers)} has ended" if gone else ""
+        time.sleep(0.05)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        # A process that has ended and whose parent has not asked for its exit code yet still has a number.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's, or no /proc
+        return True
+
+
+def wait_for_everyone() -> None:
+    """Return when all processes have come here.
+
+    Raises:
+        ProcessError: one of them has ended.
+    """
+    if launched() > 1:
+        from accelerate import PartialState
+
+        with _meeting():
+            PartialState().wait_for_everyone()
 
 
 def share(count: int, rank: int, processes: int) -> slice:
@@ -53,7 +159,8 @@ def gather_rows(own: Tensor, count: int) -> Tensor:
     padded = own.new_zeros(shares[0].stop, own.shape[1])
     padded[: len(own)] = own.detach()
     parts = [torch.empty_like(padded) for _ in shares]
-    distributed.all_gather(parts, padded)
+    with _meeting():
+        distributed.all_gather(parts, padded)
     rows = [part[: mine.stop - mine.start] for part, mine in zip(parts, shares, strict=True)]
     rows[rank] = own
     return torch.cat(rows)
@@ -63,5 +170,6 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Add up the gradients of all processes, each of which has that of its own rows."""
     for parameter in parameters:
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        distributed.all_reduce(gradient)
+        with _meeting():
+            distributed.all_reduce(gradient)
         parameter.grad = gradient

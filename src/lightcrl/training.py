@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from safetensors.torch import save
 
@@ -36,7 +35,8 @@ from lightcrl.features.table import Features, Split
 from lightcrl.logs import Log, Report
 from lightcrl.machine import keep_freed_memory
 from lightcrl.methods import Method
-from lightcrl.plan import Plan, bfloat16_pays, learning_rate, make_plan, make_window
+from lightcrl.plan import Plan, learning_rate, make_accelerator, make_plan, make_window
+from lightcrl.processes import together, wait_for_everyone
 from lightcrl.recipe import TrainingSpec
 from lightcrl.sampling import Batch, epoch_batches
 from lightcrl.stepping import Stepper, mix, parameter_groups
@@ -149,6 +149,7 @@ def train(
         TrainingError: there is too little data for these settings.
         DivergedError: the loss or its gradient is not a number; the last good checkpoint is kept.
         CheckpointError: the folder holds a run of other settings.
+        ProcessError: another of several processes has ended.
     """
     folder = make_folder(Path(folder))
     spec = spec.suited(type(checkpoint.method))
@@ -160,7 +161,7 @@ def train(
     keep_freed_memory()
     method = checkpoint.method
     plan = replace(plan, window=make_window(features, train_split, plan, spec.memory_bytes, method.sequences))
-    accelerator = _accelerator(spec, plan.batch_size, method, bool(live))
+    accelerator = make_accelerator(spec, plan.batch_size, method, bool(live))
     live = dict(live or {})
     tuning = {name: store.tower.spec.model_dump(mode="json") for name, store in sorted(live.items())}
     window = [asdict(plan.window)] if plan.window else []
@@ -170,24 +171,25 @@ def train(
     for module in stepper.modules().values():
         module.to(accelerator.device)
     optimizer = torch.optim.AdamW(parameter_groups(method, spec, live))
-    if accelerator.is_main_process:
-        recover_folder(folder / "best")
-        recover_folder(folder / "last")
-    accelerator.wait_for_everyone()
-    progress = _resume(folder, stepper, optimizer, identity)
-    resumed_at = progress.step
-    if resumed_at == 0:
-        _initialise(method, features, train_split, seed)
-    if not progress.finished:
-        # The method is not "prepared": that would leave its forward in the training's precision for good, and gradients
-        # of several processes are added up in `_Loop.step`, over the whole batch's loss.
-        optimizer = accelerator.prepare_optimizer(optimizer)
-        seen = features.replace_stores(live)
-        loop = _Loop(checkpoint, stepper, optimizer, judge, seen, train_split, dev_split, plan, seed)
-        loop.run(folder, progress, identity, report)
-    accelerator.wait_for_everyone()
-    best = load_folder(folder / "best")
-    _put_back(best, stepper)
+    with together(folder):
+        if accelerator.is_main_process:
+            recover_folder(folder / "best")
+            recover_folder(folder / "last")
+        wait_for_everyone()
+        progress = _resume(folder, stepper, optimizer, identity)
+        resumed_at = progress.step
+        if resumed_at == 0:
+            _initialise(method, features, train_split, seed)
+        if not progress.finished:
+            # The method is not "prepared": that would leave its forward in the training's precision for good, and
+            # gradients of several processes are added up in `Stepper.backward`, over the whole batch's loss.
+            optimizer = accelerator.prepare_optimizer(optimizer)
+            seen = features.replace_stores(live)
+            loop = _Loop(checkpoint, stepper, optimizer, judge, seen, train_split, dev_split, plan, seed)
+            loop.run(folder, progress, identity, report)
+        wait_for_everyone()
+        best = load_folder(folder / "best")
+        _put_back(best, stepper)
     checkpoint.figures, checkpoint.towers = best.figures, best.towers
     return Trained(folder, Result.from_json(best.figures), progress, plan, resumed_at)
 
@@ -335,30 +337,6 @@ class _Loop:
         """Give the checkpoint what the towers have become."""
         for name, store in self.stepper.live.items():
             self.checkpoint.towers[name] = Tuned(store.tower.spec, store.tower.tuned())
-
-
-def _accelerator(spec: TrainingSpec, batch_size: int, method: Method, live: bool) -> Accelerator:
-    # Accelerate keeps one precision per process; several trainings in one process may differ.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    cpu = spec.device == "cpu" or (spec.device == "auto" and not torch.cuda.is_available())
-    bfloat16 = spec.precision == "bfloat16" or (spec.precision == "auto" and bfloat16_pays(cpu, batch_size))
-    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if bfloat16 else "no")
-    if accelerator.num_processes > batch_size // 2:
-        raise TrainingError(
-            f"launched as {accelerator.num_processes} processes for batches of {batch_size} groups; expected two "
-            "groups or more for each."
-        )
-    if live and (method.one_process or method.closed_form):
-        raise TrainingError(
-            f"{type(method).__name__} needs each batch whole, so no tower can be trained through it. Remove the "
-            "[tuning] tables, or take another method."
-        )
-    if accelerator.num_processes > 1 and (method.one_process or method.closed_form):
-        raise TrainingError(
-            f"launched as {accelerator.num_processes} processes, but {type(method).__name__} needs each batch whole in "
-            "one. Launch it without accelerate or torchrun."
-        )
-    return accelerator
 
 
 def _initialise(method: Method, features: Features, split: Split, seed: int) -> None:

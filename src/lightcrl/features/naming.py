@@ -56,22 +56,29 @@ def number_names(columns: Sequence[np.ndarray]) -> tuple[list[np.ndarray], int]:
     found, count = _number(np.concatenate([lists[n] for n in chosen]) if len(chosen) > 1 else lists[0])
     cuts = np.cumsum([len(lists[n]) for n in chosen])[:-1]
     parts = dict(zip(chosen, np.split(found, cuts), strict=True))
-    return [parts[place][np.cumsum(head) - 1] for place, head in zip(places, heads, strict=True)], count
+    numbers = [
+        parts[place] if head.all() else parts[place][np.cumsum(head) - 1]
+        for place, head in zip(places, heads, strict=True)
+    ]
+    return numbers, count
 
 
 def _number(keys: np.ndarray) -> tuple[np.ndarray, int]:
-    order = np.argsort(keys[:, 0], kind="stable")
+    kind = np.int32 if len(keys) < 2**31 else np.int64
+    if not _repeats(np.sort(keys[:, 0])).any():
+        return np.arange(len(keys), dtype=kind), len(keys)
+    order = np.argsort(keys[:, 0], kind="stable").astype(kind)
     same = _repeats(keys[order, 0])
     if not np.array_equal(same, same & _repeats(keys[order, 1])):
-        order = np.lexsort((keys[:, 1], keys[:, 0]))
+        order = np.lexsort((keys[:, 1], keys[:, 0])).astype(kind)
         same = _repeats(keys[order, 0]) & _repeats(keys[order, 1])
-    starts = np.flatnonzero(~same)
+    starts = np.flatnonzero(~same).astype(kind)
     # The sort is stable: the first of a run of equal names is the one that appears first.
     first = np.zeros(len(order), bool)
     first[order[starts]] = True
-    number = np.cumsum(first, dtype=np.int32 if len(order) < 2**31 else np.int64) - 1
+    number = np.cumsum(first, dtype=kind) - 1
     found = np.empty_like(number)
-    found[order] = np.repeat(number[order[starts]], np.diff(np.append(starts, len(order))))
+    found[order] = np.repeat(number[order[starts]], np.diff(starts, append=kind(len(order))))
     return found, len(starts)
 
 

@@ -12,6 +12,7 @@ A store knows nothing of encoders or data sets: `extract` fills it, training and
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -211,6 +212,11 @@ class FeatureStore:
                 table = file.read(list(columns), use_threads=False)
             yield table.set_column(0, "row", pa.array(table["row"].to_numpy() + first))
 
+    def count_lines(self) -> int:
+        """How many lines the metadata has: each item one for every group that it is in."""
+        files = (self.folder / f"items-{number:05d}.parquet" for number in range(len(self._shards)))
+        return sum(pq.read_metadata(file).num_rows for file in files)
+
     def gather(self, rows: np.ndarray, *, sequence: bool = True) -> TokenBatch:
         """Tokens of the items at `rows` [B] in that order, padded to the longest among them, in the stored dtype.
 
@@ -267,12 +273,12 @@ class FeatureStore:
     def _check_sizes(self) -> None:
         for shard in self._shards:
             for name, stamp in shard.files.items():
-                path = self.folder / name
                 try:
-                    found = path.stat().st_size
+                    found = os.stat(f"{self.folder}/{name}").st_size  # noqa: PTH116 - twice as fast, thousands of times
                 except FileNotFoundError:
                     found = None
                 if found != stamp["bytes"]:
+                    path = self.folder / name
                     state = "is missing" if found is None else f"has {found} bytes (digest {file_digest(path)})"
                     raise TornStoreError(
                         f"{path} {state}, expected {stamp['bytes']} bytes (digest {stamp['digest']}). Remove "

@@ -87,13 +87,8 @@ class Features:
         """Read who belongs to whom from the stores' own metadata."""
         self.stores = dict(stores)
         self.items = dict(items or {})
-        tables = [_lines(store) for store in self.stores.values()]
-        numbers, count = number_names([names for _, names, _ in tables])
-        belongs = np.zeros(count, np.int8)
-        for (_, _, splits), groups in zip(tables, numbers, strict=True):
-            belongs[groups] = splits
-        rows = [found for found, _, _ in tables]
-        del tables
+        rows, numbers, belongs = _read_groups(list(self.stores.values()))
+        count = len(belongs)
         self.splits: dict[str, Split] = {}
         for code, split in enumerate(SPLITS):
             chosen = belongs == code
@@ -183,21 +178,40 @@ def make_members(rows: np.ndarray, groups: np.ndarray, count: int) -> Members:
     if not (later | (equal & (rows[1:] >= rows[:-1]))).all():
         order = np.lexsort((rows, groups))
         rows, groups = rows[order], groups[order]
-    starts = np.zeros(count + 1, np.int64)
-    np.cumsum(np.bincount(groups, minlength=count), out=starts[1:])
+    starts = np.searchsorted(groups, np.arange(count + 1, dtype=groups.dtype))
     small = max(int(rows.max(initial=0)), len(rows), count) < 2**31
     kind = np.int32 if small else np.int64
     return Members(rows.astype(kind, copy=False), groups.astype(kind, copy=False), starts.astype(kind))
 
 
+def _read_groups(stores: Sequence[FeatureStore]) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """By store the row and the group's number of every line of metadata, and the number of every group's split."""
+    rows: list[np.ndarray] = []
+    names: list[np.ndarray] = []
+    splits: list[np.ndarray] = []
+    for store in stores:
+        found, digest, split = _lines(store)
+        rows.append(found)
+        # Modalities mostly name the same groups line by line; then one array does for all.
+        names.append(next((other for other in names if np.array_equal(other, digest)), digest))
+        splits.append(split)
+        del digest
+    numbers, count = number_names(names)
+    belongs = np.zeros(count, np.int8)
+    for groups, split in zip(numbers, splits, strict=True):
+        belongs[groups] = split
+    return rows, numbers, belongs
+
+
 def _lines(store: FeatureStore) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of every line of a store's metadata its row, the digest [2] of its group's name, and its split's number."""
-    parts = []
-    kind = np.int32 if store.rows < 2**31 else np.int64
+    count = store.count_lines()
+    rows = np.empty(count, np.int32 if store.rows < 2**31 else np.int64)
+    names, splits = np.empty((count, 2), np.uint64), np.empty(count, np.int8)
+    first = 0
     for lines in store.lines(("row", "group", "split")):
-        splits = pc.index_in(lines["split"], pa.array(SPLITS)).fill_null(-1).to_numpy().astype(np.int8)
-        parts.append((lines["row"].to_numpy().astype(kind), digests(lines["group"].combine_chunks()), splits))
-    if not parts:
-        return np.zeros(0, kind), np.zeros((0, 2), np.uint64), np.zeros(0, np.int8)
-    rows, names, splits = (np.concatenate(column) for column in zip(*parts, strict=True))
+        here = slice(first, first := first + len(lines))
+        rows[here] = lines["row"].to_numpy()
+        names[here] = digests(lines["group"].combine_chunks())
+        splits[here] = pc.index_in(lines["split"], pa.array(SPLITS)).fill_null(-1).to_numpy()
     return rows, names, splits

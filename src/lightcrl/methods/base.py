@@ -236,7 +236,8 @@ class Method(nn.Module, ABC):
             ShapeError: the tokens' width or number is not the one it was made for.
         """
         self.check(modality, tokens)
-        return normalize(self.embed(modality, self.visible(modality, tokens)).float(), dim=-1)
+        # Lower precisions are for products alone.
+        return normalize(self.embed(modality, self.visible(modality, tokens)).to(self.logit_scale.dtype), dim=-1)
 
     def visible(self, modality: str, tokens: TokenBatch) -> TokenBatch:
         """What of `tokens` the method reads."""
