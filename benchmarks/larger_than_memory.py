@@ -178,7 +178,10 @@ def child(folder: Path, given: argparse.Namespace, memory: float, limit: float |
     """`train_some` in a process of its own, which may allocate `limit` bytes."""
     words = ["--measure", str(folder), "--memory", memory, "--steps", given.steps, "--batch", given.batch]
     words += ["--method", given.method, *(["--limit", int(limit)] if limit else [])]
-    done = subprocess.run([sys.executable, __file__, *map(str, words)], stdout=subprocess.PIPE, text=True, check=True)
+    # Arrow's usual pool sets a GiB of addresses aside, which it does not use but the limit counts.
+    environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    command = [sys.executable, __file__, *map(str, words)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
