@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightcrl.features.table import Split
-from lightcrl.sampling import Batch, count_batches, epoch_batches
+from lightcrl.sampling import Batch, Window, count_batches, epoch_batches
 from samples import make_split
 
 
@@ -154,3 +154,53 @@ def test_a_group_alone_in_its_pass_makes_no_batch():
     assert list(epoch_batches(captions(1), 2, 1, 0, 0)) == []
     split = make_split({"image": [[0], [1], [2]], "text": [[0, 1, 2], [3, 4], [5]]})
     assert [len(batch.rows["text"]) for batch in epoch_batches(split, 3, 1, 0, 0)] == [3, 2]
+
+
+@given(
+    groups=st.integers(2, 60),
+    each=st.integers(1, 3),
+    batch_size=st.integers(2, 9),
+    block=st.integers(1, 9),
+    batches=st.integers(1, 5),
+)
+def test_windows_show_what_a_full_shuffle_shows_in_as_many_batches(groups, each, batch_size, block, batches):
+    split, window = captions(groups, each), Window(block, batches)
+    found = list(epoch_batches(split, batch_size, 1, 0, 0, window))
+    assert sorted(rows(found, "text")) == list(range(groups * each))
+    assert len(found) == count_batches(split, batch_size, 1)
+    full = [len(batch.rows["image"]) for batch in epoch_batches(split, batch_size, 1, 0, 0)]
+    assert sorted(len(batch.rows["image"]) for batch in found) == sorted(full)
+    for batch in found:
+        assert np.array_equal(batch.rows["image"], np.sort(batch.rows["image"]))
+    assert as_lists(list(epoch_batches(split, batch_size, 1, 0, 0, window))) == as_lists(found)
+
+
+def test_a_window_is_filled_from_few_blocks_whose_groups_all_its_batches_share():
+    found = list(epoch_batches(captions(4000, 1), 100, 1, 0, 0, Window(50, 10)))
+    windows = {batch.window: [] for batch in found}
+    for batch in found:
+        windows[batch.window].append(batch.rows["image"])
+    assert [len(batches) for batches in windows.values()] == [10, 10, 10, 10]
+    other = list(epoch_batches(captions(4000, 1), 100, 1, 0, 1, Window(50, 10)))
+    assert {frozenset(rows([batch], "image")) for batch in found}.isdisjoint(
+        frozenset(rows([batch], "image")) for batch in other
+    )
+    blocks = [np.unique(np.concatenate(batches) // 50) for batches in windows.values()]
+    assert sorted(np.concatenate(blocks)) == list(range(80))
+    # The blocks of a window are drawn from all over the split, and its batches from all of its blocks.
+    assert all(found.min() < 20 and found.max() > 60 for found in blocks)
+    assert all(len(np.unique(batch // 50)) >= 18 for batches in windows.values() for batch in batches)
+
+
+def test_one_window_around_everything_is_a_full_shuffle():
+    met = np.zeros((40, 40), int)
+    for epoch in range(200):
+        for batch in epoch_batches(captions(40, 1), 20, 1, 0, epoch, Window(4, 2)):
+            met[np.ix_(batch.rows["image"], batch.rows["image"])] += 1
+    apart = met[~np.eye(40, dtype=bool)]
+    # 19 of 39 others in each of 200 epochs: 97.4 on average, with a deviation of 7.
+    assert apart.mean() == pytest.approx(200 * 19 / 39)
+    assert apart.min() > 60
+    assert apart.max() < 135
+    neighbours = np.mean([met[group, group + 1] for group in range(39)])
+    assert neighbours == pytest.approx(97.4, abs=5)

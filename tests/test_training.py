@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from lightcrl import training
 from lightcrl.checkpoint import Checkpoint, load_folder, make_method
@@ -24,9 +26,10 @@ from lightcrl.features.embed import embed_split
 from lightcrl.fusion.encoder import DeepFusionEncoder
 from lightcrl.logs import read_log
 from lightcrl.methods import METHODS
-from lightcrl.plan import bfloat16_pays, learning_rate, make_plan
+from lightcrl.plan import bfloat16_pays, learning_rate, make_plan, make_window
 from lightcrl.recipe import TrainingSpec
-from lightcrl.stepping import parameter_groups
+from lightcrl.sampling import Window, epoch_batches
+from lightcrl.stepping import Stepper, parameter_groups
 from lightcrl.tokens import TokenBatch
 from lightcrl.training import Trained, train
 from samples import make_features, make_split, randn
@@ -147,6 +150,62 @@ def test_killed_at_random_moments_it_goes_on_with_the_same_losses(tmp_path):
             process.send_signal(signal.SIGKILL)
     subprocess.run([sys.executable, "-c", script], check=True)
     same(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("method", ["linear", "dfe"])
+def test_in_windows_it_learns_and_goes_on_from_the_midst_of_one(tmp_path, monkeypatch, method):
+    """32 training groups in batches of 4, of which a window has 2."""
+    data = features(tmp_path / "f")
+    size = 2 * 4 * (5 + 7) * 4
+    given = {"method": method, "batch_size": 4, "memory": 4 * size / 2**30, "epochs": 12, "label_smoothing": 0.0}
+    whole = fit(data, tmp_path / "whole", **given)
+    assert whole.plan.window == Window(1, 2)
+    assert whole.result.metrics["mean_recall@1"] > 0.8
+    assert losses(tmp_path / "whole") != losses_of_full_shuffle(data, tmp_path / "held", given)
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    for stop in (3, 4, 29):
+
+        def report(event, stop=stop):
+            if event.get("step") == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            fit(data, tmp_path / "stopped", report=report, **given)
+    fit(data, tmp_path / "stopped", **given)
+    same(tmp_path / "whole", tmp_path / "stopped")
+    with pytest.raises(CheckpointError, match="holds a run of other settings"):
+        fit(data, tmp_path / "stopped", **{**given, "memory": 4.0})
+
+
+def losses_of_full_shuffle(data: Features, folder: Path, given: dict) -> list[float]:
+    done = fit(data, folder, **{**given, "memory": 4.0})
+    assert done.plan.window is None
+    return losses(folder)
+
+
+def test_windows_stay_within_the_memory_allowed(tmp_path):
+    """32 MiB of features through 4 MiB, of which two windows are half."""
+    count, allowed = 4096, 4 * 2**20
+    tokens = {name: [torch.full((1, 1024), float(n))] * 1 for n, name in enumerate(("image", "text"))}
+    sequences = {name: found * count for name, found in tokens.items()}
+    owners = [f"train:g{n}" for n in range(count)]
+    data = make_features(tmp_path / "f", sequences, dict.fromkeys(tokens, owners))
+    split = data.split("train")
+    settings = spec(batch_size=16)
+    plan = make_plan(settings, split)
+    window = make_window(data, split, plan, allowed, False)
+    assert window == Window(1, 8)
+    method = make_method("linear", data.specs, {"dim": 4}, "info_nce")
+    stepper = Stepper(method, data, {}, Accelerator(cpu=True), settings)
+    tracemalloc.start()
+    seen = 0
+    for batch in stepper.read(epoch_batches(split, 16, 1, 0, 0, window)):
+        assert batch.tokens["text"].values.shape == (16, 1, 1024)
+        seen += len(batch.rows["image"])
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert seen == count
+    assert 0.4 * allowed < most < 0.75 * allowed
 
 
 def test_a_finished_run_is_returned_as_it_is(tmp_path):

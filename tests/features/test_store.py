@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightcrl.errors import StaleStoreError, StoreError, TornStoreError
+from lightcrl.features import reading
 from lightcrl.features.store import FeatureStore, write_manifest, write_shard
 
 HEADER = {"modality": "text", "kind": "text", "encoder": {"fingerprint": "e"}, "dim": 3, "slots": 1, "dtype": "float16"}
@@ -53,6 +55,52 @@ def test_gather_gives_items_in_the_order_asked(tmp_path_factory, count, shard_si
     assert batch.values.dtype == torch.float16
     for row, found in zip(rows, batch.ragged(), strict=True):
         np.testing.assert_array_equal(found.numpy(), wanted[row])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    count=st.integers(1, 40),
+    longest=st.integers(1, 5),
+    gap=st.sampled_from([0, 6, 30, 10**6]),
+    run=st.sampled_from([6, 24, 10**6]),
+    slots=st.booleans(),
+    data=st.data(),
+)
+def test_an_excerpt_holds_its_items_however_they_are_read(tmp_path_factory, count, longest, gap, run, slots, data):
+    wanted = sequences(count, longest=longest)
+    folder = tmp_path_factory.mktemp("store")
+    store = write(folder, wanted, 12)
+    store.sequence = True
+    rows = np.array(data.draw(st.lists(st.integers(0, count - 1), max_size=30)), dtype=np.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "GAP", gap)
+        patch.setattr(reading, "RUN", run)
+        excerpt = store.read(rows, sequence=not slots)
+    assert excerpt.rows.tolist() == sorted(set(rows.tolist()))
+    assert len(excerpt.values) == sum(1 if slots else len(wanted[row]) for row in set(rows.tolist()))
+    for row, found in zip(rows, excerpt.gather(rows).ragged(), strict=True):
+        np.testing.assert_array_equal(found.numpy(), wanted[row][: 1 if slots else None])
+
+
+def test_neighbours_are_read_in_one_go(tmp_path, monkeypatch):
+    store = write(tmp_path, sequences(1000, longest=1), 400)
+    calls, real = [], os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *given: calls.append(given[2]) or real(*given))
+    store.read(np.arange(100, 600))
+    assert len(calls) == 2
+    calls.clear()
+    monkeypatch.setattr(reading, "GAP", 60)
+    store.read(np.array([0, 5, 300, 301]))
+    assert len(calls) == 2
+
+
+def test_a_file_cut_after_opening_is_said_to_be_torn(tmp_path):
+    store = write(tmp_path, sequences(8), 4)
+    path = tmp_path / "values-00001.npy"
+    path.write_bytes(path.read_bytes()[:-3])
+    store.gather(np.array([0, 3]))
+    with pytest.raises(TornStoreError, match=r"values-00001\.npy ends at byte \d+, \d+ bytes before what was asked"):
+        store.gather(np.array([0, 7]))
 
 
 def test_values_are_ragged_on_disk_without_padding(tmp_path):
