@@ -37,14 +37,14 @@ CLASS = 5000
 GIB = 2**30
 
 
-def make(folder: Path, items: int, dim: int, *, ordered: bool) -> float:
+def make(folder: Path, items: int, dim: int, *, ordered: bool, noise: float = NOISE) -> float:
     """Write both stores; returns seconds."""
     from lightcrl.features.store import write_manifest, write_shard
 
     begun = time.perf_counter()
     bases = [np.random.default_rng(n).normal(size=(LATENT, dim)).astype("f4") / LATENT**0.5 for n in (1, 2)]
     centres = np.random.default_rng(3).normal(size=(-(-items // CLASS), LATENT)).astype("f4")
-    pool = np.random.default_rng(4).normal(size=(1 << 17, dim)).astype("f4") * NOISE
+    pool = np.random.default_rng(4).normal(size=(1 << 17, dim)).astype("f4") * noise
     size = max(1024, -(-items // 1024))
     shards: list[list[Any]] = [[], []]
     for number, first in enumerate(range(0, items, size)):
