@@ -78,8 +78,9 @@ def together(folder: Path) -> Iterator[None]:
     try:
         yield
     except ProcessError as error:
-        if mine:  # the launcher ends the others too, but not before they have said why
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        before = signal.SIG_IGN  # the launcher ends this process too, but not before it has said why
+        if mine:
+            signal.signal(signal.SIGTERM, before)
         kept = folder / "last"
         then = (
             f"What was saved last is kept in {kept}: the same command goes on from there, with any number of processes."

@@ -126,7 +126,9 @@ def find_or_train(ground: Ground, label: str, spec: MethodSpec, seed: int, group
     settings = recipe.training.suited(METHODS.load(spec.name)).identity()
     stores = [f"{modality} {store.fingerprint}" for modality, store in sorted(features.stores.items())]
     tuning = [recipe.model_dump(mode="json", include={"tuning"})] if recipe.tuning else []
-    identity = fingerprint([FORMAT, spec.name, spec.options, settings, seed, groups, stores, *tuning])
+    # Where stores are not held, the memory allowed decides what is shuffled with what.
+    windows = [] if all(store.memory for store in features.stores.values()) else [recipe.training.memory]
+    identity = fingerprint([FORMAT, spec.name, spec.options, settings, seed, groups, stores, *tuning, *windows])
     subset = "" if groups is None else f"-{groups}"
     name = re.sub(r"[^\w.-]", ".", spec.name)
     folder = ground.folder / "cells" / f"{name}-seed{seed}{subset}-{identity[:10]}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from lightcrl.storage import file_digest, json_text
 from lightcrl.tokens import TokenBatch
 
 FORMAT = 1
+# Files read at a time: a disk, and more so a network, gives more when it is asked for several things at once.
+READERS = 8
 METADATA = pa.schema(
     [
         ("row", pa.int64()),
@@ -244,12 +247,20 @@ class FeatureStore:
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum(np.concatenate([offsets[:0], *(counts for _, _, counts in spans)]), out=offsets[1:])
         values = np.empty((offsets[-1], self.dim), self.manifest["dtype"])
-        for number, starts, counts in spans:
+
+        def fill(span: tuple[int, np.ndarray, np.ndarray]) -> None:
+            number, starts, counts = span
             name = f"values-{number:05d}.npy"
             whole = self._shards[number].tokens * self.dim * values.itemsize
             header = self._shards[number].files[name]["bytes"] - whole
             out = values[offsets[cuts[number]] : offsets[cuts[number + 1]]]
             read_tokens(self.folder / name, header, starts, counts, out)
+
+        if len(spans) <= READERS:
+            deque(map(fill, spans), 0)
+        else:
+            with ThreadPoolExecutor(READERS, "reading") as readers:
+                deque(readers.map(fill, spans), 0)
         return Excerpt(rows, values, offsets, self.slots)
 
     def item(self, row: int) -> np.ndarray:
