@@ -6,8 +6,9 @@ makes two modalities of so many items (384 numbers in float16, a planted relatio
 
 1. the whole of it, by a process that may allocate a tenth of what the stores take (RLIMIT_DATA: all that is not read
    from files);
-2. its first `--part` items, which fit into memory: as they do (a full shuffle), and in windows with the files in the
-   system's cache and thrown out of it (block shuffling), in turns; medians.
+2. parts of `--part` items, which fit into memory: as they do (a full shuffle), and in windows with the files in the
+   system's cache and thrown out of it (block shuffling). The three trainings run side by side and are woken in turns,
+   for some seconds each, since a machine's speed changes from minute to minute; medians over turns.
 
 `--sorted` puts items in order of a class each, so that neighbours are alike: the hard case for block shuffling.
 Needs 16 GB of disk; the stores are removed at the end unless `--keep` is given.
@@ -21,9 +22,12 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -72,20 +76,23 @@ def header(modality: str, dim: int) -> dict[str, Any]:
     return {"modality": modality, "kind": "text", "encoder": {}, "dim": dim, "slots": 1, "dtype": "float16"}
 
 
-def make_part(folder: Path, whole: Path, items: int) -> None:
-    """Stores of the first shards, by links."""
+def make_part(folder: Path, whole: Path, items: int, number: int) -> None:
+    """Stores of so many items' shards, the first ones or those after, by links."""
     from lightcrl.features.store import Shard, write_manifest
 
     for modality in MODALITIES:
         (folder / modality).mkdir(parents=True, exist_ok=True)
         manifest = json.loads((whole / modality / "manifest.json").read_text())
         entries = [Shard(**entry) for entry in manifest["shards"]]
-        count = sum(np.cumsum([entry.rows for entry in entries]) <= items)
-        for entry in entries[:count]:
-            for name in entry.files:
+        shards = int(sum(np.cumsum([entry.rows for entry in entries]) <= items))
+        renamed = []
+        for place, entry in enumerate(entries[number * shards : (number + 1) * shards]):
+            files = {f"{name.split('-')[0]}-{place:05d}{Path(name).suffix}": name for name in entry.files}
+            for name, source in files.items():
                 (folder / modality / name).unlink(missing_ok=True)
-                (folder / modality / name).symlink_to((whole / modality / name).absolute())
-        write_manifest(folder / modality, modality, header(modality, manifest["dim"]), entries[:count])
+                (folder / modality / name).symlink_to((whole / modality / source).absolute())
+            renamed.append(replace(entry, files={name: entry.files[source] for name, source in files.items()}))
+        write_manifest(folder / modality, modality, header(modality, manifest["dim"]), renamed)
 
 
 def evict(folder: Path) -> None:
@@ -174,16 +181,59 @@ def resident() -> float:
     return 1024.0 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 
 
-def child(folder: Path, given: argparse.Namespace, memory: float, limit: float | None) -> dict[str, Any]:
+class Child:
     """`train_some` in a process of its own, which may allocate `limit` bytes."""
-    words = ["--measure", str(folder), "--memory", memory, "--steps", given.steps, "--batch", given.batch]
-    words += ["--method", given.method, *(["--limit", int(limit)] if limit else [])]
-    # Arrow's usual pool sets a GiB of addresses aside, which it does not use but the limit counts.
-    environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
-    command = [sys.executable, __file__, *map(str, words)]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+
+    def __init__(self, folder: Path, given: argparse.Namespace, memory: float, limit: float | None = None) -> None:
+        words = ["--measure", str(folder), "--memory", memory, "--steps", given.steps, "--batch", given.batch]
+        words += ["--method", given.method, *(["--limit", int(limit)] if limit else [])]
+        # Arrow's usual pool sets a GiB of addresses aside, which it does not use but the limit counts.
+        environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
+        command = [sys.executable, __file__, *map(str, words)]
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        self.log = folder / f"run-{self.process.pid}" / "log.jsonl"
+
+    def steps(self) -> int:
+        """How many are done."""
+        return self.log.read_text().count('"event": "step"') if self.log.exists() else 0
+
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def figures(self) -> dict[str, Any]:
+        """What it has found, once it is done."""
+        found, _ = self.process.communicate()
+        if self.process.returncode:
+            raise SystemExit(f"a measurement ended with {self.process.returncode}")
+        return dict(json.loads(found.splitlines()[-1]))
+
+
+def in_turns(
+    children: dict[str, Child], seconds: float, before: dict[str, Callable[[], None]]
+) -> dict[str, list[float]]:
+    """Steps a second of trainings of which one at a time is awake, turn by turn, until the first is done."""
+    for child in children.values():
+        while child.steps() < 20 and child.process.poll() is None:
+            time.sleep(0.1)
+        child.pause()
+    rates: dict[str, list[float]] = {name: [] for name in children}
+    while True:
+        for name, child in children.items():
+            before.get(name, lambda: None)()
+            child.wake()
+            time.sleep(0.2)
+            first, begun = child.steps(), time.monotonic()
+            time.sleep(seconds)
+            last, ended = child.steps(), time.monotonic()
+            if child.process.poll() is not None or not child.log.exists():
+                for other in children.values():
+                    other.wake()
+                return {name: found[: len(rates[name])] for name, found in rates.items()}
+            child.pause()
+            rates[name].append((last - first) / (ended - begun))
 
 
 def table(rows: list[list[str]]) -> None:
@@ -202,7 +252,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--method", default="linear")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--turn", type=float, default=3.0, help="seconds for which one of three trainings is awake")
     parser.add_argument("--sorted", action="store_true", help="items in order of a class each")
     parser.add_argument("--folder", default="runs/larger_than_memory", help="of the stores")
     parser.add_argument("--keep", action="store_true", help="leave the stores where they are")
@@ -221,13 +271,13 @@ def main() -> None:
     import roofline
 
     folder = Path(given.folder)
-    whole, part = folder / "whole", folder / "part"
+    whole, parts = folder / "whole", [folder / "part0", folder / "part1"]
     seconds = 0.0 if (whole / MODALITIES[1] / "manifest.json").exists() else None
     if seconds is None:
         seconds = make(whole, given.items, given.dim, ordered=given.sorted)
     evict(whole)
     limit = given.items * given.dim * 2 * len(MODALITIES) / 10
-    found = child(whole, given, given.memory, max(limit, 10**9))
+    found = Child(whole, given, given.memory, max(limit, 10**9)).figures()
     disk, _ = roofline.disk_rates(str(folder))
     per_step = given.batch * given.dim * 2 * len(MODALITIES)
     window = found["window"] or {"block": 0, "batches": 0}
@@ -255,34 +305,45 @@ def main() -> None:
         f"{seconds:.0f} s.\n"
     )
 
-    make_part(part, whole, given.part)
+    for number, part in enumerate(parts):
+        make_part(part, whole, given.part, number)
     size = given.part * given.dim * 2 * len(MODALITIES)
     # Windows are a like share of the part as those above are of the whole.
     small = given.memory * given.part / given.items
-    kinds = {"in memory": 2 * size / GIB, "windows, cached": small, "windows, not cached": small}
-    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in kinds}
-    for _ in range(given.rounds):
-        for name, memory in kinds.items():
-            if name.endswith("not cached"):
-                evict(whole)
-            rounds[name].append(child(part, given, memory, None))
-    middle = {name: median(one["steps_per_second"] for one in found) for name, found in rounds.items()}
+    evict(parts[1])
+    children = {
+        "in memory": Child(parts[0], given, 2 * size / GIB),
+        "windows, cached": Child(parts[0], given, small),
+        "windows, not cached": Child(parts[1], given, small),
+    }
+    rates = in_turns(children, given.turn, {"windows, not cached": lambda: evict(parts[1])})
+    runs = {name: child.figures() for name, child in children.items()}
     rows = [["", "steps/s", "of in memory", "processor time of a step", "first step after", "most resident", "dev R@1"]]
-    for name, runs in rounds.items():
+    turns = min(map(len, rates.values()))
+    for name, run in runs.items():
+        shares = [one / other for one, other in zip(rates[name], rates["in memory"], strict=False)]
         rows.append(
             [
                 name,
-                f"{middle[name]:.1f}",
-                f"{middle[name] / middle['in memory']:.0%}",
-                f"{median(one['cpu_ms_per_step'] for one in runs):.1f} ms",
-                f"{median(one['first_step_s'] for one in runs):.1f} s",
-                f"{max(one['resident']['all'] for one in runs) / 1e9:.2f} GB",
-                f"{runs[0]['recall@1']:.3f}",
+                f"{median(rates[name]):.1f}",
+                f"{median(shares):.0%}",
+                f"{run['cpu_ms_per_step']:.1f} ms",
+                f"{run['first_step_s']:.1f} s",
+                f"{run['resident']['all'] / 1e9:.2f} GB",
+                f"{run['recall@1']:.3f}",
             ]
         )
+    print(f"{given.part:,} x 2 items, {turns} turns of {given.turn:g} s each.\n")
     table(rows)
     if given.json:
-        kept = {"arguments": vars(given), "disk": disk, "written_s": seconds, "whole": found, "part": rounds}
+        kept = {
+            "arguments": vars(given),
+            "disk": disk,
+            "written_s": seconds,
+            "whole": found,
+            "part": runs,
+            "rates": rates,
+        }
         Path(given.json).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     if not given.keep:
         shutil.rmtree(folder)
