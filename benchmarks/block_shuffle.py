@@ -3,9 +3,10 @@
     python benchmarks/block_shuffle.py --recipe recipes/flickr8k.toml --method linear --windows 4x1 64x1
     python benchmarks/block_shuffle.py --sorted 200000 --windows 1024x16 256x16 64x16 1024x1 16384x1
 
-A window of 64x16 is filled from blocks of 64 neighbouring groups and holds 16 batches. `--sorted` makes items in order
-of a class each (5,000 to a class), so that neighbours are alike: the hard case. Prints mean R@1 on dev with 95 %
-intervals over seeds and groups, and differences from the full shuffle, draw by draw (docs/compare.md).
+A window of 64x16 is filled from blocks of 64 neighbouring groups and holds 16 batches. Where neighbours are alike,
+blocks are hard: `--alike 60` puts a recipe's groups in order of 60 clusters of the first modality's features, and
+`--sorted` makes items in order of a class each (5,000 to a class). Prints mean R@1 on dev with 95 % intervals over seeds
+and groups, and differences from the full shuffle, for the same seeds and groups.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ import torch
 
 from lightcrl import training
 from lightcrl.checkpoint import Checkpoint, make_method
-from lightcrl.comparison.statistics import Draws, bootstrap_ratios, difference, draws, estimate
+from lightcrl.comparison.statistics import bootstrap_ratios, draws, estimate
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.evaluation.metrics import hits
 from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.features import Features, FeatureStore
 from lightcrl.features.embed import embed_split
+from lightcrl.features.table import Split, make_members
 from lightcrl.pipeline import prepare
 from lightcrl.recipe import TrainingSpec, load_recipe
 from lightcrl.sampling import Window
@@ -43,6 +45,27 @@ def parse(words: str) -> Window | None:
 def sorted_stores(folder: Path, items: int) -> Features:
     larger_than_memory.make(folder, items, 128, ordered=True, noise=1.7)
     return Features({name: FeatureStore(folder / name) for name in larger_than_memory.MODALITIES})
+
+
+def alike(features: Features, clusters: int) -> Features:
+    """The same groups in another order: those of a cluster side by side."""
+    split = features.split("train")
+    name, members = next(iter(split.members.items()))
+    rows = np.unique(members.rows)
+    items = features.store(name).gather(rows, sequence=False).values.float().mean(1).numpy()
+    items = (items - items.mean(0)) / items.std(0)
+    centres = items[np.random.default_rng(0).choice(len(items), clusters, replace=False)]
+    for _ in range(20):
+        nearest = (items @ centres.T - (centres**2).sum(1) / 2).argmax(1)
+        centres = np.stack(
+            [items[nearest == n].mean(0) if (nearest == n).any() else centres[n] for n in range(clusters)]
+        )
+    cluster = np.zeros(len(split), int)
+    cluster[members.groups] = nearest[np.searchsorted(rows, members.rows)]
+    place = np.empty(len(split), int)
+    place[np.argsort(cluster, kind="stable")] = np.arange(len(split))
+    found = {modality: make_members(one.rows, place[one.groups], len(split)) for modality, one in split.members.items()}
+    return features.replace_split("train", Split(len(split), found))
 
 
 def outcome(features: Features, spec: TrainingSpec, method: str, seed: int, window: Window | None, folder: Path) -> Any:
@@ -68,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", help="whose data and training are taken")
     parser.add_argument("--sorted", type=int, help="in place of a recipe: so many items in order of a class each")
+    parser.add_argument("--alike", type=int, help="clusters in whose order the recipe's groups are put")
     parser.add_argument("--method", default="linear")
     parser.add_argument("--windows", nargs="+", default=["4x1", "64x1"], help="BLOCKxBATCHES")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -84,29 +108,32 @@ def main() -> None:
             features, spec = sorted_stores(folder / "stores", given.sorted), TrainingSpec(batch_size=1024, epochs=3)
         spec = spec.model_copy(update={"tensorboard": False, **({"epochs": given.epochs} if given.epochs else {})})
         features = features.in_memory(spec.memory_bytes)
+        if given.alike:
+            features = alike(features, given.alike)
         kinds = [FULL, *given.windows]
-        found: dict[str, Draws] = {}
+        boot: dict[str, np.ndarray] = {}
         kept: dict[str, list[float]] = {}
-        for number, kind in enumerate(kinds):
+        for kind in kinds:
             runs = [
                 outcome(features, spec, given.method, seed, parse(kind), folder / f"{kind}-{seed}")
                 for seed in given.seeds
             ]
             kept[kind] = [figure for _, _, figure in runs]
             sums = np.mean([sums for sums, _, _ in runs], axis=0)
-            items = bootstrap_ratios(sums, runs[0][1]).mean(1)
-            found[kind] = draws(np.array(kept[kind]), items, number)
+            boot[kind] = bootstrap_ratios(sums, runs[0][1]).mean(1)
             print(f"{kind}: {kept[kind]}", flush=True)
     print("\n| window | blocks in it | mean R@1 | less the full shuffle |\n|---|---|---|---|")
     for kind in kinds:
-        mean = estimate(found[kind])
+        values = np.array(kept[kind])
+        mean = estimate(draws(values, boot[kind], 0))
         window = parse(kind)
         cells = [kind, "", f"{mean.mean:.4f} ({mean.both[0]:.4f} to {mean.both[1]:.4f})", ""]
         if window:
-            less = difference(found[kind], found[FULL])
+            paired = draws(values - np.array(kept[FULL]), boot[kind] - boot[FULL], 0)
+            less, (low, high) = paired.mean, np.quantile(paired.both, [0.025, 0.975])
             size = window.batches * (1024 if spec.batch_size == "auto" else spec.batch_size)
             cells[1] = f"{max(1, size // window.block)}"
-            cells[3] = f"{less.mean:+.4f} ({less.interval[0]:+.4f} to {less.interval[1]:+.4f})"
+            cells[3] = f"{less:+.4f} ({low:+.4f} to {high:+.4f})"
         print("| " + " | ".join(cells) + " |")
     if given.json:
         Path(given.json).write_text(json.dumps({"arguments": vars(given), "mean_recall@1": kept}, indent=1) + "\n")

@@ -22,6 +22,7 @@ from lightcrl.errors import (
     LightCRLError,
     MissingExtraError,
     ModalityError,
+    ProcessError,
     RecipeError,
     ShapeError,
     StaleStoreError,
@@ -42,7 +43,7 @@ TREE = {
     DataError: [EmptyDatasetError, ItemError, TooManyRejectedError],
     EncoderError: [EncoderNotFoundError],
     StoreError: [StaleStoreError, TornStoreError],
-    TrainingError: [DivergedError],
+    TrainingError: [DivergedError, ProcessError],
 }  # fmt: skip
 
 
