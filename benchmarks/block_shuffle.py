@@ -5,7 +5,7 @@
 
 A window of 64x16 is filled from blocks of 64 neighbouring groups and holds 16 batches. Where neighbours are alike,
 blocks are hard: `--alike 60` puts a recipe's groups in order of 60 clusters of the first modality's features, and
-`--sorted` makes items in order of a class each (5,000 to a class). Prints mean R@1 on dev with 95 % intervals over seeds
+`--sorted` makes items in order of a class each, 5,000 of it. Prints mean R@1 on dev with 95 % intervals over seeds
 and groups, and differences from the full shuffle, for the same seeds and groups.
 """
 
