@@ -66,6 +66,8 @@ def alike(left: Path, right: Path) -> None:
     one, other = (load_folder(run / "last").method.state_dict() for run in (left, right))
     for leaf in one:
         torch.testing.assert_close(one[leaf], other[leaf], rtol=1e-4, atol=1e-5)
+    recalls = [[e["dev_mean_recall@1"] for e in read_log(run) if e["event"] == "evaluation"] for run in (left, right)]
+    assert recalls[0] == pytest.approx(recalls[1], abs=0.04)  # one query more or less
     norms = [[event.get("gradient_norm") for event in read_log(run)][1:4] for run in (left, right)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 

@@ -33,9 +33,14 @@ def launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def rank() -> int:
+    """The number of this process."""
+    return int(os.environ.get("RANK", "0")) if launched() > 1 else 0
+
+
 def is_main() -> bool:
     """Whether this is the process that writes."""
-    return launched() == 1 or int(os.environ.get("RANK", "0")) == 0
+    return rank() == 0
 
 
 @contextmanager
@@ -108,10 +113,10 @@ def _meeting() -> Iterator[None]:
 
 def _ended(peers: list[tuple[str, int]]) -> str:
     """Which processes of this machine have ended, in words; empty where none has."""
-    here = {rank: pid for rank, (host, pid) in enumerate(peers) if host == socket.gethostname()}
+    here = {number: pid for number, (host, pid) in enumerate(peers) if host == socket.gethostname()}
     until = time.monotonic() + GRACE
     while True:
-        gone = [f"the process of rank {rank} (pid {pid})" for rank, pid in here.items() if not _lives(pid)]
+        gone = [f"the process of rank {number} (pid {pid})" for number, pid in here.items() if not _lives(pid)]
         if gone or time.monotonic() > until:
             return f"{' and '.join(gone)} of {len(peers)} has ended" if gone else ""
         time.sleep(0.05)
@@ -141,20 +146,20 @@ def wait_for_everyone() -> None:
             PartialState().wait_for_everyone()
 
 
-def share(count: int, rank: int, processes: int) -> slice:
-    """The rows of `count` that process `rank` embeds.
+def share(count: int, number: int, processes: int) -> slice:
+    """The rows of `count` that process `number` embeds.
 
-    >>> [share(5, rank, 2) for rank in range(2)]
+    >>> [share(5, number, 2) for number in range(2)]
     [slice(0, 3, None), slice(3, 5, None)]
     """
     size, rest = divmod(count, processes)
-    start = rank * size + min(rank, rest)
-    return slice(start, start + size + (rank < rest))
+    start = number * size + min(number, rest)
+    return slice(start, start + size + (number < rest))
 
 
 def gather_rows(own: Tensor, count: int) -> Tensor:
     """[count, d]: the rows of all processes in order, from each one's `share` [n, d]; gradients flow into its own."""
-    processes, rank = distributed.get_world_size(), distributed.get_rank()
+    processes, number = distributed.get_world_size(), distributed.get_rank()
     shares = [share(count, other, processes) for other in range(processes)]
     # The first process has the most rows; collective calls want equal sizes.
     padded = own.new_zeros(shares[0].stop, own.shape[1])
@@ -163,7 +168,7 @@ def gather_rows(own: Tensor, count: int) -> Tensor:
     with _meeting():
         distributed.all_gather(parts, padded)
     rows = [part[: mine.stop - mine.start] for part, mine in zip(parts, shares, strict=True)]
-    rows[rank] = own
+    rows[number] = own
     return torch.cat(rows)
 
 

@@ -29,7 +29,7 @@ from lightcrl.encoders.base import fingerprint
 from lightcrl.errors import CheckpointError, DivergedError, EmptyDatasetError, TrainingError
 from lightcrl.evaluation.base import Result
 from lightcrl.evaluation.retrieval import Retrieval
-from lightcrl.features.embed import embed_split
+from lightcrl.features.embed import embed_together
 from lightcrl.features.live import LiveStore
 from lightcrl.features.table import Features, Split
 from lightcrl.logs import Log, Report
@@ -114,8 +114,8 @@ Judge = Callable[[Method, Features, int], Judgement]
 
 
 def by_retrieval(method: Method, features: Features, epoch: int) -> Judgement:
-    """Mean R@1 over all directions on dev."""
-    vectors, links = embed_split(method, features, features.split("dev"))
+    """Mean R@1 over all directions on dev, which all processes embed together."""
+    vectors, links = embed_together(method, features, features.split("dev"))
     retrieval = Retrieval(links)
     return Judgement({"dev_mean_recall@1": retrieval.mean_recall(vectors)}, lambda: retrieval(vectors))
 

@@ -12,6 +12,7 @@ from lightcrl.encoders.base import Encoder
 from lightcrl.features.store import FeatureStore
 from lightcrl.features.table import Features, Split
 from lightcrl.methods.base import Method
+from lightcrl.processes import gather_rows, launched, rank, share
 
 # Tokens per batch, so that long sequences and single vectors take like memory.
 TOKENS_PER_BATCH = 65_536
@@ -50,6 +51,20 @@ def embed_split(method: Method, features: Features, split: Split) -> tuple[dict[
         modality: embed_rows(method, features.store(modality), modality, np.unique(members.rows))
         for modality, members in split.members.items()
     }
+    return vectors, split_links(split)
+
+
+def embed_together(method: Method, features: Features, split: Split) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+    """As `embed_split`, by all processes of a training, each of which embeds its share of the items."""
+    count = launched()
+    if count == 1:
+        return embed_split(method, features, split)
+    vectors = {}
+    device = next(method.parameters()).device
+    for modality, members in split.members.items():
+        rows = np.unique(members.rows)
+        own = embed_rows(method, features.store(modality), modality, rows[share(len(rows), rank(), count)])
+        vectors[modality] = gather_rows(own.to(device), len(rows)).cpu()
     return vectors, split_links(split)
 
 
