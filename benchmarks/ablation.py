@@ -113,7 +113,9 @@ def main() -> None:
     asked = recipe.evaluation.zero_shot
     zero_shot = ZeroShot.prepare(asked, encoders, recipe.features) if asked else None
     folder = make_folder(Path(given.output))
-    ground = Ground(recipe, folder, features.in_memory(), encoders, zero_shot, lambda event: None)
+    ground = Ground(
+        recipe, folder, features.in_memory(recipe.training.memory_bytes), encoders, zero_shot, lambda event: None
+    )
     cells = {}
     for label in dict.fromkeys(["whole", *given.rows]):
         name, options = ROWS[label]
