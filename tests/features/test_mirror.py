@@ -44,7 +44,7 @@ def test_it_is_read_like_any_other(uri, tmp_path):
     assert (store.fingerprint, store.rows) == (local.fingerprint, local.rows)
     rows = np.array([2400, 3, 1030])
     np.testing.assert_array_equal(store.gather(rows).values, local.gather(rows).values)
-    assert Features({"text": store}).in_memory().store("text").memory
+    assert Features({"text": store}).in_memory(store.nbytes).store("text").memory
 
 
 def test_who_may_only_read_can_use_what_is_complete(uri, monkeypatch):
