@@ -320,6 +320,10 @@ def main() -> None:
     runs = {name: child.figures() for name, child in children.items()}
     rows = [["", "steps/s", "of in memory", "processor time of a step", "first step after", "most resident", "dev R@1"]]
     turns = min(map(len, rates.values()))
+    if not turns:
+        raise SystemExit(
+            f"{given.steps} steps were done before all three had a turn. Give more --steps, or a shorter --turn."
+        )
     for name, run in runs.items():
         shares = [one / other for one, other in zip(rates[name], rates["in memory"], strict=False)]
         rows.append(
