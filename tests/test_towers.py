@@ -45,7 +45,7 @@ def stepper(made: Recipe, folder: Path, chunk: int) -> tuple[Stepper, Any]:
     accelerator = make_accelerator(spec, 10, method, True)
     found = Stepper(method, features, live, accelerator, spec.model_copy(update={"chunk": chunk}))
     found.train()
-    batch = next(epoch_batches(features.split("train"), 10, 1, 0, 0))
+    batch = next(found.read(epoch_batches(features.split("train"), 10, 1, 0, 0)))
     return found, batch
 
 

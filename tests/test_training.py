@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from pathlib import Path
@@ -28,7 +29,7 @@ from lightcrl.logs import read_log
 from lightcrl.methods import METHODS
 from lightcrl.plan import bfloat16_pays, learning_rate, make_plan, make_window
 from lightcrl.recipe import TrainingSpec
-from lightcrl.sampling import Window, epoch_batches
+from lightcrl.sampling import Batch, Window, epoch_batches
 from lightcrl.stepping import Stepper, parameter_groups
 from lightcrl.tokens import TokenBatch
 from lightcrl.training import Trained, train
@@ -206,6 +207,39 @@ def test_windows_stay_within_the_memory_allowed(tmp_path):
     tracemalloc.stop()
     assert seen == count
     assert 0.4 * allowed < most < 0.75 * allowed
+
+
+def test_the_next_batch_is_gathered_while_one_is_in_use(tmp_path, monkeypatch):
+    data = features(tmp_path / "f").in_memory(2**30)
+    settings = spec(batch_size=16)
+    stepper = Stepper(
+        make_method("linear", data.specs, {"dim": 4}, "info_nce"), data, {}, Accelerator(cpu=True), settings
+    )
+    batches = list(epoch_batches(data.split("train"), 8, 1, 0, 0))
+    assert len(batches) >= 3
+    gathered: list[int] = []
+    arrived = threading.Event()
+    plain = Stepper._gathered
+
+    def watched(self: Stepper, batch: Batch, whole: bool) -> Batch:
+        assert threading.current_thread() is not threading.main_thread()
+        gathered.append(len(gathered))
+        if len(gathered) == 2:
+            arrived.set()
+        return plain(self, batch, whole)
+
+    monkeypatch.setattr(Stepper, "_gathered", watched)
+    reading = stepper.read(batches)
+    first = next(reading)
+    assert arrived.wait(10)  # the second, before anyone has asked for it
+    found = [first, *reading]
+    assert len(gathered) == len(batches)
+    for batch, read in zip(batches, found, strict=True):
+        assert read.rows is batch.rows
+        for name, tokens in read.tokens.items():
+            expected = data.store(name).gather(batch.rows[name])
+            assert torch.equal(tokens.values, expected.values)
+            assert torch.equal(tokens.mask, expected.mask)
 
 
 def test_a_finished_run_is_returned_as_it_is(tmp_path):

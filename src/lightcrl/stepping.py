@@ -71,10 +71,31 @@ class Stepper:
             module.train(mode)
 
     def read(self, batches: Iterable[Batch], *, whole: bool = False) -> Iterator[Batch]:
-        """The batches; of stores that are not in memory with their tokens, a window read while another is in use.
+        """The batches with their stored tokens, gathered while the batch before is in use.
 
         Tokens are those of this process' share of each batch, unless it is to have the `whole`.
         """
+        with ThreadPoolExecutor(1, "batches") as reader:
+            coming = None
+            for batch in self._windows(batches, whole):
+                following = reader.submit(self._gathered, batch, whole)
+                if coming is not None:
+                    yield coming.result()
+                coming = following
+            if coming is not None:
+                yield coming.result()
+
+    def _gathered(self, batch: Batch, whole: bool) -> Batch:
+        found = dict(batch.tokens)
+        for name in batch.rows.keys() - found.keys() - self.live.keys():
+            rows = self._rows(batch.rows[name], whole)
+            found[name] = self.features.store(name).gather(rows, sequence=self.method.sequences)
+        if self.accelerator.device.type == "cuda":
+            found = {name: tokens.pinned() for name, tokens in found.items()}
+        return replace(batch, tokens=found)
+
+    def _windows(self, batches: Iterable[Batch], whole: bool) -> Iterator[Batch]:
+        """The batches; of stores that are not in memory with their tokens, a window read while another is in use."""
         if all(store.memory for name, store in self.features.stores.items() if name not in self.live):
             yield from batches
             return
@@ -103,9 +124,9 @@ class Stepper:
             rows = {name: self._rows(batch.rows[name], whole) for name in excerpts if name in batch.rows}
             yield replace(batch, tokens={name: excerpts[name].gather(chosen) for name, chosen in rows.items()})
 
-    def stored(self, batch: Batch, done: float, *, whole: bool = False) -> Step:
-        """The stored features of a batch; of this process' share of it unless it is to have the whole."""
-        return Step({name: self._stored(name, batch, whole) for name in batch.rows}, self._groups(batch), done)
+    def stored(self, batch: Batch, done: float) -> Step:
+        """The stored features of a batch that `read` gave."""
+        return Step({name: self._stored(name, batch) for name in batch.rows}, self._groups(batch), done)
 
     def loss(self, batch: Batch, done: float, seed: int) -> Tensor:
         """The loss of a batch, all of whose activations are kept; `seed` is that of what is random in towers."""
@@ -184,12 +205,8 @@ class Stepper:
         tokens: TokenBatch = self.live[name].tower(found) if name in self.live else found
         return tokens
 
-    def _stored(self, name: str, batch: Batch, whole: bool = False) -> TokenBatch:
-        found = batch.tokens.get(name)
-        if found is None:
-            rows = self._rows(batch.rows[name], whole)
-            found = self.features.store(name).gather(rows, sequence=self.method.sequences)
-        return found.to(self.accelerator.device)
+    def _stored(self, name: str, batch: Batch) -> TokenBatch:
+        return batch.tokens[name].to(self.accelerator.device)
 
     def _rows(self, rows: np.ndarray, whole: bool = False) -> np.ndarray:
         if whole:

@@ -227,7 +227,7 @@ class _Loop:
             earlier = progress.seconds
             if progress.step == 0 and self.method.solves:
                 epoch = self.stepper.read(self.epoch(self.train_split, 0), whole=True)
-                self.method.solve(self.stepper.stored(batch, 0.0, whole=True) for batch in epoch)
+                self.method.solve(self.stepper.stored(batch, 0.0) for batch in epoch)
             while not progress.finished:
                 skip = progress.step - progress.epoch * plan.steps_per_epoch
                 batches = iter(()) if self.method.closed_form else self.epoch(self.train_split, progress.epoch)

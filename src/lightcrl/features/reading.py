@@ -53,7 +53,9 @@ def pad(values: np.ndarray, offsets: np.ndarray, items: np.ndarray, slots: int, 
     mask = places < lengths[:, None]
     # Padding repeats the item's first token: it is masked, and a read stays within the item.
     index = starts[:, None] + np.where(mask, places, 0)
-    return TokenBatch(torch.from_numpy(np.asarray(values[index])), torch.from_numpy(mask))
+    # Torch, other than numpy, lets other threads of Python work meanwhile.
+    found = torch.from_numpy(values).index_select(0, torch.from_numpy(index.reshape(-1)))
+    return TokenBatch(found.view(*index.shape, values.shape[1]), torch.from_numpy(mask))
 
 
 def read_tokens(path: Path, header: int, starts: np.ndarray, counts: np.ndarray, out: np.ndarray) -> None:
