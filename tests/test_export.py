@@ -73,6 +73,26 @@ def test_an_export_gives_the_embedders_vectors(exported, modality):
     assert used.encode([], modality).shape == (0, used.dim)
 
 
+def test_a_model_with_encoders_in_bfloat16_is_exported_in_float32(exported, tmp_path):
+    embedder, _, _ = exported
+    specs = {
+        modality: spec.model_copy(update={"dtype": "bfloat16"})
+        for modality, spec in embedder.checkpoint.encoders.items()
+        if modality != "words"
+    }
+    fingerprints = {modality: load_encoder(spec).fingerprint for modality, spec in specs.items()}
+    checkpoint = Checkpoint(embedder.method, name="dfe", loss="info_nce", encoders=specs, fingerprints=fingerprints)
+    half = Embedder(checkpoint)
+    used = ExportedEmbedder(export_onnx(half, tmp_path / "onnx"), threads=1)
+    for modality in specs:
+        found = used.encode(ITEMS[modality], modality)
+        np.testing.assert_allclose(found, embedder.encode(ITEMS[modality], modality), atol=1e-5)
+        rounded = half.encode(ITEMS[modality], modality)
+        assert 1e-5 < np.abs(found - rounded).max() < 0.1
+    manifest = json.loads((tmp_path / "onnx/model.json").read_text())
+    assert manifest["modalities"]["text"]["fingerprint"] == fingerprints["text"]
+
+
 def test_a_graph_runs_without_this_library(exported):
     """Inputs by the names that the tokenizer beside it gives."""
     from transformers import AutoTokenizer

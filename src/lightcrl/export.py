@@ -99,6 +99,8 @@ def export_onnx(
     entries = {}
     for modality in modalities if modalities is not None else embedder.modalities:
         encoder = embedder.encoder(modality)
+        if isinstance(encoder, HuggingFaceEncoder):
+            encoder = encoder.in_float32()  # ONNX Runtime has few products in less on a CPU
         graph, inputs, dynamic = _graph(encoder, embedder.method, modality)
         path = folder / f"{modality}.onnx"
         _write(graph.eval(), inputs, dynamic, path)
@@ -113,7 +115,7 @@ def export_onnx(
             # Items of unequal length can share a batch.
             "pads": not isinstance(encoder, HuggingFaceEncoder) or encoder.loaded.pads,
             "encoder": embedder.checkpoint.encoders[modality].model_dump(mode="json", exclude_defaults=True),
-            "fingerprint": encoder.fingerprint,
+            "fingerprint": embedder.encoder(modality).fingerprint,
         }
     write_json(
         folder / MANIFEST,
