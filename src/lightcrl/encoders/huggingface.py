@@ -316,8 +316,14 @@ class HuggingFaceEncoder(Encoder):
 
     def _pretrained(self) -> tuple[Any, set[str]]:
         """The whole model, and the names of weights that its files lack."""
+        # On a CPU torch's fused attention is the slower one in bfloat16 (docs/LOG.md).
+        plain = self.spec.dtype == "bfloat16" and self.device.type == "cpu"
         model, report = self._from_pretrained(
-            "AutoModel", dtype=getattr(torch, self.spec.dtype), use_safetensors=True, output_loading_info=True
+            "AutoModel",
+            dtype=getattr(torch, self.spec.dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+            **({"attn_implementation": "eager"} if plain else {}),
         )
         return model, set(report["missing_keys"])
 
