@@ -3,7 +3,8 @@
     python benchmarks/loss.py --sizes 1024 4096 16384 --largest 65536
 
 runs every case in a process of its own, both sides in turn, and prints a Markdown table of medians: seconds, their
-ratio, and the peak of memory above the inputs. `--largest` is run in pieces alone: the whole matrix would not fit.
+ratio, the peak of memory above the inputs, and the share of the machine's rate that the three products of value and
+gradient come to. `--largest` is run in pieces alone: the whole matrix would not fit.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 from statistics import median
 
+import roofline
 import torch
 from torch.nn.functional import logsigmoid, normalize
 
@@ -96,10 +98,12 @@ def main() -> None:
         print(json.dumps(measure(side, name, *map(int, numbers))))
         return
     rows = []
+    rate = roofline.measure(torch.get_num_threads()).float32
     print(
-        f"| loss | batch x {given.dim} | whole, s | in pieces, s | ratio | whole, MiB | in pieces, MiB | difference |"
+        f"| loss | batch x {given.dim} | whole, s | in pieces, s | ratio | whole, MiB | in pieces, MiB | difference | "
+        "of the roofline |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     for name in LOSSES:
         for size in [*given.sizes, given.largest]:
             repeats = given.repeats if size < given.largest else 1
@@ -107,7 +111,8 @@ def main() -> None:
             if size < given.largest:
                 found["whole"] = apart("whole", name, size, given.dim, repeats)
             rows.append({"loss": name, "batch": size, **found})
-            print(line(name, size, found["pieces"], found.get("whole")), flush=True)
+            share = 6 * size**2 * given.dim / found["pieces"]["seconds"] / rate
+            print(f"{line(name, size, found['pieces'], found.get('whole'))} {share:.0%} |", flush=True)
     if given.json:
         write_json(Path(given.json), {"dim": given.dim, "threads": torch.get_num_threads(), "rows": rows})
 
