@@ -19,7 +19,7 @@ from lightcrl.checkpoint import Checkpoint, make_method
 from lightcrl.data import Dataset, Rejection, load_dataset
 from lightcrl.data.base import write_rejected
 from lightcrl.data.pairs import TextPairs, read_pairs
-from lightcrl.encoders import load_encoder
+from lightcrl.encoders import load_encoder, settled
 from lightcrl.encoders.base import Encoder
 from lightcrl.encoders.tower import Tower
 from lightcrl.errors import DataError, TrainingError
@@ -241,8 +241,7 @@ def train_method(
         make_method(spec.name, features.specs, spec.options, loss, seed),
         name=spec.name,
         loss=loss,
-        # As settled on this machine: elsewhere "auto" may mean another precision.
-        encoders={modality: getattr(encoders[modality], "spec", spec) for modality, spec in recipe.encoders.items()},
+        encoders={modality: settled(spec, encoders[modality]) for modality, spec in recipe.encoders.items()},
         fingerprints={modality: encoder.fingerprint for modality, encoder in encoders.items()},
         recipe=recipe.model_dump(mode="json"),
     )

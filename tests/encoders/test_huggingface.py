@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
-from lightcrl.encoders import Encoder, EncoderSpec, files, load_encoder
+from lightcrl.encoders import Encoder, EncoderSpec, files, load_encoder, settled
 from lightcrl.encoders.base import Slot
 from lightcrl.encoders.files import FILES, content_digest, folder_digest, quiet
 from lightcrl.encoders.huggingface import HuggingFaceEncoder
@@ -298,6 +298,10 @@ def test_dtype_auto_takes_bfloat16_for_transformers_where_the_machine_multiplies
     bert = load_encoder(EncoderSpec(kind="text", model=str(tiny.bert(tmp_path / "bert")), dtype="auto"))
     assert bert.spec.dtype == expected
     assert bert.loaded.network.dtype == getattr(torch, expected)
+    auto = EncoderSpec(kind="text", model=str(tmp_path / "bert"), dtype="auto")
+    assert settled(auto, bert) == auto.model_copy(update={"dtype": expected})
+    builtin = EncoderSpec(kind="text", model="builtin", dtype="auto")
+    assert settled(builtin, load_encoder(builtin)) == builtin
     # It stands for the precision that it means here, so that a store says what it holds.
     plain = EncoderSpec(kind="text", model=str(tmp_path / "bert"), dtype=expected)
     assert bert.fingerprint == load_encoder(plain).fingerprint

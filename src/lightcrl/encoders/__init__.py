@@ -23,6 +23,7 @@ __all__ = [
     "fingerprint",
     "load_encoder",
     "pick_device",
+    "settled",
 ]
 
 # Transformers models, by kind of item.
@@ -74,6 +75,12 @@ def load_encoder(spec: EncoderSpec) -> Encoder:
         return ENCODERS.load(spec.kind)(spec)
     encoder.origin = partial(load_encoder, spec)
     return encoder
+
+
+def settled(spec: EncoderSpec, encoder: Encoder) -> EncoderSpec:
+    """The spec that loads `encoder` anywhere: elsewhere, a `dtype` of `"auto"` may come to another precision."""
+    found = getattr(encoder, "spec", None)
+    return found if isinstance(found, EncoderSpec) else spec
 
 
 def _load_builtin(spec: EncoderSpec) -> Encoder:
