@@ -347,7 +347,7 @@ def export(
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where to write the graphs.")],
     format: Annotated[Literal["onnx"], typer.Option(help="Of the graphs.")] = "onnx",
     modality: Annotated[list[str] | None, typer.Option(help="Whose graph to write; by default everyone's.")] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="A quarter of the size, and a little off.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="A quarter of the size, at the price of some recall.")] = False,
     encoder: Encoders = None,
     trust_remote_code: Trust = False,
 ) -> None:
