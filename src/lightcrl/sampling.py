@@ -103,11 +103,12 @@ def _by_blocks(
 
 def _turns(split: Split, items_per_group: int) -> np.ndarray:
     """[G] in how many passes of an epoch each group takes part."""
-    most, present = np.zeros(len(split), np.int32), np.zeros(len(split), np.int8)
+    most, turns = np.zeros(len(split), np.int32), np.zeros(len(split), np.int32)
     for members in split.members.values():
         np.maximum(most, members.counts, out=most)
-        present += members.counts > 0
-    return np.where(present >= min(2, len(split.members)), -(-most // items_per_group), 0)
+    usable = split.usable
+    turns[usable] = -(-most[usable] // items_per_group)
+    return turns
 
 
 def _pieces(groups: int, batch_size: int) -> int:

@@ -7,13 +7,13 @@ chunk is embedded once more to pass its own on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from lightcrl.processes import gather_rows, share, sum_gradients
 from lightcrl.recipe import TrainingSpec
 from lightcrl.sampling import Batch
 from lightcrl.tokens import TokenBatch
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 # Items that go through a tower at once, at least.
 CHUNK = 64
@@ -75,15 +78,7 @@ class Stepper:
 
         Tokens are those of this process' share of each batch, unless it is to have the `whole`.
         """
-        with ThreadPoolExecutor(1, "batches") as reader:
-            coming = None
-            for batch in self._windows(batches, whole):
-                following = reader.submit(self._gathered, batch, whole)
-                if coming is not None:
-                    yield coming.result()
-                coming = following
-            if coming is not None:
-                yield coming.result()
+        return _ahead(lambda batch: self._gathered(batch, whole), self._windows(batches, whole))
 
     def _gathered(self, batch: Batch, whole: bool) -> Batch:
         found = dict(batch.tokens)
@@ -99,16 +94,9 @@ class Stepper:
         if all(store.memory for name, store in self.features.stores.items() if name not in self.live):
             yield from batches
             return
-        with ThreadPoolExecutor(1, "windows") as reader:
-            coming = None
-            for _, found in groupby(batches, key=attrgetter("window")):
-                window = list(found)
-                following = window, reader.submit(self._excerpts, window, whole)
-                if coming is not None:
-                    yield from self._filled(coming[0], coming[1].result(), whole)
-                coming = following
-            if coming is not None:
-                yield from self._filled(coming[0], coming[1].result(), whole)
+        windows = (list(window) for _, window in groupby(batches, key=attrgetter("window")))
+        for window, excerpts in _ahead(lambda window: (window, self._excerpts(window, whole)), windows):
+            yield from self._filled(window, excerpts, whole)
 
     def _excerpts(self, window: Sequence[Batch], whole: bool) -> dict[str, Excerpt]:
         """What the batches of a window need of every store that is not in memory."""
@@ -216,6 +204,19 @@ class Stepper:
     def _groups(self, batch: Batch) -> dict[str, Tensor]:
         device = self.accelerator.device
         return {modality: torch.from_numpy(numbers).to(device) for modality, numbers in batch.groups.items()}
+
+
+def _ahead(work: Callable[[A], B], things: Iterable[A]) -> Iterator[B]:
+    """What `work` makes of each thing, in order: the next one's in a thread while one is in use."""
+    with ThreadPoolExecutor(1, "ahead") as reader:
+        coming = None
+        for thing in things:
+            following = reader.submit(work, thing)
+            if coming is not None:
+                yield coming.result()
+            coming = following
+        if coming is not None:
+            yield coming.result()
 
 
 def parameter_groups(

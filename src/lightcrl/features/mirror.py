@@ -1,4 +1,4 @@
-"""A store that lies on an object store, brought here: training maps its files into memory."""
+"""A store that lies on an object store, brought here: training reads files."""
 
 from __future__ import annotations
 
