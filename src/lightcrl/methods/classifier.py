@@ -14,8 +14,8 @@ from lightcrl.losses import Loss
 from lightcrl.methods.base import Inlet, Method, MethodOptions, Step, TokenSpec
 from lightcrl.tokens import TokenBatch
 
-NAME = f"{__name__}:Classifier"
-"""What a checkpoint calls it; it is no member of `METHODS`, since it embeds nothing."""
+NAME = "lightcrl.methods.classifier:Classifier"
+"""Its name in checkpoints; a literal, since files hold it. It is no member of `METHODS`, since it embeds nothing."""
 
 
 class ClassifierOptions(MethodOptions):

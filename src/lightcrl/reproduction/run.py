@@ -158,7 +158,7 @@ def _train(stage: _Stage, ground: Ground, entry: Entry, seed: int) -> None:
 
 def _kept(folder: Path, name: str, task: Task, measure: Callable[[], Outcome]) -> Outcome:
     """An outcome from its file; measured and written where it is not there."""
-    path = folder / f"{name}-{fingerprint([FORMAT, type(task).__name__, task.identity])[:10]}.npz"
+    path = folder / f"{name}-{fingerprint([FORMAT, task.name, task.identity])[:10]}.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)

@@ -85,6 +85,8 @@ class Task(ABC):
     """
 
     Spec: ClassVar[type[TaskSpec]] = TaskSpec
+    name: ClassVar[str]
+    """Part of the names of files that keep outcomes: a literal, so that a renamed class finds them."""
     drawn: ClassVar[str] = "items"
     """What the units are."""
 

@@ -63,6 +63,7 @@ class RetrievalTask(Task):
     """
 
     Spec: ClassVar[type[TaskSpec]] = RetrievalSpec
+    name: ClassVar[str] = "RetrievalTask"
     drawn: ClassVar[str] = "groups"
 
     features: Features
@@ -149,6 +150,7 @@ class ZeroShotTask(Task):
     """
 
     Spec: ClassVar[type[TaskSpec]] = ClassSpec
+    name: ClassVar[str] = "ZeroShotTask"
 
     prepared: ZeroShot
     units: int
@@ -212,6 +214,7 @@ class LinearProbeTask(Task):
     """
 
     Spec: ClassVar[type[TaskSpec]] = ProbeSpec
+    name: ClassVar[str] = "LinearProbeTask"
 
     probe: LinearProbe
     epochs: tuple[int, ...]
@@ -288,6 +291,7 @@ class FineTuningTask(Task):
     """
 
     Spec: ClassVar[type[TaskSpec]] = TuneSpec
+    name: ClassVar[str] = "FineTuningTask"
 
     tuning: FineTuning
     spec: FineTuningSpec
@@ -340,6 +344,7 @@ class TextSimilarityTask(Task):
     """
 
     Spec: ClassVar[type[TaskSpec]] = PairsSpec
+    name: ClassVar[str] = "TextSimilarityTask"
     drawn: ClassVar[str] = "pairs"
 
     prepared: TextSimilarity
