@@ -19,15 +19,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightcrl.comparison.cells import Ground, find_or_train
-from lightcrl.comparison.outcome import MAIN, ZERO_SHOT, judge
-from lightcrl.comparison.statistics import difference
-from lightcrl.evaluation.tasks import ZeroShot
-from lightcrl.fusion.encoder import DeepFusionEncoder, DFEOptions
+from lightcrl.files.local import make_folder, write_json
 from lightcrl.methods import TokenSpec
+from lightcrl.methods.dfe import DeepFusionEncoder, DFEOptions
+from lightcrl.metrics.statistics import difference
 from lightcrl.pipeline import prepare
 from lightcrl.recipe import MethodSpec, load_recipe, parse
-from lightcrl.storage import make_folder, write_json
+from lightcrl.studies.cells import Ground, find_or_train
+from lightcrl.studies.compare.outcome import MAIN, ZERO_SHOT, judge
+from lightcrl.tasks.raw import ZeroShot
 from lightcrl.tokens import TokenBatch
 
 

@@ -21,18 +21,18 @@ import larger_than_memory
 import numpy as np
 import torch
 
-from lightcrl import training
 from lightcrl.checkpoint import Checkpoint, make_method
-from lightcrl.comparison.statistics import bootstrap_ratios, draws, estimate
 from lightcrl.encoders.base import EncoderSpec
-from lightcrl.evaluation.metrics import hits
-from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.features import Features, FeatureStore
 from lightcrl.features.embed import embed_split
 from lightcrl.features.table import Split, make_members
+from lightcrl.metrics.intervals import hits
+from lightcrl.metrics.retrieval import Retrieval
+from lightcrl.metrics.statistics import bootstrap_ratios, draws, estimate
 from lightcrl.pipeline import prepare
 from lightcrl.recipe import TrainingSpec, load_recipe
-from lightcrl.sampling import Window
+from lightcrl.training import loop as training
+from lightcrl.training.batches import Window
 
 FULL = "full"
 

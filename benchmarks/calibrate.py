@@ -17,16 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
-import lightcrl.checking
-from lightcrl.checking.check import examine
+import lightcrl.studies.check
 from lightcrl.data import Dataset, load_dataset
 from lightcrl.encoders import load_encoder
-from lightcrl.evaluation.tasks import encode_modality
 from lightcrl.features import Features
 from lightcrl.pipeline import train_one
 from lightcrl.recipe import load_recipe
+from lightcrl.studies.check.check import examine
+from lightcrl.tasks.raw import encode_modality
 
-TABLE = Path(lightcrl.checking.__file__).with_name("calibration.json")
+TABLE = Path(lightcrl.studies.check.__file__).with_name("calibration.json")
 
 
 def subset(dataset: Dataset, groups: int, seed: int) -> Dataset:

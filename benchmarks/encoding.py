@@ -37,8 +37,8 @@ from lightcrl.encoders.audio import read_sound
 from lightcrl.encoders.huggingface import HuggingFaceEncoder
 from lightcrl.encoders.image import read_image
 from lightcrl.features.encoding import batches, encode
+from lightcrl.files.local import write_json
 from lightcrl.machine import keep_freed_memory
-from lightcrl.storage import write_json
 
 Side = Callable[[], object]
 SIDES = ("plain loop", "sentence-transformers", "LightCRL", "LightCRL, float32", "forward alone")

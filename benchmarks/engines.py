@@ -31,7 +31,7 @@ from lightcrl.encoders import EncoderSpec, load_encoder
 from lightcrl.features import extract, shards
 from lightcrl.features.engines import Crew
 from lightcrl.features.engines.ray import connect
-from lightcrl.storage import file_digest, write_json
+from lightcrl.files.local import file_digest, write_json
 
 SHARED = Path(__file__).parents[2] / "shared"
 SIDES = {"local": ("local", None), "ray, 1 worker": ("ray", Crew(1)), "ray, 2 workers": ("ray", Crew(2))}

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lightcrl.evaluation.retrieval import Retrieval
-from lightcrl.storage import write_json
+from lightcrl.files.local import write_json
+from lightcrl.metrics.retrieval import Retrieval
 
 
 class Known(Retrieval):

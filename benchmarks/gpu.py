@@ -27,9 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from lightcrl.checkpoint import make_method
 from lightcrl.encoders import EncoderSpec, load_encoder
 from lightcrl.encoders.huggingface import HuggingFaceEncoder
+from lightcrl.files.local import write_json
 from lightcrl.losses import info_nce
 from lightcrl.methods import Step, TokenSpec
-from lightcrl.storage import write_json
 from lightcrl.tokens import TokenBatch
 
 WORDS = [f"word{number}" for number in range(1000)]

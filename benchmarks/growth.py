@@ -29,12 +29,12 @@ from evaluation import make_world
 from lightcrl.checkpoint import Checkpoint, make_method
 from lightcrl.data.base import text_item
 from lightcrl.encoders import EncoderSpec, load_encoder
-from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.features import Features, FeatureStore, encode_items
+from lightcrl.files.local import write_json
 from lightcrl.index import nearest
+from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.recipe import TrainingSpec
-from lightcrl.storage import write_json
-from lightcrl.training import Judgement, train
+from lightcrl.training.loop import Judgement, train
 
 DIM = 384
 QUERIES = 64

@@ -116,7 +116,7 @@ def train_some(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     from lightcrl.encoders.base import EncoderSpec
     from lightcrl.features import Features, FeatureStore
     from lightcrl.recipe import TrainingSpec
-    from lightcrl.training import by_retrieval, train
+    from lightcrl.training.loop import by_retrieval, train
 
     torch.set_num_threads(1)
     base = resident()

@@ -22,8 +22,8 @@ import roofline
 import torch
 from torch.nn.functional import logsigmoid, normalize
 
+from lightcrl.files.local import write_json
 from lightcrl.losses import LOSSES
-from lightcrl.storage import write_json
 
 
 def whole_info_nce(left, right, left_groups, right_groups, scale, bias):

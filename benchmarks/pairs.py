@@ -13,9 +13,9 @@ from pathlib import Path
 
 import lightcrl
 from lightcrl.data.pairs import read_pairs
-from lightcrl.evaluation import Result
-from lightcrl.evaluation.text_pairs import TextSimilarity
-from lightcrl.storage import write_json
+from lightcrl.files.local import write_json
+from lightcrl.metrics import Result
+from lightcrl.tasks.text_similarity import TextSimilarity
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared/data/text_pairs"

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from lightcrl.storage import write_json
+from lightcrl.files.local import write_json
 
 # Widths of the matrices; the best counts.
 WIDTHS = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192, 16384)}

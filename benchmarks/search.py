@@ -25,9 +25,9 @@ from torch.nn.functional import normalize
 from usearch.index import MetricKind
 from usearch.index import search as usearch_search
 
+from lightcrl.files.local import write_json
 from lightcrl.index import nearest
-from lightcrl.index.scores import ALONE, quickest
-from lightcrl.storage import write_json
+from lightcrl.metrics.scores import ALONE, quickest
 
 SLOW = 10.0
 """Seconds above which one search is enough."""

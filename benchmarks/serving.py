@@ -21,10 +21,10 @@ import torch
 
 import lightcrl
 from lightcrl.data import load_dataset
-from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.export import ExportedEmbedder, export_onnx
+from lightcrl.files.local import write_json
+from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.recipe import make_recipe
-from lightcrl.storage import write_json
 
 Encode = Callable[[list[Any], str], np.ndarray]
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 import lightcrl
-from lightcrl.evaluation.metrics import hits, mean_interval
-from lightcrl.evaluation.tasks import ZeroShot
-from lightcrl.storage import write_json
+from lightcrl.files.local import write_json
+from lightcrl.metrics.intervals import hits, mean_interval
+from lightcrl.tasks.raw import ZeroShot
 
 ROOT = Path(__file__).parents[1]
 FOLDS = (1, 2, 3, 4, 5)

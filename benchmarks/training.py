@@ -28,9 +28,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lightcrl.data import load_dataset
 from lightcrl.encoders import Encoder, load_encoder
 from lightcrl.features import Features
+from lightcrl.files.local import write_json
 from lightcrl.pipeline import prepare, train_method
 from lightcrl.recipe import Recipe, load_recipe
-from lightcrl.storage import write_json
 
 PRODUCTS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::addmm_", "aten::baddbmm")
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightcrl.alignment import (
+from lightcrl.errors import ShapeError
+from lightcrl.metrics.alignment import (
     chance_knn,
     debiased_cka,
     held_out_correlations,
@@ -15,7 +16,6 @@ from lightcrl.alignment import (
     regularised_cca,
     u_centred,
 )
-from lightcrl.errors import ShapeError
 from samples import randn
 
 

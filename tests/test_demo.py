@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from lightcrl.console import console, print_demo
 from lightcrl.data.base import text_item
 from lightcrl.demo import demo_recipe, run_demo
 from lightcrl.errors import CheckpointError, MissingExtraError
-from lightcrl.evaluation.gallery import BARS, Collection, gallery
-from lightcrl.evaluation.report import gather, render
-from lightcrl.evaluation.space import look
+from lightcrl.report.console import console, print_demo
+from lightcrl.report.facts import gather, render
+from lightcrl.report.gallery import BARS, Collection, gallery
+from lightcrl.report.space import look
 from pages import Page, browse
 
 SMALL = {"groups": 300, "epochs": 6, "pictures": 6}
@@ -148,7 +148,7 @@ def test_names_of_any_language_and_with_dollars_are_drawn_as_they_are(report):
 
 
 def test_without_the_extra_the_demo_runs_and_leaves_the_page_out(demo, monkeypatch):
-    monkeypatch.setitem(sys.modules, "lightcrl.evaluation.figures", None)
+    monkeypatch.setitem(sys.modules, "lightcrl.report.figures", None)
     with pytest.raises(MissingExtraError, match=r"lightcrl\[report\]"):
         render(gather(demo.run.folder))
     again = run_demo(demo.run.folder, **SMALL)

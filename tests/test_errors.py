@@ -33,7 +33,7 @@ from lightcrl.errors import (
     TrainingError,
     UnknownNameError,
 )
-from lightcrl.folders import EXTRAS
+from lightcrl.files.remote import EXTRAS
 
 TREE = {
     LightCRLError: [

@@ -12,8 +12,8 @@ import pytest
 
 from buckets import object_store
 from lightcrl.errors import MissingExtraError, StorageError
-from lightcrl.folders import Folder, LocalFolder, RemoteFolder, folder_at, is_uri, local_place
-from lightcrl.storage import file_digest
+from lightcrl.files.local import file_digest
+from lightcrl.files.remote import Folder, LocalFolder, RemoteFolder, folder_at, is_uri, local_place
 
 
 @pytest.fixture(scope="module")

@@ -21,11 +21,11 @@ import lightcrl
 from golden import make
 from lightcrl.checkpoint import load_folder
 from lightcrl.cli import app
-from lightcrl.comparison.cells import _read
 from lightcrl.data.synthetic import write_class_folder, write_table
 from lightcrl.export import ExportedEmbedder
 from lightcrl.features import FeatureStore
 from lightcrl.index import Index
+from lightcrl.studies.cells import _read
 from worlds import Digits, numbers
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -96,7 +96,7 @@ def test_an_export_is_opened_and_gives_its_models_vectors():
 
 def test_names_that_files_hold_are_literals():
     from lightcrl.methods.classifier import NAME
-    from lightcrl.reproduction.task import TASKS
+    from lightcrl.tasks.base import TASKS
 
     assert NAME == "lightcrl.methods.classifier:Classifier"
     assert {name: TASKS.load(name).name for name in TASKS} == {

@@ -19,23 +19,23 @@ from lightcrl.checkpoint import Checkpoint, make_method
 from lightcrl.data.base import Dataset, text_item
 from lightcrl.data.pairs import read_pairs
 from lightcrl.encoders import EncoderSpec, OwnEncoder
-from lightcrl.evaluation import linear_probe
-from lightcrl.evaluation.adapting import FineTuning, FineTuningSpec
-from lightcrl.evaluation.class_folders import ClassFolders
-from lightcrl.evaluation.retrieval import Retrieval
-from lightcrl.evaluation.tasks import ClassItems, ZeroShot
-from lightcrl.evaluation.text_pairs import TextSimilarity
 from lightcrl.features import Features, embed, extract
-from lightcrl.fusion.operations import OPERATIONS
+from lightcrl.files.local import file_digest
 from lightcrl.losses import info_nce, over_pairs
 from lightcrl.methods import Method, TokenSpec
+from lightcrl.methods.fusion import OPERATIONS
+from lightcrl.metrics import linear_probe
+from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.pipeline import run
 from lightcrl.recipe import FeaturesSpec, TrainingSpec
-from lightcrl.sampling import epoch_batches
-from lightcrl.stepping import parameter_groups
-from lightcrl.storage import file_digest
+from lightcrl.tasks.class_folders import ClassFolders
+from lightcrl.tasks.fine_tuning import FineTuning, FineTuningSpec
+from lightcrl.tasks.raw import ClassItems, ZeroShot
+from lightcrl.tasks.text_similarity import TextSimilarity
 from lightcrl.tokens import TokenBatch
-from lightcrl.training import train
+from lightcrl.training.batches import epoch_batches
+from lightcrl.training.gradient import parameter_groups
+from lightcrl.training.loop import train
 from samples import make_features, make_split, padded, ragged, randn, units
 from worlds import Digits
 

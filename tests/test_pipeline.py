@@ -15,16 +15,16 @@ import pytest
 import coloured
 import lightcrl
 from lightcrl.checkpoint import load_checkpoint, load_folder
-from lightcrl.console import console, print_run
 from lightcrl.data.pairs import read_pairs
 from lightcrl.encoders import load_encoder
 from lightcrl.errors import DataError
-from lightcrl.evaluation.measure import Request, measure
-from lightcrl.evaluation.report import Report, gather, render
-from lightcrl.evaluation.text_pairs import TextSimilarity, watched
-from lightcrl.logs import read_log
 from lightcrl.pipeline import Run, prepare, run
 from lightcrl.recipe import Recipe, make_recipe
+from lightcrl.report.console import console, print_run
+from lightcrl.report.facts import Report, gather, render
+from lightcrl.tasks.measure import Request, measure
+from lightcrl.tasks.text_similarity import TextSimilarity, watched
+from lightcrl.training.log import read_log
 from pages import Page, browse
 
 COLOURS = ("red", "blue", "green", "black")

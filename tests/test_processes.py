@@ -15,12 +15,12 @@ import torch
 
 from lightcrl.checkpoint import load_folder, make_method
 from lightcrl.features import Features, FeatureStore
-from lightcrl.logs import read_log
-from lightcrl.plan import make_accelerator
 from lightcrl.processes import share
 from lightcrl.recipe import TrainingSpec
-from lightcrl.sampling import Window, epoch_batches
-from lightcrl.stepping import Stepper
+from lightcrl.training.batches import Window, epoch_batches
+from lightcrl.training.gradient import Stepper
+from lightcrl.training.log import read_log
+from lightcrl.training.plan import make_accelerator
 from samples import make_features, randn
 from test_training import features, fit, losses
 

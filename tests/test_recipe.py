@@ -190,9 +190,9 @@ def test_every_key_is_in_the_docs():
     from lightcrl.data import DataSpec
     from lightcrl.encoders.base import EncoderSpec
     from lightcrl.encoders.tower import TuningSpec
-    from lightcrl.evaluation.spec import EvaluationSpec, TextSimilaritySpec, ZeroShotSpec
     from lightcrl.methods import METHODS
     from lightcrl.recipe import FeaturesSpec, MethodSpec, TrainingSpec
+    from lightcrl.tasks.spec import EvaluationSpec, TextSimilaritySpec, ZeroShotSpec
 
     text = (PROJECT / "docs/recipes.md").read_text()
     tables = [Recipe, DataSpec, EncoderSpec, TuningSpec, FeaturesSpec, TrainingSpec, EvaluationSpec]

@@ -11,10 +11,10 @@ import pytest
 from lightcrl.data import SOURCES
 from lightcrl.encoders import BUILTIN, ENCODERS
 from lightcrl.errors import LightCRLError, UnknownNameError
-from lightcrl.evaluation import EVALUATIONS
-from lightcrl.fusion.operations import OPERATIONS
 from lightcrl.losses import LOSSES
 from lightcrl.methods import METHODS
+from lightcrl.methods.fusion import OPERATIONS
+from lightcrl.metrics import EVALUATIONS
 from lightcrl.registry import Table, import_object
 
 FAMILIES = {table.what: table for table in (BUILTIN, ENCODERS, EVALUATIONS, LOSSES, METHODS, OPERATIONS, SOURCES)}

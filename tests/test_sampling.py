@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightcrl.features.table import Split
-from lightcrl.sampling import Batch, Window, count_batches, epoch_batches
+from lightcrl.training.batches import Batch, Window, count_batches, epoch_batches
 from samples import make_split
 
 

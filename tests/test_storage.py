@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lightcrl.errors import StorageError
-from lightcrl.storage import (
+from lightcrl.files.local import (
     clear_errors,
     file_digest,
     make_folder,

@@ -18,12 +18,12 @@ from lightcrl.checkpoint import load_checkpoint
 from lightcrl.encoders.tower import Tower, TuningSpec
 from lightcrl.errors import CheckpointError, RecipeError, TrainingError, UnknownNameError
 from lightcrl.features.live import LiveStore
-from lightcrl.logs import read_log
 from lightcrl.pipeline import prepare, run, train_method
-from lightcrl.plan import make_accelerator
 from lightcrl.recipe import Recipe, make_recipe
-from lightcrl.sampling import epoch_batches
-from lightcrl.stepping import Stepper
+from lightcrl.training.batches import epoch_batches
+from lightcrl.training.gradient import Stepper
+from lightcrl.training.log import read_log
+from lightcrl.training.plan import make_accelerator
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_a_run_with_towers_is_loaded_measured_and_embeds_as_it_was_trained(place
     np.testing.assert_allclose(embedder.encode(paths, "image"), seen, atol=1e-5)
 
     # Zero-shot goes through the trained towers: the same figures when measured from the files anew.
-    from lightcrl.evaluation.measure import Request, measure
+    from lightcrl.tasks.measure import Request, measure
 
     request = Request(
         str(tmp_path / "run"), embedder, str(place / "classes"), templates=("the {} dog",),
@@ -179,7 +179,7 @@ def test_a_run_with_towers_is_loaded_measured_and_embeds_as_it_was_trained(place
     assert done.models[0].parameters == sum(embedder.checkpoint.parts().values()) > embedder.method.dim * 1000
 
     # The page looks at the trained encoders' embeddings, and says that they were trained.
-    from lightcrl.evaluation.report import gather, render
+    from lightcrl.report.facts import gather, render
 
     report = gather(tmp_path / "run")
     assert [one.trained for one in report.modalities] == [True, True]

@@ -17,22 +17,22 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from lightcrl import training
 from lightcrl.checkpoint import Checkpoint, load_folder, make_method
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import CheckpointError, DivergedError, StorageError, TrainingError
-from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
-from lightcrl.fusion.encoder import DeepFusionEncoder
-from lightcrl.logs import read_log
 from lightcrl.methods import METHODS
-from lightcrl.plan import bfloat16_pays, learning_rate, make_plan, make_window
+from lightcrl.methods.dfe import DeepFusionEncoder
+from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.recipe import TrainingSpec
-from lightcrl.sampling import Batch, Window, epoch_batches
-from lightcrl.stepping import Stepper, parameter_groups
 from lightcrl.tokens import TokenBatch
-from lightcrl.training import Trained, train
+from lightcrl.training import loop as training
+from lightcrl.training.batches import Batch, Window, epoch_batches
+from lightcrl.training.gradient import Stepper, parameter_groups
+from lightcrl.training.log import read_log
+from lightcrl.training.loop import Trained, train
+from lightcrl.training.plan import bfloat16_pays, learning_rate, make_plan, make_window
 from samples import make_features, make_split, randn
 
 GROUPS = 48

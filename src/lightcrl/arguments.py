@@ -56,7 +56,7 @@ def sizes(given: str | None) -> list[int] | str | None:
 
 def write_page(path: Path, html: str) -> None:
     """Write a page, and the folders above it."""
-    from lightcrl.storage import make_folder, write_text
+    from lightcrl.files.local import make_folder, write_text
 
     make_folder(path.absolute().parent)
     write_text(path, html)
@@ -64,7 +64,7 @@ def write_page(path: Path, html: str) -> None:
 
 def write(path: Path, value: Any) -> None:
     """Write a JSON value, and the folders above it."""
-    from lightcrl.storage import make_folder, write_json
+    from lightcrl.files.local import make_folder, write_json
 
     make_folder(path.absolute().parent)
     write_json(path, value)

@@ -29,9 +29,9 @@ from lightcrl import __version__
 from lightcrl.encoders.base import Encoder, EncoderSpec, fingerprint
 from lightcrl.encoders.tower import TuningSpec, tuned_encoder
 from lightcrl.errors import CheckpointError
+from lightcrl.files.local import clear_errors, recover_folder, whole_folder, write_json
 from lightcrl.losses import LOGIT_BIAS_START, LOGIT_SCALE_START
 from lightcrl.methods import METHODS, Method, TokenSpec
-from lightcrl.storage import clear_errors, recover_folder, whole_folder, write_json
 
 FORMAT = 2
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"

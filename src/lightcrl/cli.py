@@ -100,10 +100,10 @@ def run(
     ] = None,
 ) -> None:
     """Read the data, encode every item once, train, evaluate. The same command goes on where it was stopped."""
-    from lightcrl import console
     from lightcrl.pipeline import run as run_recipe
     from lightcrl.processes import is_main
     from lightcrl.recipe import load_recipe
+    from lightcrl.report import console
 
     parsed = load_recipe(recipe, override or (), output)
     if not is_main():
@@ -139,9 +139,9 @@ def compare(
     json: Json = None,
 ) -> None:
     """Train methods on the same features, splits, seeds and budget; say who is better, and who is not told apart."""
-    from lightcrl import console
-    from lightcrl.comparison import compare as compare_methods
-    from lightcrl.comparison import parse_entries
+    from lightcrl.report import console
+    from lightcrl.studies.compare import compare as compare_methods
+    from lightcrl.studies.compare import parse_entries
 
     with console.Live() as live:
         done = compare_methods(
@@ -179,8 +179,8 @@ def reproduce(
     ] = None,
 ) -> None:
     """Compute the paper's tables anew, published figures beside them, and say what becomes of its claims."""
-    from lightcrl import console
-    from lightcrl.reproduction import reproduce as reproduce_family
+    from lightcrl.report import console
+    from lightcrl.studies.reproduce import reproduce as reproduce_family
 
     with console.Live() as live:
         done = reproduce_family(
@@ -209,10 +209,10 @@ def check(
     json: Json = None,
 ) -> None:
     """Say before any training which encoders and layers fit, what leaks, and which recall to expect."""
-    from lightcrl import console
-    from lightcrl.checking.check import check as check_recipe
-    from lightcrl.checking.report import to_json
     from lightcrl.recipe import load_recipe
+    from lightcrl.report import console
+    from lightcrl.studies.check.check import check as check_recipe
+    from lightcrl.studies.check.tables import to_json
 
     parsed = load_recipe(recipe, override or ())
     with console.Live() as live:
@@ -278,9 +278,9 @@ def evaluate(
     features: Features = None,
 ) -> None:
     """Measure a model on raw files that it has never seen; a linear probe, all models of a run."""
-    from lightcrl import console
-    from lightcrl.evaluation.measure import Request, measure
     from lightcrl.recipe import override_table
+    from lightcrl.report import console
+    from lightcrl.tasks.measure import Request, measure
 
     columns = {name: found for name, found in (("image", image_column), ("text", text_column)) if found}
     with console.Live() as live:
@@ -306,7 +306,7 @@ def evaluate(
     if json is not None:
         write(json, {"task": task, "data": data, **result.to_json(), "rejected": [str(one) for one in rejected]})
     if page is not None:
-        from lightcrl.evaluation.result_page import render_result
+        from lightcrl.report.result_page import render_result
 
         write_page(page, render_result(result, task, Path(data).name, Path(checkpoint).name))
 
@@ -325,9 +325,9 @@ def embed(
     """Embed a file, the files of a folder or the lines of a text file."""
     import numpy as np
 
-    from lightcrl import console
     from lightcrl.data.loose import loose_items
-    from lightcrl.storage import make_folder, whole_file
+    from lightcrl.files.local import make_folder, whole_file
+    from lightcrl.report import console
 
     embedder = load_embedder(checkpoint, encoder, trust_remote_code)
     items = loose_items(input, embedder.encoder(modality).kind)
@@ -352,8 +352,8 @@ def export(
     trust_remote_code: Trust = False,
 ) -> None:
     """Write encoder and model as one ONNX graph per modality."""
-    from lightcrl import console
     from lightcrl.export import export_onnx
+    from lightcrl.report import console
 
     embedder = load_embedder(checkpoint, encoder, trust_remote_code)
     console.print_exported(export_onnx(embedder, output, modality, int8=int8))
@@ -362,8 +362,8 @@ def export(
 @app.command()
 def info(checkpoint: CheckpointFolder, json: Json = None) -> None:
     """Print what a model maps, its parameters by part, and its figures."""
-    from lightcrl import console
     from lightcrl.checkpoint import load_checkpoint
+    from lightcrl.report import console
 
     found = load_checkpoint(checkpoint)
     console.print_info(found)
@@ -379,8 +379,8 @@ def report(
     ] = None,
 ) -> None:
     """Write one self-contained page of a run, or of several side by side."""
-    from lightcrl import console
-    from lightcrl.evaluation.report import gather, render
+    from lightcrl.report import console
+    from lightcrl.report.facts import gather, render
 
     with console.Live() as live:
         html = render(*(gather(folder, tell=live.tell) for folder in folders))
@@ -396,8 +396,8 @@ def demo(
     ),
 ) -> None:
     """Generate a small world of pictures, captions and sounds, align all three and show what came out."""
-    from lightcrl import console
     from lightcrl.demo import run_demo
+    from lightcrl.report import console
 
     with console.Live() as live:
         done = run_demo(output, live.tell)

@@ -21,11 +21,11 @@ from lightcrl.data.base import draw_split
 from lightcrl.data.synthetic import ATTRIBUTES, Scene, write_class_folder
 from lightcrl.data.synthetic.source import nth_scene
 from lightcrl.errors import MissingExtraError
-from lightcrl.evaluation.gallery import Query
-from lightcrl.evaluation.report import Report, gather, render
+from lightcrl.files.local import make_folder, whole_folder, write_text
 from lightcrl.pipeline import Run, Tell, run
 from lightcrl.recipe import Recipe, make_recipe
-from lightcrl.storage import make_folder, whole_folder, write_text
+from lightcrl.report.facts import Report, gather, render
+from lightcrl.report.gallery import Query
 
 TITLE = "Pictures, captions and sounds in one space"
 GROUPS = 2000

@@ -31,8 +31,8 @@ from lightcrl.encoders.base import Encoder, EncoderSpec
 from lightcrl.encoders.huggingface import HuggingFaceEncoder, alike
 from lightcrl.errors import CheckpointError, ItemError, MissingExtraError, ModalityError
 from lightcrl.features import encode_items
+from lightcrl.files.local import make_folder, write_json
 from lightcrl.methods import Method
-from lightcrl.storage import make_folder, write_json
 from lightcrl.tokens import TokenBatch
 
 FORMAT = 1

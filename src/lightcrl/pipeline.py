@@ -23,20 +23,20 @@ from lightcrl.encoders import load_encoder, settled
 from lightcrl.encoders.base import Encoder
 from lightcrl.encoders.tower import Tower
 from lightcrl.errors import DataError, TrainingError
-from lightcrl.evaluation.base import Result
-from lightcrl.evaluation.retrieval import Retrieval
-from lightcrl.evaluation.tasks import ZeroShot, encode_modality
-from lightcrl.evaluation.text_pairs import TextSimilarity
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
 from lightcrl.features.live import LiveStore
-from lightcrl.logs import Report
+from lightcrl.files.local import make_folder, write_json
 from lightcrl.methods import METHODS, Method
-from lightcrl.plan import make_plan
+from lightcrl.metrics.result import Result
+from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.processes import is_main, main_first
 from lightcrl.recipe import MethodSpec, Recipe, load_recipe, parse
-from lightcrl.storage import make_folder, write_json
-from lightcrl.training import Judge, Judgement, Trained, by_retrieval, train
+from lightcrl.tasks.raw import ZeroShot, encode_modality
+from lightcrl.tasks.text_similarity import TextSimilarity
+from lightcrl.training.log import Report
+from lightcrl.training.loop import Judge, Judgement, Trained, by_retrieval, train
+from lightcrl.training.plan import make_plan
 
 Tell = Callable[[Mapping[str, Any]], None]
 """Called with what happens: events `data`, `encode`, `encoded`, `start`, `step`, `evaluation`, `trained`."""

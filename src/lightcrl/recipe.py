@@ -7,7 +7,7 @@
     [method]            what is trained: name and its options lightcrl.methods
     [tuning.image]      encoders that are trained too         lightcrl.encoders.tower
     [training]          how                                   TrainingSpec
-    [evaluation]        what is measured beside it            lightcrl.evaluation.spec
+    [evaluation]        what is measured beside it            lightcrl.tasks.spec
 
 A misspelt key is an error that names the nearest one. Relative paths count from the recipe's folder; those given by
 `--set` count from where you are.
@@ -29,12 +29,12 @@ from lightcrl.data.pairs import is_table
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.encoders.tower import TuningSpec
 from lightcrl.errors import LightCRLError, RecipeError, UnknownNameError
-from lightcrl.evaluation.spec import EvaluationSpec
 from lightcrl.features.engines import ENGINES, Crew
-from lightcrl.folders import is_uri
+from lightcrl.files.local import cache_folder
+from lightcrl.files.remote import is_uri
 from lightcrl.losses import LOSSES
 from lightcrl.methods import METHODS, Method, MethodOptions
-from lightcrl.storage import cache_folder
+from lightcrl.tasks.spec import EvaluationSpec
 
 
 def default_features_folder() -> str:

@@ -7,12 +7,12 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from lightcrl.checking.advice import advise
-from lightcrl.checking.check import check
-from lightcrl.checking.report import to_json
 from lightcrl.cli import app
 from lightcrl.errors import DataError
 from lightcrl.recipe import load_recipe
+from lightcrl.studies.check.advice import advise
+from lightcrl.studies.check.check import check
+from lightcrl.studies.check.tables import to_json
 from planted import write_world
 
 

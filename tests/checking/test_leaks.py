@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightcrl.checking.leaks import exact_twins, near_twins, shared_texts
 from lightcrl.data.base import Dataset, Item, bytes_item, file_item, text_item
+from lightcrl.studies.check.leaks import exact_twins, near_twins, shared_texts
 from samples import randn
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lightcrl.checking.prediction import Point, fit, logit, measured, predict, recall_among
+from lightcrl.studies.check.forecast import Point, fit, logit, measured, predict, recall_among
 
 
 def sigmoid(value: float) -> float:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightcrl.alignment import regularised_cca
-from lightcrl.checking.sample import Part
-from lightcrl.checking.selection import Fold, border, group_recall, paired_rows, select_slots
+from lightcrl.metrics.alignment import regularised_cca
+from lightcrl.studies.check.sample import Part
+from lightcrl.studies.check.slots import Fold, border, group_recall, paired_rows, select_slots
 from samples import randn
 
 

@@ -13,18 +13,19 @@ from typer.testing import CliRunner
 
 import lightcrl
 from lightcrl.cli import app
-from lightcrl.comparison import cells, compare
-from lightcrl.comparison import run as run_module
-from lightcrl.comparison.outcome import MAIN, remarks, sentences
 from lightcrl.data.synthetic import write_class_folder, write_table
 from lightcrl.errors import DivergedError, RecipeError, TrainingError
-from lightcrl.evaluation.metrics import hits
-from lightcrl.evaluation.retrieval import Retrieval
 from lightcrl.features.embed import embed_split
 from lightcrl.methods.convirt import ConVIRT
 from lightcrl.methods.linear import Linear
+from lightcrl.metrics.intervals import hits
+from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.pipeline import prepare
 from lightcrl.recipe import load_recipe
+from lightcrl.studies import cells
+from lightcrl.studies.compare import compare
+from lightcrl.studies.compare import run as run_module
+from lightcrl.studies.compare.outcome import MAIN, remarks, sentences
 
 RECIPE = """
 [data]

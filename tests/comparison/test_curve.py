@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lightcrl.comparison.curve import Curve, Forecast, fit_curve, forecast, next_target
+from lightcrl.metrics.curve import Curve, Forecast, fit_curve, forecast, next_target
 
 SIZES = np.array([125, 250, 500, 1000, 2000, 4000, 6000])
 

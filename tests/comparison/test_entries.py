@@ -6,7 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from lightcrl.comparison.entries import (
+from lightcrl.errors import RecipeError, TrainingError, UnknownNameError
+from lightcrl.methods import METHODS
+from lightcrl.methods.dfe import DeepFusionEncoder
+from lightcrl.methods.linear import Linear
+from lightcrl.recipe import make_recipe
+from lightcrl.studies.entries import (
     Entry,
     check_entries,
     default_entries,
@@ -15,11 +20,6 @@ from lightcrl.comparison.entries import (
     subset_sizes,
     tries,
 )
-from lightcrl.errors import RecipeError, TrainingError, UnknownNameError
-from lightcrl.fusion.encoder import DeepFusionEncoder
-from lightcrl.methods import METHODS
-from lightcrl.methods.linear import Linear
-from lightcrl.recipe import make_recipe
 from samples import make_split
 
 

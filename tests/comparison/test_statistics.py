@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lightcrl.comparison.statistics import (
+from lightcrl.metrics.statistics import (
     Difference,
     bootstrap_ratios,
     difference,
@@ -48,7 +48,7 @@ def test_a_draw_has_as_many_groups_as_there_are_and_parts_join(monkeypatch):
     assert whole.shape == (50, 7)
     assert (whole.sum(1) == 7).all()
     assert whole.mean() == 1
-    monkeypatch.setattr("lightcrl.comparison.statistics.WEIGHTS", 7 * 20)
+    monkeypatch.setattr("lightcrl.metrics.statistics.WEIGHTS", 7 * 20)
     parts = list(group_weights(7, 50, seed=3))
     assert [len(part) for part in parts] == [20, 20, 10]
     np.testing.assert_array_equal(np.concatenate(parts), whole)

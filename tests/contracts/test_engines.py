@@ -15,13 +15,13 @@ import torch
 
 from buckets import object_store
 from lightcrl.errors import DataError, EngineError, LightCRLError, MissingExtraError, TooManyRejectedError
-from lightcrl.evaluation.tasks import encode_modality
 from lightcrl.features import Extraction, FeatureStore, extract
 from lightcrl.features.engines import ENGINES, Crew
 from lightcrl.features.engines.ray import Worker
 from lightcrl.features.shards import Job, Made, Task
-from lightcrl.folders import folder_at
+from lightcrl.files.remote import folder_at
 from lightcrl.recipe import FeaturesSpec
+from lightcrl.tasks.raw import encode_modality
 from worlds import Deadly, Digits, backwards, numbers
 
 Extract = Callable[..., Extraction]

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from lightcrl.evaluation import EVALUATIONS, Result
-from lightcrl.evaluation.fine_tuning import evaluate as fine_tuning
-from lightcrl.evaluation.linear_probe import evaluate as linear_probe
-from lightcrl.evaluation.retrieval import evaluate as retrieval
-from lightcrl.evaluation.text_similarity import calibrate, cosines
-from lightcrl.evaluation.text_similarity import evaluate as text_similarity
-from lightcrl.evaluation.zero_shot import evaluate as zero_shot
+from lightcrl.metrics import EVALUATIONS, Result
+from lightcrl.metrics.fine_tuning import evaluate as fine_tuning
+from lightcrl.metrics.probe import evaluate as linear_probe
+from lightcrl.metrics.retrieval import evaluate as retrieval
+from lightcrl.metrics.similarity import calibrate, cosines
+from lightcrl.metrics.similarity import evaluate as text_similarity
+from lightcrl.metrics.zero_shot import evaluate as zero_shot
 from samples import units
 
 COUNT, CLASSES = 60, 6

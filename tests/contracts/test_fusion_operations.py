@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightcrl.fusion.operations import OPERATIONS, Concatenation, FusionOperation
+from lightcrl.methods.fusion import OPERATIONS, Concatenation, FusionOperation
 from samples import GARBAGE, padded, ragged, randn
 
 DIM = 6

@@ -14,18 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lightcrl import training
 from lightcrl.checkpoint import Checkpoint, load_folder, make_method
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import ModalityError, ShapeError
 from lightcrl.features import Features
-from lightcrl.fusion.operations import OPERATIONS
 from lightcrl.losses import LOSSES, info_nce
 from lightcrl.methods import METHODS, Method, Stem, Step, TokenSpec
 from lightcrl.methods.base import MethodOptions
+from lightcrl.methods.fusion import OPERATIONS
 from lightcrl.recipe import TrainingSpec
 from lightcrl.tokens import TokenBatch
-from lightcrl.training import Trained, _initialise, train
+from lightcrl.training import loop as training
+from lightcrl.training.loop import Trained, _initialise, train
 from samples import GARBAGE, make_features, padded, ragged, randn
 
 SPECS = {

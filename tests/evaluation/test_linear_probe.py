@@ -13,11 +13,11 @@ import torch
 from lightcrl.data.synthetic import write_class_folder
 from lightcrl.encoders import EncoderSpec, load_encoder
 from lightcrl.errors import DataError, ModalityError, ShapeError
-from lightcrl.evaluation import linear_probe
-from lightcrl.evaluation.class_folders import ClassFolders
-from lightcrl.evaluation.linear_probe import STRENGTHS, choose_strength, evaluate, fit, hold_out, right, scores, trained
-from lightcrl.evaluation.probing import LinearProbe
+from lightcrl.metrics import linear_probe
+from lightcrl.metrics.probe import STRENGTHS, choose_strength, evaluate, fit, hold_out, right, scores, trained
 from lightcrl.recipe import FeaturesSpec
+from lightcrl.tasks.class_folders import ClassFolders
+from lightcrl.tasks.linear_probe import LinearProbe
 from samples import randn
 
 CLASSES = 3

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightcrl.errors import ShapeError
-from lightcrl.evaluation import metrics, ranking
-from lightcrl.evaluation.metrics import (
+from lightcrl.metrics import metrics, ranking
+from lightcrl.metrics.intervals import (
     bootstrap_interval,
     curve_ks,
     hits,
@@ -22,7 +22,7 @@ from lightcrl.evaluation.metrics import (
     median_rank,
     precision_recall,
 )
-from lightcrl.evaluation.ranking import answer_places, ranks
+from lightcrl.metrics.ranks import answer_places, ranks
 from samples import randn, units
 
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightcrl.errors import ShapeError
-from lightcrl.evaluation import ranking
-from lightcrl.evaluation.metrics import hits
-from lightcrl.evaluation.ranking import TIE, answer_places, mutual_ranks, ranks
-from lightcrl.evaluation.retrieval import Retrieval
+from lightcrl.metrics import ranking
+from lightcrl.metrics.intervals import hits
+from lightcrl.metrics.ranks import TIE, answer_places, mutual_ranks, ranks
+from lightcrl.metrics.retrieval import Retrieval
 from samples import units
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from lightcrl.evaluation.linear_probe import evaluate as linear_probe
-from lightcrl.evaluation.result_page import TOLD, render_result
-from lightcrl.evaluation.retrieval import Retrieval
-from lightcrl.evaluation.text_similarity import calibrate
-from lightcrl.evaluation.text_similarity import evaluate as text_similarity
+from lightcrl.metrics.probe import evaluate as linear_probe
+from lightcrl.metrics.retrieval import Retrieval
+from lightcrl.metrics.similarity import calibrate
+from lightcrl.metrics.similarity import evaluate as text_similarity
+from lightcrl.report.result_page import TOLD, render_result
 from pages import Page, browse
 from samples import units
 

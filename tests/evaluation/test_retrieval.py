@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lightcrl.errors import EmptyDatasetError
-from lightcrl.evaluation import EVALUATIONS, Result
-from lightcrl.evaluation.retrieval import Retrieval, evaluate
+from lightcrl.metrics import EVALUATIONS, Result
+from lightcrl.metrics.retrieval import Retrieval, evaluate
 from samples import units
 
 

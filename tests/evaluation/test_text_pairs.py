@@ -12,10 +12,10 @@ from torch.nn.functional import normalize
 from lightcrl.checkpoint import make_method
 from lightcrl.data.pairs import TextPairs
 from lightcrl.errors import DataError, ModalityError
-from lightcrl.evaluation.text_pairs import TextSimilarity
-from lightcrl.evaluation.text_similarity import calibrate
 from lightcrl.methods import TokenSpec
+from lightcrl.metrics.similarity import calibrate
 from lightcrl.recipe import FeaturesSpec
+from lightcrl.tasks.text_similarity import TextSimilarity
 from worlds import Digits
 
 LEFT, RIGHT = ("12", "345", "6", "12"), ("21", "543", "78", "345")

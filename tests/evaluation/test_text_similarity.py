@@ -13,7 +13,7 @@ from scipy import stats
 from sklearn import metrics as reference
 
 from lightcrl.errors import ShapeError
-from lightcrl.evaluation.text_similarity import (
+from lightcrl.metrics.similarity import (
     calibrate,
     classification,
     correlation,

@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import normalize
 
 from lightcrl.errors import RecipeError, ShapeError
-from lightcrl.evaluation import EVALUATIONS
-from lightcrl.evaluation.zero_shot import TEMPLATES, class_vectors, evaluate, predict, prompts
+from lightcrl.metrics import EVALUATIONS
+from lightcrl.metrics.zero_shot import TEMPLATES, class_vectors, evaluate, predict, prompts
 from samples import randn, units
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from lightcrl.errors import StorageError, StoreError, TornStoreError
 from lightcrl.features import Features, FeatureStore, extract
-from lightcrl.folders import RemoteFolder, folder_at
-from lightcrl.storage import file_digest
+from lightcrl.files.local import file_digest
+from lightcrl.files.remote import RemoteFolder, folder_at
 from worlds import Digits, numbers
 
 

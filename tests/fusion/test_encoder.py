@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightcrl.fusion import encoder
 from pydantic import ValidationError
 from torch.nn.functional import normalize
 
 from lightcrl.errors import UnknownNameError
-from lightcrl.fusion import encoder
-from lightcrl.fusion.encoder import DeepFusionEncoder, DFEOptions
-from lightcrl.fusion.operations import OPERATIONS
-from lightcrl.fusion.pool import SequencePool
 from lightcrl.losses import info_nce
 from lightcrl.methods import Step, TokenSpec
+from lightcrl.methods.attention_pool import SequencePool
 from lightcrl.methods.csa import CSA, CSAOptions
+from lightcrl.methods.dfe import DeepFusionEncoder, DFEOptions
+from lightcrl.methods.fusion import OPERATIONS
 from lightcrl.tokens import TokenBatch
 from samples import ragged
 

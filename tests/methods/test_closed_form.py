@@ -12,7 +12,7 @@ from lightcrl.checkpoint import make_method
 from lightcrl.errors import TrainingError
 from lightcrl.methods import Method, Step, TokenSpec
 from lightcrl.methods.asif import sparse_power
-from lightcrl.methods.correlation import canonical_variates
+from lightcrl.metrics.cca import canonical_variates
 from lightcrl.tokens import TokenBatch
 from samples import randn
 

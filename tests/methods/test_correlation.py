@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lightcrl.methods.correlation import Moments, canonical_variates
+from lightcrl.metrics.cca import Moments, canonical_variates
 from samples import randn
 
 

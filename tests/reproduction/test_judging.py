@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightcrl.comparison.statistics import Difference
-from lightcrl.evaluation.metrics import mean_interval
-from lightcrl.reproduction.judging import Reading, judge, read_claims
-from lightcrl.reproduction.outcome import estimated
-from lightcrl.reproduction.published import published
-from lightcrl.reproduction.task import EMBEDDING, Task, shares
+from lightcrl.metrics.intervals import mean_interval
+from lightcrl.metrics.statistics import Difference
+from lightcrl.studies.reproduce.claims import Reading, judge, read_claims
+from lightcrl.studies.reproduce.outcome import estimated
+from lightcrl.studies.reproduce.published import published
+from lightcrl.tasks.base import EMBEDDING, Task, shares
 
 ITEMS = 400
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from lightcrl.comparison.entries import Entry, method_spec, parse_entry
 from lightcrl.errors import RecipeError, UnknownNameError
-from lightcrl.fusion.operations import OPERATIONS
+from lightcrl.methods.fusion import OPERATIONS
 from lightcrl.recipe import load_recipe
-from lightcrl.reproduction import load_family
-from lightcrl.reproduction.published import published
-from lightcrl.reproduction.task import TASKS
+from lightcrl.studies.entries import Entry, method_spec, parse_entry
+from lightcrl.studies.reproduce import load_family
+from lightcrl.studies.reproduce.published import published
+from lightcrl.tasks.base import TASKS
 
 PROJECT = Path(__file__).parents[2]
 REFERENCE = PROJECT.parent / "shared/reference/lightcrl_tables.json"

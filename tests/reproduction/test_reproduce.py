@@ -12,24 +12,24 @@ from typer.testing import CliRunner
 
 import lightcrl
 from lightcrl.cli import app
-from lightcrl.comparison import cells
 from lightcrl.data import DataSpec
 from lightcrl.data.pairs import read_pairs
 from lightcrl.data.synthetic import write_class_folder, write_table
 from lightcrl.errors import DivergedError, TrainingError
-from lightcrl.evaluation.class_folders import ClassFolders
-from lightcrl.evaluation.probing import LinearProbe
-from lightcrl.evaluation.retrieval import Retrieval
-from lightcrl.evaluation.spec import ZeroShotSpec
-from lightcrl.evaluation.tasks import ZeroShot, retrieval_on
-from lightcrl.evaluation.text_pairs import TextSimilarity
 from lightcrl.features.embed import embed_split
+from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.pipeline import prepare
 from lightcrl.recipe import FeaturesSpec, load_recipe
-from lightcrl.reproduction import load_family, reproduce
-from lightcrl.reproduction import run as run_module
-from lightcrl.reproduction.family import choose
-from lightcrl.reproduction.outcome import remarks
+from lightcrl.studies import cells
+from lightcrl.studies.reproduce import load_family, reproduce
+from lightcrl.studies.reproduce import run as run_module
+from lightcrl.studies.reproduce.family import choose
+from lightcrl.studies.reproduce.outcome import remarks
+from lightcrl.tasks.class_folders import ClassFolders
+from lightcrl.tasks.linear_probe import LinearProbe
+from lightcrl.tasks.raw import ZeroShot, retrieval_on
+from lightcrl.tasks.spec import ZeroShotSpec
+from lightcrl.tasks.text_similarity import TextSimilarity
 
 RECIPE = """
 [data]

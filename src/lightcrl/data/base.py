@@ -18,7 +18,7 @@ import numpy as np
 
 from lightcrl.data.files import name_below
 from lightcrl.errors import DataError, EmptyDatasetError, ItemError, TooManyRejectedError
-from lightcrl.storage import write_text
+from lightcrl.files.local import write_text
 
 
 def digest(*parts: bytes | str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from lightcrl.data.files import SPLITS
 from lightcrl.data.hub import open_hub
 from lightcrl.errors import DataError, ModalityError
-from lightcrl.storage import make_folder, recover_folder, whole_folder
+from lightcrl.files.local import make_folder, recover_folder, whole_folder
 
 _FORMATS = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp"}
 

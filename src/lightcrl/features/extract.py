@@ -17,7 +17,7 @@ from lightcrl.features.engines import ENGINES, Crew
 from lightcrl.features.shards import Job, plan_tasks, shard_count
 from lightcrl.features.siblings import Siblings
 from lightcrl.features.store import FORMAT, FeatureStore, complete_shards, write_manifest
-from lightcrl.folders import folder_at
+from lightcrl.files.remote import folder_at
 from lightcrl.methods.base import TokenSpec
 
 

@@ -18,7 +18,7 @@ from lightcrl.errors import DataError, ItemError
 from lightcrl.features.encoding import encode
 from lightcrl.features.siblings import Place, Siblings
 from lightcrl.features.store import FeatureStore, Shard, write_shard
-from lightcrl.folders import folder_at
+from lightcrl.files.remote import folder_at
 from lightcrl.methods.base import TokenSpec
 
 

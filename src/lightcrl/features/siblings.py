@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import pyarrow.parquet as pq
 
-from lightcrl.folders import Folder
+from lightcrl.files.remote import Folder
 
 Place: TypeAlias = tuple[str, int]
 """Path or URI of a store, and a row in it."""

@@ -25,10 +25,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lightcrl.errors import StaleStoreError, StoreError, TornStoreError
-from lightcrl.features.mirror import STREAMS, local_copy
 from lightcrl.features.reading import Excerpt, pad, read_tokens
-from lightcrl.folders import Folder, folder_at
-from lightcrl.storage import file_digest, json_text
+from lightcrl.files.local import file_digest, json_text
+from lightcrl.files.mirror import STREAMS, local_copy
+from lightcrl.files.remote import Folder, folder_at
 from lightcrl.tokens import TokenBatch
 
 FORMAT = 1

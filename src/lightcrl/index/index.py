@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from lightcrl.errors import ShapeError, StoreError, TornStoreError
+from lightcrl.files.local import file_digest, make_folder, whole_file, write_json
 from lightcrl.index.search import nearest
-from lightcrl.storage import file_digest, make_folder, whole_file, write_json
 
 FORMAT = 1
 FILES = ("vectors.npy", "ids.parquet")

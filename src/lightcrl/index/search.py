@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightcrl.errors import ShapeError
-from lightcrl.index.scores import BLOCK, ROUNDING, QuickScores, exact_scores
+from lightcrl.metrics.scores import BLOCK, ROUNDING, QuickScores, exact_scores
 
 QUERIES = 1024
 """Queries searched for at once."""

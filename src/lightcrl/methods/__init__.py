@@ -10,7 +10,7 @@ __all__ = ["METHODS", "Inlet", "Method", "MethodOptions", "Stem", "Step", "Token
 METHODS: Table[type[Method]] = Table(
     "method",
     {
-        "dfe": "lightcrl.fusion.encoder:DeepFusionEncoder",
+        "dfe": "lightcrl.methods.dfe:DeepFusionEncoder",
         "linear": "lightcrl.methods.linear:Linear",
         "mlp": "lightcrl.methods.mlp:MLP",
         "clip": "lightcrl.methods.clip:CLIP",

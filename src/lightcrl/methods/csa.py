@@ -13,8 +13,8 @@ from torch.nn.functional import pad
 
 from lightcrl.errors import TrainingError
 from lightcrl.methods.base import Inlet, MethodOptions, Stem, Step
-from lightcrl.methods.correlation import Moments, canonical_variates
 from lightcrl.methods.linear import Linear
+from lightcrl.metrics.cca import Moments, canonical_variates
 
 
 class CSAOptions(MethodOptions):

@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from lightcrl.fusion.encoder import ContextEncoder
-from lightcrl.fusion.operations import OPERATIONS, FusionName
 from lightcrl.methods.base import Method, MethodOptions, Stem, TokenSpec
+from lightcrl.methods.dfe import ContextEncoder
+from lightcrl.methods.fusion import OPERATIONS, FusionName
 from lightcrl.tokens import TokenBatch
 
 

@@ -21,7 +21,7 @@ from lightcrl.encoders.base import Encoder
 from lightcrl.errors import EncoderError, EngineError, LightCRLError, MissingExtraError, StorageError, first_line
 from lightcrl.features.engines.base import Crew
 from lightcrl.features.shards import Job, Made, Task, make_shard
-from lightcrl.folders import LocalFolder, folder_at
+from lightcrl.files.remote import LocalFolder, folder_at
 
 # Workers that may die over one shard. Ray itself would try for ever, and what takes too much memory takes it again.
 ATTEMPTS = 3

@@ -1,0 +1,210 @@
+"""The Deep Fusion Encoder: one small network that all modalities share, told apart by a context vector each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from lightcrl.losses import Loss
+from lightcrl.methods.attention_pool import SequencePool
+from lightcrl.methods.base import Method, MethodOptions, Stem, Step, TokenSpec
+from lightcrl.methods.csa import solve_stems
+from lightcrl.methods.dropout import Dropout
+from lightcrl.methods.fusion import OPERATIONS, FusionName, shrink
+from lightcrl.tokens import TokenBatch
+
+# Of all modalities together, for the canonical part: some minutes and some gigabytes.
+MOST_FEATURES = 12_288
+
+
+class DFEOptions(MethodOptions):
+    """Options of the Deep Fusion Encoder.
+
+    Attributes:
+        dim: width of all trained parts together.
+        parts: the embedding is this many unit vectors side by side, each with its own context, through one encoder.
+        fusion: the fusion operation.
+        heads: of each part, in the pooling of sequences.
+        feedforward: hidden width of the shared block.
+        dropout: share of its hidden features set to zero in training.
+        canonical: share of the similarity that comes from one more part, solved in closed form; 0 leaves it out. "auto"
+            follows the data: F / (1.5 F + G) for F features of the slots on average over modalities and G groups, times
+            the share of directions that items fill. Where groups are few, what is trained errs more than what is
+            solved; where they share a few captions, there is little to solve (docs/LOG.md).
+        layer_scale: how strongly the block's output is added at the start, learnable per feature (arXiv 2103.17239).
+    """
+
+    dim: int = Field(default=512, gt=0)
+    input_dropout: float = Field(default=0.5, ge=0, lt=1)
+    parts: int = Field(default=2, gt=0)
+    fusion: FusionName = "addition"
+    heads: int = Field(default=8, gt=0)
+    feedforward: int = Field(default=512, gt=0)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    canonical: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
+    layer_scale: float = Field(default=0.1, gt=0)
+
+    @model_validator(mode="after")
+    def _divides(self) -> DFEOptions:
+        if self.dim % (self.parts * self.heads):
+            raise ValueError(f"dim {self.dim} does not divide into {self.parts} parts of {self.heads} heads")
+        return self
+
+
+class DeepFusionEncoder(Method):
+    """Section 3 of the LightCRL paper (arXiv 2403.04650), made to generalise from few groups.
+
+        u_t = stem_m(x_t)                     a token per slot, and one that attention pools from the sequence
+        v = mean_t fuse(u, c_m)               c_m: learnable vector of m through a small MLP that all modalities share
+        e = normalize(v + g F(LayerNorm(v)))  F: one shared feed-forward block; g: layer scale, small at the start
+
+    The stem and the pool (`SequencePool`) are the only weights of one modality. The paper's transformer layer lets all
+    tokens attend to each other; on fewer than some ten thousand groups that overfits, and attention with fixed queries
+    does not (docs/LOG.md); `lightcrl_paper` has the former. Near the start the encoder is a linear map.
+
+    Of an embedding in several parts, each part is an embedding in its own right, with its share of u, its own c_m and
+    its own loss; side by side they err less than one of their joint width, as an ensemble does. One more part is not
+    trained: the strongest canonical variates of the slots, weighted by their correlations (as `csa`), solved in one
+    pass before the first step. Its errors are others than those of what is trained. Its cost grows with the cube of the
+    features, so beyond `MOST_FEATURES` it is left out. With one token per item the fusion operations that attend have
+    nothing to choose from.
+    """
+
+    Options: ClassVar[type[MethodOptions]] = DFEOptions
+    sequences: ClassVar[bool] = True
+    options: DFEOptions
+    share: Tensor
+
+    def __init__(self, modalities: Mapping[str, TokenSpec], options: DFEOptions) -> None:
+        super().__init__(modalities, options)
+        width = options.dim // options.parts
+        self.pools = nn.ModuleDict(
+            {
+                name: SequencePool(
+                    spec.dim, options.dim, options.parts * options.heads, options.input_dropout, options.parts
+                )
+                for name, spec in sorted(self.modalities.items())
+                if spec.sequence
+            }
+        )
+        self.context = ContextEncoder(sorted(self.modalities), options.parts, width)
+        self.fusion = OPERATIONS.load(options.fusion)(width)
+        self.block = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, options.feedforward),
+            nn.GELU(),
+            Dropout(options.dropout),
+            nn.Linear(options.feedforward, width),
+        )
+        self.layer_scale = nn.Parameter(torch.full((width,), options.layer_scale))
+        self.canonical = nn.ModuleDict()
+        if options.canonical and sum(self.stem(name).width for name in self.modalities) <= MOST_FEATURES:
+            self.canonical.update({name: Stem(spec, options, width) for name, spec in sorted(self.modalities.items())})
+        self.canonical.requires_grad_(False)
+        self.register_buffer("share", torch.tensor(0.0 if options.canonical == "auto" else options.canonical))
+        self.solves = bool(self.canonical)
+
+    @property
+    def dim(self) -> int:
+        """d, the width of an embedding, its canonical part included."""
+        return self.options.dim + bool(self.canonical) * self.options.dim // self.options.parts
+
+    @property
+    def trained_dim(self) -> int:
+        """d without the canonical part."""
+        return self.options.dim
+
+    def make_stem(self, modality: str) -> Stem:
+        """A stem whose parts drop their own features."""
+        return Stem(self.modalities[modality], self.options, parts=self.options.parts)
+
+    def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
+        """[B, d]; in training without the canonical part, which no gradient would reach."""
+        stem, mask = self.stem_tokens(modality, tokens)
+        contexts = self.fusion.neutral + self.context(modality)
+        parts = [
+            self.encode(part, mask, context)
+            for part, context in zip(stem.chunk(len(contexts), -1), contexts, strict=True)
+        ]
+        trained = torch.cat([normalize(part.float(), dim=-1) for part in parts], -1) / len(parts) ** 0.5
+        if self.training or not self.canonical:
+            return trained
+        slots = self.modalities[modality].slots_of(tokens)
+        solved = normalize(TokenBatch(self.canonical[modality](slots), slots.mask).mean().float(), dim=-1)
+        return torch.cat([trained * (1 - self.share).sqrt(), solved * self.share.sqrt()], -1)
+
+    def stem_tokens(self, modality: str, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
+        """u [B, T, d] and its mask: the projected slots and the pooled sequence, or every token of a plain one."""
+        spec = self.modalities[modality]
+        if not spec.sequence:
+            return self.stem(modality)(tokens), tokens.mask
+        slots = spec.slots_of(tokens)
+        pooled = self.pools[modality](spec.sequence_of(tokens))
+        mask = torch.cat([slots.mask, slots.mask[:, :1]], 1)
+        return torch.cat([self.stem(modality)(slots), pooled.unsqueeze(1)], 1), mask
+
+    def encode(self, stem: Tensor, mask: Tensor, context: Tensor) -> Tensor:
+        """One part [B, d] from its tokens [B, T, d] and its context [d]."""
+        fused = TokenBatch(self.fusion(stem, mask, context), mask).mean()
+        encoded: Tensor = fused + self.layer_scale * self.block(fused)
+        return encoded
+
+    def fit(self, modality: str, tokens: TokenBatch) -> None:
+        """Take means and deviations of features from a sample of the training split."""
+        spec = self.modalities[modality]
+        if spec.sequence:
+            pool = self.pools[modality]
+            assert isinstance(pool, SequencePool)
+            pool.fit(spec.sequence_of(tokens))
+        tokens = spec.slots_of(tokens)
+        self.stem(modality).fit(tokens)
+        if self.canonical:
+            canonical = self.canonical[modality]
+            assert isinstance(canonical, Stem)
+            canonical.fit(tokens)
+
+    def solve(self, steps: Iterable[Step]) -> None:
+        """Find the canonical part, and its share of the similarity.
+
+        Raises:
+            TrainingError: no two modalities share a group.
+        """
+        stems = {name: stem for name, stem in self.canonical.items() if isinstance(stem, Stem)}
+        slots = (
+            replace(step, tokens={name: self.modalities[name].slots_of(tokens) for name, tokens in step.tokens.items()})
+            for step in steps
+        )
+        solved = solve_stems(stems, slots, shrinkage="auto", power=1.0)
+        if self.options.canonical == "auto":
+            self.share.fill_(solved.filled * solved.shrinkage / (1 + solved.shrinkage / 2))
+
+    def objective(self, loss: Loss, embeddings: Mapping[str, Tensor], step: Step) -> Tensor:
+        """The mean over parts of the loss of each."""
+        values = []
+        for number in range(self.options.parts):
+            part = {
+                name: normalize(found[:, : self.options.dim].chunk(self.options.parts, -1)[number], dim=-1)
+                for name, found in embeddings.items()
+            }
+            values.append(super().objective(loss, part, step))
+        return torch.stack(values).mean()
+
+
+class ContextEncoder(nn.Module):
+    """Learnable vectors for each part of each modality, through a small MLP that all share."""
+
+    def __init__(self, modalities: list[str], parts: int, dim: int) -> None:
+        super().__init__()
+        self.vectors = nn.ParameterDict({name: nn.Parameter(torch.randn(parts, dim) * 0.02) for name in modalities})
+        self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
+        shrink(self.mlp[-1])
+
+    def forward(self, modality: str) -> Tensor:
+        """The encoded contexts [parts, d] of a modality."""
+        return self.mlp(self.vectors[modality])

@@ -1,0 +1,232 @@
+"""Linear probe: what a linear classifier, trained on frozen vectors, tells of their classes.
+
+One linear map and nothing behind it: multinomial logistic regression with an L2 penalty, fitted to the end by L-BFGS in
+float64. Its strength is chosen on a held part of train by log loss (the accuracy of a small part jumps and ties), then
+all of train is fitted with it; test is never looked at. This is CLIP's protocol (arXiv 2103.00020, appendix A.3).
+
+Beside it the protocol of LightCRL's paper (arXiv 2403.04650): the accuracy of the same map trained by AdamW, after 20,
+40, 60, 80 and 100 epochs.
+
+Every space is centred and scaled as a whole by train, so that one grid of strengths suits all; no direction of a space
+is stretched against another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from lightcrl.errors import DataError, ShapeError
+from lightcrl.metrics.intervals import mean_interval
+from lightcrl.metrics.result import Result
+
+STRENGTHS = tuple(float(10**power) for power in np.arange(1, -6.5, -0.5))
+"""Tried from the strongest on, each fit starting where the one before ended."""
+
+PATIENCE = 3
+"""Strengths in a row that do not lower the held loss, after which weaker ones are not tried."""
+
+HELD = 0.2
+"""Share of each class of train that the strength is judged on."""
+
+EPOCHS = (20, 40, 60, 80, 100)
+BATCH, RATE, DECAY = 64, 1e-3, 1e-3
+"""Of the paper's protocol: its batch size, learning rate and weight decay."""
+
+TIE = 1e-6
+"""Scores this close are equal, as in `metrics`."""
+
+
+def hold_out(labels: np.ndarray, share: float = HELD, seed: int = 0) -> np.ndarray:
+    """[N] bool: a `share` of each class of `labels` [N], drawn by lot, at least one item and not all.
+
+    Raises:
+        DataError: a class has fewer than two items.
+    """
+    held = np.zeros(len(labels), dtype=bool)
+    generator = np.random.default_rng(seed)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) < 2:
+            raise DataError(
+                f"class {label} has {len(members)} item in train; expected at least two: one to fit, one held for the "
+                "choice of the strength."
+            )
+        count = min(max(1, round(share * len(members))), len(members) - 1)
+        held[generator.permutation(members)[:count]] = True
+    return held
+
+
+def fit(vectors: Tensor, labels: Tensor, classes: int, strength: float, start: Tensor | None = None) -> Tensor:
+    """Weights [D + 1, C] of logistic regression, the last row the biases, in float64.
+
+    They minimise the mean cross-entropy plus `strength` / 2 times the squared norm of all weights but the biases.
+
+    Args:
+        vectors: [N, D] float64.
+        labels: [N] class numbers below C.
+        classes: C.
+        strength: of the penalty.
+        start: weights to begin with; zeros by default.
+    """
+    weights = torch.zeros(vectors.shape[1] + 1, classes, dtype=torch.float64) if start is None else start.clone()
+    weights.requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [weights], max_iter=1000, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = cross_entropy(scores(vectors, weights), labels) + strength / 2 * weights[:-1].square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return weights.detach()
+
+
+def scores(vectors: Tensor, weights: Tensor) -> Tensor:
+    """[N, C] of vectors [N, D] under weights [D + 1, C], the last row the biases."""
+    return vectors @ weights[:-1] + weights[-1]
+
+
+def choose_strength(vectors: Tensor, labels: Tensor, classes: int, seed: int = 0) -> float:
+    """The strength among `STRENGTHS` of least log loss on a held part of train; arguments as in `fit`.
+
+    Raises:
+        DataError: a class has fewer than two items.
+    """
+    held = torch.from_numpy(hold_out(labels.numpy(), seed=seed))
+    best, least, since = STRENGTHS[0], np.inf, 0
+    weights = None
+    for strength in STRENGTHS:
+        weights = fit(vectors[~held], labels[~held], classes, strength, weights)
+        loss = float(cross_entropy(scores(vectors[held], weights), labels[held]))
+        best, least, since = (strength, loss, 0) if loss < least else (best, least, since + 1)
+        if since == PATIENCE:
+            break
+    return best
+
+
+def trained(
+    vectors: Tensor, labels: Tensor, classes: int, epochs: Sequence[int] = EPOCHS, seed: int = 0
+) -> Iterator[tuple[int, Tensor]]:
+    """The linear map trained by AdamW with a constant rate: each number of `epochs`, and the weights [D + 1, C] then.
+
+    Args:
+        vectors: [N, D] float32.
+        labels: [N] class numbers below C.
+        classes: C.
+        epochs: when to look, ascending.
+        seed: of the order of items; weights start at zero.
+    """
+    weights = torch.zeros(vectors.shape[1] + 1, classes, requires_grad=True)
+    optimizer = torch.optim.AdamW([weights], lr=RATE, weight_decay=DECAY)
+    generator = torch.Generator().manual_seed(seed)
+    for epoch in range(1, max(epochs) + 1):
+        for batch in torch.split(torch.randperm(len(vectors), generator=generator), BATCH):
+            optimizer.zero_grad()
+            cross_entropy(scores(vectors[batch], weights), labels[batch]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        if epoch in epochs:
+            yield epoch, weights.detach().clone()
+
+
+def centred(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float64, centred and scaled as a whole by train: [N, D] and [M, D]."""
+    mean = train.double().mean(0)
+    scale = (train.double() - mean).square().mean().sqrt().clamp(min=1e-12)
+    return (train.double() - mean) / scale, (test.double() - mean) / scale
+
+
+def by_epoch(
+    train: Tensor, goal: Tensor, test: Tensor, wanted: Tensor, epochs: Sequence[int] = EPOCHS, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """`epochN/top1` of the paper's protocol: [M] which items of test are right; arguments as `centred` gives them.
+
+    Args:
+        train: vectors [N, D].
+        goal: [N] class numbers.
+        test: vectors [M, D].
+        wanted: [M] class numbers.
+        epochs: when to look, ascending, at least one.
+        seed: of the order of items.
+    """
+    maps = trained(train.float(), goal, int(goal.max()) + 1, epochs, seed)
+    return {f"epoch{epoch}/top1": right(scores(test.float(), weights), wanted) for epoch, weights in maps}
+
+
+def right(found: Tensor, labels: Tensor) -> np.ndarray:
+    """[N] probability that the highest of `found` [N, C] is that of the label [N], ties broken at random."""
+    top = found >= found.max(1, keepdim=True).values - TIE
+    hit: np.ndarray = (top.gather(1, labels[:, None])[:, 0].double() / top.sum(1)).numpy()
+    return hit
+
+
+def blind(train_labels: np.ndarray, test_labels: np.ndarray) -> float:
+    """Accuracy on labels of test [M] of naming one of the most frequent classes among those of train [N] by lot.
+
+    >>> blind(np.array([0, 0, 1]), np.array([0, 1, 1, 1]))
+    0.25
+    """
+    counts = np.bincount(train_labels, minlength=int(test_labels.max()) + 1)
+    most = counts[test_labels] == counts.max()
+    return float(most.mean() / (counts == counts.max()).sum())
+
+
+def evaluate(
+    train: Mapping[str, Tensor],
+    train_labels: np.ndarray,
+    test: Mapping[str, Tensor],
+    test_labels: np.ndarray,
+    *,
+    epochs: Sequence[int] = EPOCHS,
+    seed: int = 0,
+) -> Result:
+    """Accuracy on test, with 95 % intervals over its items, of probes fitted on train in each of several spaces.
+
+    Keys are `space/top1` of logistic regression and `space/epochN/top1` of the paper's protocol. Chance is what the
+    frequencies of train alone tell: the share in test of train's most frequent class.
+
+    Args:
+        train: by space, vectors [N, D].
+        train_labels: [N] class numbers; every class from 0 to the greatest has items.
+        test: by space, vectors [M, D].
+        test_labels: [M] class numbers that train has.
+        epochs: of the paper's protocol; none leaves it out.
+        seed: of the held part and of the order of items.
+
+    Raises:
+        ShapeError: sizes disagree, there are no items, or test has a class that train has not.
+        DataError: train has one class only, or a class of fewer than two items.
+    """
+    counts = np.bincount(train_labels)
+    for space in train:
+        if len(train[space]) != len(train_labels) or len(test[space]) != len(test_labels) or len(test_labels) == 0:
+            raise ShapeError(
+                f"{space}: {len(train[space])} and {len(test[space])} vectors with {len(train_labels)} and "
+                f"{len(test_labels)} labels of train and test; expected one label each, and at least one item."
+            )
+    if max(test_labels) >= len(counts) or not counts.all():
+        raise ShapeError(f"classes up to {max(test_labels)} in test, {counts.tolist()} items by class in train.")
+    if len(counts) < 2:
+        raise DataError(f"all {len(train_labels)} items of train are of one class; expected at least two classes.")
+    goal, wanted = torch.from_numpy(train_labels), torch.from_numpy(test_labels)
+    chance = blind(train_labels, test_labels)
+    held = int(hold_out(train_labels, seed=seed).sum())
+    result = Result({}, counts={"train": len(goal), "held": held, "test": len(wanted), "classes": len(counts)})
+    for space, given in train.items():
+        vectors, unseen = centred(given, test[space])
+        result.strengths[space] = choose_strength(vectors, goal, len(counts), seed)
+        hit = {"top1": right(scores(unseen, fit(vectors, goal, len(counts), result.strengths[space])), wanted)}
+        if epochs:
+            hit |= by_epoch(vectors, goal, unseen, wanted, epochs, seed)
+        for name, values in hit.items():
+            result.metrics[f"{space}/{name}"] = float(values.mean())
+            result.interval[f"{space}/{name}"] = mean_interval(values, np.arange(len(values)))
+            result.chance[f"{space}/{name}"] = chance
+    return result

@@ -1,0 +1,194 @@
+"""Retrieval between any two modalities: R@K, median rank, mean R@1, with intervals over groups.
+
+A query is one item; its right answers are all items of the other modality that share a group with it. Every item stands
+in the gallery once. A hit at K means that a right answer is among the first K (CLIP's convention, not the share of all
+right answers found).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+from torch import Tensor
+
+from lightcrl.errors import EmptyDatasetError
+from lightcrl.metrics.intervals import (
+    best_ranks,
+    bootstrap_interval,
+    curve_ks,
+    found_within,
+    hits,
+    mean_intervals,
+    median_interval,
+    median_rank,
+    precision_recall,
+)
+from lightcrl.metrics.ranks import answer_places, mutual_ranks
+from lightcrl.metrics.result import Result
+
+KS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class _Direction:
+    """From one modality to another.
+
+    Attributes:
+        asking: modality of the queries.
+        searched: modality of the gallery.
+        queries: [Q] items that have an answer.
+        pairs: [P, 2] who is right for whom, in order: number of a query, item of the gallery.
+        groups: [Q] the first group of each query.
+    """
+
+    asking: str
+    searched: str
+    queries: np.ndarray
+    pairs: np.ndarray
+    groups: np.ndarray
+
+    def places(self, embeddings: Mapping[str, Tensor]) -> np.ndarray:
+        """As `ranking.answer_places`."""
+        vectors = embeddings[self.asking]
+        chosen = vectors if len(self.queries) == len(vectors) else vectors[self.queries]
+        return answer_places(chosen, embeddings[self.searched], self.pairs)
+
+
+class Retrieval:
+    """Who should find whom: prepared once from links, asked as often as embeddings change.
+
+    Args:
+        links: by modality, int64 [L, 2]: item number, group number.
+        ks: the K of R@K.
+
+    Raises:
+        EmptyDatasetError: no group has items of two modalities.
+    """
+
+    def __init__(self, links: Mapping[str, np.ndarray], ks: Sequence[int] = KS) -> None:
+        self.ks = tuple(ks)
+        found = {f"{a}_to_{b}": _direction(a, b, links) for a, b in permutations(sorted(links), 2)}
+        self._directions = {name: direction for name, direction in found.items() if len(direction.queries)}
+        if not self._directions:
+            raise EmptyDatasetError(
+                f"no group has items of two modalities ({', '.join(sorted(links))}); retrieval needs some that do."
+            )
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """Such as `("image_to_text", "text_to_image")`."""
+        return tuple(self._directions)
+
+    def mean_recall(self, embeddings: Mapping[str, Tensor]) -> float:
+        """Mean R@1 over all directions, without intervals: what training watches."""
+        return float(np.mean([hits(counts, 1).mean() for counts, _ in self.per_query(embeddings).values()]))
+
+    def per_query(self, embeddings: Mapping[str, Tensor]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By direction, how each query fares ([Q, 3], see `ranking.ranks`) and its group [Q]."""
+        counts = {}
+        for one in self._directions.values():
+            if one.asking < one.searched:
+                a, b = one.asking, one.searched
+                pairs = np.stack([one.queries[one.pairs[:, 0]], one.pairs[:, 1]], 1)
+                counts[a, b], counts[b, a] = mutual_ranks(embeddings[a], embeddings[b], pairs)
+        return {
+            name: (counts[one.asking, one.searched][one.queries], one.groups) for name, one in self._directions.items()
+        }
+
+    def precision_per_query(
+        self, embeddings: Mapping[str, Tensor], ks: Sequence[int]
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By direction, the share of right items among each query's first k ([Q, K]) and its group [Q].
+
+        K are those of `ks` that the direction's gallery has.
+        """
+        found = {}
+        for name, one in self._directions.items():
+            within = np.array([k for k in ks if k <= len(embeddings[one.searched])])
+            found[name] = found_within(one.places(embeddings), within) / within, one.groups
+        return found
+
+    def curves(self, embeddings: Mapping[str, Tensor]) -> dict[str, dict[str, list[float]]]:
+        """By direction, `precision` and `recall` over the first `k`, from 1 to the gallery's size; see `metrics`.
+
+        Other than in recall@K, recall is here the share of a query's right answers that are found.
+        """
+        found = {}
+        for name, one in self._directions.items():
+            ks = curve_ks(len(embeddings[one.searched]))
+            precision, recall = precision_recall(one.places(embeddings), ks)
+            found[name] = {"k": ks.tolist(), "precision": precision.tolist(), "recall": recall.tolist()}
+        return found
+
+    def __call__(self, embeddings: Mapping[str, Tensor]) -> Result:
+        """All figures, from unit vectors [N_m, d] by modality.
+
+        Keys are `a_to_b/recall@K`, `a_to_b/median_rank`, and `mean_recall@1` over all directions.
+        """
+        result = Result({})
+        first: list[tuple[np.ndarray, np.ndarray]] = []
+        for name, (counts, groups) in self.per_query(embeddings).items():
+            one = self._directions[name]
+            size, right = len(embeddings[one.searched]), np.bincount(one.pairs[:, 0])
+            recalls = {f"{name}/recall@{k}": hits(counts, k) for k in self.ks}
+            result.metrics.update({key: float(hit.mean()) for key, hit in recalls.items()})
+            result.interval.update(mean_intervals(recalls, groups))
+            result.chance.update({f"{name}/recall@{k}": _chance(right, size, k) for k in self.ks})
+            result.metrics[f"{name}/median_rank"] = median_rank(counts)
+            result.interval[f"{name}/median_rank"] = median_interval(best_ranks(counts), groups)
+            result.counts[f"{name}/queries"], result.counts[f"{name}/gallery"] = len(one.queries), size
+            first.append((hits(counts, 1), groups))
+        result.metrics["mean_recall@1"] = float(np.mean([hit.mean() for hit, _ in first]))
+        result.interval["mean_recall@1"] = _interval_of_means(first)
+        result.chance["mean_recall@1"] = float(
+            np.mean([result.chance.get(f"{name}/recall@1", np.nan) for name in self._directions])
+        )
+        return result
+
+
+def evaluate(embeddings: Mapping[str, Tensor], links: Mapping[str, np.ndarray]) -> Result:
+    """`Retrieval` in one call: embeddings [N_m, d] and links [L_m, 2] by modality."""
+    return Retrieval(links)(embeddings)
+
+
+def _direction(asking: str, searched: str, links: Mapping[str, np.ndarray]) -> _Direction:
+    left, right = links[asking], links[searched]
+    by_group = right[np.argsort(right[:, 1], kind="stable")]
+    first, last = (np.searchsorted(by_group[:, 1], left[:, 1], side=side) for side in ("left", "right"))
+    counts = last - first
+    queries, at = np.unique(left[counts > 0, 0], return_index=True)
+    # Every link's right items, one link's after another's; an item in several groups may have one of them twice.
+    within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+    items = by_group[np.repeat(first, counts) + within, 0]
+    asker = np.searchsorted(queries, np.repeat(left[:, 0], counts))
+    order = np.lexsort((items, asker))
+    pairs = np.stack([asker[order], items[order]], 1)
+    fresh = np.ones(len(pairs), dtype=bool)
+    fresh[1:] = (np.diff(pairs, axis=0) != 0).any(1)
+    return _Direction(asking, searched, queries, pairs[fresh], left[counts > 0, 1][at])
+
+
+def _chance(right: np.ndarray, gallery: int, k: int) -> float:
+    """Expected R@K of a random order: 1 - C(N - p, k) / C(N, k), averaged over queries with `right` [Q] answers p."""
+    counts = np.stack([np.zeros_like(right), gallery - right, right], 1)
+    return float(hits(counts, k).mean())
+
+
+def _interval_of_means(directions: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
+    """Interval of the mean over directions, the same groups drawn for all of them."""
+    names = np.unique(np.concatenate([groups for _, groups in directions]))
+    sums = np.zeros((len(directions), len(names)))
+    sizes = np.zeros_like(sums)
+    for number, (hit, groups) in enumerate(directions):
+        place = np.searchsorted(names, groups)
+        sums[number] = np.bincount(place, weights=hit, minlength=len(names))
+        sizes[number] = np.bincount(place, minlength=len(names))
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        mean: np.ndarray = (weights @ sums.T / np.maximum(weights @ sizes.T, 1)).mean(1)
+        return mean
+
+    return bootstrap_interval(statistic, len(names))

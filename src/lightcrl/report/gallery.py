@@ -1,0 +1,210 @@
+"""Queries beside what they find: two drawn by lot, the best and the worst of a direction."""
+
+from __future__ import annotations
+
+import base64
+import io
+import wave
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lightcrl.data import Item
+from lightcrl.encoders.audio import read_sound
+from lightcrl.encoders.image import read_image
+from lightcrl.errors import ItemError
+from lightcrl.metrics.ranks import ranks
+
+# What a query looks for first, and the order of queries on a page.
+TARGETS = ("image", "text", "audio")
+QUERIES = ("text", "audio", "image")
+DRAWN = 2
+SHOWN = {"image": 5, "text": 4, "audio": 4}
+PIXELS = 128  # longer side of a picture on a page
+RATE = 16_000  # Hz
+SECONDS = 4.0  # of a sound on a page
+BARS = 48  # of a sound's outline
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One item as a page or a terminal can show it.
+
+    Attributes:
+        kind: `"text"`, `"image"` or `"audio"`.
+        text: the text itself; of a picture or sound, what the first text of its group says, else where it comes from.
+        uri: the picture or sound as a data URI.
+        outline: of a sound, its loudness in `BARS` steps, from 0 to 1.
+    """
+
+    kind: str
+    text: str
+    uri: str = ""
+    outline: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """One result of a query: the item, its cosine similarity, its place (1 is first) and whether it is right."""
+
+    item: Shown
+    score: float
+    place: int
+    right: bool
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query and its first results.
+
+    Attributes:
+        why: how it was chosen: `"drawn"`, `"best"` or `"worst"`.
+        source: modality of the query.
+        target: modality searched.
+        item: the query.
+        found: the first results.
+        answer: the best right result, where it is not among `found`.
+        rank: place of the best right result.
+        size: items searched.
+    """
+
+    why: str
+    source: str
+    target: str
+    item: Shown
+    found: tuple[Found, ...]
+    answer: Found | None
+    rank: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All items of a split with their embeddings.
+
+    Attributes:
+        kinds: modality to `"text"`, `"image"` or `"audio"`.
+        items: by modality, N_m of them.
+        vectors: by modality, unit vectors [N_m, d].
+        links: by modality, int64 [L, 2]: item number, group number.
+    """
+
+    kinds: Mapping[str, str]
+    items: Mapping[str, list[Item]]
+    vectors: Mapping[str, Tensor]
+    links: Mapping[str, np.ndarray]
+
+    def by_group(self, modality: str) -> dict[int, list[int]]:
+        """Item numbers of each group."""
+        found: dict[int, list[int]] = {}
+        for item, group in self.links[modality].tolist():
+            found.setdefault(group, []).append(item)
+        return found
+
+
+def gallery(collection: Collection, seed: int = 0) -> tuple[Query, ...]:
+    """For every modality some queries to the modality that is best looked at; texts ask first.
+
+    Args:
+        collection: what to query and to search.
+        seed: of the lot.
+    """
+    show = _shower(collection)
+    queries: list[Query] = []
+    for kind in QUERIES:
+        for source in (name for name, found in collection.kinds.items() if found == kind):
+            targets = (name for wanted in TARGETS for name, found in collection.kinds.items() if found == wanted)
+            target = next(name for name in targets if name != source)
+            queries += _direction(collection, source, target, show, seed)
+    return tuple(queries)
+
+
+def _direction(
+    collection: Collection, source: str, target: str, show: Callable[[str, int], Shown], seed: int
+) -> Iterator[Query]:
+    answers = collection.by_group(target)
+    right: dict[int, set[int]] = {}
+    for item, group in collection.links[source].tolist():
+        if group in answers:
+            right.setdefault(item, set()).update(answers[group])
+    if not right:
+        return
+    numbers = sorted(right)
+    asking, searched = collection.vectors[source], collection.vectors[target]
+    pairs = [(at, item) for at, number in enumerate(numbers) for item in sorted(right[number])]
+    rank = ranks(asking[numbers], searched, np.array(pairs))[:, 0] + 1
+    likeness = np.array([float((searched[sorted(right[number])] @ asking[number]).max()) for number in numbers])
+    for why, at in _choose(rank, likeness, seed):
+        number = numbers[at]
+        scores = (searched @ asking[number]).numpy()
+        found = tuple(
+            Found(show(target, item), float(scores[item]), place, item in right[number])
+            for place, item in enumerate(
+                np.argsort(-scores, kind="stable").tolist()[: SHOWN[collection.kinds[target]]], 1
+            )
+        )
+        answer = None
+        if not any(one.right for one in found):
+            best = max(right[number], key=lambda item: (scores[item], -item))
+            answer = Found(show(target, best), float(scores[best]), int(rank[at]), True)
+        yield Query(why, source, target, show(source, number), found, answer, int(rank[at]), len(searched))
+
+
+def _choose(rank: np.ndarray, likeness: np.ndarray, seed: int) -> list[tuple[str, int]]:
+    """Why and which, each query once: the best has the nearest right answer, the worst the right answer last."""
+    best, worst = int(np.lexsort((-likeness, rank))[0]), int(np.lexsort((likeness, -rank))[0])
+    others = [int(at) for at in np.random.default_rng(seed).permutation(len(rank)) if at not in (best, worst)]
+    chosen = [*(("drawn", at) for at in others[:DRAWN]), ("best", best)]
+    return chosen if worst == best else [*chosen, ("worst", worst)]
+
+
+def _shower(collection: Collection) -> Callable[[str, int], Shown]:
+    """A function that shows an item of a modality."""
+    told: dict[int, str] = {}
+    for modality, kind in collection.kinds.items():
+        if kind == "text":
+            for group, members in collection.by_group(modality).items():
+                told.setdefault(group, str(collection.items[modality][members[0]].read()))
+    # An item of several groups is told by its first.
+    group_of = {modality: dict(reversed(links.tolist())) for modality, links in collection.links.items()}
+
+    def show(modality: str, number: int) -> Shown:
+        item, kind = collection.items[modality][number], collection.kinds[modality]
+        if kind == "text":
+            return Shown(kind, str(item.read()))
+        text = told.get(group_of[modality][number], item.source)
+        try:
+            return SHOW[kind](item.read(), text)
+        except ItemError:  # encoded once, but gone or changed since
+            return Shown(kind, text)
+
+    return show
+
+
+def _show_image(raw: Any, text: str) -> Shown:
+    picture = read_image(raw, max_pixels=2**31)
+    picture.thumbnail((PIXELS, PIXELS))
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=88)
+    return Shown("image", text, _uri("image/jpeg", stream.getvalue()))
+
+
+def _show_audio(raw: Any, text: str) -> Shown:
+    samples = read_sound(raw, RATE, SECONDS)
+    stream = io.BytesIO()
+    with wave.open(stream, "wb") as file:
+        file.setparams((1, 2, RATE, len(samples), "NONE", ""))
+        file.writeframes((samples.clip(-1, 1) * 32767).round().astype("<i2").tobytes())
+    loudness = np.array([np.abs(part).max(initial=0) for part in np.array_split(samples, BARS)])
+    outline = tuple((loudness / max(loudness.max(), 1e-9)).round(3).tolist())
+    return Shown("audio", text, _uri("audio/wav", stream.getvalue()), outline)
+
+
+SHOW: Mapping[str, Callable[[Any, str], Shown]] = {"image": _show_image, "audio": _show_audio}
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

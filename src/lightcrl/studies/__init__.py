@@ -1,0 +1,1 @@
+"""Studies: whole experiments that give data back and draw nothing."""

@@ -1,0 +1,268 @@
+"""What a check comes to in words: pure functions of its findings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lightcrl.encoders.base import Slot
+from lightcrl.encoders.layout import write_layout
+from lightcrl.studies.check.check import Check, Match, Modality
+from lightcrl.studies.check.slots import Pair
+
+# An interval of R@1 on fewer dev groups is wider than most differences between methods.
+TINY_DEV = 200
+# A text of more than this share of all groups says nothing of any one of them.
+GENERIC = 0.005
+# Of two captions of a group that find each other less often than this, one cannot find its group's picture either.
+WEAK_SIBLINGS = 0.2
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One finding and what to do.
+
+    Attributes:
+        about: `"fit"`, `"layers"`, `"data"`, `"leak"`, `"texts"`, `"splits"` or `"weak"`.
+        urgent: figures of a run would be wrong or at chance as things stand.
+        text: for people.
+    """
+
+    about: str
+    urgent: bool
+    text: str
+
+
+def advise(check: Check) -> list[Advice]:
+    """All advice, the urgent first."""
+    found = [
+        *[advice for pair, match in check.matches.items() for advice in _on_pair(pair, match)],
+        *_on_layers(check),
+        *[advice for name, modality in check.modalities.items() for advice in _on_modality(check, name, modality)],
+        *_on_weakest(check),
+        *_on_groups(check),
+    ]
+    return sorted(found, key=lambda advice: not advice.urgent)
+
+
+def unfit(match: Match) -> bool | None:
+    """Neither neighbours nor a linear map tell the two spaces from independent ones; None where that is not known."""
+    if match.likeness is None or match.baseline is None:
+        return None
+    by_chance = match.likeness.knn <= match.likeness.highest_by_chance
+    return by_chance and match.baseline.interval[0] <= 2 * match.baseline.chance
+
+
+def _on_pair(pair: Pair, match: Match) -> list[Advice]:
+    names = f"{pair[0]} and {pair[1]}"
+    if match.baseline is None or match.likeness is None:
+        return [
+            Advice("data", False, f"{names} share too few groups of the sample to be judged; a greater --sample helps.")
+        ]
+    alike, line = match.likeness, match.baseline
+    if unfit(match):
+        return [
+            Advice(
+                "fit",
+                True,
+                f"{names} do not fit: their neighbourhoods agree no more than chance ({alike.knn:.3f}; chance "
+                f"{alike.chance:.3f}, at most {alike.highest_by_chance:.3f}), and a linear map finds nothing (R@1 "
+                f"{line.recall:.3f}, chance {line.chance:.3f}). Check that rows pair what belongs together "
+                "(data.key, data.columns); if they do, choose another encoder.",
+            )
+        ]
+    if match.prediction is None:
+        return [
+            Advice(
+                "fit",
+                True,
+                f"{names}: a linear map of this sample is near chance on dev (R@1 {line.recall:.3f}, chance "
+                f"{line.chance:.3f}), though their neighbourhoods agree ({alike.knn:.3f}; chance {alike.chance:.3f}). "
+                "Give a greater --sample before you train, or choose another encoder.",
+            )
+        ]
+    expected = match.prediction
+    advice = []
+    if alike.knn <= alike.highest_by_chance:
+        advice.append(
+            Advice(
+                "fit",
+                False,
+                f"{names} have unlike neighbourhoods ({alike.knn:.3f}, chance {alike.chance:.3f}), yet a linear map "
+                "joins them: what one says is in the other, under much else. More groups help more than usual.",
+            )
+        )
+    gain = expected.growth[4] - expected.recall
+    more = "More groups pay: " if gain > 0.03 else "More groups pay little: "
+    advice.append(
+        Advice(
+            "data",
+            False,
+            f"{names}: expect a mean R@1 of about {expected.recall:.2f} ({expected.low:.2f} to {expected.high:.2f}) "
+            f"among {expected.gallery:,} groups. {more}about {expected.growth[2]:.2f} with twice as many, "
+            f"{expected.growth[4]:.2f} with four times, {expected.growth[10]:.2f} with ten times.",
+        )
+    )
+    return advice
+
+
+def _on_layers(check: Check) -> list[Advice]:
+    advice = []
+    picked = check.selection
+    if picked.changed:
+        advice.append(
+            Advice(
+                "layers",
+                False,
+                f"these layers and tokens beat the default: closed-form R@1 {picked.recall + picked.gain:.3f}, "
+                f"not {picked.recall:.3f} (gain {picked.interval[0]:+.3f} to {picked.interval[1]:+.3f}), on groups of "
+                f"train that took no part in choosing them:\n{snippet(check)}",
+            )
+        )
+    else:
+        tried = (
+            "; the best others gained "
+            f"{picked.gain:+.3f} ({picked.interval[0]:+.3f} to {picked.interval[1]:+.3f}), no more than noise"
+            if picked.found != picked.auto
+            else ""
+        )
+        advice.append(Advice("layers", False, f'keep layers = "auto" and tokens = "auto"{tried}.'))
+    for name, modality in check.modalities.items():
+        if not modality.layout.free:
+            advice.append(
+                Advice("layers", False, f"{name}: this encoder has no layers to choose; it was judged as it is.")
+            )
+        elif modality.layout.chosen is None:
+            advice.append(
+                Advice(
+                    "layers", False, f"{name}: the recipe takes patches, words or a grid; pools were judged instead."
+                )
+            )
+    return advice
+
+
+def snippet(check: Check) -> str:
+    """The picked layers and tokens as TOML, for the modalities where they are not the default's."""
+    lines = []
+    for name, modality in check.modalities.items():
+        picked = check.selection.picked[name]
+        if modality.layout.free and picked != check.selection.auto[name]:
+            slots = [slot for n in picked if isinstance(slot := modality.layout.names[n], Slot)]
+            layers, tokens = write_layout(slots)
+            tokens += f"|{modality.layout.sequence}" if modality.layout.sequence else ""
+            lines += [f"[encoders.{name}]", f"layers = {list(layers)}", f'tokens = "{tokens}"']
+    return "\n".join(lines)
+
+
+def _on_modality(check: Check, name: str, modality: Modality) -> list[Advice]:
+    advice = []
+    leaks = modality.leaks
+    if leaks.exact:
+        texts = modality.kind == "text"
+        first = leaks.exact_first[0]
+        advice.append(
+            Advice(
+                "leak",
+                not texts,
+                f"{name}: {leaks.exact:,} items of dev and test have the same content as one of train, such as "
+                f"{first.other} and {first.train}. "
+                + ("Texts may repeat by chance; look whether their groups do." if texts else "Remove them from train."),
+            )
+        )
+    if leaks.near:
+        first = leaks.near_first[0]
+        advice.append(
+            Advice(
+                "leak",
+                modality.kind != "text" and leaks.near > 0.01 * check.sampled["dev"],
+                f"{name}: {leaks.near:,} sampled items of dev have a near-duplicate in train (cosine "
+                f"{first.cosine:.3f} and less; nearest neighbours usually have {leaks.typical:.3f}), such as "
+                f"{first.other} and {first.train}; about {leaks.near_expected:,} in all. Within train, "
+                f"{leaks.near_within:.1%} have one. Look at them; give such items one data.key, or leave them out.",
+            )
+        )
+    total = sum(check.groups.values())
+    generic = [(text, count) for text, count in modality.shared if count > max(2, GENERIC * total)]
+    if generic:
+        text, count = generic[0]
+        advice.append(
+            Advice(
+                "texts",
+                False,
+                f"{name}: texts that stand in many groups cannot find any one of them, such as {text!r} in {count:,} "
+                f"of {total:,}. Leave them out, or give those groups more texts.",
+            )
+        )
+    if modality.siblings is not None and modality.siblings < WEAK_SIBLINGS:
+        advice.append(
+            Advice(
+                "weak",
+                False,
+                f"{name} is weak: only {modality.siblings:.0%} of its items have one of their own group as the nearest "
+                "neighbour. Its items say too little of their group, or its encoder does not see it.",
+            )
+        )
+    return advice
+
+
+def _on_weakest(check: Check) -> list[Advice]:
+    """Of three modalities and more, the one whose pairs do worst; of two, the one with far fewer dimensions."""
+    names = list(check.modalities)
+    recalls = {
+        name: [match.baseline.recall for pair, match in check.matches.items() if name in pair and match.baseline]
+        for name in names
+    }
+    if len(names) > 2 and all(recalls.values()):
+        means = {name: sum(values) / len(values) for name, values in recalls.items()}
+        weakest = min(means, key=means.__getitem__)
+        if means[weakest] < 0.5 * max(means.values()):
+            return [
+                Advice(
+                    "weak",
+                    False,
+                    f"{weakest} is the weak modality: its pairs have a mean closed-form R@1 of {means[weakest]:.3f}, "
+                    f"the best modality's {max(means.values()):.3f}. A better encoder for it pays most.",
+                )
+            ]
+        return []
+    low, high = sorted(names, key=lambda name: check.modalities[name].dimensions)[:: len(names) - 1]
+    few, many = (check.modalities[name].dimensions for name in (low, high))
+    if few < 0.4 * many:
+        return [
+            Advice(
+                "weak",
+                False,
+                f"{low} is the weaker modality: its features vary in about {few:.0f} directions, those of {high} in "
+                f"{many:.0f}. A richer encoder for {low} is the first thing to try.",
+            )
+        ]
+    return []
+
+
+def _on_groups(check: Check) -> list[Advice]:
+    advice = []
+    if check.repeated:
+        advice.append(
+            Advice("leak", False, f"{check.repeated:,} groups of train were set aside: they are also in dev or test.")
+        )
+    for split, count in check.alone.items():
+        if count:
+            advice.append(
+                Advice(
+                    "splits",
+                    count > 0.5 * check.groups[split],
+                    f"{count:,} of {check.groups[split]:,} groups in {split} have items of one modality only; they "
+                    "play no part in training or retrieval. Check data.key and data.columns if that is not meant.",
+                )
+            )
+    for split in ("dev", "test"):
+        if 0 < (count := check.groups.get(split, 0)) < TINY_DEV:
+            width = 0.98 / count**0.5
+            advice.append(
+                Advice(
+                    "splits",
+                    False,
+                    f"{split} has {count:,} groups: intervals of R@1 are up to ±{width:.2f}, so that most differences "
+                    f"between methods will not show. {TINY_DEV} or more are better.",
+                )
+            )
+    return advice

@@ -1,0 +1,312 @@
+"""Which slots to feed: greedy forward selection by the held-out R@1 of the closed-form map.
+
+Every fold whitens each modality once; a further slot only borders the Cholesky factor, so that judging one takes some
+hundredths of a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightcrl.metrics.intervals import mean_interval
+from lightcrl.studies.check.sample import Part
+
+# For all of the sample; a part of it takes more, in proportion, since sampling noise grows as groups get fewer.
+RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
+FOLDS = 3
+# Share of the groups that confirm a choice which the others made.
+CONFIRM = 0.3
+# Slots added at most, over all modalities: each costs storage and training time.
+MOST_ADDED = 6
+# After the first round only the candidates that did best in it go on.
+FINALISTS = 12
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Whitened features of one modality: ridged unit covariance over the items that were fitted on.
+
+    Attributes:
+        fit: [N, D] of the items fitted on.
+        held: [H, D] of the others.
+    """
+
+    fit: Tensor
+    held: Tensor
+
+    def with_more(self, more: Columns) -> Columns:
+        """These columns and those of `more` side by side."""
+        return Columns(torch.cat([self.fit, more.fit], 1), torch.cat([self.held, more.held], 1))
+
+
+def border(done: Columns | None, fit: Tensor, held: Tensor, ridge: float) -> Columns:
+    """The whitened columns that further features add to those already done: a bordered Cholesky factorisation.
+
+    Args:
+        done: whitened columns, or None at first.
+        fit: new features [N, D], centred and scaled to a mean variance of 1.
+        held: the same features [H, D] of the others.
+        ridge: added to every variance.
+    """
+    covariance = fit.T @ fit / len(fit)
+    covariance.diagonal().add_(ridge)
+    if done is not None:
+        known = done.fit.T @ fit / len(fit)
+        covariance -= known.T @ known
+        fit, held = fit - done.fit @ known, held - done.held @ known
+    factor = torch.linalg.cholesky(covariance)
+    return Columns(
+        torch.linalg.solve_triangular(factor, fit.T, upper=False).T,
+        torch.linalg.solve_triangular(factor, held.T, upper=False).T,
+    )
+
+
+class Fold:
+    """Groups to fit on and groups to judge on.
+
+    Args:
+        parts: by modality, the items.
+        fit: [G] bool, the groups to fit on.
+        held: [G] bool, the groups to judge on.
+        ridge: in units of the mean variance of a feature.
+    """
+
+    def __init__(self, parts: Mapping[str, Part], fit: Tensor, held: Tensor, ridge: float) -> None:
+        self.parts, self.ridge = parts, ridge
+        self.fit = {name: fit[part.groups] for name, part in parts.items()}
+        self.held = {name: held[part.groups] for name, part in parts.items()}
+        self.columns: dict[str, Columns] = {}
+        self.groups = {name: part.groups[self.held[name]] for name, part in parts.items()}
+        self.size = len(fit)
+        self._rows: dict[Pair, tuple[Tensor, Tensor]] = {}
+        self._seen: dict[Pair, tuple[Tensor, Tensor]] = {}
+
+    def slot(self, modality: str, number: int) -> tuple[Tensor, Tensor]:
+        """Features of one slot, centred and scaled by the items fitted on."""
+        values = self.parts[modality].slots[number]
+        fit, held = values[self.fit[modality]], values[self.held[modality]]
+        mean = fit.mean(0)
+        scale = (fit - mean).square().mean().sqrt().clamp(min=1e-6)
+        return (fit - mean) / scale, (held - mean) / scale
+
+    def start(self, modality: str, slots: Iterable[int]) -> None:
+        """Whiten the first slots of a modality."""
+        pieces = [self.slot(modality, number) for number in slots]
+        fit, held = (torch.cat(side, 1) for side in zip(*pieces, strict=True))
+        self.columns[modality] = border(None, fit, held, self.ridge)
+
+    def candidate(self, modality: str, number: int) -> Columns:
+        """The columns that one more slot adds."""
+        return border(self.columns[modality], *self.slot(modality, number), self.ridge)
+
+    def add(self, modality: str, number: int) -> None:
+        """Take one more slot."""
+        self.columns[modality] = self.columns[modality].with_more(self.candidate(modality, number))
+        self._seen = {pair: seen for pair, seen in self._seen.items() if modality not in pair}
+
+    def recall(self, pair: Pair, more: Columns | None = None) -> Tensor:
+        """[G] R@1 of each held group, both directions averaged; NaN for the groups that say nothing of this pair.
+
+        The score of a and b is that of CSA in all dimensions, `a' Cxx^-1 Cxy Cyy^-1 b`, over the length of what is
+        searched for, its variates weighted by their correlations.
+
+        Args:
+            pair: two modalities.
+            more: columns to judge with the others of the first.
+        """
+        left, right = (self.columns[name] for name in pair)
+        rows = self._paired(pair)
+        if pair not in self._seen:
+            cross = left.fit[rows[0]].T @ right.fit[rows[1]] / len(rows[0])
+            self._seen[pair] = (left.held @ cross, (right.held @ cross.T).square().sum(1))
+        seen, squares = self._seen[pair]
+        if more is not None:
+            cross = more.fit[rows[0]].T @ right.fit[rows[1]] / len(rows[0])
+            seen, squares = seen + more.held @ cross, squares + (right.held @ cross.T).square().sum(1)
+        groups = [self.groups[name] for name in pair]
+        return group_recall(seen, right.held, squares.sqrt(), groups[0], groups[1], self.size)
+
+    def _paired(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        if pair not in self._rows:
+            groups = [self.parts[name].groups[self.fit[name]] for name in pair]
+            self._rows[pair] = paired_rows(*groups)
+        return self._rows[pair]
+
+
+def paired_rows(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of items that belong together, from the groups of the items on both sides: every item at least once, a side
+    with fewer items in a group repeating its own.
+
+    >>> paired_rows(torch.tensor([0, 1, 3]), torch.tensor([0, 0, 1, 2]))
+    (tensor([0, 0, 1]), tensor([0, 1, 2]))
+    """
+    members = [_members(side) for side in (left, right)]
+    pairs = [
+        (mine[n % len(mine)], other[n % len(other)])
+        for group, mine in members[0].items()
+        if (other := members[1].get(group))
+        for n in range(max(len(mine), len(other)))
+    ]
+    rows = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+    return rows[:, 0], rows[:, 1]
+
+
+def _members(groups: Tensor) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for row, group in enumerate(groups.tolist()):
+        found.setdefault(group, []).append(row)
+    return found
+
+
+def group_recall(
+    left: Tensor, right: Tensor, right_length: Tensor, left_groups: Tensor, right_groups: Tensor, size: int
+) -> Tensor:
+    """[size] share of a group's items that find one of their own first, both directions averaged.
+
+    Args:
+        left: [N, D].
+        right: [M, D]; scores are inner products, over the length of what is searched for.
+        right_length: [M].
+        left_groups: [N].
+        right_groups: [M].
+        size: number of groups; those without items on both sides are NaN.
+    """
+    scores = left @ right.T
+    own = left_groups[:, None] == right_groups
+    found = []
+    for length, groups, other, axis in (
+        (right_length[None], left_groups, right_groups, 1),
+        (left.norm(dim=1)[:, None], right_groups, left_groups, 0),
+    ):
+        scaled = scores / length.clamp(min=1e-9)
+        right_best = scaled.masked_fill(~own, -torch.inf).amax(axis)
+        wrong_best = scaled.masked_fill(own, -torch.inf).amax(axis)
+        asked = torch.isin(groups, other)
+        hits = torch.zeros(size).index_add_(0, groups[asked], (right_best > wrong_best)[asked].float())
+        counts = torch.zeros(size).index_add_(0, groups[asked], torch.ones(int(asked.sum())))
+        found.append(hits / counts)  # 0 / 0 where there is none: NaN
+    return (found[0] + found[1]) / 2
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the selection came to.
+
+    Attributes:
+        ridge: the ridge that did best for `auto`, for as many groups as there are.
+        auto: by modality, the slots of `"auto"`.
+        picked: by modality, the slots to use: those of `auto`, or those that were found better.
+        found: by modality, the best slots that were found, whether or not they were confirmed.
+        gain: R@1 of `found` less that of `auto` on groups that took no part in finding them.
+        interval: of `gain`, 95 %.
+        recall: R@1 of `auto` on those groups, among as many groups as they are.
+        tried: by modality and slot, the gain of adding that slot alone to `auto`, where it was tried.
+    """
+
+    ridge: float
+    auto: dict[str, tuple[int, ...]]
+    picked: dict[str, tuple[int, ...]]
+    found: dict[str, tuple[int, ...]]
+    gain: float
+    interval: tuple[float, float]
+    recall: float
+    tried: dict[tuple[str, int], float]
+
+    @property
+    def changed(self) -> bool:
+        """Other slots than those of `"auto"` are to be used."""
+        return self.picked != self.auto
+
+
+def select_slots(
+    parts: Mapping[str, Part],
+    pairs: Sequence[Pair],
+    groups: int,
+    auto: Mapping[str, Sequence[int]],
+    free: Mapping[str, Sequence[int]],
+    seed: int = 0,
+) -> Selection:
+    """Add slots to `auto` as long as the held-out R@1 gains, and keep them if the gain holds on fresh groups.
+
+    Slots are found by cross-validation over 70 % of the groups, and confirmed on the other 30 %: the best of many
+    candidates looks better than it is where it was found, so only fresh groups can say whether it is.
+
+    Args:
+        parts: items of train by modality.
+        pairs: of modalities; R@1 is averaged over them.
+        groups: number of groups.
+        auto: by modality, the slots to start from.
+        free: by modality, the slots that may be added.
+        seed: of the division into parts.
+    """
+    place = torch.from_numpy(np.random.default_rng(seed).permutation(groups))
+    confirm = place < round(CONFIRM * groups)
+    begin = {name: tuple(slots) for name, slots in auto.items()}
+
+    def make(fit: Tensor, held: Tensor, slots: Mapping[str, Sequence[int]], ridge: float) -> Fold:
+        fold = Fold(parts, fit, held, ridge * groups / int(fit.sum()))
+        for name, numbers in slots.items():
+            fold.start(name, numbers)
+        return fold
+
+    def recalls(folds: Sequence[Fold], pair: Pair, more: Sequence[Columns] | None = None) -> Tensor:
+        return torch.stack([fold.recall(pair, more[n] if more else None) for n, fold in enumerate(folds)]).nanmean(0)
+
+    divisions = [(~confirm & (place % FOLDS != fold), ~confirm & (place % FOLDS == fold)) for fold in range(FOLDS)]
+
+    def trial(ridge: float) -> float:
+        fold = make(*divisions[0], begin, ridge)
+        return float(torch.stack([fold.recall(pair) for pair in pairs]).nanmean())
+
+    ridge = max(RIDGES, key=trial)
+    folds = [make(fit, held, begin, ridge) for fit, held in divisions]
+    found = dict(begin)
+    base = {pair: recalls(folds, pair) for pair in pairs}
+    open_ = [(name, number) for name, numbers in free.items() for number in numbers if number not in begin[name]]
+    first: dict[tuple[str, int], float] = {}
+    for _ in range(MOST_ADDED):
+        gains = {}
+        for name, number in open_:
+            more = [fold.candidate(name, number) for fold in folds]
+            then = {
+                pair: recalls(folds, pair if pair[0] == name else pair[::-1], more) if name in pair else base[pair]
+                for pair in pairs
+            }
+            gains[name, number] = _by_group(then) - _by_group(base)
+        if not gains:
+            break
+        means = {slot: float(gain.nanmean()) for slot, gain in gains.items()}
+        first = first or means
+        best = max(means, key=means.__getitem__)
+        if means[best] <= _error(gains[best]):
+            break
+        for fold in folds:
+            fold.add(*best)
+        base = {pair: recalls(folds, pair) if best[0] in pair else base[pair] for pair in pairs}
+        found[best[0]] = (*found[best[0]], best[1])
+        open_ = sorted((slot for slot in open_ if slot != best), key=means.__getitem__, reverse=True)[:FINALISTS]
+
+    last = [make(~confirm, confirm, slots, ridge) for slots in (begin, found)]
+    before, after = (_by_group({pair: fold.recall(pair) for pair in pairs}) for fold in last)
+    gain = (after - before)[~before.isnan()].double().numpy()
+    interval = mean_interval(gain, np.arange(len(gain))) if found != begin else (0.0, 0.0)
+    picked = found if interval[0] > 0 else begin
+    return Selection(ridge, begin, picked, found, float(gain.mean()), interval, float(before.nanmean()), first)
+
+
+def _by_group(by_pair: Mapping[Pair, Tensor]) -> Tensor:
+    """[G] the mean over pairs of what is known of a group."""
+    return torch.stack([*by_pair.values()]).nanmean(0)
+
+
+def _error(values: Tensor) -> float:
+    """Standard error of the mean of those that are numbers."""
+    known = values[~values.isnan()]
+    return float(known.std() / len(known) ** 0.5)

@@ -1,0 +1,213 @@
+"""How well the spaces of two encoders agree, slot by slot, and what a linear map makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightcrl.metrics.alignment import (
+    chance_knn,
+    debiased_cka,
+    held_out_correlations,
+    mutual_knn,
+    neighbours,
+    regularised_cca,
+    u_centred,
+)
+from lightcrl.metrics.intervals import mean_interval
+from lightcrl.studies.check.sample import Part
+from lightcrl.studies.check.slots import group_recall, paired_rows
+
+# Neighbours of a row (Huh et al. use 10), and rows that are compared.
+NEIGHBOURS = 10
+ROWS = 500
+# Pairings drawn anew to learn how far chance goes.
+SHUFFLES = 50
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How alike two spaces are over the groups that have both.
+
+    Attributes:
+        groups: how many were compared.
+        knn: mutual overlap of nearest neighbours of the recipe's slots.
+        chance: what independent spaces give.
+        highest_by_chance: the highest among spaces of the same kind with partners drawn anew.
+        cka: debiased linear CKA of the recipe's slots.
+        knn_by_slot: [S_a, S_b] of single slots.
+        cka_by_slot: [S_a, S_b] of single slots.
+    """
+
+    groups: int
+    knn: float
+    chance: float
+    highest_by_chance: float
+    cka: float
+    knn_by_slot: Tensor
+    cka_by_slot: Tensor
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The closed-form map, fitted on the train sample and judged on the dev sample.
+
+    Attributes:
+        recall: mean R@1 of both directions.
+        interval: 95 %, over groups.
+        chance: of a blind guess.
+        groups: of train that it was fitted on.
+        gallery: groups of dev that were searched.
+        smaller: R@1 among a quarter and among half of the gallery, by its size.
+        correlations: held-out correlations of the canonical variates on dev, in the order of the fit.
+    """
+
+    recall: float
+    interval: tuple[float, float]
+    chance: float
+    groups: int
+    gallery: int
+    smaller: dict[int, float]
+    correlations: Tensor
+
+
+class Scaler:
+    """Slots side by side, each centred and scaled to a mean variance of 1 by the train sample."""
+
+    def __init__(self, train: Part, slots: Sequence[int]) -> None:
+        self.slots = tuple(slots)
+        values = [train.slots[number] for number in self.slots]
+        self.means = [slot.mean(0) for slot in values]
+        self.scales = [
+            (slot - mean).square().mean().sqrt().clamp(min=1e-6) for slot, mean in zip(values, self.means, strict=True)
+        ]
+
+    def __call__(self, part: Part) -> Tensor:
+        """[N, D] of the items of `part`."""
+        chosen = zip(self.slots, self.means, self.scales, strict=True)
+        return torch.cat([(part.slots[number] - mean) / scale for number, mean, scale in chosen], 1)
+
+
+def group_means(values: Tensor, groups: Tensor, wanted: Tensor) -> Tensor:
+    """[G, D]: the mean over the items of each wanted group."""
+    size = int(max(groups.max(), wanted.max())) + 1
+    sums = torch.zeros(size, values.shape[1]).index_add_(0, groups, values)
+    counts = torch.bincount(groups, minlength=size).clamp(min=1)
+    return (sums / counts[:, None])[wanted]
+
+
+def compare(a: Part, b: Part, slots: tuple[Sequence[int], Sequence[int]], seed: int = 0) -> Likeness | None:
+    """Likeness of two modalities over groups of train; None where fewer than 50 groups have both."""
+    both = torch.from_numpy(np.intersect1d(a.groups.numpy(), b.groups.numpy()))[:ROWS]
+    if len(both) < 50:
+        return None
+    near: list[Tensor] = []
+    kernels: list[Tensor] = []
+    whole: list[Tensor] = []
+    for part, chosen in zip((a, b), slots, strict=True):
+        means = [group_means(slot - slot.mean(0), part.groups, both) for slot in part.slots]
+        near.append(torch.stack([neighbours(rows, NEIGHBOURS).float().flatten() for rows in means]))
+        flat = torch.stack([u_centred(rows).float().flatten() for rows in means])
+        kernels.append(flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12))
+        whole.append(group_means(Scaler(part, chosen)(part), part.groups, both))
+    count = len(both)
+    left, right = (neighbours(rows, NEIGHBOURS) for rows in whole)
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = []
+    for _ in range(SHUFFLES):
+        order = torch.randperm(count, generator=generator)
+        shuffled.append(float((left & right[order][:, order]).sum()) / (NEIGHBOURS * count))
+    return Likeness(
+        count,
+        mutual_knn(whole[0], whole[1], NEIGHBOURS),
+        chance_knn(count, NEIGHBOURS),
+        max(shuffled),
+        debiased_cka(whole[0], whole[1]),
+        near[0] @ near[1].T / (NEIGHBOURS * count),
+        kernels[0] @ kernels[1].T,
+    )
+
+
+def fit_baseline(
+    parts: tuple[Mapping[str, Part], Mapping[str, Part]],
+    slots: tuple[Sequence[int], Sequence[int]],
+    ridge: float,
+) -> Baseline | None:
+    """CSA: regularised CCA of train, its variates weighted by their correlations, R@1 on dev; None without pairs.
+
+    Args:
+        parts: of both modalities, by split.
+        slots: of both modalities.
+        ridge: of the CCA.
+    """
+    one, other = parts
+    scale, rescale = Scaler(one["train"], slots[0]), Scaler(other["train"], slots[1])
+    rows = paired_rows(one["train"].groups, other["train"].groups)
+    tried = paired_rows(one["dev"].groups, other["dev"].groups)
+    both = np.intersect1d(one["dev"].groups.numpy(), other["dev"].groups.numpy())
+    if len(rows[0]) < 50 or len(both) < 10:
+        return None
+    cca = regularised_cca(scale(one["train"])[rows[0]], rescale(other["train"])[rows[1]], ridge)
+    x, y = scale(one["dev"]), rescale(other["dev"])
+    left, right = cca.variates(0, x) * cca.correlations, cca.variates(1, y)
+    lengths = (right * cca.correlations).norm(dim=1)
+
+    def recalls(kept: np.ndarray) -> np.ndarray:
+        mine, theirs = (torch.isin(part["dev"].groups, torch.from_numpy(kept)) for part in parts)
+        found = group_recall(
+            left[mine],
+            right[theirs],
+            lengths[theirs],
+            one["dev"].groups[mine],
+            other["dev"].groups[theirs],
+            int(both.max()) + 1,
+        )
+        return found[~found.isnan()].double().numpy()
+
+    generator = np.random.default_rng(0)
+    known = recalls(both)
+    smaller = {
+        len(both) // share: float(
+            np.mean([recalls(generator.permutation(both)[: len(both) // share]).mean() for _ in range(4 * share)])
+        )
+        for share in (4, 2)
+    }
+    return Baseline(
+        float(known.mean()),
+        mean_interval(known, np.arange(len(known))),
+        1 / len(both),
+        len(np.unique(one["train"].groups[rows[0]].numpy())),
+        len(both),
+        smaller,
+        held_out_correlations(cca, x[tried[0]], y[tried[1]]),
+    )
+
+
+def effective_dimensions(values: Tensor) -> float:
+    """Participation ratio of the covariance's eigenvalues, (sum l)^2 / sum l^2: d for d equally strong directions.
+
+    >>> effective_dimensions(torch.eye(3) * 2)
+    2.0
+    """
+    centred = (values - values.mean(0)).double()
+    kernel = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
+    return round(float(kernel.trace() ** 2 / kernel.square().sum().clamp(min=1e-300)), 6)
+
+
+def sibling_recall(values: Tensor, groups: Tensor) -> float | None:
+    """Share of items whose nearest other item, by cosine, belongs to their own group; of groups with several items.
+
+    None where fewer than 20 groups have several: two captions of a picture that do not find each other will not find
+    the picture either.
+    """
+    counts = torch.bincount(groups)
+    several = counts[groups] > 1
+    if int((counts > 1).sum()) < 20:
+        return None
+    unit = torch.nn.functional.normalize(values - values.mean(0), dim=1)
+    nearest = (unit @ unit.T).fill_diagonal_(-torch.inf).argmax(1)
+    return float((groups[nearest] == groups)[several].float().mean())

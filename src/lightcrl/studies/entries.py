@@ -1,0 +1,168 @@
+"""Who takes part: methods and variants of them, what each tries on dev, and on how many groups."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightcrl.errors import RecipeError, TrainingError
+from lightcrl.features import Features
+from lightcrl.methods import METHODS
+from lightcrl.recipe import MethodSpec, Recipe, parse
+from lightcrl.training.plan import make_plan
+
+SMALLEST = 125
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method that takes part.
+
+    Attributes:
+        label: what tables call it.
+        method: a member of `METHODS`, or `"package.module:Class"`.
+        options: on top of the method's defaults (of the recipe's options, for the recipe's method). Tuning leaves
+            them alone.
+    """
+
+    label: str
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def parse_entry(text: str) -> Entry:
+    """An entry from `name` or `name[key=value,key=value]`; the text is its label, values are TOML or plain words.
+
+    >>> parse_entry("dfe[fusion=addition,heads=2]")
+    Entry(label='dfe[fusion=addition,heads=2]', method='dfe', options={'fusion': 'addition', 'heads': 2})
+
+    Raises:
+        RecipeError: it is neither.
+    """
+    found = re.fullmatch(r"([^\[\]]+)(?:\[(.*)\])?", text.strip())
+    if not found:
+        raise RecipeError(f"cannot read the method {text!r}; expected name or name[key=value,key=value].")
+    options = {}
+    for pair in _split(found[2] or ""):
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise RecipeError(f"cannot read {pair!r} in {text!r}; expected name[key=value,key=value].")
+        options[key.strip()] = _value(value.strip())
+    return Entry(text.strip(), found[1].strip(), options)
+
+
+def parse_entries(text: str) -> list[Entry]:
+    """Entries from a list with commas between them.
+
+    >>> [entry.label for entry in parse_entries("linear, dfe[fusion=addition,heads=2]")]
+    ['linear', 'dfe[fusion=addition,heads=2]']
+
+    Raises:
+        RecipeError: as `parse_entry`.
+    """
+    return [parse_entry(part) for part in _split(text)]
+
+
+def default_entries(recipe: Recipe) -> list[Entry]:
+    """The recipe's method, then all other methods of this library."""
+    return [Entry(name, name) for name in dict.fromkeys((recipe.method.name, *METHODS))]
+
+
+def method_spec(entry: Entry, recipe: Recipe, tried: Mapping[str, Any] | None = None) -> MethodSpec:
+    """The method with all its options: defaults or the recipe's, then what is tried, then the entry's own.
+
+    Raises:
+        UnknownNameError: there is no such method.
+        RecipeError: it has no such option, or not of that value.
+    """
+    base = recipe.method.options if entry.method == recipe.method.name else {}
+    options = {**base, **(tried or {}), **entry.options}
+    spec: MethodSpec = parse(MethodSpec, {"name": entry.method, "options": options}, "method")
+    return spec
+
+
+def tries(entry: Entry, recipe: Recipe, tune: bool) -> list[tuple[dict[str, Any], MethodSpec]]:
+    """What the entry tries on dev: options of the method's grid, and the method with them; no two alike.
+
+    Raises:
+        UnknownNameError: there is no such method.
+        RecipeError: it has no such option, or not of that value.
+    """
+    grid: Sequence[Mapping[str, Any]] = METHODS.load(entry.method).grid if tune else ({},)
+    found: list[tuple[dict[str, Any], MethodSpec]] = []
+    for tried in grid:
+        own = {key: value for key, value in tried.items() if key not in entry.options}
+        spec = method_spec(entry, recipe, own)
+        if spec not in [other for _, other in found]:
+            found.append((own, spec))
+    return found
+
+
+def check_entries(entries: Sequence[Entry], recipe: Recipe) -> None:
+    """Say what is wrong with the entries before anything is encoded.
+
+    Raises:
+        UnknownNameError: there is no such method.
+        RecipeError: fewer than two, two of one label, or unknown options.
+    """
+    labels = [entry.label for entry in entries]
+    if len(labels) < 2:
+        raise RecipeError(f"{len(labels)} method to compare ({', '.join(labels)}); expected two or more.")
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise RecipeError(f"the method {twice[0]!r} is given twice; expected every label once.")
+    for entry in entries:
+        method_spec(entry, recipe)
+
+
+def subset_sizes(
+    wanted: Sequence[int] | str, entries: Iterable[Entry], recipe: Recipe, features: Features
+) -> list[int]:
+    """Numbers of training groups, ascending, all of them last.
+
+    `"auto"`: 125, 250, 500, ... as far as there are more groups and the settings allow.
+
+    Raises:
+        TrainingError: a subset is larger than the data, or smaller than a batch.
+    """
+    split = features.split("train")
+    have = len(split.usable)
+    specs = [recipe.training.suited(METHODS.load(entry.method)) for entry in entries]
+    least = max([2, *(int(spec.batch_size) for spec in specs if spec.batch_size != "auto")])
+    if isinstance(wanted, str):
+        if wanted != "auto":
+            raise TrainingError(f'scaling is {wanted!r}; expected "auto" or numbers of groups, such as 125,250,500.')
+        doubled = [SMALLEST * 2**power for power in range(40)]
+        return [size for size in doubled if least <= size < have] + [have]
+    sizes = sorted(set(wanted))
+    if not sizes:
+        raise TrainingError("no sizes to train on; expected numbers of groups, such as 125,250,500.")
+    if sizes[-1] > have:
+        raise TrainingError(
+            f"a subset of {sizes[-1]:,} groups was asked for, but the training split has {have:,} with items of two "
+            "modalities. Give at most that."
+        )
+    if sizes[0] < least:
+        raise TrainingError(
+            f"a subset of {sizes[0]:,} groups was asked for, but a batch has {least:,}. Give larger ones, or "
+            'training.batch_size = "auto".'
+        )
+    for spec in specs:
+        make_plan(spec, split)
+    return sizes if sizes[-1] == have else [*sizes, have]
+
+
+def _split(text: str) -> list[str]:
+    """At commas outside of brackets and quotes."""
+    parts = re.findall(r"""(?:[^,\[\]"']|"[^"]*"|'[^']*'|\[(?:[^\[\]]|\[[^\]]*\])*\])+|[\[\]"']""", text)
+    return [part for part in (part.strip() for part in parts) if part]
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,207 @@
+"""A family: a folder of recipes that belong together, and family.toml, which says what is trained and measured.
+
+    name = "paper_small"
+    seeds = [0, 1, 2]
+    [models]                    what is trained, by label: a method, `name[key=value,...]` as in a comparison
+    [optional]                  what is trained when it is asked for
+    [recipes.image_text]        each recipe of the family: its file, and on how many groups
+    [tasks.cifar10]             each task: what it is, on which recipe's models, its data, the published table beside it
+
+A misspelt key is an error that names the nearest one. Relative paths count from the family's folder.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lightcrl.errors import RecipeError, UnknownNameError
+from lightcrl.recipe import anchor_path, parse
+from lightcrl.studies.entries import Entry, parse_entry
+from lightcrl.studies.reproduce.published import published
+from lightcrl.tasks.base import TASKS, TaskSpec
+
+FILE = "family.toml"
+ALL = "all"
+"""Asks for every model, the optional ones too."""
+
+
+class RecipeUse(BaseModel):
+    """A `[recipes.<name>]` table.
+
+    Attributes:
+        file: the recipe; `<name>.toml` by default.
+        groups: training groups, drawn by the seed; all by default.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str | None = None
+    groups: int | None = Field(default=None, gt=1)
+
+
+class Family(BaseModel):
+    """What family.toml says.
+
+    Attributes:
+        name: of the family.
+        about: what a reader of its tables has to know.
+        seeds: every model is trained with each.
+        models: method by label.
+        optional: the same, trained only when asked for.
+        recipes: by name.
+        tasks: by name.
+        folder: of the family.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    about: str = ""
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    models: dict[str, str] = Field(min_length=1)
+    optional: dict[str, str] = {}
+    recipes: dict[str, RecipeUse] = Field(min_length=1)
+    tasks: dict[str, TaskSpec] = Field(min_length=1)
+    folder: Path
+
+    def file(self, recipe: str) -> Path:
+        """The file of a recipe."""
+        return self.folder / (self.recipes[recipe].file or f"{recipe}.toml")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of a family is done.
+
+    Attributes:
+        family: all of it.
+        models: those to train, labels as in the family.
+        seeds: those to train with.
+        tasks: those to measure, by name.
+        groups: training groups in place of those that the family says, for every recipe.
+        overrides: `section.key=value` on top of every recipe.
+    """
+
+    family: Family
+    models: tuple[Entry, ...]
+    seeds: tuple[int, ...]
+    tasks: dict[str, TaskSpec]
+    groups: int | None
+    overrides: tuple[str, ...]
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """Those whose models have a task, in the family's order."""
+        wanted = {spec.recipe for spec in self.tasks.values()}
+        return tuple(name for name in self.family.recipes if name in wanted)
+
+    def size(self, recipe: str) -> int | None:
+        """Training groups of a recipe; None for all."""
+        return self.family.recipes[recipe].groups if self.groups is None else self.groups
+
+
+def load_family(place: Path | str) -> Family:
+    """Read the family in a folder, or that of a family.toml.
+
+    Raises:
+        RecipeError: there is none, it is not TOML, or it has an unknown key or a value of the wrong kind.
+        UnknownNameError: a task, a recipe or a published table that is not there.
+    """
+    path = Path(place)
+    path = path if path.suffix == ".toml" else path / FILE
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(
+            f"cannot read {path}: {error.strerror}. Expected a folder of recipes with a {FILE}, such as "
+            "recipes/paper_small."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not TOML: {error}.") from None
+    folder = path.resolve().parent
+    given = table.get("tasks")
+    if isinstance(given, dict):
+        table["tasks"] = {name: _task(name, one, folder) for name, one in given.items()}
+    family: Family = parse(Family, {"name": folder.name, **table, "folder": folder})
+    _check(family)
+    return family
+
+
+def choose(
+    family: Family,
+    models: Sequence[str] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    tasks: Sequence[str] | None = None,
+    groups: int | None = None,
+    overrides: Iterable[str] = (),
+) -> Choice:
+    """What is asked for of a family; all but the optional models by default.
+
+    Raises:
+        UnknownNameError: a model or a task that the family has not.
+        RecipeError: no seeds, or one twice.
+    """
+    known = {**family.models, **family.optional}
+    wanted = list(known) if models is not None and list(models) == [ALL] else models
+    labels = list(family.models) if wanted is None else wanted
+    for label in labels:
+        if label not in known:
+            raise UnknownNameError("model of the family", label, (*known, ALL))
+    for name in tasks or ():
+        if name not in family.tasks:
+            raise UnknownNameError("task of the family", name, family.tasks)
+    numbers = family.seeds if seeds is None else tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise RecipeError(f"seeds are {seeds or numbers}; expected one or more, all different.")
+    return Choice(
+        family,
+        tuple(_entry(label, known[label]) for label in dict.fromkeys(labels)),
+        numbers,
+        {name: spec for name, spec in family.tasks.items() if tasks is None or name in tasks},
+        groups,
+        tuple(overrides),
+    )
+
+
+def _entry(label: str, text: str) -> Entry:
+    found = parse_entry(text)
+    return Entry(label, found.method, found.options)
+
+
+def _task(name: str, table: Any, folder: Path) -> TaskSpec:
+    """One task, checked against what its kind reads."""
+    where = f"tasks.{name}"
+    kind = table.get("task") if isinstance(table, dict) else None
+    if not isinstance(kind, str):
+        raise RecipeError(f"{where}: found {table!r}; expected a table with a task, one of {', '.join(TASKS)}.")
+    reads = TASKS.load(kind).Spec
+    anchored = {
+        key: anchor_path(value, folder, may_be_id=True) if key in reads.PATHS and isinstance(value, str) else value
+        for key, value in table.items()
+    }
+    spec: TaskSpec = parse(reads, anchored, where)
+    return spec
+
+
+def _check(family: Family) -> None:
+    for label in family.optional:
+        if label in family.models or label == ALL:
+            raise RecipeError(
+                f"optional.{label}: {label!r} is taken; expected every label once, and none called {ALL}."
+            )
+    for name, spec in family.tasks.items():
+        if spec.recipe not in family.recipes:
+            raise RecipeError(f"tasks.{name}: {UnknownNameError('recipe', spec.recipe, family.recipes)}")
+        if spec.published is None:
+            continue
+        table = published().table(spec.published)
+        if table.task != spec.task:
+            raise RecipeError(
+                f"tasks.{name}: the published table {spec.published!r} is of {table.task}, the task is {spec.task}."
+            )

@@ -1,0 +1,219 @@
+"""The paper's tables from one command: every model of a family trained, every task measured, nothing done twice.
+
+reproduction.json, reproduction.md    figures, published ones beside them, claims; written after every recipe and seed
+<recipe>/cells/<method>-seed<N>-...   one folder a training, as in a comparison: see `lightcrl.studies.cells`
+    tasks/<task>-<digest>.npz         how the model fares, item by item
+<recipe>/encoders/<task>-<digest>.npz the same of the encoders as they come
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from lightcrl.embedder import load
+from lightcrl.encoders.base import fingerprint
+from lightcrl.errors import TrainingError
+from lightcrl.files.local import make_folder, whole_file, write_json, write_text
+from lightcrl.methods import METHODS
+from lightcrl.pipeline import Tell, prepare
+from lightcrl.processes import launched
+from lightcrl.recipe import Recipe, load_recipe
+from lightcrl.studies.cells import Cell, Ground, find_or_train
+from lightcrl.studies.compare.run import FAILURES
+from lightcrl.studies.entries import Entry, method_spec
+from lightcrl.studies.reproduce.claims import Judged, judge, read_claims
+from lightcrl.studies.reproduce.family import Choice, Family, choose, load_family
+from lightcrl.studies.reproduce.outcome import Done, Reproduction, Trained
+from lightcrl.studies.reproduce.published import RAW, published
+from lightcrl.studies.reproduce.tables import markdown
+from lightcrl.tasks.base import TASKS, Outcome, Setting, Task
+from lightcrl.training.plan import make_plan
+
+FORMAT = 1
+
+
+@dataclass
+class _Stage:
+    """One recipe: what its models are trained and measured on, and what is known of them so far."""
+
+    name: str
+    setting: Setting
+    groups: int | None
+    tasks: dict[str, Task]
+    cells: dict[str, list[Cell]] = field(default_factory=lambda: defaultdict(list))
+    outcomes: dict[str, dict[str, list[Outcome]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(list))
+    )
+    failed: dict[str, str] = field(default_factory=dict)
+    judged: dict[str, tuple[list[int], Judged]] = field(default_factory=dict)
+
+
+def reproduce(
+    family: Family | Path | str,
+    *,
+    models: Sequence[str] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    tasks: Sequence[str] | None = None,
+    groups: int | None = None,
+    overrides: Iterable[str] = (),
+    output: Path | str | None = None,
+    tell: Tell = lambda event: None,
+) -> Reproduction:
+    """Train a family's models, measure its tasks, and hold them beside the published figures.
+
+    Args:
+        family: a family, its folder, or its family.toml.
+        models: labels of those to train; by default all but the optional ones, `["all"]` for these too.
+        seeds: how many, or which; the family's by default.
+        tasks: names of those to measure; all by default. Recipes without one are left out.
+        groups: training groups of every recipe, in place of the family's.
+        overrides: `section.key=value` on top of every recipe.
+        output: folder of all that is left; `runs/<name>` where you are, by default.
+        tell: called with what happens, as in `lightcrl.pipeline`.
+
+    Raises:
+        UnknownNameError: there is no such model, task or method.
+        RecipeError: the family or a recipe does not hold together.
+        TrainingError: more groups than there are, several processes, or a recipe none of whose models can be trained.
+        LightCRLError: whatever else the recipes, the data or the machine do not allow.
+    """
+    if launched() > 1:
+        raise TrainingError("a reproduction trains in one process. Launch it without accelerate or torchrun.")
+    if not isinstance(family, Family):
+        family = load_family(family)
+    choice = choose(family, models, seeds, tasks, groups, overrides)
+    folder = make_folder(Path(output) if output is not None else Path("runs") / family.name)
+    # What can be wrong with recipes, methods or data is found before the first training.
+    recipes = {name: load_recipe(family.file(name), choice.overrides) for name in choice.recipes}
+    for recipe in recipes.values():
+        for entry in choice.models:
+            method_spec(entry, recipe)
+    stages = [_prepare(choice, name, recipe, tell) for name, recipe in recipes.items()]
+    done = _write(choice, folder, stages, finished=False)
+    for stage in stages:
+        place = make_folder(folder / stage.name)
+        setting = stage.setting
+        features = setting.features.in_memory(setting.recipe.training.memory_bytes)
+        ground = Ground(setting.recipe, place, features, setting.encoders, None, tell)
+        for name, task in stage.tasks.items():
+            stage.outcomes[name][RAW] = [_kept(place / "encoders", name, task, task.as_they_come)]
+        for seed in choice.seeds:
+            for entry in choice.models:
+                _train(stage, ground, entry, seed)
+            done = _write(choice, folder, stages, finished=stage is stages[-1] and seed == choice.seeds[-1])
+        if not any(stage.cells.values()):
+            label, reason = next(iter(stage.failed.items()))
+            raise TrainingError(f"{stage.name}: no model could be trained. {label}: {reason}")
+        stage.setting = replace(setting, tell=lambda event: None)
+    return done
+
+
+def _prepare(choice: Choice, name: str, recipe: Recipe, tell: Tell) -> _Stage:
+    """Read and encode a recipe's data, and that of its tasks."""
+    features, encoders, _ = prepare(recipe, tell)
+    groups, have = choice.size(name), len(features.split("train").usable)
+    if groups is not None and groups > have:
+        raise TrainingError(
+            f"{name}: {groups:,} training groups were asked for, but there are {have:,} with items of two modalities. "
+            "Give at most that."
+        )
+    split = features.split("train")
+    part = split if groups is None else split.subset(split.usable[:groups])
+    for entry in choice.models:
+        make_plan(recipe.training.suited(METHODS.load(entry.method)), part)
+    setting = Setting(recipe, features, encoders, tell)
+    wanted = {label: spec for label, spec in choice.tasks.items() if spec.recipe == name}
+    return _Stage(
+        name, setting, groups, {label: TASKS.load(spec.task).prepare(spec, setting) for label, spec in wanted.items()}
+    )
+
+
+def _train(stage: _Stage, ground: Ground, entry: Entry, seed: int) -> None:
+    """One model of one seed, and all its tasks; none if the model has failed before."""
+    label = entry.label
+    if label in stage.failed:
+        return
+    try:
+        cell = find_or_train(ground, label, method_spec(entry, ground.recipe), seed, stage.groups)
+    except FAILURES as error:
+        # Figures over fewer seeds than the others have would not be comparable.
+        stage.failed[label] = str(error)
+        stage.cells.pop(label, None)
+        for outcomes in stage.outcomes.values():
+            outcomes.pop(label, None)
+        return
+    stage.cells[label].append(cell)
+    for name, task in stage.tasks.items():
+
+        def measure(task: Task = task) -> Outcome:
+            return task.measure(load(cell.folder).checkpoint, cell.folder / "tasks")
+
+        stage.outcomes[name][label].append(_kept(cell.folder / "tasks", name, task, measure))
+
+
+def _kept(folder: Path, name: str, task: Task, measure: Callable[[], Outcome]) -> Outcome:
+    """An outcome from its file; measured and written where it is not there."""
+    path = folder / f"{name}-{fingerprint([FORMAT, task.name, task.identity])[:10]}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError):
+        found = measure()
+    make_folder(folder)
+    arrays_by_name: Mapping[str, np.ndarray] = found
+    with whole_file(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, **arrays_by_name)
+    return found
+
+
+def _judged(stage: _Stage, name: str, labels: Sequence[str]) -> Judged:
+    """A task's figures; those of before where no outcome is new, for a bootstrap takes seconds."""
+    known = stage.outcomes[name]
+    outcomes = {label: known[label] for label in labels if known.get(label) and known[label][0]}
+    counts = [len(known[label]) for label in outcomes]
+    if name not in stage.judged or stage.judged[name][0] != counts:
+        stage.judged[name] = counts, judge(stage.tasks[name], outcomes) if outcomes else {}
+    return stage.judged[name][1]
+
+
+def _write(choice: Choice, folder: Path, stages: Sequence[_Stage], finished: bool) -> Reproduction:
+    """What is known by now, written as JSON and Markdown."""
+    facts = published()
+    names = {entry.label: facts.name(entry) for entry in choice.models}
+    done = []
+    for name, spec in choice.tasks.items():
+        stage = next(stage for stage in stages if stage.name == spec.recipe)
+        task, judged = stage.tasks[name], _judged(stage, name, (RAW, *names))
+        if not judged:
+            continue
+        done.append(
+            Done(
+                name,
+                spec,
+                f"{task.units:,} {task.drawn}",
+                judged,
+                tuple(read_claims(name, task, spec.task, judged, names, facts)),
+            )
+        )
+    trained = tuple(Trained(stage.name, dict(stage.cells), dict(stage.failed)) for stage in stages)
+    reproduction = Reproduction(folder, choice, facts, names, trained, tuple(done), finished)
+    write_json(folder / "reproduction.json", reproduction.to_json())
+    write_text(folder / "reproduction.md", markdown(reproduction))
+    for one in done:
+        if one.spec.task == "retrieval":
+            _draw(one, folder / f"{one.name}.svg")
+    return reproduction
+
+
+def _draw(task: Done, path: Path) -> None:
+    """The figure of a task of retrieval, where the extra `report` is installed."""
+    try:
+        from lightcrl.report.reproduction_figure import precision_svg
+    except ImportError:
+        return
+    write_text(path, precision_svg(task))

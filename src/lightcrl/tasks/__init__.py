@@ -1,0 +1,1 @@
+"""Tasks: evaluations on raw files, which are read and encoded once and then measured on any model."""

@@ -1,0 +1,1 @@
+"""Training: the plan, the batches, the gradient, and the one loop."""

@@ -1,0 +1,248 @@
+"""The gradient of one batch, whatever the features come from: stored ones, or raw items through a tower.
+
+With a tower, the batch goes through it in chunks, and the gradient is still that of the whole batch (GradCache, arXiv
+2101.06983): embeddings are made chunk by chunk without a graph, the loss gives the gradient of each of them, and every
+chunk is embedded once more to pass its own on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from lightcrl.encoders.base import fingerprint
+from lightcrl.features.live import LiveStore
+from lightcrl.features.reading import Excerpt
+from lightcrl.features.table import Features
+from lightcrl.losses import LOSSES, Loss, info_nce
+from lightcrl.methods import Method, Step
+from lightcrl.processes import gather_rows, share, sum_gradients
+from lightcrl.recipe import TrainingSpec
+from lightcrl.tokens import TokenBatch
+from lightcrl.training.batches import Batch
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+# Items that go through a tower at once, at least.
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """Losses and gradients of batches.
+
+    Attributes:
+        method: the network.
+        features: where frozen modalities come from.
+        live: modalities with a tower.
+        accelerator: device, precision, processes.
+        spec: how to train.
+    """
+
+    method: Method
+    features: Features
+    live: Mapping[str, LiveStore]
+    accelerator: Accelerator
+    spec: TrainingSpec
+
+    def modules(self) -> dict[str, nn.Module]:
+        """All that is trained: the method under the empty name, each tower under `towers.<modality>.`."""
+        towers = {f"towers.{name}.": store.tower.network for name, store in sorted(self.live.items())}
+        return {"": self.method, **towers}
+
+    def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Trained parameters by name."""
+        for prefix, module in self.modules().items():
+            for name, parameter in module.named_parameters():
+                if parameter.requires_grad:
+                    yield prefix + name, parameter
+
+    def train(self, mode: bool = True) -> None:
+        """Put the method and the towers in or out of training mode."""
+        for module in (self.method, *(store.tower for store in self.live.values())):
+            module.train(mode)
+
+    def read(self, batches: Iterable[Batch], *, whole: bool = False) -> Iterator[Batch]:
+        """The batches with their stored tokens, gathered while the batch before is in use.
+
+        Tokens are those of this process' share of each batch, unless it is to have the `whole`.
+        """
+        return _ahead(lambda batch: self._gathered(batch, whole), self._windows(batches, whole))
+
+    def _gathered(self, batch: Batch, whole: bool) -> Batch:
+        found = dict(batch.tokens)
+        for name in batch.rows.keys() - found.keys() - self.live.keys():
+            rows = self._rows(batch.rows[name], whole)
+            found[name] = self.features.store(name).gather(rows, sequence=self.method.sequences)
+        if self.accelerator.device.type == "cuda":
+            found = {name: tokens.pinned() for name, tokens in found.items()}
+        return replace(batch, tokens=found)
+
+    def _windows(self, batches: Iterable[Batch], whole: bool) -> Iterator[Batch]:
+        """The batches; of stores that are not in memory with their tokens, a window read while another is in use."""
+        if all(store.memory for name, store in self.features.stores.items() if name not in self.live):
+            yield from batches
+            return
+        windows = (list(window) for _, window in groupby(batches, key=attrgetter("window")))
+        for window, excerpts in _ahead(lambda window: (window, self._excerpts(window, whole)), windows):
+            yield from self._filled(window, excerpts, whole)
+
+    def _excerpts(self, window: Sequence[Batch], whole: bool) -> dict[str, Excerpt]:
+        """What the batches of a window need of every store that is not in memory."""
+        found = {}
+        for name, store in self.features.stores.items():
+            rows = [self._rows(batch.rows[name], whole) for batch in window if name in batch.rows]
+            if rows and not store.memory and name not in self.live:
+                found[name] = store.read(np.concatenate(rows), sequence=self.method.sequences)
+        return found
+
+    def _filled(self, window: Sequence[Batch], excerpts: Mapping[str, Excerpt], whole: bool) -> Iterator[Batch]:
+        for batch in window:
+            rows = {name: self._rows(batch.rows[name], whole) for name in excerpts if name in batch.rows}
+            yield replace(batch, tokens={name: excerpts[name].gather(chosen) for name, chosen in rows.items()})
+
+    def stored(self, batch: Batch, done: float) -> Step:
+        """The stored features of a batch that `read` gave."""
+        return Step({name: self._stored(name, batch) for name in batch.rows}, self._groups(batch), done)
+
+    def loss(self, batch: Batch, done: float, seed: int) -> Tensor:
+        """The loss of a batch, all of whose activations are kept; `seed` is that of what is random in towers."""
+        inputs = self._inputs(batch, seed)
+        with self.accelerator.autocast():
+            step = Step({name: self._tokens(name, found) for name, found in inputs.items()}, self._groups(batch), done)
+            if self.method.training:
+                step = self.method.augment(step)
+            embeddings: dict[str, Tensor] = {name: self.method(name, tokens) for name, tokens in step.tokens.items()}
+        return self._objective(embeddings, batch, step)
+
+    def backward(self, batch: Batch, done: float, seed: int) -> Tensor:
+        """The loss of a batch, its gradient added to every parameter's."""
+        if not self.live or all(len(rows) <= self.chunk for rows in batch.rows.values()):
+            loss = self.loss(batch, done, seed)
+            self.accelerator.backward(loss)
+        else:
+            loss = self._backward_in_chunks(batch, done, seed)
+        if self.accelerator.num_processes > 1:
+            # Every process has the whole gradient of logit scale and bias already.
+            sum_gradients(parameter for name, parameter in self.parameters() if not name.startswith("logit_"))
+        return loss.detach()
+
+    @property
+    def chunk(self) -> int:
+        """Items of a modality that go through a tower at once."""
+        if self.spec.chunk != "auto":
+            return int(self.spec.chunk)
+        return max(CHUNK, *(store.tower.encoder.batch_size for store in self.live.values()))
+
+    def _backward_in_chunks(self, batch: Batch, done: float, seed: int) -> Tensor:
+        inputs = self._inputs(batch, seed)
+        chunks = [
+            (name, slice(start, start + self.chunk), number)
+            for number, (name, found) in enumerate(sorted(inputs.items()))
+            for start in range(0, len(found), self.chunk)
+        ]
+
+        def embed(name: str, place: slice, number: int) -> Tensor:
+            torch.manual_seed(mix(seed, number, place.start))
+            found = inputs[name]
+            part = found.rows(place) if isinstance(found, TokenBatch) else found[place]
+            with self.accelerator.autocast():
+                embedding: Tensor = self.method(name, self._tokens(name, part))
+            return embedding
+
+        with torch.no_grad():
+            parts: dict[str, list[Tensor]] = {}
+            for name, place, number in chunks:
+                parts.setdefault(name, []).append(embed(name, place, number))
+        embeddings = {name: torch.cat(found).requires_grad_() for name, found in parts.items()}
+        loss = self._objective(embeddings, batch, Step({}, self._groups(batch), done))
+        self.accelerator.backward(loss)
+        for name, place, number in chunks:
+            gradient = embeddings[name].grad
+            assert gradient is not None
+            self.accelerator.backward((embed(name, place, number) * gradient[place]).sum())
+        return loss
+
+    def _objective(self, embeddings: Mapping[str, Tensor], batch: Batch, step: Step) -> Tensor:
+        if self.accelerator.num_processes > 1:
+            embeddings = {name: gather_rows(own, len(batch.rows[name])) for name, own in embeddings.items()}
+        return self.method.objective(_loss(self.spec), embeddings, step)
+
+    def _inputs(self, batch: Batch, seed: int) -> dict[str, Any]:
+        """By modality, stored tokens, or prepared items for the tower."""
+        generator = np.random.default_rng(seed) if self.method.training else None
+        return {
+            name: self.live[name].prepare(self._rows(rows), generator)
+            if name in self.live
+            else self._stored(name, batch)
+            for name, rows in batch.rows.items()
+        }
+
+    def _tokens(self, name: str, found: Any) -> TokenBatch:
+        tokens: TokenBatch = self.live[name].tower(found) if name in self.live else found
+        return tokens
+
+    def _stored(self, name: str, batch: Batch) -> TokenBatch:
+        return batch.tokens[name].to(self.accelerator.device)
+
+    def _rows(self, rows: np.ndarray, whole: bool = False) -> np.ndarray:
+        if whole:
+            return rows
+        return rows[share(len(rows), self.accelerator.process_index, self.accelerator.num_processes)]
+
+    def _groups(self, batch: Batch) -> dict[str, Tensor]:
+        device = self.accelerator.device
+        return {modality: torch.from_numpy(numbers).to(device) for modality, numbers in batch.groups.items()}
+
+
+def _ahead(work: Callable[[A], B], things: Iterable[A]) -> Iterator[B]:
+    """What `work` makes of each thing, in order: the next one's in a thread while one is in use."""
+    with ThreadPoolExecutor(1, "ahead") as reader:
+        coming = None
+        for thing in things:
+            following = reader.submit(work, thing)
+            if coming is not None:
+                yield coming.result()
+            coming = following
+        if coming is not None:
+            yield coming.result()
+
+
+def parameter_groups(
+    method: Method, spec: TrainingSpec, live: Mapping[str, LiveStore] | None = None
+) -> list[dict[str, Any]]:
+    """Groups for AdamW: weight decay for matrices alone; `share` is a group's learning rate by that of the method."""
+    kinds: list[tuple[nn.Module, float, float]] = [(method, float(spec.weight_decay), 1.0)]
+    for _, store in sorted((live or {}).items()):
+        tuning, weights = store.tower.spec, store.tower.encoder.spec.weights
+        kinds.append((store.tower.network, tuning.weight_decay, tuning.rate(weights) / float(spec.learning_rate)))
+    groups: list[dict[str, Any]] = []
+    for module, decay, part in kinds:
+        named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+        decayed = [p for name, p in named if p.ndim >= 2 and not name.endswith("bias")]
+        spared = [p for name, p in named if not (p.ndim >= 2 and not name.endswith("bias"))]
+        groups += [{"params": decayed, "weight_decay": decay, "share": part}]
+        groups += [{"params": spared, "weight_decay": 0.0, "share": part}]
+    return groups
+
+
+def mix(*numbers: int) -> int:
+    """A seed from several numbers."""
+    return int(fingerprint(list(numbers))[:15], 16)
+
+
+def _loss(spec: TrainingSpec) -> Loss:
+    if spec.loss != "info_nce":
+        return LOSSES.load(spec.loss)
+    return partial(info_nce, label_smoothing=float(spec.label_smoothing))

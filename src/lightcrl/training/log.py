@@ -1,0 +1,80 @@
+"""log.jsonl, one line a step and one an evaluation, and TensorBoard beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightcrl.files.local import clear_errors, whole_file
+
+Report = Callable[[Mapping[str, Any]], None]
+"""Called with every line of the log."""
+
+
+class Log:
+    """log.jsonl, cut back to where the run goes on from, and TensorBoard beside it."""
+
+    def __init__(self, folder: Path, step: int, tensorboard: bool, report: Report, *, active: bool = True) -> None:
+        """Open the log; one that is not active writes nothing."""
+        self._active = active
+        if not active:
+            return
+        self._path = path = folder / "log.jsonl"
+        kept = [line for line in _lines(path) if _happened(json.loads(line), step)] if step and path.exists() else []
+        with whole_file(path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
+        self._stream = path.open("a", encoding="utf-8")
+        self._writer = _tensorboard(folder, step) if tensorboard else None
+        self._report = report
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if not self._active:
+            return
+        self._stream.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def write(self, event: Mapping[str, Any]) -> None:
+        """Add a line."""
+        if not self._active:
+            return
+        with clear_errors(self._path):
+            self._stream.write(json.dumps(event) + "\n")
+            self._stream.flush()
+        if self._writer is not None:
+            for name, value in event.items():
+                if isinstance(value, float):
+                    self._writer.add_scalar(name, value, event["step"])
+        self._report(event)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Whole lines: a killed run may leave half of one."""
+    with path.open(encoding="utf-8") as stream:
+        for line in stream:
+            if line.endswith("\n"):
+                yield line
+
+
+def _happened(event: Mapping[str, Any], step: int) -> bool:
+    """Whether an event lies before the step that the run goes on with."""
+    at: int = event.get("step", -1)
+    return at < step or (at == step and event["event"] == "evaluation")
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The events of a run's log.jsonl."""
+    return [json.loads(line) for line in _lines(folder / "log.jsonl")]

@@ -1,0 +1,382 @@
+"""The training loop. There is one, for every method and loss.
+
+Every random draw is a function of the seed and the step (or epoch), so a run can go on from any step as if it had never
+stopped. The folder it writes:
+
+    best/       the checkpoint that dev says is the best
+    last/       the latest checkpoint, with state.safetensors: the optimiser's moments and where the run stands
+    log.jsonl   one line a step and one an evaluation
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save
+
+from lightcrl.checkpoint import Checkpoint, Tuned, load_folder
+from lightcrl.encoders.base import fingerprint
+from lightcrl.errors import CheckpointError, DivergedError, EmptyDatasetError, TrainingError
+from lightcrl.features.embed import embed_together
+from lightcrl.features.live import LiveStore
+from lightcrl.features.table import Features, Split
+from lightcrl.files.local import make_folder, recover_folder, whole_folder
+from lightcrl.machine import keep_freed_memory
+from lightcrl.methods import Method
+from lightcrl.metrics.result import Result
+from lightcrl.metrics.retrieval import Retrieval
+from lightcrl.processes import together, wait_for_everyone
+from lightcrl.recipe import TrainingSpec
+from lightcrl.training.batches import Batch, epoch_batches
+from lightcrl.training.gradient import Stepper, mix, parameter_groups
+from lightcrl.training.log import Log, Report
+from lightcrl.training.plan import Plan, learning_rate, make_accelerator, make_plan, make_window
+
+# A long epoch is saved in its midst after this many seconds.
+SAVE_SECONDS = 120.0
+# Items from which a stem takes its means and deviations.
+STATISTICS_ITEMS = 16_384
+
+
+@dataclass
+class Progress:
+    """Where a run stands; kept in last/ and read back when it goes on.
+
+    Attributes:
+        step: steps done.
+        epoch: the epoch that the next step belongs to.
+        best: best dev mean R@1 so far.
+        best_epoch: when that was.
+        stale: evaluations since.
+        rate_factor: what the plateau schedule has made of the learning rate.
+        plateau_best: lowest dev loss so far.
+        plateau_stale: epochs since.
+        seconds: spent in training and its evaluations.
+        finished: the run is over.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    best: float = -1.0
+    best_epoch: int = -1
+    stale: int = 0
+    rate_factor: float = 1.0
+    plateau_best: float = math.inf
+    plateau_stale: int = 0
+    seconds: float = 0.0
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training.
+
+    Attributes:
+        folder: with best/, last/ and log.jsonl.
+        result: dev figures of the best checkpoint.
+        progress: where it ended.
+        plan: what it was to do.
+        resumed_at: the step that it went on from; 0 for an undisturbed run.
+    """
+
+    folder: Path
+    result: Result
+    progress: Progress
+    plan: Plan
+    resumed_at: int = field(default=0)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a look at dev says.
+
+    Attributes:
+        figures: for the log; the first decides which checkpoint is best.
+        result: all figures, made when they are wanted.
+    """
+
+    figures: Mapping[str, float]
+    result: Callable[[], Result]
+
+
+Judge = Callable[[Method, Features, int], Judgement]
+"""Measures a method after so many epochs."""
+
+
+def by_retrieval(method: Method, features: Features, epoch: int) -> Judgement:
+    """Mean R@1 over all directions on dev, which all processes embed together."""
+    vectors, links = embed_together(method, features, features.split("dev"))
+    retrieval = Retrieval(links)
+    return Judgement({"dev_mean_recall@1": retrieval.mean_recall(vectors)}, lambda: retrieval(vectors))
+
+
+def train(
+    checkpoint: Checkpoint,
+    features: Features,
+    spec: TrainingSpec,
+    folder: Path | str,
+    *,
+    seed: int = 0,
+    report: Report = lambda event: None,
+    live: Mapping[str, LiveStore] | None = None,
+    judge: Judge = by_retrieval,
+) -> Trained:
+    """Train the checkpoint's method on the `train` split, choose by what `judge` says of dev, keep best and last.
+
+    A folder that holds an unfinished run of the same settings is gone on with; a finished one is returned as it is.
+
+    Args:
+        checkpoint: holds the method, trained in place (left with its best weights), and what best/ has to say of it.
+        features: with splits `train` and `dev`.
+        spec: how to train.
+        folder: of the run.
+        seed: of weights, batches and dropout.
+        report: called with every line of log.jsonl.
+        live: modalities whose encoder is trained too, in the place of their stores.
+        judge: how dev is measured.
+
+    Raises:
+        TrainingError: there is too little data for these settings.
+        DivergedError: the loss or its gradient is not a number; the last good checkpoint is kept.
+        CheckpointError: the folder holds a run of other settings.
+        ProcessError: another of several processes has ended.
+    """
+    folder = make_folder(Path(folder))
+    spec = spec.suited(type(checkpoint.method))
+    train_split, dev_split = features.split("train"), features.split("dev")
+    plan = make_plan(spec, train_split)
+    if checkpoint.method.closed_form:
+        plan = replace(plan, epochs=1, steps=plan.steps_per_epoch)
+    features = features.in_memory(spec.memory_bytes)
+    keep_freed_memory()
+    method = checkpoint.method
+    plan = replace(plan, window=make_window(features, train_split, plan, spec.memory_bytes, method.sequences))
+    accelerator = make_accelerator(spec, plan.batch_size, method, bool(live))
+    live = dict(live or {})
+    tuning = {name: store.tower.spec.model_dump(mode="json") for name, store in sorted(live.items())}
+    window = [asdict(plan.window)] if plan.window else []
+    known = [checkpoint.method_config(), spec.identity(), seed, _fingerprints(features), *([tuning] if tuning else [])]
+    identity = fingerprint([*known, *window])
+    stepper = Stepper(method, features, live, accelerator, spec)
+    for module in stepper.modules().values():
+        module.to(accelerator.device)
+    optimizer = torch.optim.AdamW(parameter_groups(method, spec, live))
+    with together(folder):
+        if accelerator.is_main_process:
+            recover_folder(folder / "best")
+            recover_folder(folder / "last")
+        wait_for_everyone()
+        progress = _resume(folder, stepper, optimizer, identity)
+        resumed_at = progress.step
+        if resumed_at == 0:
+            _initialise(method, features, train_split, seed)
+        if not progress.finished:
+            # The method is not "prepared": that would leave its forward in the training's precision for good, and
+            # gradients of several processes are added up in `Stepper.backward`, over the whole batch's loss.
+            optimizer = accelerator.prepare_optimizer(optimizer)
+            seen = features.replace_stores(live)
+            loop = _Loop(checkpoint, stepper, optimizer, judge, seen, train_split, dev_split, plan, seed)
+            loop.run(folder, progress, identity, report)
+        wait_for_everyone()
+        best = load_folder(folder / "best")
+        _put_back(best, stepper)
+    checkpoint.figures, checkpoint.towers = best.figures, best.towers
+    return Trained(folder, Result.from_json(best.figures), progress, plan, resumed_at)
+
+
+@dataclass
+class _Loop:
+    checkpoint: Checkpoint
+    stepper: Stepper
+    optimizer: torch.optim.Optimizer
+    judge: Judge
+    features: Features
+    train_split: Split
+    dev_split: Split
+    plan: Plan
+    seed: int
+
+    @property
+    def method(self) -> Method:
+        return self.stepper.method
+
+    @property
+    def spec(self) -> TrainingSpec:
+        return self.stepper.spec
+
+    @property
+    def accelerator(self) -> Accelerator:
+        return self.stepper.accelerator
+
+    def run(self, folder: Path, progress: Progress, identity: str, report: Report) -> None:
+        spec, plan = self.spec, self.plan
+        with Log(folder, progress.step, spec.tensorboard, report, active=self.accelerator.is_main_process) as log:
+            if progress.step == 0:
+                log.write({"event": "start", "seed": self.seed, **asdict(plan), "parameters": self.method.parts()})
+            start = saved = time.monotonic()
+            earlier = progress.seconds
+            if progress.step == 0 and self.method.solves:
+                epoch = self.stepper.read(self.epoch(self.train_split, 0), whole=True)
+                self.method.solve(self.stepper.stored(batch, 0.0) for batch in epoch)
+            while not progress.finished:
+                skip = progress.step - progress.epoch * plan.steps_per_epoch
+                batches = iter(()) if self.method.closed_form else self.epoch(self.train_split, progress.epoch)
+                for batch in self.stepper.read(islice(batches, skip, None)):
+                    log.write(self.step(batch, progress))
+                    progress.step += 1
+                    if time.monotonic() - saved > SAVE_SECONDS:
+                        progress.seconds = earlier + time.monotonic() - start
+                        self.save_last(folder, progress, identity)
+                        saved = time.monotonic()
+                progress.epoch += 1
+                if progress.epoch % spec.evaluate_every == 0 or progress.epoch == plan.epochs:
+                    event = self.evaluate(folder, progress)
+                    progress.seconds = earlier + time.monotonic() - start
+                    log.write({**event, "seconds": round(progress.seconds, 3)})
+                    stopped = 0 < spec.patience <= progress.stale
+                    progress.finished = stopped or progress.epoch >= plan.epochs
+                    self.save_last(folder, progress, identity)
+                    saved = time.monotonic()
+
+    def epoch(self, split: Split, number: int) -> Iterator[Batch]:
+        plan = self.plan
+        return epoch_batches(split, plan.batch_size, plan.items_per_group, self.seed, number, plan.window)
+
+    def step(self, batch: Batch, progress: Progress) -> dict[str, Any]:
+        """One update; returns its line of the log."""
+        seed = mix(self.seed, progress.step, self.accelerator.process_index)
+        torch.manual_seed(seed)
+        rate = learning_rate(self.spec, progress.step, self.plan.steps) * progress.rate_factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["share"]
+        self.stepper.train()
+        self.optimizer.zero_grad()
+        loss = self.stepper.backward(batch, progress.step / self.plan.steps, seed)
+        parameters = [parameter for _, parameter in self.stepper.parameters()]
+        norm = self.accelerator.clip_grad_norm_(parameters, self.spec.clip or math.inf)
+        if not (math.isfinite(loss.item()) and math.isfinite(float(norm))):
+            raise DivergedError(
+                f"the loss is {loss.item()} and the norm of its gradient {float(norm)} at step {progress.step}. The "
+                "last good checkpoint is kept. Lower training.learning_rate, or look for odd values in the features."
+            )
+        self.optimizer.step()
+        self.method.bound_logit_scale()
+        return {
+            "event": "step",
+            "step": progress.step,
+            "epoch": progress.epoch,
+            "loss": loss.item(),
+            "learning_rate": rate,
+            "logit_scale": self.method.scale.item(),
+            "gradient_norm": float(norm),
+        }
+
+    def evaluate(self, folder: Path, progress: Progress) -> dict[str, Any]:
+        """Measure on dev, keep the checkpoint if it is the best; returns the line of the log."""
+        found = self.judge(self.method, self.features, progress.epoch)
+        score = next(iter(found.figures.values()))
+        event = {"event": "evaluation", "step": progress.step, "epoch": progress.epoch, **found.figures}
+        if score > progress.best:
+            progress.best, progress.best_epoch, progress.stale = score, progress.epoch, 0
+            self.checkpoint.figures = {"split": "dev", **found.result().to_json()}
+            if self.accelerator.is_main_process:
+                self.keep_towers()
+                self.checkpoint.save(folder / "best")
+        else:
+            progress.stale += 1
+        if self.spec.schedule == "plateau":
+            event["dev_loss"] = dev_loss = self.dev_loss(progress)
+            self.plateau(progress, dev_loss)
+        return event
+
+    @torch.no_grad()
+    def dev_loss(self, progress: Progress) -> float:
+        self.stepper.train(False)
+        done = progress.step / self.plan.steps
+        batches = self.stepper.read(self.epoch(self.dev_split, 0))
+        values = [self.stepper.loss(batch, done, self.seed).item() for batch in batches]
+        if not values:
+            raise TrainingError("the plateau schedule needs a dev split of two groups or more; found fewer.")
+        return sum(values) / len(values)
+
+    def plateau(self, progress: Progress, dev_loss: float) -> None:
+        """As torch's ReduceLROnPlateau with a relative threshold of 1e-4, kept where it can be resumed."""
+        if dev_loss < progress.plateau_best * (1 - 1e-4):
+            progress.plateau_best, progress.plateau_stale = dev_loss, 0
+        else:
+            progress.plateau_stale += 1
+        if progress.plateau_stale > self.spec.plateau_patience:
+            progress.rate_factor *= self.spec.plateau_factor
+            progress.plateau_stale = 0
+
+    def save_last(self, folder: Path, progress: Progress, identity: str) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        moments = {
+            f"{name}/{key}": value.detach().cpu().contiguous().clone()
+            for name, parameter in self.stepper.parameters()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
+        self.keep_towers()
+        state = json.dumps({"identity": identity, "progress": asdict(progress)})
+        with whole_folder(folder / "last") as fresh:
+            self.checkpoint._save_pretrained(fresh)
+            (fresh / "state.safetensors").write_bytes(save(moments, metadata={"state": state}))
+
+    def keep_towers(self) -> None:
+        """Give the checkpoint what the towers have become."""
+        for name, store in self.stepper.live.items():
+            self.checkpoint.towers[name] = Tuned(store.tower.spec, store.tower.tuned())
+
+
+def _initialise(method: Method, features: Features, split: Split, seed: int) -> None:
+    """Give the stems the means and deviations of a sample of the training split."""
+    generator = torch.Generator().manual_seed(seed)
+    for modality, members in split.members.items():
+        if not len(members.rows):
+            raise EmptyDatasetError(f"the training split has no items of modality {modality!r}.")
+        chosen = torch.randperm(len(members.rows), generator=generator)[:STATISTICS_ITEMS].sort().values
+        if method.options.standardise:
+            rows = members.rows[chosen.numpy()]
+            method.fit(modality, features.store(modality).gather(rows, sequence=method.sequences))
+
+
+def _resume(folder: Path, stepper: Stepper, optimizer: torch.optim.Optimizer, identity: str) -> Progress:
+    path = folder / "last" / "state.safetensors"
+    if not path.exists():
+        return Progress()
+    with safe_open(path, "pt") as stream:
+        state = json.loads(stream.metadata()["state"])
+        if state["identity"] != identity:
+            raise CheckpointError(
+                f"{folder} holds a run of other settings, data or seed (identity {state['identity']}, expected "
+                f"{identity}). Choose another --output, or remove the folder."
+            )
+        parameters = dict(stepper.parameters())
+        for key in stream.keys():  # noqa: SIM118 - not a mapping
+            name, _, moment = key.rpartition("/")
+            value = stream.get_tensor(key)
+            optimizer.state[parameters[name]][moment] = value.to(parameters[name].device) if value.ndim else value
+    _put_back(load_folder(folder / "last"), stepper)
+    return Progress(**state["progress"])
+
+
+def _put_back(saved: Checkpoint, stepper: Stepper) -> None:
+    """Bring the method and the towers to what was saved."""
+    stepper.method.load_state_dict(saved.method.state_dict())
+    for name, store in stepper.live.items():
+        store.tower.load(saved.towers[name].tensors)
+
+
+def _fingerprints(features: Features) -> list[str]:
+    return [f"{modality} {store.fingerprint}" for modality, store in sorted(features.stores.items())]

@@ -1,0 +1,137 @@
+"""What a training spec comes to for the data and the machine at hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from lightcrl.errors import TrainingError
+from lightcrl.features.table import Features, Split
+from lightcrl.machine import multiplies_bfloat16
+from lightcrl.methods import Method
+from lightcrl.recipe import TrainingSpec
+from lightcrl.training.batches import Window, count_batches
+
+# Share of the memory allowed that a window takes: there are two, one in use and one being read, and as much again for
+# what else there is.
+WINDOW_SHARE = 1 / 4
+# A window is filled from so many blocks: the more, the nearer to a full shuffle, and the shorter what is read at once.
+BLOCKS = 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a spec comes to for the data at hand.
+
+    Attributes:
+        batch_size: groups per step.
+        items_per_group: of each modality, as far as a group has them.
+        epochs: at most.
+        steps: at most.
+        steps_per_epoch: the same for every epoch.
+        window: how groups are shuffled where stores are not held in memory.
+    """
+
+    batch_size: int
+    items_per_group: int
+    epochs: int
+    steps: int
+    steps_per_epoch: int
+    window: Window | None = None
+
+
+def make_plan(spec: TrainingSpec, split: Split) -> Plan:
+    """Batch size, items per group, epochs and steps for a training split.
+
+    `"auto"`: the batch is a quarter of the groups, at least 16 and at most 1,024; a group brings two items of each
+    modality where the richest has two or more on average; epochs are as many as make 400 steps, at least 20 and at
+    most 100 (docs/LOG.md).
+
+    Raises:
+        TrainingError: fewer than two groups, or a batch larger than the data.
+    """
+    usable = len(split.usable)
+    if usable < 2:
+        raise TrainingError(
+            f"{usable} groups with items of two modalities in the training split; a contrastive loss needs two or more."
+        )
+    batch_size = min(1024, max(16, usable // 4), usable) if spec.batch_size == "auto" else spec.batch_size
+    if batch_size > usable:
+        raise TrainingError(
+            f"training.batch_size is {batch_size}, but only {usable} groups of the training split have items of two "
+            'modalities. Give at most that, or "auto".'
+        )
+    items = spec.items_per_group
+    if items == "auto":
+        means = [members.counts[members.counts > 0].mean() for members in split.members.values() if len(members.rows)]
+        items = 2 if max(means) >= 2 else 1
+    per_epoch = count_batches(split, batch_size, items)
+    epochs = min(100, max(20, round(400 / per_epoch))) if spec.epochs == "auto" else spec.epochs
+    return Plan(batch_size, items, epochs, epochs * per_epoch, per_epoch)
+
+
+def make_window(features: Features, split: Split, plan: Plan, memory: float, sequences: bool) -> Window | None:
+    """How to shuffle a split whose stores may take `memory` bytes; None where they are held in memory.
+
+    It follows from data and settings alone, so that a run goes on anywhere, and with any number of processes.
+    """
+    if all(store.memory for store in features.stores.values()):
+        return None
+    size = 0.0
+    for modality, members in split.members.items():
+        store = features.store(modality)
+        item = store.nbytes / max(1, store.rows)
+        if store.sequence and not sequences:
+            item *= store.slots * store.rows / max(1, store.tokens)
+        size += item * min(plan.items_per_group, len(members.rows) / max(1, len(split)))
+    batches = max(1, int(memory * WINDOW_SHARE / max(1.0, size * plan.batch_size)))
+    return Window(max(1, batches * plan.batch_size // BLOCKS), batches)
+
+
+def learning_rate(spec: TrainingSpec, step: int, steps: int) -> float:
+    """A step's rate: a linear rise to the peak, then half a cosine to zero, or the peak for the plateau schedule."""
+    peak = float(spec.learning_rate)
+    rising = round(spec.warmup * steps)
+    if step < rising:
+        return peak * (step + 1) / rising
+    if spec.schedule == "plateau":
+        return peak
+    return peak * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
+
+
+def bfloat16_pays(cpu: bool, batch_size: int) -> bool:
+    """Whether the machine multiplies in bfloat16 itself, and the products are large enough to gain by it."""
+    return multiplies_bfloat16("cpu" if cpu else "cuda") and (batch_size >= 256 or not cpu)
+
+
+def make_accelerator(spec: TrainingSpec, batch_size: int, method: Method, live: bool) -> Accelerator:
+    """Device, precision and processes for a training, `live` where a tower takes part in it.
+
+    Raises:
+        TrainingError: there are too many processes for the batch, or the method needs it whole.
+    """
+    # Accelerate keeps one precision per process; several trainings in one process may differ.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    cpu = spec.device == "cpu" or (spec.device == "auto" and not torch.cuda.is_available())
+    bfloat16 = spec.precision == "bfloat16" or (spec.precision == "auto" and bfloat16_pays(cpu, batch_size))
+    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if bfloat16 else "no")
+    if accelerator.num_processes > batch_size // 2:
+        raise TrainingError(
+            f"launched as {accelerator.num_processes} processes for batches of {batch_size} groups; expected two "
+            "groups or more for each."
+        )
+    if live and (method.one_process or method.closed_form):
+        raise TrainingError(
+            f"{type(method).__name__} needs each batch whole, so no tower can be trained through it. Remove the "
+            "[tuning] tables, or take another method."
+        )
+    if accelerator.num_processes > 1 and (method.one_process or method.closed_form):
+        raise TrainingError(
+            f"launched as {accelerator.num_processes} processes, but {type(method).__name__} needs each batch whole in "
+            "one. Launch it without accelerate or torchrun."
+        )
+    return accelerator
