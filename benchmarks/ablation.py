@@ -20,15 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from lightcrl.files.local import make_folder, write_json
-from lightcrl.methods import TokenSpec
 from lightcrl.methods.dfe import DeepFusionEncoder, DFEOptions
+from lightcrl.methods.spec import MethodSpec
 from lightcrl.metrics.statistics import difference
 from lightcrl.pipeline import prepare
-from lightcrl.recipe import MethodSpec, load_recipe, parse
+from lightcrl.recipe import load_recipe
+from lightcrl.specs import parse
 from lightcrl.studies.cells import Ground, find_or_train
 from lightcrl.studies.compare.outcome import MAIN, ZERO_SHOT, judge
-from lightcrl.tasks.raw import ZeroShot
-from lightcrl.tokens import TokenBatch
+from lightcrl.tasks.zero_shot import ZeroShot
+from lightcrl.tokens import TokenBatch, TokenSpec
 
 
 class WithoutSequence(DeepFusionEncoder):

@@ -21,18 +21,20 @@ import larger_than_memory
 import numpy as np
 import torch
 
-from lightcrl.checkpoint import Checkpoint, make_method
+from lightcrl.checkpoint import Checkpoint
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.features import Features, FeatureStore
 from lightcrl.features.embed import embed_split
 from lightcrl.features.table import Split, make_members
+from lightcrl.methods.spec import make_method
 from lightcrl.metrics.intervals import hits
 from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.metrics.statistics import bootstrap_ratios, draws, estimate
 from lightcrl.pipeline import prepare
-from lightcrl.recipe import TrainingSpec, load_recipe
+from lightcrl.recipe import load_recipe
 from lightcrl.training import loop as training
 from lightcrl.training.batches import Window
+from lightcrl.training.spec import TrainingSpec
 
 FULL = "full"
 

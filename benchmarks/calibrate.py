@@ -21,10 +21,10 @@ import lightcrl.studies.check
 from lightcrl.data import Dataset, load_dataset
 from lightcrl.encoders import load_encoder
 from lightcrl.features import Features
+from lightcrl.features.extract import encode_modality
 from lightcrl.pipeline import train_one
 from lightcrl.recipe import load_recipe
 from lightcrl.studies.check.check import examine
-from lightcrl.tasks.raw import encode_modality
 
 TABLE = Path(lightcrl.studies.check.__file__).with_name("calibration.json")
 

@@ -24,13 +24,13 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightcrl.checkpoint import make_method
 from lightcrl.encoders import EncoderSpec, load_encoder
 from lightcrl.encoders.huggingface import HuggingFaceEncoder
 from lightcrl.files.local import write_json
 from lightcrl.losses import info_nce
-from lightcrl.methods import Step, TokenSpec
-from lightcrl.tokens import TokenBatch
+from lightcrl.methods import Step
+from lightcrl.methods.spec import make_method
+from lightcrl.tokens import TokenBatch, TokenSpec
 
 WORDS = [f"word{number}" for number in range(1000)]
 

@@ -26,15 +26,16 @@ from larger_than_memory import MODALITIES, make
 from torch.nn.functional import normalize
 
 from evaluation import make_world
-from lightcrl.checkpoint import Checkpoint, make_method
+from lightcrl.checkpoint import Checkpoint
 from lightcrl.data.base import text_item
 from lightcrl.encoders import EncoderSpec, load_encoder
 from lightcrl.features import Features, FeatureStore, encode_items
 from lightcrl.files.local import write_json
 from lightcrl.index import nearest
+from lightcrl.methods.spec import make_method
 from lightcrl.metrics.retrieval import Retrieval
-from lightcrl.recipe import TrainingSpec
 from lightcrl.training.loop import Judgement, train
+from lightcrl.training.spec import TrainingSpec
 
 DIM = 384
 QUERIES = 64

@@ -112,11 +112,12 @@ def train_some(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Open, train for some steps, measure on dev; the figures."""
     import torch
 
-    from lightcrl.checkpoint import Checkpoint, make_method
+    from lightcrl.checkpoint import Checkpoint
     from lightcrl.encoders.base import EncoderSpec
     from lightcrl.features import Features, FeatureStore
-    from lightcrl.recipe import TrainingSpec
+    from lightcrl.methods.spec import make_method
     from lightcrl.training.loop import by_retrieval, train
+    from lightcrl.training.spec import TrainingSpec
 
     torch.set_num_threads(1)
     base = resident()

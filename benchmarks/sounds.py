@@ -19,7 +19,7 @@ import numpy as np
 import lightcrl
 from lightcrl.files.local import write_json
 from lightcrl.metrics.intervals import hits, mean_interval
-from lightcrl.tasks.raw import ZeroShot
+from lightcrl.tasks.zero_shot import ZeroShot
 
 ROOT = Path(__file__).parents[1]
 FOLDS = (1, 2, 3, 4, 5)

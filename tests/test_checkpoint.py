@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lightcrl.checkpoint import Checkpoint, load_checkpoint, load_folder, load_models, make_method
+from lightcrl.checkpoint import Checkpoint, load_checkpoint, load_folder, load_models
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import CheckpointError
-from lightcrl.methods import TokenSpec
-from lightcrl.tokens import TokenBatch
+from lightcrl.methods.spec import make_method
+from lightcrl.tokens import TokenBatch, TokenSpec
 from samples import ragged, randn
 
 

@@ -13,14 +13,16 @@ import torch
 from typer.testing import CliRunner
 
 import tiny
-from lightcrl.checkpoint import Checkpoint, make_method
+from lightcrl.checkpoint import Checkpoint
 from lightcrl.cli import app
 from lightcrl.embedder import Embedder
 from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import CheckpointError, ItemError, MissingExtraError, ModalityError
 from lightcrl.export import ExportedEmbedder, export_onnx
-from lightcrl.methods import Step, TokenSpec
+from lightcrl.methods import Step
+from lightcrl.methods.spec import make_method
+from lightcrl.tokens import TokenSpec
 
 ITEMS = {"image": tiny.pictures(), "text": list(tiny.TEXTS), "words": list(tiny.TEXTS)}
 

@@ -15,27 +15,29 @@ import torch
 
 import coloured
 import lightcrl
-from lightcrl.checkpoint import Checkpoint, make_method
+from lightcrl.checkpoint import Checkpoint
 from lightcrl.data.base import Dataset, text_item
 from lightcrl.data.pairs import read_pairs
 from lightcrl.encoders import EncoderSpec, OwnEncoder
 from lightcrl.features import Features, embed, extract
+from lightcrl.features.spec import FeaturesSpec
 from lightcrl.files.local import file_digest
 from lightcrl.losses import info_nce, over_pairs
-from lightcrl.methods import Method, TokenSpec
+from lightcrl.methods import Method
 from lightcrl.methods.fusion import OPERATIONS
-from lightcrl.metrics import linear_probe
+from lightcrl.methods.spec import make_method
+from lightcrl.metrics import probe
 from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.pipeline import run
-from lightcrl.recipe import FeaturesSpec, TrainingSpec
-from lightcrl.tasks.class_folders import ClassFolders
+from lightcrl.tasks.class_folders import ClassFolders, ClassItems
 from lightcrl.tasks.fine_tuning import FineTuning, FineTuningSpec
-from lightcrl.tasks.raw import ClassItems, ZeroShot
 from lightcrl.tasks.text_similarity import TextSimilarity
-from lightcrl.tokens import TokenBatch
+from lightcrl.tasks.zero_shot import ZeroShot
+from lightcrl.tokens import TokenBatch, TokenSpec
 from lightcrl.training.batches import epoch_batches
 from lightcrl.training.gradient import parameter_groups
 from lightcrl.training.loop import train
+from lightcrl.training.spec import TrainingSpec
 from samples import make_features, make_split, padded, ragged, randn, units
 from worlds import Digits
 
@@ -232,10 +234,10 @@ def test_7_fine_tuning_moves_what_it_says_and_a_linear_probe_is_one_linear_map(t
     assert not torch.equal(body["stems.image.weight"], model.method.state_dict()["stems.image.weight"])
     # The probe: logits of a mixture are the mixture of logits.
     vectors, labels = units(12, 5), torch.arange(12) % 3
-    weights = linear_probe.fit(vectors, labels, 3, 1e-3)
+    weights = probe.fit(vectors, labels, 3, 1e-3)
     one, other = vectors[:1], vectors[1:2]
-    mixed = 0.3 * linear_probe.scores(one, weights) + 0.7 * linear_probe.scores(other, weights)
-    torch.testing.assert_close(linear_probe.scores(0.3 * one + 0.7 * other, weights), mixed)
+    mixed = 0.3 * probe.scores(one, weights) + 0.7 * probe.scores(other, weights)
+    torch.testing.assert_close(probe.scores(0.3 * one + 0.7 * other, weights), mixed)
     assert weights.shape == (5 + 1, 3)
 
 

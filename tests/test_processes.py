@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from lightcrl.checkpoint import load_folder, make_method
+from lightcrl.checkpoint import load_folder
 from lightcrl.features import Features, FeatureStore
+from lightcrl.methods.spec import make_method
 from lightcrl.processes import share
-from lightcrl.recipe import TrainingSpec
 from lightcrl.training.batches import Window, epoch_batches
 from lightcrl.training.gradient import Stepper
 from lightcrl.training.log import read_log
 from lightcrl.training.plan import make_accelerator
+from lightcrl.training.spec import TrainingSpec
 from samples import make_features, randn
-from test_training import features, fit, losses
+from training.test_loop import features, fit, losses
 
 # Batches of nine groups, which two and three processes share unevenly.
 PLAIN = {"batch_size": 9, "items_per_group": 2, "epochs": 3, "learning_rate": 0.01}

@@ -190,9 +190,11 @@ def test_every_key_is_in_the_docs():
     from lightcrl.data import DataSpec
     from lightcrl.encoders.base import EncoderSpec
     from lightcrl.encoders.tower import TuningSpec
+    from lightcrl.features.spec import FeaturesSpec
     from lightcrl.methods import METHODS
-    from lightcrl.recipe import FeaturesSpec, MethodSpec, TrainingSpec
+    from lightcrl.methods.spec import MethodSpec
     from lightcrl.tasks.spec import EvaluationSpec, TextSimilaritySpec, ZeroShotSpec
+    from lightcrl.training.spec import TrainingSpec
 
     text = (PROJECT / "docs/recipes.md").read_text()
     tables = [Recipe, DataSpec, EncoderSpec, TuningSpec, FeaturesSpec, TrainingSpec, EvaluationSpec]

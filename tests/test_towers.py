@@ -38,7 +38,7 @@ def stepper(made: Recipe, folder: Path, chunk: int) -> tuple[Stepper, Any]:
         name: LiveStore(features.store(name), Tower(encoders[name], spec), features.items[name])
         for name, spec in made.tuning.items()
     }
-    from lightcrl.checkpoint import make_method
+    from lightcrl.methods.spec import make_method
 
     spec = made.training.suited(lightcrl.methods.METHODS.load(made.method.name))
     method = make_method(made.method.name, features.specs, made.method.options, "info_nce", 3)

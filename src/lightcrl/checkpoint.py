@@ -30,8 +30,9 @@ from lightcrl.encoders.base import Encoder, EncoderSpec, fingerprint
 from lightcrl.encoders.tower import TuningSpec, tuned_encoder
 from lightcrl.errors import CheckpointError
 from lightcrl.files.local import clear_errors, recover_folder, whole_folder, write_json
-from lightcrl.losses import LOGIT_BIAS_START, LOGIT_SCALE_START
-from lightcrl.methods import METHODS, Method, TokenSpec
+from lightcrl.methods import Method
+from lightcrl.methods.spec import make_method
+from lightcrl.tokens import TokenSpec
 
 FORMAT = 2
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -257,18 +258,6 @@ def load_folder(folder: Path) -> Checkpoint:
         figures=config["figures"],
         towers=towers,
     )
-
-
-def make_method(
-    name: str, modalities: Mapping[str, TokenSpec], options: Mapping[str, Any], loss: str, seed: int = 0
-) -> Method:
-    """A method with fresh weights drawn by `seed`, its logit scale and bias where the loss wants them to start."""
-    kind = METHODS.load(name)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        method = kind(modalities, kind.Options.model_validate(options))
-    method.start_logits(LOGIT_SCALE_START.get(loss, 1 / 0.07), LOGIT_BIAS_START.get(loss))
-    return method
 
 
 def model_card(checkpoint: Checkpoint) -> str:

@@ -21,8 +21,9 @@ from lightcrl.data.base import draw_split
 from lightcrl.data.synthetic import ATTRIBUTES, Scene, write_class_folder
 from lightcrl.data.synthetic.source import nth_scene
 from lightcrl.errors import MissingExtraError
+from lightcrl.events import Tell
 from lightcrl.files.local import make_folder, whole_folder, write_text
-from lightcrl.pipeline import Run, Tell, run
+from lightcrl.pipeline import Run, run
 from lightcrl.recipe import Recipe, make_recipe
 from lightcrl.report.facts import Report, gather, render
 from lightcrl.report.gallery import Query

@@ -10,12 +10,12 @@ metrics.json    every model's figures
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lightcrl.checkpoint import Checkpoint, make_method
+from lightcrl.checkpoint import Checkpoint
 from lightcrl.data import Dataset, Rejection, load_dataset
 from lightcrl.data.base import write_rejected
 from lightcrl.data.pairs import TextPairs, read_pairs
@@ -23,23 +23,24 @@ from lightcrl.encoders import load_encoder, settled
 from lightcrl.encoders.base import Encoder
 from lightcrl.encoders.tower import Tower
 from lightcrl.errors import DataError, TrainingError
+from lightcrl.events import Tell
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
+from lightcrl.features.extract import encode_modality
 from lightcrl.features.live import LiveStore
 from lightcrl.files.local import make_folder, write_json
 from lightcrl.methods import METHODS, Method
+from lightcrl.methods.spec import MethodSpec, make_method
 from lightcrl.metrics.result import Result
 from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.processes import is_main, main_first
-from lightcrl.recipe import MethodSpec, Recipe, load_recipe, parse
-from lightcrl.tasks.raw import ZeroShot, encode_modality
+from lightcrl.recipe import Recipe, load_recipe
+from lightcrl.specs import parse
 from lightcrl.tasks.text_similarity import TextSimilarity
+from lightcrl.tasks.zero_shot import ZeroShot
 from lightcrl.training.log import Report
 from lightcrl.training.loop import Judge, Judgement, Trained, by_retrieval, train
 from lightcrl.training.plan import make_plan
-
-Tell = Callable[[Mapping[str, Any]], None]
-"""Called with what happens: events `data`, `encode`, `encoded`, `start`, `step`, `evaluation`, `trained`."""
 
 
 @dataclass(frozen=True)

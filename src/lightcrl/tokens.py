@@ -104,3 +104,25 @@ class TokenBatch:
     def mean(self) -> Tensor:
         """[B, D], the mean over real tokens."""
         return self.filled().sum(1) / self.mask.sum(1, keepdim=True).clamp(min=1)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpec:
+    """What a modality's tokens look like: see `Encoder.dim`, `Encoder.slots` and `Encoder.sequence`."""
+
+    dim: int
+    slots: int = 1
+    sequence: bool = False
+
+    def __str__(self) -> str:
+        """Such as `6 + T x 192`."""
+        count = f"{self.slots} + T" if self.sequence else str(self.slots) if self.slots > 1 else "T"
+        return f"{count} x {self.dim}"
+
+    def slots_of(self, tokens: TokenBatch) -> TokenBatch:
+        """The tokens before the sequence; all where none follows."""
+        return tokens.places(0, self.slots) if self.sequence else tokens
+
+    def sequence_of(self, tokens: TokenBatch) -> TokenBatch:
+        """The tokens after the slots; all where there is no such division."""
+        return tokens.places(self.slots) if self.sequence else tokens

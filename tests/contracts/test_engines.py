@@ -18,10 +18,10 @@ from lightcrl.errors import DataError, EngineError, LightCRLError, MissingExtraE
 from lightcrl.features import Extraction, FeatureStore, extract
 from lightcrl.features.engines import ENGINES, Crew
 from lightcrl.features.engines.ray import Worker
+from lightcrl.features.extract import encode_modality
 from lightcrl.features.shards import Job, Made, Task
+from lightcrl.features.spec import FeaturesSpec
 from lightcrl.files.remote import folder_at
-from lightcrl.recipe import FeaturesSpec
-from lightcrl.tasks.raw import encode_modality
 from worlds import Deadly, Digits, backwards, numbers
 
 Extract = Callable[..., Extraction]

@@ -14,18 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lightcrl.checkpoint import Checkpoint, load_folder, make_method
+from lightcrl.checkpoint import Checkpoint, load_folder
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import ModalityError, ShapeError
 from lightcrl.features import Features
 from lightcrl.losses import LOSSES, info_nce
-from lightcrl.methods import METHODS, Method, Stem, Step, TokenSpec
+from lightcrl.methods import METHODS, Method, Stem, Step
 from lightcrl.methods.base import MethodOptions
 from lightcrl.methods.fusion import OPERATIONS
-from lightcrl.recipe import TrainingSpec
-from lightcrl.tokens import TokenBatch
+from lightcrl.methods.spec import make_method
+from lightcrl.tokens import TokenBatch, TokenSpec
 from lightcrl.training import loop as training
 from lightcrl.training.loop import Trained, _initialise, train
+from lightcrl.training.spec import TrainingSpec
 from samples import GARBAGE, make_features, padded, ragged, randn
 
 SPECS = {

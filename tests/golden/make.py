@@ -15,8 +15,7 @@ import torch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from lightcrl.checkpoint import Checkpoint, Tuned, make_method  # noqa: E402
-from lightcrl.comparison.cells import Cell, _write  # noqa: E402
+from lightcrl.checkpoint import Checkpoint, Tuned  # noqa: E402
 from lightcrl.embedder import Embedder  # noqa: E402
 from lightcrl.encoders import load_encoder  # noqa: E402
 from lightcrl.encoders.base import EncoderSpec  # noqa: E402
@@ -24,9 +23,11 @@ from lightcrl.encoders.tower import TuningSpec  # noqa: E402
 from lightcrl.export import export_onnx  # noqa: E402
 from lightcrl.features import extract  # noqa: E402
 from lightcrl.index import Index  # noqa: E402
-from lightcrl.methods import Method, TokenSpec  # noqa: E402
+from lightcrl.methods import Method  # noqa: E402
 from lightcrl.methods.classifier import NAME  # noqa: E402
-from lightcrl.tokens import TokenBatch  # noqa: E402
+from lightcrl.methods.spec import make_method  # noqa: E402
+from lightcrl.studies.cells import Cell, _write  # noqa: E402
+from lightcrl.tokens import TokenBatch, TokenSpec  # noqa: E402
 from worlds import Digits, numbers  # noqa: E402
 
 SPECS = {"image": TokenSpec(6, 2), "text": TokenSpec(5, 1, True)}

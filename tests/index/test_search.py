@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lightcrl.errors import ShapeError
-from lightcrl.index import nearest, scores, search
+from lightcrl.index import nearest, search
+from lightcrl.metrics import scores
 from samples import randn, units
 
 

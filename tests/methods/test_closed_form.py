@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from lightcrl.checkpoint import make_method
 from lightcrl.errors import TrainingError
-from lightcrl.methods import Method, Step, TokenSpec
+from lightcrl.methods import Method, Step
 from lightcrl.methods.asif import sparse_power
+from lightcrl.methods.spec import make_method
 from lightcrl.metrics.cca import canonical_variates
-from lightcrl.tokens import TokenBatch
+from lightcrl.tokens import TokenBatch, TokenSpec
 from samples import randn
 
 SPECS = {"image": TokenSpec(4, slots=2), "text": TokenSpec(6)}

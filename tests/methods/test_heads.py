@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from lightcrl.checkpoint import make_method
 from lightcrl.errors import ModalityError, TrainingError
 from lightcrl.losses import info_nce, sigmoid
-from lightcrl.methods import METHODS, Method, Step, TokenSpec
+from lightcrl.methods import METHODS, Method, Step
 from lightcrl.methods.fusemix import draw_partners
+from lightcrl.methods.spec import make_method
 from lightcrl.methods.structure import divergence, log_neighbourhoods
-from lightcrl.tokens import TokenBatch
+from lightcrl.tokens import TokenBatch, TokenSpec
 from samples import ragged, randn, units
 
 SPECS = {"image": TokenSpec(4, slots=3), "text": TokenSpec(7)}

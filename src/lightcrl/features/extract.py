@@ -6,6 +6,7 @@ finished store of the same encoder already holds is copied (`siblings`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from pathlib import Path
 
 from lightcrl.data.base import Dataset, Rejection, check_rejected
 from lightcrl.encoders.base import Encoder, fingerprint
+from lightcrl.events import Tell
 from lightcrl.features.engines import ENGINES, Crew
 from lightcrl.features.shards import Job, plan_tasks, shard_count
 from lightcrl.features.siblings import Siblings
+from lightcrl.features.spec import FeaturesSpec
 from lightcrl.features.store import FORMAT, FeatureStore, complete_shards, write_manifest
 from lightcrl.files.remote import folder_at
-from lightcrl.methods.base import TokenSpec
+from lightcrl.tokens import TokenSpec
 
 
 @dataclass(frozen=True)
@@ -141,3 +144,43 @@ def _data_identity(dataset: Dataset, modality: str) -> str:
 
 def _rejections(entries: list[dict[str, str]], modality: str) -> list[Rejection]:
     return [Rejection(entry["source"], entry["reason"], entry["detail"], modality) for entry in entries]
+
+
+def encode_modality(
+    encoder: Encoder,
+    dataset: Dataset,
+    modality: str,
+    features: FeaturesSpec,
+    tell: Tell,
+    *,
+    strict: bool = False,
+    max_rejected: float = 0.2,
+) -> Extraction:
+    """`extract` as a recipe's `[features]` table has it, its progress told as events `encode` and `encoded`."""
+    done = extract(
+        encoder,
+        dataset,
+        modality,
+        features.folder,
+        dtype=features.dtype,
+        strict=strict,
+        max_rejected=max_rejected,
+        workers=features.workers,
+        engine=features.engine,
+        crew=features.crew,
+        progress=lambda at, total: tell({"event": "encode", "modality": modality, "done": at, "total": total}),
+    )
+    tell(
+        {
+            "event": "encoded",
+            "modality": modality,
+            "items": done.store.rows,
+            "encoded": done.encoded,
+            "copied": done.copied,
+            "kept": done.kept,
+            "rejected": dict(Counter(one.reason for one in done.rejected)),
+            "folder": str(done.store.folder),
+            "bytes": done.store.nbytes,
+        }
+    )
+    return done

@@ -19,7 +19,7 @@ from lightcrl.features.encoding import encode
 from lightcrl.features.siblings import Place, Siblings
 from lightcrl.features.store import FeatureStore, Shard, write_shard
 from lightcrl.files.remote import folder_at
-from lightcrl.methods.base import TokenSpec
+from lightcrl.tokens import TokenSpec
 
 
 @dataclass(frozen=True, slots=True)

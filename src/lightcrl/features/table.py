@@ -13,7 +13,7 @@ from lightcrl.data.base import Item
 from lightcrl.errors import EmptyDatasetError, ModalityError
 from lightcrl.features.naming import digests, number_names
 from lightcrl.features.store import FeatureStore
-from lightcrl.methods.base import TokenSpec
+from lightcrl.tokens import TokenSpec
 
 SPLITS = ("train", "dev", "test")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lightcrl.methods.base import Inlet, Method, MethodOptions, Stem, Step, TokenSpec
+from lightcrl.methods.base import Inlet, Method, MethodOptions, Stem, Step
 from lightcrl.registry import Table
 
-__all__ = ["METHODS", "Inlet", "Method", "MethodOptions", "Stem", "Step", "TokenSpec"]
+__all__ = ["METHODS", "Inlet", "Method", "MethodOptions", "Stem", "Step"]
 
 METHODS: Table[type[Method]] = Table(
     "method",

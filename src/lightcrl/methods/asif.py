@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from lightcrl.errors import TrainingError
-from lightcrl.methods.base import Inlet, Method, MethodOptions, Step, TokenSpec
-from lightcrl.tokens import TokenBatch
+from lightcrl.methods.base import Inlet, Method, MethodOptions, Step
+from lightcrl.tokens import TokenBatch, TokenSpec
 
 
 class ASIFOptions(MethodOptions):

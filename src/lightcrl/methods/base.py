@@ -16,31 +16,9 @@ from torch.nn.functional import normalize
 from lightcrl.errors import ModalityError, ShapeError
 from lightcrl.losses import Loss, over_pairs
 from lightcrl.methods.dropout import Dropout
-from lightcrl.tokens import TokenBatch
+from lightcrl.tokens import TokenBatch, TokenSpec
 
 MAX_LOGIT_SCALE = 100.0
-
-
-@dataclass(frozen=True, slots=True)
-class TokenSpec:
-    """What a modality's tokens look like: see `Encoder.dim`, `Encoder.slots` and `Encoder.sequence`."""
-
-    dim: int
-    slots: int = 1
-    sequence: bool = False
-
-    def __str__(self) -> str:
-        """Such as `6 + T x 192`."""
-        count = f"{self.slots} + T" if self.sequence else str(self.slots) if self.slots > 1 else "T"
-        return f"{count} x {self.dim}"
-
-    def slots_of(self, tokens: TokenBatch) -> TokenBatch:
-        """The tokens before the sequence; all where none follows."""
-        return tokens.places(0, self.slots) if self.sequence else tokens
-
-    def sequence_of(self, tokens: TokenBatch) -> TokenBatch:
-        """The tokens after the slots; all where there is no such division."""
-        return tokens.places(self.slots) if self.sequence else tokens
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from lightcrl.losses import Loss
-from lightcrl.methods.base import Inlet, Method, MethodOptions, Step, TokenSpec
-from lightcrl.tokens import TokenBatch
+from lightcrl.methods.base import Inlet, Method, MethodOptions, Step
+from lightcrl.tokens import TokenBatch, TokenSpec
 
 NAME = "lightcrl.methods.classifier:Classifier"
 """Its name in checkpoints; a literal, since files hold it. It is no member of `METHODS`, since it embeds nothing."""

@@ -13,11 +13,11 @@ from torch.nn.functional import normalize
 
 from lightcrl.losses import Loss
 from lightcrl.methods.attention_pool import SequencePool
-from lightcrl.methods.base import Method, MethodOptions, Stem, Step, TokenSpec
-from lightcrl.methods.csa import solve_stems
+from lightcrl.methods.base import Method, MethodOptions, Stem, Step
 from lightcrl.methods.dropout import Dropout
 from lightcrl.methods.fusion import OPERATIONS, FusionName, shrink
-from lightcrl.tokens import TokenBatch
+from lightcrl.methods.solve import solve_stems
+from lightcrl.tokens import TokenBatch, TokenSpec
 
 # Of all modalities together, for the canonical part: some minutes and some gigabytes.
 MOST_FEATURES = 12_288

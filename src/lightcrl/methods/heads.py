@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from lightcrl.methods.base import Method, MethodOptions, TokenSpec
-from lightcrl.tokens import TokenBatch
+from lightcrl.methods.base import Method, MethodOptions
+from lightcrl.tokens import TokenBatch, TokenSpec
 
 
 class Headed(Method):

@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lightcrl.errors import ModalityError
-from lightcrl.methods.base import Inlet, MethodOptions, Stem, TokenSpec
+from lightcrl.methods.base import Inlet, MethodOptions, Stem
 from lightcrl.methods.heads import Headed
-from lightcrl.tokens import TokenBatch
+from lightcrl.tokens import TokenBatch, TokenSpec
 
 
 class ShareLockOptions(MethodOptions):

@@ -24,14 +24,15 @@ from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import CheckpointError, MissingExtraError
 from lightcrl.features import Features, FeatureStore
 from lightcrl.features.embed import embed_split
+from lightcrl.features.extract import encode_modality
 from lightcrl.methods import Method
 from lightcrl.metrics.result import Result
 from lightcrl.metrics.zero_shot import predict
 from lightcrl.recipe import Recipe, make_recipe
 from lightcrl.report.gallery import Collection, Query, gallery
 from lightcrl.report.space import Space, look
-from lightcrl.tasks.raw import ZeroShot, encode_modality
 from lightcrl.tasks.text_similarity import aligned_spaces, watched
+from lightcrl.tasks.zero_shot import ZeroShot
 from lightcrl.training.log import read_log
 
 MOST = 8

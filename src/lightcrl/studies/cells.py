@@ -23,15 +23,17 @@ from typing import Any
 import numpy as np
 
 from lightcrl.encoders.base import Encoder, fingerprint
+from lightcrl.events import Tell
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
 from lightcrl.files.local import whole_file, write_json
 from lightcrl.methods import METHODS
+from lightcrl.methods.spec import MethodSpec
 from lightcrl.metrics.intervals import hits
 from lightcrl.metrics.retrieval import KS, Retrieval
-from lightcrl.pipeline import Tasks, Tell, train_method
-from lightcrl.recipe import MethodSpec, Recipe
-from lightcrl.tasks.raw import ZeroShot
+from lightcrl.pipeline import Tasks, train_method
+from lightcrl.recipe import Recipe
+from lightcrl.tasks.zero_shot import ZeroShot
 
 FORMAT = 1
 

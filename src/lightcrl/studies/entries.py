@@ -11,7 +11,9 @@ from typing import Any
 from lightcrl.errors import RecipeError, TrainingError
 from lightcrl.features import Features
 from lightcrl.methods import METHODS
-from lightcrl.recipe import MethodSpec, Recipe, parse
+from lightcrl.methods.spec import MethodSpec
+from lightcrl.recipe import Recipe
+from lightcrl.specs import parse
 from lightcrl.training.plan import make_plan
 
 SMALLEST = 125

@@ -12,11 +12,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from lightcrl.checkpoint import Checkpoint
+from lightcrl.data import DataSpec
 from lightcrl.encoders.base import Encoder
+from lightcrl.events import Tell
 from lightcrl.features import Features
-from lightcrl.recipe import Recipe
+from lightcrl.features.spec import FeaturesSpec
 from lightcrl.registry import Table
-from lightcrl.tasks.raw import Tell
 
 EMBEDDING = "embedding"
 """The space of a task that measures a model in one space only."""
@@ -30,11 +31,11 @@ Figures = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 TASKS: Table[type[Task]] = Table(
     "task of the paper",
     {
-        "retrieval": "lightcrl.tasks.paper:RetrievalTask",
-        "zero_shot": "lightcrl.tasks.paper:ZeroShotTask",
-        "linear_probe": "lightcrl.tasks.paper:LinearProbeTask",
-        "fine_tuning": "lightcrl.tasks.paper:FineTuningTask",
-        "text_similarity": "lightcrl.tasks.paper:TextSimilarityTask",
+        "retrieval": "lightcrl.tasks.retrieval:RetrievalTask",
+        "zero_shot": "lightcrl.tasks.zero_shot:ZeroShotTask",
+        "linear_probe": "lightcrl.tasks.linear_probe:LinearProbeTask",
+        "fine_tuning": "lightcrl.tasks.fine_tuning:FineTuningTask",
+        "text_similarity": "lightcrl.tasks.text_similarity:TextSimilarityTask",
     },
 )
 
@@ -62,16 +63,20 @@ class TaskSpec(BaseModel):
 
 @dataclass(frozen=True)
 class Setting:
-    """What the models of a recipe are trained on and with.
+    """What the models to be measured are trained on and with.
 
     Attributes:
-        recipe: theirs.
-        features: of its data.
+        data: where the groups come from.
+        split: the split that the recipe's evaluation names.
+        storage: where encoders' outputs are kept.
+        features: of the data.
         encoders: by modality.
         tell: called with what happens.
     """
 
-    recipe: Recipe
+    data: DataSpec
+    split: str
+    storage: FeaturesSpec
     features: Features
     encoders: Mapping[str, Encoder]
     tell: Tell

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
-from lightcrl.data.files import some
-from lightcrl.data.folder import split_folders
+from lightcrl.data import Dataset, Item, Rejection
+from lightcrl.data.base import file_item
+from lightcrl.data.classes import class_folders
+from lightcrl.data.files import MEDIA, some
+from lightcrl.data.folder import class_folder, split_folders
 from lightcrl.encoders.base import Encoder
-from lightcrl.errors import DataError
-from lightcrl.recipe import FeaturesSpec
-from lightcrl.tasks.raw import ClassFiles, ClassItems, Tell, media_modality
+from lightcrl.errors import DataError, EmptyDatasetError, ItemError, ModalityError
+from lightcrl.events import Tell
+from lightcrl.features import FeatureStore
+from lightcrl.features.embed import embed_rows
+from lightcrl.features.extract import encode_modality
+from lightcrl.features.spec import FeaturesSpec
+from lightcrl.files.local import cache_folder
+from lightcrl.methods import Method
+from lightcrl.tasks.base import TaskSpec
 
 LEAST = 2
 """Files of a class in train: one to fit, one held."""
@@ -118,3 +128,127 @@ def check_counts(labels: np.ndarray, names: tuple[str, ...], root: Path) -> None
             f"{root}: too few files in {some(few)}; expected at least {LEAST} of each class: one to fit, one held for "
             "the choice of the regularisation strength."
         )
+
+
+@dataclass(frozen=True)
+class ClassFiles:
+    """The pictures or sounds of a folder of class folders.
+
+    Attributes:
+        root: the folder.
+        names: of the class folders that have such files.
+        files: each with the number of its class.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    files: tuple[tuple[Path, int], ...]
+
+    @classmethod
+    def find(cls, root: Path | str, pattern: str, modality: str, kind: str) -> ClassFiles:
+        """Look for files of a modality of this kind whose names fit the pattern.
+
+        Raises:
+            DataError: fewer than two classes have files.
+            EmptyDatasetError: none of them is of the modality's kind.
+        """
+        names, found = class_folder(root, pattern)
+        files = tuple((path, label) for path, label in found if MEDIA.get(path.suffix.lower()) == kind)
+        if not files:
+            raise EmptyDatasetError(f"{root} has no {kind} files; expected <class>/<file> for modality {modality!r}.")
+        return cls(Path(root), tuple(names), files)
+
+    def encode(self, encoder: Encoder, modality: str, features: FeaturesSpec, tell: Tell) -> ClassItems:
+        """Encode every file once."""
+        dataset = _file_dataset(self.files, self.root, modality)
+        done = encode_modality(encoder, dataset, modality, features, tell)
+        # The group of a file is its number, so that labels follow from the store's own metadata.
+        table = done.store.metadata()
+        labels = np.array([self.files[int(group)][1] for group in table["group"].to_pylist()], dtype=np.int64)
+        aside = (*dataset.rejected, *done.rejected)
+        raw = tuple(dataset.items[modality])
+        return ClassItems(modality, done.store, table["row"].to_numpy(), labels, self.names, aside, raw)
+
+
+@dataclass(frozen=True)
+class ClassItems:
+    """What class folders hold, encoded.
+
+    Attributes:
+        modality: whose items they are.
+        store: their features.
+        rows: [N] rows of the store.
+        labels: [N] class numbers.
+        names: of the class folders.
+        rejected: files set aside.
+        raw: the raw items that the store was made from.
+    """
+
+    modality: str
+    store: FeatureStore
+    rows: np.ndarray
+    labels: np.ndarray
+    names: tuple[str, ...]
+    rejected: tuple[Rejection, ...]
+    raw: tuple[Item, ...] = ()
+
+    def vectors(self, method: Method) -> Tensor:
+        """Unit vectors [N, d] of the items."""
+        return embed_rows(method, self.store, self.modality, self.rows)
+
+
+def media_modality(encoders: Mapping[str, Encoder], wanted: str | None = None) -> str:
+    """The modality that class folders hold: the one wanted, else the first of pictures or sounds.
+
+    Raises:
+        ModalityError: there is none.
+    """
+    if wanted is not None and wanted not in encoders:
+        raise ModalityError(f"no modality {wanted!r}; there are {', '.join(encoders)}.")
+    return wanted or _first(encoders, lambda kind: kind != "text", "pictures or sounds")
+
+
+def _first(encoders: Mapping[str, Encoder], wanted: Callable[[str], bool], what: str) -> str:
+    for modality, encoder in encoders.items():
+        if wanted(encoder.kind):
+            return modality
+    raise ModalityError(f"class folders need a modality of {what}; there are {', '.join(encoders)}.")
+
+
+def _file_dataset(files: Sequence[tuple[Path, int]], root: Path, modality: str) -> Dataset:
+    """Files as items; equal files are one item with several groups."""
+    items: list[Item] = []
+    places: dict[str, int] = {}
+    links: list[tuple[int, int]] = []
+    rejected: list[Rejection] = []
+    for number, (path, _) in enumerate(files):
+        try:
+            item = file_item(path, root)
+        except ItemError as error:
+            rejected.append(Rejection(str(path), error.reason, error.detail, modality))
+            continue
+        if item.key not in places:
+            places[item.key] = len(items)
+            items.append(item)
+        links.append((places[item.key], number))
+    names = [str(number) for number in range(len(files))]
+    return Dataset(names, ["test"] * len(files), {modality: items}, {modality: np.array(sorted(links))}, rejected)
+
+
+class FoldersSpec(TaskSpec):
+    """What is done with class folders.
+
+    Attributes:
+        data: the folder, or the id of a labelled data set on the hub, which is written as class folders once.
+        picture: that data set's column of pictures.
+        label: its column of classes.
+    """
+
+    data: str
+    picture: str = "image"
+    label: str = "label"
+
+    def folder(self) -> Path:
+        """Where the class folders lie."""
+        cache = cache_folder() / "classes"
+        return class_folders(self.data, cache, picture=self.picture, label=self.label)

@@ -10,35 +10,40 @@ two fifths, ... of the epochs (the protocol of LightCRL's paper, arXiv 2403.0465
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from lightcrl.checkpoint import Checkpoint, make_method
+from lightcrl.checkpoint import Checkpoint
 from lightcrl.encoders.base import Encoder, fingerprint
 from lightcrl.encoders.tower import Tower, TuningSpec
 from lightcrl.errors import TrainingError
+from lightcrl.events import Tell
 from lightcrl.features import Features, FeatureStore, Members, Split
 from lightcrl.features.embed import embed_rows
 from lightcrl.features.live import LiveStore
+from lightcrl.features.spec import FeaturesSpec
 from lightcrl.features.table import make_members
 from lightcrl.files.local import make_folder, whole_file
 from lightcrl.methods import Method
 from lightcrl.methods.classifier import NAME, Classifier
+from lightcrl.methods.spec import make_method
 from lightcrl.metrics.fine_tuning import evaluate
-from lightcrl.metrics.probe import hold_out, right
+from lightcrl.metrics.probe import EPOCHS, hold_out, right
 from lightcrl.metrics.result import Result
 from lightcrl.processes import is_main
-from lightcrl.recipe import FeaturesSpec, TrainingSpec
-from lightcrl.tasks.class_folders import ClassFolders
-from lightcrl.tasks.raw import ClassItems, Tell
+from lightcrl.specs import parse
+from lightcrl.tasks.base import EMBEDDING, Figures, Outcome, Setting, Task, TaskSpec, shares
+from lightcrl.tasks.class_folders import ClassFolders, ClassItems
+from lightcrl.tasks.linear_probe import ProbeSpec
 from lightcrl.training.loop import Judgement, train
+from lightcrl.training.spec import TrainingSpec
 
 POINTS = 5
 """Looks at test over the epochs; with 100 epochs those of the paper, 20, 40, 60, 80 and 100."""
@@ -237,3 +242,64 @@ def _split(modality: str, rows: np.ndarray) -> Split:
     """A group for each item."""
     members: Mapping[str, Members] = {modality: make_members(rows, np.arange(len(rows)), len(rows))}
     return Split(len(rows), dict(members))
+
+
+class TuneSpec(ProbeSpec):
+    """Fine-tuning on class folders; see `FineTuningSpec`.
+
+    Attributes:
+        training: settings of the classifier's training.
+        tuning: how the encoder is trained; frozen without.
+    """
+
+    epochs: tuple[int, ...] = Field(default=EPOCHS, min_length=POINTS, max_length=POINTS)
+    training: dict[str, Any] = Field(default_factory=dict)
+    tuning: dict[str, Any] | None = None
+
+    def settings(self) -> FineTuningSpec:
+        """As fine-tuning takes them; `epochs` are fifths of them all.
+
+        Raises:
+            RecipeError: an unknown key, or a value of the wrong kind.
+        """
+        training = {"epochs": self.epochs[-1], **self.training}
+        found: FineTuningSpec = parse(FineTuningSpec, {"training": training, "tuning": self.tuning})
+        return found
+
+
+@dataclass(frozen=True)
+class FineTuningTask(Task):
+    """Accuracy after each fifth of the epochs of fine-tuning; the units are items of test.
+
+    Attributes:
+        tuning: both folders, encoded.
+        spec: how to fine-tune.
+    """
+
+    Spec: ClassVar[type[TaskSpec]] = TuneSpec
+    name: ClassVar[str] = "FineTuningTask"
+
+    tuning: FineTuning
+    spec: FineTuningSpec
+    units: int
+    identity: Sequence[Any]
+
+    @classmethod
+    def prepare(cls, spec: TuneSpec, setting: Setting) -> FineTuningTask:
+        """Encode both folders."""
+        settings = spec.settings()
+        tuning = FineTuning.prepare(spec.folders(), setting.encoders, setting.storage, setting.tell)
+        parts = [[part.store.fingerprint, part.labels.tolist()] for part in (tuning.train, tuning.test)]
+        return cls(tuning, settings, len(tuning.test.labels), [*parts, settings.model_dump(mode="json")])
+
+    def measure(self, checkpoint: Checkpoint, folder: Path) -> Outcome:
+        """[5, N] which items of test are right."""
+        place = folder / f"tuned-{self.tuning.identity(checkpoint, self.spec)[:10]}"
+        self.tuning(checkpoint, self.spec, place)
+        wanted = torch.from_numpy(self.tuning.test.labels)
+        return {EMBEDDING: np.stack([right(logits, wanted) for logits in looks(place).values()])}
+
+    def figures(self, space: str, found: np.ndarray) -> Figures:
+        """`epochN/top1`."""
+        epochs = points(int(self.spec.training.epochs))
+        return shares([f"epoch{epoch}/top1" for epoch in epochs], found, np.ones((1, self.units)))

@@ -13,14 +13,17 @@ from lightcrl.data.pairs import read_pairs
 from lightcrl.embedder import Embedder
 from lightcrl.encoders.base import Encoder
 from lightcrl.errors import DataError
+from lightcrl.events import Tell
+from lightcrl.features.spec import FeaturesSpec
 from lightcrl.metrics.result import EVALUATIONS, Result
-from lightcrl.recipe import FeaturesSpec, parse
+from lightcrl.specs import parse
 from lightcrl.tasks.class_folders import ClassFolders
 from lightcrl.tasks.fine_tuning import FineTuning, FineTuningSpec
 from lightcrl.tasks.linear_probe import LinearProbe
-from lightcrl.tasks.raw import Tell, ZeroShot, retrieval_on
+from lightcrl.tasks.retrieval import retrieval_on
 from lightcrl.tasks.spec import ZeroShotSpec
 from lightcrl.tasks.text_similarity import TextSimilarity
+from lightcrl.tasks.zero_shot import ZeroShot
 
 
 @dataclass(frozen=True)

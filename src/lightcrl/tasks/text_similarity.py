@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
+from lightcrl.checkpoint import Checkpoint
 from lightcrl.data import Dataset, Rejection
 from lightcrl.data.base import text_item
-from lightcrl.data.pairs import TextPairs
+from lightcrl.data.pairs import TextPairs, read_pairs
 from lightcrl.encoders.base import Encoder
 from lightcrl.errors import ModalityError
+from lightcrl.events import Tell
 from lightcrl.features import FeatureStore
 from lightcrl.features.embed import embed_rows, own_rows
+from lightcrl.features.extract import encode_modality
+from lightcrl.features.spec import FeaturesSpec
 from lightcrl.methods import Method
 from lightcrl.metrics.result import Result
-from lightcrl.metrics.similarity import CLASSES, calibrate, cosines, evaluate, precisions
-from lightcrl.recipe import FeaturesSpec
-from lightcrl.tasks.raw import Tell, encode_modality
+from lightcrl.metrics.similarity import CLASSES, calibrate, classification, correlation, cosines, evaluate, precisions
+from lightcrl.tasks.base import Figures, Outcome, Setting, Task, TaskSpec
 
 PART = 16_384
 """Pairs whose raw vectors are held at once."""
@@ -158,3 +163,69 @@ def _own_cosines(encoder: Encoder, store: FeatureStore, rows: np.ndarray) -> np.
     """[N] of rows [2, N], in parts: vectors of long lists of pairs would fill the memory."""
     parts = range(0, rows.shape[1], PART)
     return np.concatenate([cosines(*(own_rows(encoder, store, side[at : at + PART]) for side in rows)) for at in parts])
+
+
+class PairsSpec(TaskSpec):
+    """Pairs of texts with labels or scores.
+
+    Attributes:
+        data: the pairs, a table or a hub id.
+        calibration: labelled pairs for thresholds; the train split of `data` by default.
+        columns: `text1`, `text2`, `label` or `score` to column.
+    """
+
+    PATHS: ClassVar[tuple[str, ...]] = ("data", "calibration")
+
+    data: str
+    calibration: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TextSimilarityTask(Task):
+    """Accuracy, precision, recall and F1 of both classes, or correlations, in every space; the units are pairs.
+
+    Attributes:
+        prepared: the pairs, encoded.
+    """
+
+    Spec: ClassVar[type[TaskSpec]] = PairsSpec
+    name: ClassVar[str] = "TextSimilarityTask"
+    drawn: ClassVar[str] = "pairs"
+
+    prepared: TextSimilarity
+    units: int
+    identity: Sequence[Any]
+
+    @classmethod
+    def prepare(cls, spec: PairsSpec, setting: Setting) -> TextSimilarityTask:
+        """Encode every text by each encoder of texts."""
+        pairs = read_pairs(spec.data, spec.calibration, spec.columns)
+        prepared = TextSimilarity.prepare(*pairs, setting.encoders, setting.storage, setting.tell)
+        stores = {modality: store.fingerprint for modality, store in sorted(prepared.stores.items())}
+        rows = {modality: found.tolist() for modality, found in sorted(prepared.rows.items())}
+        truths = [part.truth.tolist() for part in (prepared.pairs, prepared.calibration) if part is not None]
+        return cls(prepared, len(prepared.pairs), [stores, rows, truths])
+
+    def measure(self, checkpoint: Checkpoint, folder: Path) -> Outcome:
+        """[N + M] cosines: of the pairs, then of the calibration."""
+        found = self.prepared.similarities(checkpoint.method)
+        return {space: cosines for space, cosines in found.items() if not space.startswith("raw ")}
+
+    def as_they_come(self) -> Outcome:
+        """The same of the encoders' own vectors."""
+        return {f"raw {modality}": cosines for modality, cosines in self.prepared.raw.items()}
+
+    def figures(self, space: str, found: np.ndarray) -> Figures:
+        """Of classes at the threshold that the space's own calibration gives; or correlations."""
+        pairs, calibration = self.prepared.pairs, self.prepared.calibration
+        if calibration is None:
+            return correlation(found, pairs.truth)
+        threshold = calibrate(found[self.units :], calibration.truth)
+        return classification(found[: self.units], pairs.truth, threshold)
+
+    def rivals(self, space: str) -> tuple[str, ...]:
+        """The encoder that a space is of; both of a crossing."""
+        names = list(self.prepared.raw)
+        pairs = {f"aligned {a}-{b}": dict.fromkeys((a, b)) for a in names for b in names}
+        return tuple(f"raw {name}" for name in pairs.get(space, ()))

@@ -27,9 +27,9 @@ from lightcrl.features.table import Features
 from lightcrl.losses import LOSSES, Loss, info_nce
 from lightcrl.methods import Method, Step
 from lightcrl.processes import gather_rows, share, sum_gradients
-from lightcrl.recipe import TrainingSpec
 from lightcrl.tokens import TokenBatch
 from lightcrl.training.batches import Batch
+from lightcrl.training.spec import TrainingSpec
 
 A = TypeVar("A")
 B = TypeVar("B")

@@ -36,11 +36,11 @@ from lightcrl.methods import Method
 from lightcrl.metrics.result import Result
 from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.processes import together, wait_for_everyone
-from lightcrl.recipe import TrainingSpec
 from lightcrl.training.batches import Batch, epoch_batches
 from lightcrl.training.gradient import Stepper, mix, parameter_groups
 from lightcrl.training.log import Log, Report
 from lightcrl.training.plan import Plan, learning_rate, make_accelerator, make_plan, make_window
+from lightcrl.training.spec import TrainingSpec
 
 # A long epoch is saved in its midst after this many seconds.
 SAVE_SECONDS = 120.0

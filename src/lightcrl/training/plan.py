@@ -13,8 +13,8 @@ from lightcrl.errors import TrainingError
 from lightcrl.features.table import Features, Split
 from lightcrl.machine import multiplies_bfloat16
 from lightcrl.methods import Method
-from lightcrl.recipe import TrainingSpec
 from lightcrl.training.batches import Window, count_batches
+from lightcrl.training.spec import TrainingSpec
 
 # Share of the memory allowed that a window takes: there are two, one in use and one being read, and as much again for
 # what else there is.

@@ -14,8 +14,9 @@ from lightcrl.data import Dataset, Rejection, load_dataset
 from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import Encoder
 from lightcrl.errors import DataError
+from lightcrl.features.spec import FeaturesSpec
 from lightcrl.pipeline import check_groups
-from lightcrl.recipe import FeaturesSpec, Recipe
+from lightcrl.recipe import Recipe
 from lightcrl.studies.check.forecast import Prediction, fit, measured, predict
 from lightcrl.studies.check.leaks import SHOWN, Leaks, find_leaks, shared_texts
 from lightcrl.studies.check.sample import Layout, Sample, take_sample

@@ -16,13 +16,15 @@ import numpy as np
 import torch
 
 from lightcrl.errors import MissingExtraError, ModalityError, RecipeError, ShapeError, TrainingError
+from lightcrl.events import Tell
 from lightcrl.features.embed import split_links
 from lightcrl.files.local import make_folder, write_json, write_text
+from lightcrl.methods.spec import MethodSpec
 from lightcrl.metrics.curve import LEAST_SIZES, forecast, next_target
 from lightcrl.metrics.retrieval import Retrieval
-from lightcrl.pipeline import Tell, prepare
+from lightcrl.pipeline import prepare
 from lightcrl.processes import launched
-from lightcrl.recipe import MethodSpec, Recipe, load_recipe
+from lightcrl.recipe import Recipe, load_recipe
 from lightcrl.report.comparison_page import render
 from lightcrl.studies.cells import Cell, Ground, figures, find_or_train
 from lightcrl.studies.compare.outcome import MAIN, Comparison, Contestant, Growth, Try, judge, pairs, rivals
@@ -36,7 +38,7 @@ from lightcrl.studies.entries import (
     subset_sizes,
     tries,
 )
-from lightcrl.tasks.raw import ZeroShot
+from lightcrl.tasks.zero_shot import ZeroShot
 
 # What one method may not be able to do while the others can.
 FAILURES = (TrainingError, ModalityError, ShapeError)

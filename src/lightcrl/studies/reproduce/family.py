@@ -21,7 +21,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from lightcrl.errors import RecipeError, UnknownNameError
-from lightcrl.recipe import anchor_path, parse
+from lightcrl.recipe import anchor_path
+from lightcrl.specs import parse
 from lightcrl.studies.entries import Entry, parse_entry
 from lightcrl.studies.reproduce.published import published
 from lightcrl.tasks.base import TASKS, TaskSpec

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lightcrl.errors import UnknownNameError
 from lightcrl.methods import METHODS
-from lightcrl.recipe import parse
+from lightcrl.specs import parse
 from lightcrl.studies.entries import Entry
 
 RAW = "raw"

@@ -18,9 +18,10 @@ import numpy as np
 from lightcrl.embedder import load
 from lightcrl.encoders.base import fingerprint
 from lightcrl.errors import TrainingError
+from lightcrl.events import Tell
 from lightcrl.files.local import make_folder, whole_file, write_json, write_text
 from lightcrl.methods import METHODS
-from lightcrl.pipeline import Tell, prepare
+from lightcrl.pipeline import prepare
 from lightcrl.processes import launched
 from lightcrl.recipe import Recipe, load_recipe
 from lightcrl.studies.cells import Cell, Ground, find_or_train
@@ -42,6 +43,7 @@ class _Stage:
     """One recipe: what its models are trained and measured on, and what is known of them so far."""
 
     name: str
+    recipe: Recipe
     setting: Setting
     groups: int | None
     tasks: dict[str, Task]
@@ -98,8 +100,8 @@ def reproduce(
     for stage in stages:
         place = make_folder(folder / stage.name)
         setting = stage.setting
-        features = setting.features.in_memory(setting.recipe.training.memory_bytes)
-        ground = Ground(setting.recipe, place, features, setting.encoders, None, tell)
+        features = setting.features.in_memory(stage.recipe.training.memory_bytes)
+        ground = Ground(stage.recipe, place, features, setting.encoders, None, tell)
         for name, task in stage.tasks.items():
             stage.outcomes[name][RAW] = [_kept(place / "encoders", name, task, task.as_they_come)]
         for seed in choice.seeds:
@@ -126,10 +128,14 @@ def _prepare(choice: Choice, name: str, recipe: Recipe, tell: Tell) -> _Stage:
     part = split if groups is None else split.subset(split.usable[:groups])
     for entry in choice.models:
         make_plan(recipe.training.suited(METHODS.load(entry.method)), part)
-    setting = Setting(recipe, features, encoders, tell)
+    setting = Setting(recipe.data, recipe.evaluation.split, recipe.features, features, encoders, tell)
     wanted = {label: spec for label, spec in choice.tasks.items() if spec.recipe == name}
     return _Stage(
-        name, setting, groups, {label: TASKS.load(spec.task).prepare(spec, setting) for label, spec in wanted.items()}
+        name,
+        recipe,
+        setting,
+        groups,
+        {label: TASKS.load(spec.task).prepare(spec, setting) for label, spec in wanted.items()},
     )
 
 

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightcrl.errors import ShapeError
-from lightcrl.metrics import metrics, ranking
 from lightcrl.metrics.intervals import (
     bootstrap_interval,
     curve_ks,
@@ -86,8 +85,8 @@ def test_the_size_of_chunks_changes_nothing(monkeypatch, chunk, gallery_chunk):
     queries, gallery, positives = make_retrieval()
     gallery[::5] = gallery[0]  # ties that lie in different chunks
     wanted = ranks(queries, gallery, pairs(positives))
-    monkeypatch.setattr(ranking, "CHUNK", chunk)
-    monkeypatch.setattr(ranking, "GALLERY_CHUNK", gallery_chunk)
+    monkeypatch.setattr("lightcrl.metrics.ranks.CHUNK", chunk)
+    monkeypatch.setattr("lightcrl.metrics.ranks.GALLERY_CHUNK", gallery_chunk)
     assert np.array_equal(ranks(queries, gallery, pairs(positives)), wanted)
 
 
@@ -206,8 +205,8 @@ def test_the_size_of_chunks_does_not_move_a_right_item(monkeypatch, chunk, galle
     queries, gallery, positives = make_retrieval()
     gallery[::5] = gallery[0]
     wanted = answer_places(queries, gallery, pairs(positives))
-    monkeypatch.setattr(ranking, "CHUNK", chunk)
-    monkeypatch.setattr(ranking, "GALLERY_CHUNK", gallery_chunk)
+    monkeypatch.setattr("lightcrl.metrics.ranks.CHUNK", chunk)
+    monkeypatch.setattr("lightcrl.metrics.ranks.GALLERY_CHUNK", gallery_chunk)
     assert np.array_equal(answer_places(queries, gallery, pairs(positives)), wanted)
     assert wanted.shape == (sum(map(len, positives)), 3)
 
@@ -331,7 +330,7 @@ def test_the_median_of_many_values_is_that_of_all_of_them(monkeypatch, spread):
     """Looked for about the middle; where groups are few and far apart, also beyond it."""
     values, groups = clustered(12 if spread > 1 else 300, 10, seed=2, spread=spread)
     wanted = median_interval(values, groups, samples=200)
-    monkeypatch.setattr(metrics, "MANY", 50)
+    monkeypatch.setattr("lightcrl.metrics.intervals.MANY", 50)
     assert median_interval(values, groups, samples=200) == wanted
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from lightcrl.checkpoint import make_method
 from lightcrl.data.pairs import TextPairs
 from lightcrl.errors import DataError, ModalityError
-from lightcrl.methods import TokenSpec
+from lightcrl.features.spec import FeaturesSpec
+from lightcrl.methods.spec import make_method
 from lightcrl.metrics.similarity import calibrate
-from lightcrl.recipe import FeaturesSpec
 from lightcrl.tasks.text_similarity import TextSimilarity
+from lightcrl.tokens import TokenSpec
 from worlds import Digits
 
 LEFT, RIGHT = ("12", "345", "6", "12"), ("21", "543", "78", "345")

@@ -18,14 +18,15 @@ import lightcrl
 from lightcrl.checkpoint import load_checkpoint
 from lightcrl.embedder import Embedder
 from lightcrl.errors import CheckpointError, DataError, RecipeError, TrainingError
+from lightcrl.events import Tell
+from lightcrl.features.spec import FeaturesSpec
 from lightcrl.metrics import Result
 from lightcrl.metrics.fine_tuning import evaluate
 from lightcrl.pipeline import run
-from lightcrl.recipe import FeaturesSpec, parse
+from lightcrl.specs import parse
 from lightcrl.tasks.class_folders import ClassFolders
 from lightcrl.tasks.fine_tuning import FineTuning, FineTuningSpec
 from lightcrl.tasks.measure import Request, measure
-from lightcrl.tasks.raw import Tell
 from lightcrl.training.log import read_log
 
 NAMES = ("even", "odd", "third")

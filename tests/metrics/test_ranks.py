@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightcrl.errors import ShapeError
-from lightcrl.metrics import ranking
 from lightcrl.metrics.intervals import hits
 from lightcrl.metrics.ranks import TIE, answer_places, mutual_ranks, ranks
 from lightcrl.metrics.retrieval import Retrieval
@@ -41,8 +40,8 @@ def test_one_product_serves_both_directions(monkeypatch, chunk, gallery_chunk):
     right[::4], left[::5] = right[0], left[0]  # ties in different blocks
     pairs = make_pairs(30, 41, share=0.05)
     assert len(np.unique(pairs[:, 1])) < 41  # some are in no pair
-    monkeypatch.setattr(ranking, "CHUNK", chunk)
-    monkeypatch.setattr(ranking, "GALLERY_CHUNK", gallery_chunk)
+    monkeypatch.setattr("lightcrl.metrics.ranks.CHUNK", chunk)
+    monkeypatch.setattr("lightcrl.metrics.ranks.GALLERY_CHUNK", gallery_chunk)
     of_left, of_right = mutual_ranks(left, right, pairs)
     assert of_left.tolist() == by_loop(left, right, pairs)
     turned = pairs[np.lexsort(pairs.T)][:, ::-1]
@@ -75,9 +74,9 @@ def test_counting_and_sorting_place_answers_alike(monkeypatch, few):
     queries, gallery = units(12, 6, 1, torch.float32), units(90, 6, 2, torch.float32)
     gallery[::5] = gallery[0]
     pairs = make_pairs(12, 90, share=0.6)
-    monkeypatch.setattr(ranking, "FEW", few)
-    monkeypatch.setattr(ranking, "CHUNK", 5)
-    monkeypatch.setattr(ranking, "GALLERY_CHUNK", 32)
+    monkeypatch.setattr("lightcrl.metrics.ranks.FEW", few)
+    monkeypatch.setattr("lightcrl.metrics.ranks.CHUNK", 5)
+    monkeypatch.setattr("lightcrl.metrics.ranks.GALLERY_CHUNK", 32)
     scores = (queries.double() @ gallery.double().T).numpy()
     own = scores[pairs[:, 0], pairs[:, 1]][:, None]
     better = (scores[pairs[:, 0]] > own + TIE).sum(1)

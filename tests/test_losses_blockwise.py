@@ -10,9 +10,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightcrl import logits
-from lightcrl.logits import row_and_column_logsumexp, softplus_sum
-from lightcrl.losses import LOSSES
+from lightcrl.losses import LOSSES, row_and_column_logsumexp, softplus_sum
 from samples import units
 
 
@@ -50,7 +48,7 @@ def test_a_plain_loss_stands_for_every_loss():
 @pytest.mark.parametrize("piece", [1, 60, 53 * 8, 53 * 36, 53 * 37], ids="{} logits at a time".format)
 @pytest.mark.parametrize("name", LOSSES)
 def test_pieces_give_the_value_and_the_gradients_of_the_whole(name, piece, monkeypatch):
-    monkeypatch.setattr(logits, "PIECE", piece)
+    monkeypatch.setattr("lightcrl.losses.PIECE", piece)
     (left, right, scale, bias), groups = inputs()
     found = LOSSES.load(name)(left, right, *groups, scale, bias)
     wanted = PLAIN[name](left, right, *groups, scale, bias)
@@ -63,7 +61,7 @@ def test_pieces_give_the_value_and_the_gradients_of_the_whole(name, piece, monke
 
 @pytest.mark.parametrize("piece", [20, 1000])
 def test_gradients_of_the_reductions_are_those_of_finite_differences(piece, monkeypatch):
-    monkeypatch.setattr(logits, "PIECE", piece)
+    monkeypatch.setattr("lightcrl.losses.PIECE", piece)
     (left, right, scale, bias), _ = inputs(4, 5, 3)
     assert torch.autograd.gradcheck(row_and_column_logsumexp, (left, right, scale))
     assert torch.autograd.gradcheck(softplus_sum, (left, right, scale, bias))
@@ -71,7 +69,7 @@ def test_gradients_of_the_reductions_are_those_of_finite_differences(piece, monk
 
 @pytest.mark.parametrize("piece", [100, 10_000])
 def test_backward_can_be_asked_twice(piece, monkeypatch):
-    monkeypatch.setattr(logits, "PIECE", piece)
+    monkeypatch.setattr("lightcrl.losses.PIECE", piece)
     (left, right, scale, bias), groups = inputs()
     for name in LOSSES:
         loss = LOSSES.load(name)(left, right, *groups, scale, bias)
@@ -82,7 +80,7 @@ def test_backward_can_be_asked_twice(piece, monkeypatch):
 
 def test_logits_far_apart_neither_overflow_nor_vanish(monkeypatch):
     """In float32 exp(-200) is zero: sums have to be taken around each row's and each column's own largest."""
-    monkeypatch.setattr(logits, "PIECE", 6)
+    monkeypatch.setattr("lightcrl.losses.PIECE", 6)
     left, right = torch.eye(3)[[0, 1, 2]], -torch.eye(3)[[0, 0, 0]]
     left.requires_grad_()
     rows, columns = row_and_column_logsumexp(left, right, torch.tensor(200.0))
@@ -109,7 +107,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_memory_is_linear_in_the_batch(name, monkeypatch):
-    monkeypatch.setattr(logits, "PIECE", 1024)
+    monkeypatch.setattr("lightcrl.losses.PIECE", 1024)
     largest = {}
     for count in (256, 512):
         (left, right, scale, bias), _ = inputs(count, count, 4)

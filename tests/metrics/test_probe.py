@@ -13,9 +13,8 @@ import torch
 from lightcrl.data.synthetic import write_class_folder
 from lightcrl.encoders import EncoderSpec, load_encoder
 from lightcrl.errors import DataError, ModalityError, ShapeError
-from lightcrl.metrics import linear_probe
+from lightcrl.features.spec import FeaturesSpec
 from lightcrl.metrics.probe import STRENGTHS, choose_strength, evaluate, fit, hold_out, right, scores, trained
-from lightcrl.recipe import FeaturesSpec
 from lightcrl.tasks.class_folders import ClassFolders
 from lightcrl.tasks.linear_probe import LinearProbe
 from samples import randn
@@ -82,7 +81,7 @@ def test_the_held_part_is_a_fifth_of_each_class_and_never_all_of_it():
 
 
 def test_the_strength_chosen_has_the_least_loss_on_the_held_part(monkeypatch):
-    monkeypatch.setattr(linear_probe, "PATIENCE", len(STRENGTHS))
+    monkeypatch.setattr("lightcrl.metrics.probe.PATIENCE", len(STRENGTHS))
     vectors, labels = blobs(60, 3, spread=1.2)
     held = torch.from_numpy(hold_out(labels.numpy()))
     losses = [
@@ -152,7 +151,7 @@ def test_chance_is_the_share_in_test_of_trains_most_frequent_classes():
 
 
 def test_epochs_are_those_of_adamw_spelt_out(monkeypatch):
-    monkeypatch.setattr(linear_probe, "BATCH", 7)
+    monkeypatch.setattr("lightcrl.metrics.probe.BATCH", 7)
     vectors, labels = blobs(20, 12)
     layer = torch.nn.Linear(5, CLASSES)
     torch.nn.init.zeros_(layer.weight), torch.nn.init.zeros_(layer.bias)

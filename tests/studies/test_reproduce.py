@@ -17,9 +17,10 @@ from lightcrl.data.pairs import read_pairs
 from lightcrl.data.synthetic import write_class_folder, write_table
 from lightcrl.errors import DivergedError, TrainingError
 from lightcrl.features.embed import embed_split
+from lightcrl.features.spec import FeaturesSpec
 from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.pipeline import prepare
-from lightcrl.recipe import FeaturesSpec, load_recipe
+from lightcrl.recipe import load_recipe
 from lightcrl.studies import cells
 from lightcrl.studies.reproduce import load_family, reproduce
 from lightcrl.studies.reproduce import run as run_module
@@ -27,9 +28,10 @@ from lightcrl.studies.reproduce.family import choose
 from lightcrl.studies.reproduce.outcome import remarks
 from lightcrl.tasks.class_folders import ClassFolders
 from lightcrl.tasks.linear_probe import LinearProbe
-from lightcrl.tasks.raw import ZeroShot, retrieval_on
+from lightcrl.tasks.retrieval import retrieval_on
 from lightcrl.tasks.spec import ZeroShotSpec
 from lightcrl.tasks.text_similarity import TextSimilarity
+from lightcrl.tasks.zero_shot import ZeroShot
 
 RECIPE = """
 [data]

@@ -17,15 +17,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from lightcrl.checkpoint import Checkpoint, load_folder, make_method
+from lightcrl.checkpoint import Checkpoint, load_folder
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import CheckpointError, DivergedError, StorageError, TrainingError
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
 from lightcrl.methods import METHODS
 from lightcrl.methods.dfe import DeepFusionEncoder
+from lightcrl.methods.spec import make_method
 from lightcrl.metrics.retrieval import Retrieval
-from lightcrl.recipe import TrainingSpec
 from lightcrl.tokens import TokenBatch
 from lightcrl.training import loop as training
 from lightcrl.training.batches import Batch, Window, epoch_batches
@@ -33,6 +33,7 @@ from lightcrl.training.gradient import Stepper, parameter_groups
 from lightcrl.training.log import read_log
 from lightcrl.training.loop import Trained, train
 from lightcrl.training.plan import bfloat16_pays, learning_rate, make_plan, make_window
+from lightcrl.training.spec import TrainingSpec
 from samples import make_features, make_split, randn
 
 GROUPS = 48
@@ -128,11 +129,11 @@ def test_killed_at_random_moments_it_goes_on_with_the_same_losses(tmp_path):
     data = features(tmp_path / "f")
     fit(data, tmp_path / "whole", epochs=40)
     script = (
-        f"import sys, time; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"import sys, time; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
         "from pathlib import Path\n"
         # As many threads as here: sums in another order are other losses.
         "import torch; torch.set_num_threads(1)\n"
-        "from test_training import Features, fit\n"
+        "from training.test_loop import Features, fit\n"
         "from lightcrl.features import FeatureStore\n"
         f"data = Features({{m: FeatureStore(Path({str(tmp_path / 'f')!r}) / m) for m in ('image', 'text')}})\n"
         f"fit(data, Path({str(tmp_path / 'killed')!r}), epochs=40, report=lambda event: time.sleep(0.01))\n"

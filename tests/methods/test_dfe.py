@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightcrl.fusion import encoder
 from pydantic import ValidationError
 from torch.nn.functional import normalize
 
 from lightcrl.errors import UnknownNameError
 from lightcrl.losses import info_nce
-from lightcrl.methods import Step, TokenSpec
+from lightcrl.methods import Step
 from lightcrl.methods.attention_pool import SequencePool
 from lightcrl.methods.csa import CSA, CSAOptions
 from lightcrl.methods.dfe import DeepFusionEncoder, DFEOptions
 from lightcrl.methods.fusion import OPERATIONS
-from lightcrl.tokens import TokenBatch
+from lightcrl.tokens import TokenBatch, TokenSpec
 from samples import ragged
 
 PLAIN: dict[str, Any] = {
@@ -199,9 +198,9 @@ def csa_tokens(tokens: TokenBatch, name: str) -> TokenBatch:
 
 def test_features_too_wide_for_a_closed_form_do_without(monkeypatch):
     # 5 + 7 + 3 * 4 + 2 * 6 of them.
-    monkeypatch.setattr(encoder, "MOST_FEATURES", 36)
+    monkeypatch.setattr("lightcrl.methods.dfe.MOST_FEATURES", 36)
     assert make(canonical=0.3).solves
-    monkeypatch.setattr(encoder, "MOST_FEATURES", 35)
+    monkeypatch.setattr("lightcrl.methods.dfe.MOST_FEATURES", 35)
     narrow = make(canonical=0.3)
     assert not narrow.solves
     assert narrow("text", ragged([2], 7)).shape == (1, narrow.dim) == (1, 8)

@@ -1,0 +1,88 @@
+"""Stems solved in closed form: canonical variates of the training split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lightcrl.errors import TrainingError
+from lightcrl.methods.base import Inlet, Stem, Step
+from lightcrl.metrics.cca import Moments, canonical_variates
+
+
+class Solved(NamedTuple):
+    """How `solve_stems` came to its maps.
+
+    Attributes:
+        shrinkage: of covariances.
+        filled: directions found, as a share of those that widths allow: 1, or less where items repeat, since there
+            are never more directions than different items.
+    """
+
+    shrinkage: float
+    filled: float
+
+
+@torch.no_grad()
+def solve_stems(
+    stems: Mapping[str, Inlet], steps: Iterable[Step], shrinkage: float | Literal["auto"], power: float
+) -> Solved:
+    """Make stems map to canonical variates, weighted by their correlations to `power`, strongest first.
+
+    Args:
+        stems: by modality; their weights are overwritten.
+        steps: one pass over the training split.
+        shrinkage: of covariances; see `CSAOptions`.
+        power: 0 weighs all variates alike.
+
+    Returns:
+        What was taken and found.
+
+    Raises:
+        TrainingError: no two modalities share a group.
+    """
+    width = {name: stem.width for name, stem in stems.items()}
+    own = {name: Moments(width[name], width[name]) for name in stems}
+    cross = {(a, b): Moments(width[a], width[b]) for a, b in combinations(stems, 2)}
+    groups = torch.zeros(0, dtype=torch.int64)
+    for step in steps:
+        features = {name: stems[name].features(tokens) for name, tokens in step.tokens.items()}
+        for name, found in features.items():
+            own[name].add(found, found)
+        for a, b in combinations(sorted(features), 2):
+            left, right = (step.groups[a][:, None] == step.groups[b]).nonzero(as_tuple=True)
+            cross[a, b].add(features[a][left], features[b][right])
+        groups = torch.unique(torch.cat([groups, *(numbers.cpu() for numbers in step.groups.values())]))
+    if not any(moments.count for moments in cross.values()):
+        raise TrainingError("no two modalities share a group; expected pairs to correlate.")
+    mean_width = sum(width.values()) / len(width)
+    shrinkage = mean_width / (mean_width + len(groups)) if shrinkage == "auto" else shrinkage
+    regularised = {
+        name: moments.covariance + shrinkage / (1 - shrinkage) * moments.covariance.diagonal().diag()
+        for name, moments in own.items()
+    }
+    stem = next(iter(stems.values()))
+    assert isinstance(stem, Stem)
+    most = min(stem.weight.shape[-1], *width.values())
+    pairs = {pair: moments.covariance for pair, moments in cross.items()}
+    correlations, maps = canonical_variates(regularised, pairs, stem.weight.shape[-1])
+    # What rounding leaves of a correlation of nothing is no direction.
+    real = correlations > 1e-9
+    weights = correlations.clamp(min=0) ** power * real
+    for name, stem in stems.items():
+        assert isinstance(stem, Stem)
+        _set(stem, maps[name] * weights, own[name].mean)
+    return Solved(shrinkage, min(1.0, int(real.sum()) / most))
+
+
+def _set(stem: Stem, found: Tensor, mean: Tensor) -> None:
+    """Make x -> (x - mean) A [F, k] what the stem does to an item."""
+    found = pad(found, (0, stem.weight.shape[-1] - found.shape[1]))
+    # The mean over slots divides by their number.
+    stem.weight.copy_(found.view(stem.weight.shape) * stem.slots)
+    stem.bias.copy_((-mean @ found).expand_as(stem.bias))
