@@ -140,6 +140,7 @@ def compare(
 ) -> None:
     """Train methods on the same features, splits, seeds and budget; say who is better, and who is not told apart."""
     from lightcrl.report import console
+    from lightcrl.report.comparison_page import write_comparison
     from lightcrl.studies.compare import compare as compare_methods
     from lightcrl.studies.compare import parse_entries
 
@@ -155,6 +156,7 @@ def compare(
             target=target,
             tell=live.tell,
         )
+    write_comparison(done)
     console.print_comparison(done)
     if json is not None:
         write(json, done.to_json())
@@ -180,6 +182,7 @@ def reproduce(
 ) -> None:
     """Compute the paper's tables anew, published figures beside them, and say what becomes of its claims."""
     from lightcrl.report import console
+    from lightcrl.report.reproduction_figure import write_figures
     from lightcrl.studies.reproduce import reproduce as reproduce_family
 
     with console.Live() as live:
@@ -193,6 +196,7 @@ def reproduce(
             output=output,
             tell=live.tell,
         )
+    write_figures(done)
     console.print_reproduction(done)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from lightcrl import __version__
 from lightcrl.errors import MissingExtraError
+from lightcrl.files.local import write_text
 from lightcrl.studies.compare.outcome import MAIN, ZERO_SHOT, Comparison, remarks, sentences
 from lightcrl.studies.compare.tables import costs, fit_words, heading, settings
 from lightcrl.training.log import read_log
@@ -36,6 +37,15 @@ def render(comparison: Comparison) -> str:
         fit_words=fit_words,
         settings=settings,
     )
+
+
+def write_comparison(comparison: Comparison) -> None:
+    """Write the page into the comparison's folder, where the extra `report` is installed."""
+    try:
+        page = render(comparison)
+    except MissingExtraError:
+        return
+    write_text(comparison.folder / "report.html", page)
 
 
 def learning_curves(comparison: Comparison) -> dict[str, np.ndarray]:

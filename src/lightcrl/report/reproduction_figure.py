@@ -5,18 +5,35 @@ from __future__ import annotations
 import io
 import re
 
-from matplotlib import rc_context
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
-
-from lightcrl.report.drawing import colour, drawing, make_grid
-from lightcrl.studies.reproduce.outcome import Done
+from lightcrl.files.local import write_text
+from lightcrl.studies.reproduce.outcome import Done, Reproduction
 from lightcrl.studies.reproduce.published import RAW
 
 _AT = re.compile(r"precision@(\d+)")
 
 
+def write_figures(reproduction: Reproduction) -> None:
+    """Write `<task>.svg` of every task of retrieval, where the extra `report` is installed."""
+    for task in reproduction.tasks:
+        if task.spec.task == "retrieval":
+            try:
+                figure = precision_svg(task)
+            except ImportError:
+                return
+            write_text(reproduction.folder / f"{task.name}.svg", figure)
+
+
 def precision_svg(task: Done) -> str:
-    """A task of retrieval as a whole SVG file: a panel for each direction, mean precision by k of every model."""
+    """A task of retrieval as a whole SVG file: a panel for each direction, mean precision by k of every model.
+
+    Raises:
+        ImportError: the extra `report` is not installed.
+    """
+    from matplotlib import rc_context
+    from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+
+    from lightcrl.report.drawing import colour, drawing, make_grid
+
     directions = list(dict.fromkeys(space for spaces in task.judged.values() for space in spaces))
     with drawing(), rc_context({"svg.hashsalt": task.name}):
         figure, axes = make_grid(len(directions), 1, 2.3, 0.5)

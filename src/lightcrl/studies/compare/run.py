@@ -1,7 +1,7 @@
 """A fair comparison: every method on the same features, splits, seeds and budget, its options chosen on dev.
 
 compare.json, compare.md     figures, differences, words; written after every training
-report.html                  the same to look at, if the extra `report` is installed; written at the end
+report.html                  the same to look at, written by `lightcrl compare` at the end (`report.comparison_page`)
 cells/                       one folder a training: see `lightcrl.studies.cells`
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lightcrl.errors import MissingExtraError, ModalityError, RecipeError, ShapeError, TrainingError
+from lightcrl.errors import ModalityError, RecipeError, ShapeError, TrainingError
 from lightcrl.events import Tell
 from lightcrl.features.embed import split_links
 from lightcrl.files.local import make_folder, write_json, write_text
@@ -25,7 +25,6 @@ from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.pipeline import prepare
 from lightcrl.processes import launched
 from lightcrl.recipe import Recipe, load_recipe
-from lightcrl.report.comparison_page import render
 from lightcrl.studies.cells import Cell, Ground, figures, find_or_train
 from lightcrl.studies.compare.outcome import MAIN, Comparison, Contestant, Growth, Try, judge, pairs, rivals
 from lightcrl.studies.compare.tables import markdown
@@ -124,9 +123,7 @@ def compare(
         for seed in numbers:
             for entry in entries:
                 _train(state, entry, seed, size)
-    done = _write(state, finished=True)
-    _write_page(done)
-    return done
+    return _write(state, finished=True)
 
 
 def _entry(given: str | Entry) -> Entry:
@@ -238,11 +235,3 @@ def _growth(state: _State, contestants: Sequence[Contestant]) -> tuple[Growth, .
         said = forecast(sizes, recall, target) if len(sizes) >= LEAST_SIZES else None
         found.append(Growth(one.label, sizes, recall, said))
     return tuple(found)
-
-
-def _write_page(done: Comparison) -> None:
-    try:
-        page = render(done)
-    except MissingExtraError:
-        return
-    write_text(done.folder / "report.html", page)

@@ -210,16 +210,4 @@ def _write(choice: Choice, folder: Path, stages: Sequence[_Stage], finished: boo
     reproduction = Reproduction(folder, choice, facts, names, trained, tuple(done), finished)
     write_json(folder / "reproduction.json", reproduction.to_json())
     write_text(folder / "reproduction.md", markdown(reproduction))
-    for one in done:
-        if one.spec.task == "retrieval":
-            _draw(one, folder / f"{one.name}.svg")
     return reproduction
-
-
-def _draw(task: Done, path: Path) -> None:
-    """The figure of a task of retrieval, where the extra `report` is installed."""
-    try:
-        from lightcrl.report.reproduction_figure import precision_svg
-    except ImportError:
-        return
-    write_text(path, precision_svg(task))
