@@ -15,8 +15,9 @@ from lightcrl.data.base import text_item
 from lightcrl.demo import demo_recipe, run_demo
 from lightcrl.errors import CheckpointError, MissingExtraError
 from lightcrl.report.console import console, print_demo
-from lightcrl.report.facts import gather, render
+from lightcrl.report.facts import gather
 from lightcrl.report.gallery import BARS, Collection, gallery
+from lightcrl.report.run_page import render
 from lightcrl.report.space import look
 from pages import Page, browse
 

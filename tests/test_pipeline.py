@@ -21,7 +21,8 @@ from lightcrl.errors import DataError
 from lightcrl.pipeline import Run, prepare, run
 from lightcrl.recipe import Recipe, make_recipe
 from lightcrl.report.console import console, print_run
-from lightcrl.report.facts import Report, gather, render
+from lightcrl.report.facts import Report, gather
+from lightcrl.report.run_page import render
 from lightcrl.tasks.measure import Request, measure
 from lightcrl.tasks.text_similarity import TextSimilarity, watched
 from lightcrl.training.log import read_log

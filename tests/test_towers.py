@@ -179,7 +179,8 @@ def test_a_run_with_towers_is_loaded_measured_and_embeds_as_it_was_trained(place
     assert done.models[0].parameters == sum(embedder.checkpoint.parts().values()) > embedder.method.dim * 1000
 
     # The page looks at the trained encoders' embeddings, and says that they were trained.
-    from lightcrl.report.facts import gather, render
+    from lightcrl.report.facts import gather
+    from lightcrl.report.run_page import render
 
     report = gather(tmp_path / "run")
     assert [one.trained for one in report.modalities] == [True, True]

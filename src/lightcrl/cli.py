@@ -384,7 +384,8 @@ def report(
 ) -> None:
     """Write one self-contained page of a run, or of several side by side."""
     from lightcrl.report import console
-    from lightcrl.report.facts import gather, render
+    from lightcrl.report.facts import gather
+    from lightcrl.report.run_page import render
 
     with console.Live() as live:
         html = render(*(gather(folder, tell=live.tell) for folder in folders))

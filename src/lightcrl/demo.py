@@ -25,8 +25,9 @@ from lightcrl.events import Tell
 from lightcrl.files.local import make_folder, whole_folder, write_text
 from lightcrl.pipeline import Run, run
 from lightcrl.recipe import Recipe, make_recipe
-from lightcrl.report.facts import Report, gather, render
+from lightcrl.report.facts import Report, gather
 from lightcrl.report.gallery import Query
+from lightcrl.report.run_page import render
 
 TITLE = "Pictures, captions and sounds in one space"
 GROUPS = 2000

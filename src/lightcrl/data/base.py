@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lightcrl.data.components import least_connected
 from lightcrl.data.files import name_below
 from lightcrl.errors import DataError, EmptyDatasetError, ItemError, TooManyRejectedError
 from lightcrl.files.local import write_text
@@ -323,20 +324,16 @@ def _names(key: str, cells: Cells, kinds: Mapping[str, str]) -> set[str]:
 
 
 def _anchors(members: Mapping[str, Cells], kinds: Mapping[str, str]) -> dict[str, str]:
-    """For each group the least name among the groups it is tied to by shared pictures and sounds (union-find)."""
-    parent = {key: key for key in members}
-
-    def root(key: str) -> str:
-        while parent[key] != key:
-            parent[key] = key = parent[parent[key]]
-        return key
-
-    first_with: dict[str, str] = {}
-    for key, cells in members.items():
-        for medium in _media(cells, kinds):
-            one, other = root(key), root(first_with.setdefault(medium, key))
-            parent[max(one, other)] = min(one, other)
-    return {key: root(key) for key in members}
+    """For each group the least name among the groups it is tied to by shared pictures and sounds."""
+    keys = sorted(members)
+    first_with: dict[str, int] = {}
+    links = [
+        (number, first_with.setdefault(medium, number))
+        for number, key in enumerate(keys)
+        for medium in _media(members[key], kinds)
+    ]
+    least = least_connected(len(keys), np.array(links, dtype=np.int64).reshape(-1, 2))
+    return {key: keys[anchor] for key, anchor in zip(keys, least.tolist(), strict=True)}
 
 
 def _held_out_names(placed: Mapping[tuple[str, str], Cells], kinds: Mapping[str, str]) -> set[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+WEIGHTS = 10_000_000
+"""Weights of draws that are held at once: those of a million groups need no gigabytes."""
 MANY = 10_000
 """More values than these have their median's interval looked for about the middle."""
 
@@ -78,6 +80,23 @@ def median_rank(counts: np.ndarray) -> float:
     return float(np.median(best_ranks(counts)))
 
 
+def group_weights(groups: int, samples: int, seed: int = 0, width: int = 0) -> Iterator[np.ndarray]:
+    """How often each of `groups` is in each of `samples` draws with replacement, [b, groups] at a time.
+
+    Args:
+        groups: how many there are.
+        samples: how often to draw.
+        seed: of the draws; how many come at a time does not change them.
+        width: numbers that the caller holds per draw, if more than `groups`; keeps memory bounded.
+    """
+    generator = np.random.default_rng(seed)
+    part = max(1, min(samples, WEIGHTS // max(groups, width, 1)))
+    for start in range(0, samples, part):
+        drawn = generator.integers(0, groups, (min(part, samples - start), groups))
+        drawn += groups * np.arange(len(drawn))[:, None]
+        yield np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
+
+
 def bootstrap_interval(
     statistic: Callable[[np.ndarray], np.ndarray],
     groups: int,
@@ -117,14 +136,9 @@ def bootstrap_intervals(
     Returns:
         The lower and upper end, by name.
     """
-    generator = np.random.default_rng(seed)
     values: dict[str, list[np.ndarray]] = {}
-    # In parts, so that weights of a million groups need no gigabytes.
-    part = max(1, min(samples, 20_000_000 // max(groups, width, 1)))
-    for start in range(0, samples, part):
-        drawn = min(part, samples - start)
-        weights = np.stack([np.bincount(generator.integers(0, groups, groups), minlength=groups) for _ in range(drawn)])
-        for name, found in statistics(weights.astype(np.float64)).items():
+    for weights in group_weights(groups, samples, seed, width):
+        for name, found in statistics(weights).items():
             values.setdefault(name, []).append(found)
     tail = (1 - level) / 2
     ends = {name: np.quantile(np.concatenate(found), [tail, 1 - tail]) for name, found in values.items()}

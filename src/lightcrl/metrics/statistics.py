@@ -18,15 +18,15 @@ Methods are compared on the same draws of groups, each with its own draws of see
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtrit
+
+from lightcrl.metrics.intervals import group_weights
 
 LEVEL = 0.95
 SAMPLES = 4000
-# Numbers of a matrix of weights held at once.
-WEIGHTS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -85,36 +85,13 @@ class Difference:
         return "better" if low > 0 else "worse" if high < 0 else "not significant"
 
 
-def student_share(t: float, degrees: int) -> float:
-    """P(|T| <= t) for Student's t with a whole number of degrees of freedom (Abramowitz & Stegun 26.7.3 and 26.7.4).
-
-    >>> round(student_share(1.0, 1), 6)
-    0.5
-    """
-    angle = math.atan2(t, math.sqrt(degrees))
-    odd = degrees % 2 == 1
-    term = math.cos(angle) if odd else 1.0
-    total = term if degrees > 1 else 0.0
-    for step in range(3 if odd else 2, degrees - 1, 2):
-        term *= math.cos(angle) ** 2 * (step - 1) / step
-        total += term
-    share = math.sin(angle) * total
-    return 2 / math.pi * (angle + share) if odd else share
-
-
 def student_quantile(level: float, degrees: int) -> float:
-    """The t with P(|T| <= t) = level.
+    """The t with P(|T| <= t) = level for Student's t.
 
     >>> [round(student_quantile(0.95, degrees), 3) for degrees in (1, 2, 4, 9)]
     [12.706, 4.303, 2.776, 2.262]
     """
-    low, high = 0.0, 1.0
-    while student_share(high, degrees) < level:
-        high *= 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_share(middle, degrees) < level else (low, middle)
-    return (low + high) / 2
+    return float(stdtrit(degrees, (1 + level) / 2))
 
 
 def student_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float] | None:
@@ -123,16 +100,6 @@ def student_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, f
         return None
     half = student_quantile(level, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
     return float(values.mean()) - half, float(values.mean()) + half
-
-
-def group_weights(groups: int, samples: int = SAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
-    """How often each of `groups` is in each of `samples` draws with replacement, [b, groups] at a time."""
-    generator = np.random.default_rng(seed)
-    part = max(1, min(samples, WEIGHTS // max(groups, 1)))
-    for start in range(0, samples, part):
-        drawn = generator.integers(0, groups, (min(part, samples - start), groups))
-        drawn += groups * np.arange(len(drawn))[:, None]
-        yield np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
 
 
 def bootstrap_ratios(sums: np.ndarray, sizes: np.ndarray, samples: int = SAMPLES, seed: int = 0) -> np.ndarray:

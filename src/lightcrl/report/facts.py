@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, permutations
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from lightcrl.checkpoint import load_checkpoint
 from lightcrl.data import Dataset, load_dataset
 from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import EncoderSpec
-from lightcrl.errors import CheckpointError, MissingExtraError
+from lightcrl.errors import CheckpointError
 from lightcrl.features import Features, FeatureStore
 from lightcrl.features.embed import embed_split
 from lightcrl.features.extract import encode_modality
@@ -31,7 +31,7 @@ from lightcrl.metrics.zero_shot import predict
 from lightcrl.recipe import Recipe, make_recipe
 from lightcrl.report.gallery import Collection, Query, gallery
 from lightcrl.report.space import Space, look
-from lightcrl.tasks.text_similarity import aligned_spaces, watched
+from lightcrl.tasks.text_similarity import watched
 from lightcrl.tasks.zero_shot import ZeroShot
 from lightcrl.training.log import read_log
 
@@ -226,35 +226,6 @@ def gather(
         space=look(collection.vectors, collection.links, known),
         gallery=gallery(collection),
         notes=tuple(notes),
-    )
-
-
-def render(*reports: Report) -> str:
-    """The page of one run, or of several side by side and then each by itself, as HTML.
-
-    Raises:
-        MissingExtraError: the extra `report` is not installed.
-    """
-    try:
-        from lightcrl.report.figures import draw, draw_together, outline
-        from lightcrl.report.page import fill, mark
-    except ImportError as error:
-        raise MissingExtraError("the report", "report") from error
-    names = Counter(report.name for report in reports)
-    labels = [report.name if names[report.name] == 1 else report.folder for report in reports]
-    measured = {(report.split, *sorted(report.models[0].retrieval.counts.items())) for report in reports}
-    return fill(
-        "report.html.j2",
-        draw_together(dict(zip(labels, reports, strict=True))) if len(reports) > 1 else {},
-        runs=[
-            {"label": label, "report": report, "figures": mark(draw(report))}
-            for label, report in zip(labels, reports, strict=True)
-        ],
-        alike=len(measured) == 1,
-        directions=list(dict.fromkeys(chain.from_iterable(report.directions for report in reports))),
-        zero_shot=any(report.confusion for report in reports),
-        outline=outline,
-        aligned_spaces=aligned_spaces,
     )
 
 

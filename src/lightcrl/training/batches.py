@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from lightcrl.data.components import least_connected
 from lightcrl.features.table import Members, Split
 from lightcrl.tokens import TokenBatch
 
@@ -132,25 +133,18 @@ def _batch(split: Split, shuffled: dict[str, np.ndarray], groups: np.ndarray, tu
 
 def _merge_shared(rows: dict[str, np.ndarray], owners: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Give groups that share an item in this batch (two images of one caption) the same number: they are positives."""
-    parent: dict[int, int] = {}
-
-    def root(group: int) -> int:
-        while group in parent:
-            group = parent[group]
-        return group
-
+    links = []
     for modality, found in rows.items():
         order = np.argsort(found, kind="stable")
         same = np.flatnonzero(found[order][1:] == found[order][:-1])
-        for one, other in zip(
-            owners[modality][order[same]].tolist(), owners[modality][order[same + 1]].tolist(), strict=True
-        ):
-            one, other = root(one), root(other)
-            if one != other:
-                parent[max(one, other)] = min(one, other)
-    if not parent:
+        links.append(np.stack([owners[modality][order[same]], owners[modality][order[same + 1]]], 1))
+    pairs = np.concatenate(links) if links else np.zeros((0, 2), dtype=np.int64)
+    if not len(pairs):
         return owners
+    names, places = np.unique(pairs, return_inverse=True)
+    least = names[least_connected(len(names), places.reshape(pairs.shape))]
+    known = dict(zip(names.tolist(), least.tolist(), strict=True))
     return {
-        modality: np.array([root(group) for group in groups.tolist()], dtype=np.int64)
+        modality: np.array([known.get(group, group) for group in groups.tolist()], dtype=np.int64)
         for modality, groups in owners.items()
     }

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightcrl.metrics.statistics import Difference, Draws, difference, draws, group_weights
+from lightcrl.metrics.intervals import group_weights
+from lightcrl.metrics.statistics import Difference, Draws, difference, draws
 from lightcrl.studies.reproduce.published import RAW, Claim, Published
 from lightcrl.tasks.base import Outcome, Task
 

@@ -1,0 +1,39 @@
+"""The page of one run, or of several side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import chain
+
+from lightcrl.errors import MissingExtraError
+from lightcrl.report.facts import Report
+from lightcrl.tasks.text_similarity import aligned_spaces
+
+
+def render(*reports: Report) -> str:
+    """The page of one run, or of several side by side and then each by itself, as HTML.
+
+    Raises:
+        MissingExtraError: the extra `report` is not installed.
+    """
+    try:
+        from lightcrl.report.figures import draw, draw_together, outline
+        from lightcrl.report.page import fill, mark
+    except ImportError as error:
+        raise MissingExtraError("the report", "report") from error
+    names = Counter(report.name for report in reports)
+    labels = [report.name if names[report.name] == 1 else report.folder for report in reports]
+    measured = {(report.split, *sorted(report.models[0].retrieval.counts.items())) for report in reports}
+    return fill(
+        "report.html.j2",
+        draw_together(dict(zip(labels, reports, strict=True))) if len(reports) > 1 else {},
+        runs=[
+            {"label": label, "report": report, "figures": mark(draw(report))}
+            for label, report in zip(labels, reports, strict=True)
+        ],
+        alike=len(measured) == 1,
+        directions=list(dict.fromkeys(chain.from_iterable(report.directions for report in reports))),
+        zero_shot=any(report.confusion for report in reports),
+        outline=outline,
+        aligned_spaces=aligned_spaces,
+    )
