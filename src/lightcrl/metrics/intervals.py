@@ -18,7 +18,7 @@ def precision_recall(places: np.ndarray, ks: np.ndarray) -> tuple[np.ndarray, np
     Precision is the share of right items among the first k, recall the share of a query's right items that are there.
 
     Args:
-        places: what `ranking.answer_places` gave.
+        places: what `ranks.answer_places` gave.
         ks: [K], none greater than the gallery.
 
     >>> precision, recall = precision_recall(np.array([[0, 0, 1], [0, 2, 1]]), np.array([1, 2, 4]))

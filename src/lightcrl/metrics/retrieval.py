@@ -51,7 +51,7 @@ class _Direction:
     groups: np.ndarray
 
     def places(self, embeddings: Mapping[str, Tensor]) -> np.ndarray:
-        """As `ranking.answer_places`."""
+        """As `ranks.answer_places`."""
         vectors = embeddings[self.asking]
         chosen = vectors if len(self.queries) == len(vectors) else vectors[self.queries]
         return answer_places(chosen, embeddings[self.searched], self.pairs)
@@ -87,7 +87,7 @@ class Retrieval:
         return float(np.mean([hits(counts, 1).mean() for counts, _ in self.per_query(embeddings).values()]))
 
     def per_query(self, embeddings: Mapping[str, Tensor]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """By direction, how each query fares ([Q, 3], see `ranking.ranks`) and its group [Q]."""
+        """By direction, how each query fares ([Q, 3], see `ranks.ranks`) and its group [Q]."""
         counts = {}
         for one in self._directions.values():
             if one.asking < one.searched:

@@ -48,7 +48,7 @@ def class_vectors(embeddings: Tensor, classes: int) -> Tensor:
 
 
 def label_ranks(items: Tensor, labels: np.ndarray, classes: Tensor) -> np.ndarray:
-    """[N, 3] how the right class of each item fares among all (see `ranking.ranks`); arguments as in `evaluate`.
+    """[N, 3] how the right class of each item fares among all (see `ranks.ranks`); arguments as in `evaluate`.
 
     Raises:
         ShapeError: a label is no class, or there are no items.

@@ -2,7 +2,7 @@
 
     cells/<method>-seed<N>[-<groups>]-<digest>/    the digest stands for all that decides the training
       best/ last/ log.jsonl     as every training leaves them
-      queries.npz               [Q, 3] how every query fares (`ranking.ranks`), and [Q] its group
+      queries.npz               [Q, 3] how every query fares (`ranks.ranks`), and [Q] its group
       cell.json                 what was measured; written last
 
 A folder with a cell.json is finished and read; one without is gone on with.

@@ -77,7 +77,7 @@ class ZeroShot:
         return evaluate(self.items.vectors(method), self.items.labels, self.class_vectors(method))
 
     def per_item(self, method: Method) -> np.ndarray:
-        """[N, 3] how each item's right class fares; see `ranking.ranks`."""
+        """[N, 3] how each item's right class fares; see `ranks.ranks`."""
         return label_ranks(self.items.vectors(method), self.items.labels, self.class_vectors(method))
 
     @torch.inference_mode()

@@ -35,7 +35,7 @@ class TrainingSpec(BaseModel):
         chunk: items that go through a tower at once; the gradient is that of the whole batch. `"auto"` takes the
             encoder's batch size.
         memory: GiB of features that a process may hold. Stores that have more together are not held, but read in
-            windows of groups, each shuffled by itself (`sampling.Window`).
+            windows of groups, each shuffled by itself (`training.batches.Window`).
         device: `"auto"` takes the GPU when there is one.
         tensorboard: write TensorBoard logs beside log.jsonl (extra `tensorboard`).
     """
