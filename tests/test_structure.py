@@ -17,7 +17,7 @@ SOURCE = PROJECT / "src" / "lightcrl"
 # From the bottom up; a module may import from its own layer and from those below it. Longer names win.
 LAYERS = (
     ("lightcrl", "errors"),
-    ("registry", "storage", "folders", "tokens", "processes", "alignment", "logits", "sheets", "machine"),
+    ("registry", "storage", "locks", "folders", "tokens", "processes", "alignment", "logits", "sheets", "machine"),
     ("encoders", "data", "losses", "methods.dropout", "methods.base"),
     ("fusion", "methods"),
     ("features", "index"),

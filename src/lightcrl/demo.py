@@ -23,9 +23,10 @@ from lightcrl.data.synthetic.source import nth_scene
 from lightcrl.errors import MissingExtraError
 from lightcrl.evaluation.gallery import Query
 from lightcrl.evaluation.report import Report, gather, render
+from lightcrl.locks import only_writer
 from lightcrl.pipeline import Run, Tell, run
 from lightcrl.recipe import Recipe, make_recipe
-from lightcrl.storage import make_folder, whole_folder, write_text
+from lightcrl.storage import whole_folder, write_text
 
 TITLE = "Pictures, captions and sounds in one space"
 GROUPS = 2000
@@ -92,11 +93,11 @@ def run_demo(
     """
     start = time.monotonic()
     recipe = demo_recipe(output, groups=groups, epochs=epochs)
-    make_folder(recipe.folder)
     classes = recipe.folder / "classes"
-    if not classes.exists():
-        with whole_folder(classes) as fresh:
-            write_class_folder(fresh, "shape", pictures)
+    with only_writer(recipe.folder, tell):
+        if not classes.exists():
+            with whole_folder(classes) as fresh:
+                write_class_folder(fresh, "shape", pictures)
     done = run(recipe, tell=tell)
     scenes = {f"scene-{number:06}": nth_scene(0, number) for number in range(groups)}
     labels = {

@@ -30,6 +30,7 @@ from lightcrl.evaluation.text_pairs import TextSimilarity
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
 from lightcrl.features.live import LiveStore
+from lightcrl.locks import only_writer
 from lightcrl.logs import Report
 from lightcrl.methods import METHODS, Method
 from lightcrl.plan import make_plan
@@ -39,7 +40,8 @@ from lightcrl.storage import make_folder, write_json
 from lightcrl.training import Judge, Judgement, Trained, by_retrieval, train
 
 Tell = Callable[[Mapping[str, Any]], None]
-"""Called with what happens: events `data`, `encode`, `encoded`, `start`, `step`, `evaluation`, `trained`."""
+"""Called with what happens: events `waiting`, `data`, `encode`, `encoded`, `start`, `step`, `evaluation`,
+`trained`."""
 
 
 @dataclass(frozen=True)
@@ -176,12 +178,20 @@ def run(
         tell: called with what happens.
 
     Raises:
+        LockedError: another process is writing the folder.
         LightCRLError: anything that the recipe, the data or the machine does not allow.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, output)
     elif output is not None:
         recipe = recipe.model_copy(update={"output": str(output)})
+    if not is_main():  # the main process holds the folder for all
+        return _run(recipe, tell)
+    with only_writer(recipe.folder, tell) as hold:
+        return _run(recipe, hold.guard(tell))
+
+
+def _run(recipe: Recipe, tell: Tell) -> Run:
     folder = make_folder(recipe.folder)
     with main_first():
         # Hours of encoding come after what can be refused at once.

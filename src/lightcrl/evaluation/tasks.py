@@ -258,6 +258,7 @@ def encode_modality(
         engine=features.engine,
         crew=features.crew,
         progress=lambda at, total: tell({"event": "encode", "modality": modality, "done": at, "total": total}),
+        tell=tell,
     )
     tell(
         {

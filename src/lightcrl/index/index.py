@@ -21,7 +21,8 @@ from torch import Tensor
 
 from lightcrl.errors import ShapeError, StoreError, TornStoreError
 from lightcrl.index.search import nearest
-from lightcrl.storage import file_digest, make_folder, whole_file, write_json
+from lightcrl.locks import Tell, in_turn
+from lightcrl.storage import file_digest, whole_file, write_json
 
 FORMAT = 1
 FILES = ("vectors.npy", "ids.parquet")
@@ -90,13 +91,20 @@ class Index:
         width = places.shape[1]
         return Found([flat[at * width : (at + 1) * width] for at in range(len(places))], scores.cpu().numpy())
 
-    def save(self, folder: Path | str) -> None:
+    def save(self, folder: Path | str, tell: Tell = lambda event: None) -> None:
         """Write the index to `folder`, in place of one that is there; it counts only once it is whole.
+
+        Args:
+            folder: made if it is not there; who else writes it is waited for.
+            tell: called with the event `waiting` where that is so.
 
         Raises:
             StorageError: the disk is full or not writable.
         """
-        folder = make_folder(Path(folder))
+        with in_turn(Path(folder), tell):
+            self._write(Path(folder))
+
+    def _write(self, folder: Path) -> None:
         (folder / "manifest.json").unlink(missing_ok=True)
         with whole_file(folder / "vectors.npy") as temporary, temporary.open("wb") as stream:
             np.save(stream, self.vectors.cpu().numpy())

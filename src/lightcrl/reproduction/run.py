@@ -21,6 +21,7 @@ from lightcrl.comparison.run import FAILURES
 from lightcrl.embedder import load
 from lightcrl.encoders.base import fingerprint
 from lightcrl.errors import TrainingError
+from lightcrl.locks import only_writer
 from lightcrl.methods import METHODS
 from lightcrl.pipeline import Tell, prepare
 from lightcrl.plan import make_plan
@@ -79,6 +80,7 @@ def reproduce(
     Raises:
         UnknownNameError: there is no such model, task or method.
         RecipeError: the family or a recipe does not hold together.
+        LockedError: another process is writing the folder.
         TrainingError: more groups than there are, several processes, or a recipe none of whose models can be trained.
         LightCRLError: whatever else the recipes, the data or the machine do not allow.
     """
@@ -87,7 +89,12 @@ def reproduce(
     if not isinstance(family, Family):
         family = load_family(family)
     choice = choose(family, models, seeds, tasks, groups, overrides)
-    folder = make_folder(Path(output) if output is not None else Path("runs") / family.name)
+    folder = Path(output) if output is not None else Path("runs") / family.name
+    with only_writer(folder, tell) as hold:
+        return _reproduce(family, choice, folder, hold.guard(tell))
+
+
+def _reproduce(family: Family, choice: Choice, folder: Path, tell: Tell) -> Reproduction:
     # What can be wrong with recipes, methods or data is found before the first training.
     recipes = {name: load_recipe(family.file(name), choice.overrides) for name in choice.recipes}
     for recipe in recipes.values():
