@@ -89,8 +89,8 @@ def test_the_second_is_refused_with_the_holders_name_and_the_first_is_not_distur
     assert time.monotonic() - began < 0.2
     found = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", "DATE", str(refused.value))
     assert found == (
-        f"{tmp_path} is being written by process {first.pid} on {socket.gethostname()} since DATE (-c {tmp_path}). Wait "
-        "for it to end, or choose another folder with --output."
+        f"{tmp_path} is being written by process {first.pid} on {socket.gethostname()} since DATE (-c {tmp_path}). "
+        "Wait for it to end, or choose another folder with --output."
     )
     assert isinstance(refused.value, StorageError)
     assert refused.value.exit_code == 1
