@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,17 @@ import pytest
 import torch
 
 import lightcrl
+from lightcrl import pipeline
 from lightcrl.checkpoint import load_folder
-from lightcrl.features import FeatureStore
+from lightcrl.errors import LockedError
+from lightcrl.features import FeatureStore, extract
 from lightcrl.index import Index
-from lightcrl.locks import HOLDER, LOCK, holder
+from lightcrl.locks import HOLDER, LOCK, holder, only_writer
 from lightcrl.logs import read_log
+from lightcrl.recipe import make_recipe
+from lightcrl.reproduction import reproduce
+from lightcrl.tokens import TokenBatch
+from worlds import Digits, numbers
 
 RECIPE = """
 [data]
@@ -90,6 +97,7 @@ done = extract(encoder, data, "text", folder / "features", tell=events.append)
 print(done.store.folder)
 """
 COMPARE = """
+sys.modules["matplotlib"] = None  # no page
 import lightcrl.console
 from lightcrl.cli import main
 meet()
@@ -98,12 +106,17 @@ main()
 INDEX = """
 import numpy as np
 from lightcrl.index import Index
+write = Index._write
+def slow(*given):
+    time.sleep(0.1)
+    write(*given)
+Index._write = slow
 number = ("one", "two").index(name)
 vectors = np.zeros((20_000, 32), "float32")
 vectors[:, number] = 1
 index, events = Index(vectors, np.arange(len(vectors)) + number * 100_000), []
 meet()
-for _ in range(8):
+for _ in range(4):
     index.save(folder / "index", events.append)
 print(len(events))
 """
@@ -177,6 +190,39 @@ def test_a_run_succeeds_a_killed_one_and_a_third_into_its_folder_is_refused(worl
     assert not {LOCK, HOLDER} & {path.name for path in (world / "out").iterdir()}
 
 
+def test_only_the_main_process_of_a_job_holds_the_folder(tmp_path, monkeypatch):
+    """Else the processes of one job would refuse each other."""
+    done = []
+    monkeypatch.setattr(pipeline, "_run", lambda recipe, tell: done.append(holder(recipe.folder)))
+    recipe = make_recipe({**tomllib.loads(RECIPE), "name": "small", "output": str(tmp_path)})
+    pipeline.run(recipe)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        pipeline.run(recipe)
+    assert [known and known.pid for known in done] == [os.getpid(), os.getpid(), None]
+
+
+def test_a_reproduction_into_a_folder_that_is_written_is_refused(tmp_path):
+    family = Path(__file__).parents[1] / "recipes" / "paper"
+    with only_writer(tmp_path), pytest.raises(LockedError, match=f"^{tmp_path} is being written by process"):
+        reproduce(family, output=tmp_path)
+
+
+def test_a_store_on_an_object_store_is_locked_by_its_local_mirror(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIGHTCRL_CACHE", str(tmp_path))
+    mirror, seen = tmp_path / "mirror" / "memory" / tmp_path.name, []
+
+    class Watching(Digits):
+        def encode(self, prepared: Sequence[Any]) -> TokenBatch:
+            seen.extend(holder(folder) for folder in mirror.iterdir())
+            return super().encode(prepared)
+
+    extract(Watching(), numbers(5), "text", f"memory://{tmp_path.name}")
+    assert [known and known.pid for known in seen] == [os.getpid()]
+    assert not list(mirror.rglob(LOCK))
+
+
 def test_a_store_that_two_processes_want_is_encoded_once(tmp_path):
     one, two = both(ENCODE, tmp_path)
     assert one == two
@@ -189,7 +235,17 @@ def test_a_store_that_two_processes_want_is_encoded_once(tmp_path):
 
 
 def test_cells_that_two_comparisons_share_are_trained_once(world):
-    words = ("compare", "small.toml", "--methods", "linear,convirt[dim=16]", "--no-tune", "--seeds", 2)
+    words = (
+        "compare",
+        "small.toml",
+        "--methods",
+        "linear,convirt[dim=16]",
+        "--no-tune",
+        "--seeds",
+        2,
+        "--set",
+        "training.epochs=1",
+    )
     said = both(COMPARE, world, *words, "--output", "out", "--json", "{}.json")
     results = [json.loads((world / f"{name}.json").read_text()) for name in ("one", "two")]
     for result in results:
@@ -199,7 +255,7 @@ def test_cells_that_two_comparisons_share_are_trained_once(world):
     logs = [read_log(path) for path in (world / "out" / "cells").glob("*")]
     assert len(logs) == 4
     for log in logs:
-        assert steps(log) == list(range(18))
+        assert steps(log) == list(range(6))
     # Every cell was trained by one of them, and what the other one waited for it says.
     assert sum(output.count("trained ") for output in said) == 4
     assert "waiting for process" in "".join(said)

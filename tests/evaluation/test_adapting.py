@@ -17,13 +17,14 @@ import coloured
 import lightcrl
 from lightcrl.checkpoint import load_checkpoint
 from lightcrl.embedder import Embedder
-from lightcrl.errors import CheckpointError, DataError, RecipeError, TrainingError
+from lightcrl.errors import CheckpointError, DataError, LockedError, RecipeError, TrainingError
 from lightcrl.evaluation import Result
 from lightcrl.evaluation.adapting import FineTuning, FineTuningSpec
 from lightcrl.evaluation.class_folders import ClassFolders
 from lightcrl.evaluation.fine_tuning import evaluate
 from lightcrl.evaluation.measure import Request, measure
 from lightcrl.evaluation.tasks import Tell
+from lightcrl.locks import only_writer
 from lightcrl.logs import read_log
 from lightcrl.pipeline import run
 from lightcrl.recipe import FeaturesSpec, parse
@@ -181,6 +182,8 @@ def test_the_task_keeps_its_model_below_the_run_and_finds_it_again(place):
     assert folder.name.startswith("stripes-")
     written = (folder / "log.jsonl").stat().st_mtime_ns
     assert measure("fine_tuning", request()) == (result, rejected)
+    with only_writer(folder), pytest.raises(LockedError, match=f"^{folder} is being written by process"):
+        measure("fine_tuning", request())
     assert (folder / "log.jsonl").stat().st_mtime_ns == written
     assert len(list((place / "dfe/fine_tuning").iterdir())) == 1
 
