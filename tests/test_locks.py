@@ -42,7 +42,7 @@ wait_for("go")
 try:
     with locks.only_writer(folder):
         (folder / "winners").open("a").write(f"{os.getpid()}\\n")
-        time.sleep(0.8)
+        time.sleep(0.5)
 except locks.LockedError:
     print("refused")
 """
@@ -184,7 +184,7 @@ def test_a_holder_on_another_machine_whose_heart_beats_is_left_alone(tmp_path, p
 
 @pytest.mark.parametrize("before", ["", "cannot_exchange()"])
 def test_of_two_takers_one_wins(tmp_path, processes, before):
-    for _ in range(3):
+    for _ in range(2):
         first = holding(processes, tmp_path)
         first.kill()
         first.wait()

@@ -19,10 +19,10 @@ import torch
 import lightcrl
 from lightcrl import pipeline
 from lightcrl.checkpoint import load_folder
-from lightcrl.errors import LockedError
+from lightcrl.errors import LockedError, StoreError
 from lightcrl.features import FeatureStore, extract
 from lightcrl.index import Index
-from lightcrl.locks import HOLDER, LOCK, holder, only_writer
+from lightcrl.locks import HOLDER, LOCK, holder, in_turn, only_writer
 from lightcrl.logs import read_log
 from lightcrl.recipe import make_recipe
 from lightcrl.reproduction import reproduce
@@ -260,6 +260,16 @@ def test_cells_that_two_comparisons_share_are_trained_once(world):
     assert sum(output.count("trained ") for output in said) == 4
     assert "waiting for process" in "".join(said)
     assert not list((world / "out").rglob(f"{LOCK}*"))
+
+
+def test_an_index_that_is_being_written_is_not_called_missing(tmp_path):
+    with (
+        in_turn(tmp_path),
+        pytest.raises(StoreError, match=rf"is being written by process {os.getpid()} on .*\. Open it"),
+    ):
+        Index.open(tmp_path)
+    with pytest.raises(StoreError, match="no index in"):
+        Index.open(tmp_path)
 
 
 def test_an_index_that_two_processes_write_is_one_of_theirs(tmp_path):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lightcrl.errors import ShapeError, StoreError, TornStoreError
 from lightcrl.index.search import nearest
-from lightcrl.locks import Tell, in_turn
+from lightcrl.locks import Tell, holder, in_turn
 from lightcrl.storage import file_digest, whole_file, write_json
 
 FORMAT = 1
@@ -125,7 +125,8 @@ class Index:
             device: where to search; another than the CPU reads into its memory.
 
         Raises:
-            StoreError: there is no complete index, or its format is newer than this version reads.
+            StoreError: there is no complete index, another process is writing it, or its format is newer than this
+                version reads.
             TornStoreError: a file is missing or has another size; with `memory`, or another content.
         """
         folder = Path(folder)
@@ -144,6 +145,8 @@ def _manifest(folder: Path, digests: bool) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if (known := holder(folder)) is not None and known.lives is not False:
+            raise StoreError(f"{folder} is being written by {known}. Open it when that has ended.") from None
         raise StoreError(
             f"no index in {folder}: expected manifest.json, which is written last. Save the index again."
         ) from None
