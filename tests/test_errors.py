@@ -20,6 +20,7 @@ from lightcrl.errors import (
     EngineError,
     ItemError,
     LightCRLError,
+    LockedError,
     MissingExtraError,
     ModalityError,
     ProcessError,
@@ -42,6 +43,7 @@ TREE = {
     ],
     DataError: [EmptyDatasetError, ItemError, TooManyRejectedError],
     EncoderError: [EncoderNotFoundError],
+    StorageError: [LockedError],
     StoreError: [StaleStoreError, TornStoreError],
     TrainingError: [DivergedError, ProcessError],
 }  # fmt: skip

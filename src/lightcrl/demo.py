@@ -22,7 +22,8 @@ from lightcrl.data.synthetic import ATTRIBUTES, Scene, write_class_folder
 from lightcrl.data.synthetic.source import nth_scene
 from lightcrl.errors import MissingExtraError
 from lightcrl.events import Tell
-from lightcrl.files.local import make_folder, whole_folder, write_text
+from lightcrl.files.local import whole_folder, write_text
+from lightcrl.files.locks import only_writer
 from lightcrl.pipeline import Run, run
 from lightcrl.recipe import Recipe, make_recipe
 from lightcrl.report.facts import Report, gather
@@ -94,11 +95,11 @@ def run_demo(
     """
     start = time.monotonic()
     recipe = demo_recipe(output, groups=groups, epochs=epochs)
-    make_folder(recipe.folder)
     classes = recipe.folder / "classes"
-    if not classes.exists():
-        with whole_folder(classes) as fresh:
-            write_class_folder(fresh, "shape", pictures)
+    with only_writer(recipe.folder, tell):
+        if not classes.exists():
+            with whole_folder(classes) as fresh:
+                write_class_folder(fresh, "shape", pictures)
     done = run(recipe, tell=tell)
     scenes = {f"scene-{number:06}": nth_scene(0, number) for number in range(groups)}
     labels = {

@@ -126,5 +126,9 @@ class StorageError(LightCRLError):
     """The disk is full, or a folder or an object store cannot be read or written."""
 
 
+class LockedError(StorageError):
+    """A folder that another process is writing: says which, where and since when."""
+
+
 class EngineError(LightCRLError):
     """The machines that encode cannot be reached, or cannot do what is asked of them."""

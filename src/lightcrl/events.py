@@ -6,4 +6,4 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Tell = Callable[[Mapping[str, Any]], None]
-"""Called with each event: `data`, `encode`, `encoded`, `start`, `step`, `evaluation`, `trained`."""
+"""Called with each event: `waiting`, `data`, `encode`, `encoded`, `start`, `step`, `evaluation`, `trained`."""

@@ -29,6 +29,7 @@ from lightcrl.features.embed import embed_split
 from lightcrl.features.extract import encode_modality
 from lightcrl.features.live import LiveStore
 from lightcrl.files.local import make_folder, write_json
+from lightcrl.files.locks import only_writer
 from lightcrl.methods import METHODS, Method
 from lightcrl.methods.spec import MethodSpec, make_method
 from lightcrl.metrics.result import Result
@@ -177,12 +178,20 @@ def run(
         tell: called with what happens.
 
     Raises:
+        LockedError: another process is writing the folder.
         LightCRLError: anything that the recipe, the data or the machine does not allow.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, output)
     elif output is not None:
         recipe = recipe.model_copy(update={"output": str(output)})
+    if not is_main():  # the main process holds the folder for all
+        return _run(recipe, tell)
+    with only_writer(recipe.folder, tell) as hold:
+        return _run(recipe, hold.guard(tell))
+
+
+def _run(recipe: Recipe, tell: Tell) -> Run:
     folder = make_folder(recipe.folder)
     with main_first():
         # Hours of encoding come after what can be refused at once.

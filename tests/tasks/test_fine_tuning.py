@@ -17,9 +17,10 @@ import coloured
 import lightcrl
 from lightcrl.checkpoint import load_checkpoint
 from lightcrl.embedder import Embedder
-from lightcrl.errors import CheckpointError, DataError, RecipeError, TrainingError
+from lightcrl.errors import CheckpointError, DataError, LockedError, RecipeError, TrainingError
 from lightcrl.events import Tell
 from lightcrl.features.spec import FeaturesSpec
+from lightcrl.files.locks import only_writer
 from lightcrl.metrics import Result
 from lightcrl.metrics.fine_tuning import evaluate
 from lightcrl.pipeline import run
@@ -182,6 +183,8 @@ def test_the_task_keeps_its_model_below_the_run_and_finds_it_again(place):
     assert folder.name.startswith("stripes-")
     written = (folder / "log.jsonl").stat().st_mtime_ns
     assert measure("fine_tuning", request()) == (result, rejected)
+    with only_writer(folder), pytest.raises(LockedError, match=f"^{folder} is being written by process"):
+        measure("fine_tuning", request())
     assert (folder / "log.jsonl").stat().st_mtime_ns == written
     assert len(list((place / "dfe/fine_tuning").iterdir())) == 1
 

@@ -20,7 +20,8 @@ from lightcrl.features.shards import Job, plan_tasks, shard_count
 from lightcrl.features.siblings import Siblings
 from lightcrl.features.spec import FeaturesSpec
 from lightcrl.features.store import FORMAT, FeatureStore, complete_shards, write_manifest
-from lightcrl.files.remote import folder_at
+from lightcrl.files.locks import in_turn
+from lightcrl.files.remote import Folder, folder_at, local_place
 from lightcrl.tokens import TokenSpec
 
 
@@ -56,8 +57,12 @@ def extract(
     engine: str = "local",
     crew: Crew | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    tell: Tell = lambda event: None,
 ) -> Extraction:
     """The complete store of one modality of `dataset`, made, resumed or found below `root`.
+
+    One process makes a store; others wait for it and find it done. Of a store at a URI this holds for the processes of
+    one machine. Two machines may encode the same items there, and write the same bytes.
 
     Args:
         encoder: the frozen encoder.
@@ -71,6 +76,7 @@ def extract(
         engine: a member of `ENGINES`.
         crew: who encodes, where the engine is not the local one.
         progress: called with items done and items in all.
+        tell: called with the event `waiting` if another process makes the store.
 
     Raises:
         DataError: `strict`, and an item cannot be read.
@@ -78,7 +84,6 @@ def extract(
         StorageError: the disk is full, or the folder cannot be written; complete shards are kept.
         EngineError: the machines that should encode cannot.
     """
-    items = dataset.items[modality]
     identity = {
         "format": FORMAT,
         "encoder": encoder.fingerprint,
@@ -87,12 +92,39 @@ def extract(
     }
     mark = fingerprint(identity)
     folder = folder_at(root).below(f"{modality}-{mark[:16]}")
-    if "manifest.json" in folder.sizes():
-        store = FeatureStore(folder.uri, mark)
-        progress(len(items), len(items))
-        return Extraction(store, 0, 0, store.rows, _rejections(store.rejected, modality))
-
+    if (known := _found(folder, mark, dataset, modality, progress)) is not None:
+        return known
     folder.make()
+    job = Job(folder.uri, mark, encoder.fingerprint, dtype, strict, workers)
+    with in_turn(local_place(folder.uri), tell):
+        known = _found(folder, mark, dataset, modality, progress)
+        return known or _make(job, encoder, dataset, modality, root, max_rejected, engine, crew or Crew(), progress)
+
+
+def _found(
+    folder: Folder, mark: str, dataset: Dataset, modality: str, progress: Callable[[int, int], None]
+) -> Extraction | None:
+    """The store if it is complete."""
+    if "manifest.json" not in folder.sizes():
+        return None
+    store = FeatureStore(folder.uri, mark)
+    progress(len(dataset.items[modality]), len(dataset.items[modality]))
+    return Extraction(store, 0, 0, store.rows, _rejections(store.rejected, modality))
+
+
+def _make(
+    job: Job,
+    encoder: Encoder,
+    dataset: Dataset,
+    modality: str,
+    root: Path | str,
+    max_rejected: float,
+    engine: str,
+    crew: Crew,
+    progress: Callable[[int, int], None],
+) -> Extraction:
+    """Encode what no store has; the manifest comes last."""
+    items, folder, mark = dataset.items[modality], folder_at(job.folder), job.fingerprint
     shards = complete_shards(folder, shard_count(len(items)), mark)
     kept = sum(shard.rows for shard in shards.values())
     done = sum(shard.rows + len(shard.rejected) for shard in shards.values())
@@ -109,12 +141,12 @@ def extract(
         check_rejected(_rejections(aside, modality), len(items) - len(aside), max_rejected)
 
     check()
-    siblings = Siblings(folder_at(root), {"format": FORMAT, "dtype": dtype}, encoder.fingerprint, exclude=folder.name)
-    job = Job(folder.uri, mark, encoder.fingerprint, dtype, strict, workers)
+    wanted = {"format": FORMAT, "dtype": job.dtype}
+    siblings = Siblings(folder_at(root), wanted, encoder.fingerprint, exclude=folder.name)
     tasks = plan_tasks(dataset, modality, siblings, set(shards))
     encoded = copied = 0
     shape: TokenSpec | None = None
-    with closing(ENGINES.load(engine)(job, encoder, tasks, advance, crew or Crew())) as running:
+    with closing(ENGINES.load(engine)(job, encoder, tasks, advance, crew)) as running:
         for made in running:
             shards[made.number], shape = made.shard, made.shape
             encoded, copied = encoded + made.encoded, copied + made.copied
@@ -128,7 +160,7 @@ def extract(
         "dim": shape.dim,
         "slots": shape.slots,
         "sequence": shape.sequence,
-        "dtype": dtype,
+        "dtype": job.dtype,
     }
     write_manifest(folder, mark, header, [shard for _, shard in sorted(shards.items())])
     folder.tidy()
@@ -169,6 +201,7 @@ def encode_modality(
         engine=features.engine,
         crew=features.crew,
         progress=lambda at, total: tell({"event": "encode", "modality": modality, "done": at, "total": total}),
+        tell=tell,
     )
     tell(
         {

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from lightcrl.errors import ShapeError, StoreError, TornStoreError
-from lightcrl.files.local import file_digest, make_folder, whole_file, write_json
+from lightcrl.events import Tell
+from lightcrl.files.local import file_digest, whole_file, write_json
+from lightcrl.files.locks import holder, in_turn
 from lightcrl.index.search import nearest
 
 FORMAT = 1
@@ -90,13 +92,20 @@ class Index:
         width = places.shape[1]
         return Found([flat[at * width : (at + 1) * width] for at in range(len(places))], scores.cpu().numpy())
 
-    def save(self, folder: Path | str) -> None:
+    def save(self, folder: Path | str, tell: Tell = lambda event: None) -> None:
         """Write the index to `folder`, in place of one that is there; it counts only once it is whole.
+
+        Args:
+            folder: made if it is not there; who else writes it is waited for.
+            tell: called with the event `waiting` where that is so.
 
         Raises:
             StorageError: the disk is full or not writable.
         """
-        folder = make_folder(Path(folder))
+        with in_turn(Path(folder), tell):
+            self._write(Path(folder))
+
+    def _write(self, folder: Path) -> None:
         (folder / "manifest.json").unlink(missing_ok=True)
         with whole_file(folder / "vectors.npy") as temporary, temporary.open("wb") as stream:
             np.save(stream, self.vectors.cpu().numpy())
@@ -117,7 +126,8 @@ class Index:
             device: where to search; another than the CPU reads into its memory.
 
         Raises:
-            StoreError: there is no complete index, or its format is newer than this version reads.
+            StoreError: there is no complete index, another process is writing it, or its format is newer than this
+                version reads.
             TornStoreError: a file is missing or has another size; with `memory`, or another content.
         """
         folder = Path(folder)
@@ -136,6 +146,8 @@ def _manifest(folder: Path, digests: bool) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if (known := holder(folder)) is not None and known.lives is not False:
+            raise StoreError(f"{folder} is being written by {known}. Open it when that has ended.") from None
         raise StoreError(
             f"no index in {folder}: expected manifest.json, which is written last. Save the index again."
         ) from None

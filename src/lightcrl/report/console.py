@@ -87,6 +87,11 @@ class Live:
             self._tasks[name] = self._progress.add_task(name, total=total, note="")
         return self._tasks[name]
 
+    def _on_waiting(self, event: Mapping[str, Any]) -> None:
+        self._progress.print(
+            f"{event['folder']}: waiting for {event['holder']}, which writes it", markup=False, soft_wrap=True
+        )
+
     def _on_data(self, event: Mapping[str, Any]) -> None:
         groups = ", ".join(f"{count:,} {split}" for split, count in event["groups"].items())
         aside = f"; {event['rejected']:,} things set aside" if event["rejected"] else ""

@@ -5,7 +5,8 @@
       queries.npz               [Q, 3] how every query fares (`ranks.ranks`), and [Q] its group
       cell.json                 what was measured; written last
 
-A folder with a cell.json is finished and read; one without is gone on with.
+A folder with a cell.json is finished and read; one without is gone on with, by one process at a time: others wait
+and read what it leaves.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from lightcrl.events import Tell
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
 from lightcrl.files.local import whole_file, write_json
+from lightcrl.files.locks import in_turn
 from lightcrl.methods import METHODS
 from lightcrl.methods.spec import MethodSpec
 from lightcrl.metrics.intervals import hits
@@ -122,6 +124,7 @@ def find_or_train(ground: Ground, label: str, spec: MethodSpec, seed: int, group
 
     Raises:
         TrainingError: as `lightcrl.training.loop.train`.
+        LockedError: this process was stopped, and another one has taken the cell over.
     """
     recipe, features = ground.recipe, ground.features
     train_split = features.split("train")
@@ -140,6 +143,18 @@ def find_or_train(ground: Ground, label: str, spec: MethodSpec, seed: int, group
     if groups is not None:
         order = np.random.default_rng([seed, len(train_split)]).permutation(train_split.usable)
         features = features.replace_split("train", train_split.subset(order[:groups]))
+    with in_turn(folder, ground.tell) as hold:
+        # Another comparison may have trained it in the meantime.
+        known = _read(folder, measured)
+        if known is None:
+            held = replace(ground, features=features, tell=hold.guard(ground.tell))
+            known = _train(held, label, spec, seed, folder, measured)
+    return known
+
+
+def _train(ground: Ground, label: str, spec: MethodSpec, seed: int, folder: Path, measured: str) -> Cell:
+    """Train and measure on all of the ground's features; the cell's files come last."""
+    recipe, features = ground.recipe, ground.features
 
     def report(event: Mapping[str, Any]) -> None:
         ground.tell({"method": label, "seed": seed, **event})

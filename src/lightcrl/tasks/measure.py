@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from lightcrl.encoders.base import Encoder
 from lightcrl.errors import DataError
 from lightcrl.events import Tell
 from lightcrl.features.spec import FeaturesSpec
+from lightcrl.files.locks import only_writer
 from lightcrl.metrics.result import EVALUATIONS, Result
+from lightcrl.processes import is_main
 from lightcrl.specs import parse
 from lightcrl.tasks.class_folders import ClassFolders
 from lightcrl.tasks.fine_tuning import FineTuning, FineTuningSpec
@@ -136,7 +139,9 @@ def _fine_tuning(request: Request) -> Measured:
         raise DataError(f"{request.place} is no folder here; say with --output where to keep the fine-tuned model.")
     name = f"{Path(request.data).name}-{prepared.identity(checkpoint, spec)[:10]}"
     folder = request.output or Path(request.place) / "fine_tuning" / name
-    return prepared(checkpoint, spec, folder), [*prepared.train.rejected, *prepared.test.rejected]
+    with only_writer(folder, request.tell) if is_main() else nullcontext():
+        result = prepared(checkpoint, spec, folder)
+    return result, [*prepared.train.rejected, *prepared.test.rejected]
 
 
 def _class_folders(request: Request) -> tuple[ClassFolders, dict[str, Encoder], FeaturesSpec, Tell]:

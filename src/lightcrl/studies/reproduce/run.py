@@ -20,6 +20,7 @@ from lightcrl.encoders.base import fingerprint
 from lightcrl.errors import TrainingError
 from lightcrl.events import Tell
 from lightcrl.files.local import make_folder, whole_file, write_json, write_text
+from lightcrl.files.locks import only_writer
 from lightcrl.methods import METHODS
 from lightcrl.pipeline import prepare
 from lightcrl.processes import launched
@@ -81,6 +82,7 @@ def reproduce(
     Raises:
         UnknownNameError: there is no such model, task or method.
         RecipeError: the family or a recipe does not hold together.
+        LockedError: another process is writing the folder.
         TrainingError: more groups than there are, several processes, or a recipe none of whose models can be trained.
         LightCRLError: whatever else the recipes, the data or the machine do not allow.
     """
@@ -89,7 +91,12 @@ def reproduce(
     if not isinstance(family, Family):
         family = load_family(family)
     choice = choose(family, models, seeds, tasks, groups, overrides)
-    folder = make_folder(Path(output) if output is not None else Path("runs") / family.name)
+    folder = Path(output) if output is not None else Path("runs") / family.name
+    with only_writer(folder, tell) as hold:
+        return _reproduce(family, choice, folder, hold.guard(tell))
+
+
+def _reproduce(family: Family, choice: Choice, folder: Path, tell: Tell) -> Reproduction:
     # What can be wrong with recipes, methods or data is found before the first training.
     recipes = {name: load_recipe(family.file(name), choice.overrides) for name in choice.recipes}
     for recipe in recipes.values():
