@@ -101,7 +101,7 @@ def gradients(data: Features) -> dict[str, torch.Tensor]:
                 "dfe", data.specs, {"dim": 16, "feedforward": 8, "canonical": 0, **DROPOUTS}, loss, 0
             ).to(dtype)
             spec = TrainingSpec(loss=loss, precision="float32").suited(type(method))
-            stepper = Stepper(method, data, {}, make_accelerator(spec, 20, method, False), spec)
+            stepper = Stepper(method, data, {}, make_accelerator(spec, 20, method, ()), spec)
             (batch,) = stepper.read(epoch_batches(data.split("train"), 20, 2, 0, 0))
             found[f"{loss} {dtype} loss"] = stepper.backward(batch, 0.0, 0)
             for name, parameter in stepper.parameters():

@@ -42,7 +42,7 @@ def stepper(made: Recipe, folder: Path, chunk: int) -> tuple[Stepper, Any]:
 
     spec = made.training.suited(lightcrl.methods.METHODS.load(made.method.name))
     method = make_method(made.method.name, features.specs, made.method.options, "info_nce", 3)
-    accelerator = make_accelerator(spec, 10, method, True)
+    accelerator = make_accelerator(spec, 10, method, tuple(live))
     found = Stepper(method, features, live, accelerator, spec.model_copy(update={"chunk": chunk}))
     found.train()
     batch = next(found.read(epoch_batches(features.split("train"), 10, 1, 0, 0)))

@@ -80,8 +80,8 @@ class Embedder:
         """Embed raw items.
 
         Args:
-            items: texts (str), pictures (path, bytes, PIL image, uint8 [H, W, 3]) or sounds (path, bytes, or samples
-                and rate), as the modality wants them.
+            items: texts (str), pictures or sounds, in the forms of `lightcrl.encoders.inputs`: paths, bytes, open
+                files, PIL images, arrays, tensors, (samples, rate), or mappings as Hugging Face data sets have them.
             modality: whose items they are.
 
         Returns:

@@ -34,7 +34,7 @@ from lightcrl.methods import METHODS, Method
 from lightcrl.methods.spec import MethodSpec, make_method
 from lightcrl.metrics.result import Result
 from lightcrl.metrics.retrieval import Retrieval
-from lightcrl.processes import is_main, main_first
+from lightcrl.processes import is_main, launched, main_first
 from lightcrl.recipe import Recipe, load_recipe
 from lightcrl.specs import parse
 from lightcrl.tasks.text_similarity import TextSimilarity
@@ -42,6 +42,7 @@ from lightcrl.tasks.zero_shot import ZeroShot
 from lightcrl.training.log import Report
 from lightcrl.training.loop import Judge, Judgement, Trained, by_retrieval, train
 from lightcrl.training.plan import make_plan
+from lightcrl.training.refusals import Combination, check_combination
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,11 @@ def run(
 
 
 def _run(recipe: Recipe, tell: Tell) -> Run:
+    specs = [recipe.method, *(parse(MethodSpec, {"name": name}, "method") for name in recipe.evaluation.baselines)]
+    for spec in specs:
+        kind = METHODS.load(spec.name)
+        loss = recipe.training.suited(kind).loss
+        check_combination(Combination(kind, tuple(recipe.tuning), launched(), loss, spec.parsed()))
     folder = make_folder(recipe.folder)
     with main_first():
         # Hours of encoding come after what can be refused at once.
@@ -205,7 +211,6 @@ def _run(recipe: Recipe, tell: Tell) -> Run:
         write_rejected(rejected, folder / "rejected.jsonl")
 
     models = []
-    specs = [recipe.method, *(parse(MethodSpec, {"name": name}, "method") for name in recipe.evaluation.baselines)]
     for spec in specs:
         for seed in recipe.evaluation.seeds:
             own = spec is recipe.method and seed == recipe.evaluation.seeds[0]

@@ -15,6 +15,7 @@ from torch import Tensor
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.encoders.huggingface import HuggingFaceEncoder, Prepared
 from lightcrl.encoders.image import leading_tokens
+from lightcrl.encoders.inputs import content, samples_and_rate, time_first
 from lightcrl.errors import ItemError, MissingExtraError
 
 LONGEST = 30.0
@@ -25,14 +26,16 @@ SHORTEST = 0.1
 def read_sound(raw: Any, rate: int, max_length: float = LONGEST) -> np.ndarray:
     """A sound as mono samples [N] at `rate` Hz, at most `max_length` seconds.
 
-    Takes a file's path or bytes, or a pair of samples ([N] or [N, channels]; floats, or integers of full scale) and
-    their rate.
+    Takes every form of `encoders.inputs`: a file's path or bytes, or samples ([N], [N, channels] or [channels, N];
+    floats, or integers of full scale) and their rate.
 
     Raises:
         ItemError: not a sound, broken, or without samples.
         MissingExtraError: files need the extra `audio`, and so does another rate.
     """
-    samples, found_rate = _from_pair(raw) if isinstance(raw, tuple) else _from_file(raw, max_length)
+    raw = content(raw, "sound")
+    pair = samples_and_rate(raw)
+    samples, found_rate = _from_pair(pair) if pair is not None else _from_file(raw, max_length)
     if samples.size == 0:
         raise ItemError("empty sound")
     if not np.isfinite(samples).all():
@@ -44,7 +47,8 @@ def read_sound(raw: Any, rate: int, max_length: float = LONGEST) -> np.ndarray:
 def _from_pair(raw: tuple[Any, ...]) -> tuple[np.ndarray, int]:
     if len(raw) != 2:
         raise ItemError("not a sound", f"found {len(raw)} values; expected samples and their rate")
-    samples, rate = np.asarray(raw[0]), int(raw[1])
+    values = raw[0].detach().cpu().numpy() if isinstance(raw[0], Tensor) else np.asarray(raw[0])
+    samples, rate = time_first(values), int(raw[1])
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu" or rate <= 0:
         raise ItemError("not a sound", f"found {samples.dtype} of shape {list(samples.shape)} at {rate} Hz")
     if samples.dtype.kind != "f":

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from lightcrl.encoders.huggingface import HuggingFaceEncoder, Prepared
+from lightcrl.encoders.inputs import content, pixels
 from lightcrl.errors import ItemError
 
 _OPENING = threading.Lock()
@@ -27,7 +28,7 @@ DRAFT = 2
 def read_image(raw: Any, max_pixels: int, least: int | None = None) -> Image.Image:
     """A picture as RGB, upright.
 
-    Takes a file's path or bytes, a PIL image, or a uint8 array [H, W], [H, W, 3] or [H, W, 4]. What is transparent
+    Takes every form of `encoders.inputs`: a file's path or bytes, a PIL image, an array or a tensor. What is transparent
     becomes white; 16 bits per channel become 8. A JPEG that will be scaled down to `least` pixels a side may come out
     at a half, a quarter or an eighth of its size, none of its sides below `DRAFT` times that: its decoder skips work.
 
@@ -50,12 +51,10 @@ def _open(raw: Any) -> Image.Image:
     """The picture, its header read and its pixels not."""
     if isinstance(raw, Image.Image):
         return raw
-    if isinstance(raw, np.ndarray):
-        channels = raw.shape[2:] or (1,)
-        if raw.dtype != np.uint8 or raw.size == 0 or raw.ndim < 2 or channels not in ((1,), (3,), (4,)):
-            found = f"array of shape {list(raw.shape)} and {raw.dtype}"
-            raise ItemError("not an image", f"{found}; expected uint8 [H, W, 3]")
-        return Image.fromarray(raw.squeeze(2) if raw.shape[2:] == (1,) else raw)
+    raw = content(raw, "image")
+    if isinstance(raw, (np.ndarray, Tensor)):
+        values = pixels(raw)
+        return Image.fromarray(values.squeeze(2) if values.shape[2:] == (1,) else values)
     if not isinstance(raw, (str, Path, bytes)):
         raise ItemError("not an image", f"found {type(raw).__name__}")
     try:

@@ -73,37 +73,41 @@ class Stepper:
         for module in (self.method, *(store.tower for store in self.live.values())):
             module.train(mode)
 
-    def read(self, batches: Iterable[Batch], *, whole: bool = False) -> Iterator[Batch]:
+    def read(self, batches: Iterable[Batch], *, whole: bool = False, stored: bool = False) -> Iterator[Batch]:
         """The batches with their stored tokens, gathered while the batch before is in use.
 
-        Tokens are those of this process' share of each batch, unless it is to have the `whole`.
+        Tokens are those of this process' share of each batch, unless it is to have the `whole`. Modalities with a tower
+        have none, unless what its first weights gave is wanted: `stored`.
         """
-        return _ahead(lambda batch: self._gathered(batch, whole), self._windows(batches, whole))
+        live = frozenset(() if stored else self.live)
+        return _ahead(lambda batch: self._gathered(batch, whole, live), self._windows(batches, whole, live))
 
-    def _gathered(self, batch: Batch, whole: bool) -> Batch:
+    def _gathered(self, batch: Batch, whole: bool, live: frozenset[str]) -> Batch:
         found = dict(batch.tokens)
-        for name in batch.rows.keys() - found.keys() - self.live.keys():
+        for name in batch.rows.keys() - found.keys() - live:
             rows = self._rows(batch.rows[name], whole)
             found[name] = self.features.store(name).gather(rows, sequence=self.method.sequences)
         if self.accelerator.device.type == "cuda":
             found = {name: tokens.pinned() for name, tokens in found.items()}
         return replace(batch, tokens=found)
 
-    def _windows(self, batches: Iterable[Batch], whole: bool) -> Iterator[Batch]:
+    def _windows(self, batches: Iterable[Batch], whole: bool, live: frozenset[str]) -> Iterator[Batch]:
         """The batches; of stores that are not in memory with their tokens, a window read while another is in use."""
-        if all(store.memory for name, store in self.features.stores.items() if name not in self.live):
+        if all(store.memory for name, store in self.features.stores.items() if name not in live):
             yield from batches
             return
         windows = (list(window) for _, window in groupby(batches, key=attrgetter("window")))
-        for window, excerpts in _ahead(lambda window: (window, self._excerpts(window, whole)), windows):
+        for window, excerpts in _ahead(lambda window: (window, self._excerpts(window, whole, live)), windows):
             yield from self._filled(window, excerpts, whole)
+            # The next window is read while one is in use, and no third is held.
+            del window, excerpts
 
-    def _excerpts(self, window: Sequence[Batch], whole: bool) -> dict[str, Excerpt]:
+    def _excerpts(self, window: Sequence[Batch], whole: bool, live: frozenset[str]) -> dict[str, Excerpt]:
         """What the batches of a window need of every store that is not in memory."""
         found = {}
         for name, store in self.features.stores.items():
             rows = [self._rows(batch.rows[name], whole) for batch in window if name in batch.rows]
-            if rows and not store.memory and name not in self.live:
+            if rows and not store.memory and name not in live:
                 found[name] = store.read(np.concatenate(rows), sequence=self.method.sequences)
         return found
 

@@ -161,7 +161,7 @@ def train(
     keep_freed_memory()
     method = checkpoint.method
     plan = replace(plan, window=make_window(features, train_split, plan, spec.memory_bytes, method.sequences))
-    accelerator = make_accelerator(spec, plan.batch_size, method, bool(live))
+    accelerator = make_accelerator(spec, plan.batch_size, method, tuple(live or ()))
     live = dict(live or {})
     tuning = {name: store.tower.spec.model_dump(mode="json") for name, store in sorted(live.items())}
     window = [asdict(plan.window)] if plan.window else []
@@ -226,7 +226,8 @@ class _Loop:
             start = saved = time.monotonic()
             earlier = progress.seconds
             if progress.step == 0 and self.method.solves:
-                epoch = self.stepper.read(self.epoch(self.train_split, 0), whole=True)
+                # What is solved reads what encoders gave with their first weights, those of towers too.
+                epoch = self.stepper.read(self.epoch(self.train_split, 0), whole=True, stored=True)
                 self.method.solve(self.stepper.stored(batch, 0.0) for batch in epoch)
             while not progress.finished:
                 skip = progress.step - progress.epoch * plan.steps_per_epoch

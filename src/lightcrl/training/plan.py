@@ -14,6 +14,7 @@ from lightcrl.features.table import Features, Split
 from lightcrl.machine import multiplies_bfloat16
 from lightcrl.methods import Method
 from lightcrl.training.batches import Window, count_batches
+from lightcrl.training.refusals import Combination, check_combination
 from lightcrl.training.spec import TrainingSpec
 
 # Share of the memory allowed that a window takes: there are two, one in use and one being read, and as much again for
@@ -108,11 +109,11 @@ def bfloat16_pays(cpu: bool, batch_size: int) -> bool:
     return multiplies_bfloat16("cpu" if cpu else "cuda") and (batch_size >= 256 or not cpu)
 
 
-def make_accelerator(spec: TrainingSpec, batch_size: int, method: Method, live: bool) -> Accelerator:
-    """Device, precision and processes for a training, `live` where a tower takes part in it.
+def make_accelerator(spec: TrainingSpec, batch_size: int, method: Method, live: tuple[str, ...]) -> Accelerator:
+    """Device, precision and processes for a training with towers of the modalities `live`.
 
     Raises:
-        TrainingError: there are too many processes for the batch, or the method needs it whole.
+        TrainingError: there are too many processes for the batch, or the combination is one of `REFUSALS`.
     """
     # Accelerate keeps one precision per process; several trainings in one process may differ.
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -124,14 +125,5 @@ def make_accelerator(spec: TrainingSpec, batch_size: int, method: Method, live: 
             f"launched as {accelerator.num_processes} processes for batches of {batch_size} groups; expected two "
             "groups or more for each."
         )
-    if live and (method.one_process or method.closed_form):
-        raise TrainingError(
-            f"{type(method).__name__} needs each batch whole, so no tower can be trained through it. Remove the "
-            "[tuning] tables, or take another method."
-        )
-    if accelerator.num_processes > 1 and (method.one_process or method.closed_form):
-        raise TrainingError(
-            f"launched as {accelerator.num_processes} processes, but {type(method).__name__} needs each batch whole in "
-            "one. Launch it without accelerate or torchrun."
-        )
+    check_combination(Combination(type(method), live, accelerator.num_processes, spec.loss, method.options))
     return accelerator
