@@ -216,6 +216,16 @@ def test_a_process_that_was_stopped_for_too_long_ends_at_its_next_event(tmp_path
         assert known.pid == os.getpid()
 
 
+def test_an_empty_lease_as_a_crash_of_the_machine_leaves_it_is_taken_over_in_time(tmp_path):
+    (tmp_path / LOCK).touch()
+    told: list[dict[str, str]] = []
+    began = time.monotonic()
+    with only_writer(tmp_path, told.append):
+        assert 1.5 < time.monotonic() - began < 3
+    assert told == [{"event": "waiting", "folder": str(tmp_path), "holder": "an unnamed process"}]
+    assert files(tmp_path) == []
+
+
 def test_a_folder_that_cannot_be_written_is_reported_as_ever(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="a file stands where a folder is expected"), only_writer(tmp_path / "file"):

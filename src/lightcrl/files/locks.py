@@ -199,20 +199,18 @@ def _acquire(folder: Path, lease: SoftFileLease, tell: Tell, instead: str | None
         now, known = _touched(folder), _holder(folder, lease)
         if now != seen:
             seen, since = now, time.monotonic()
-        if known is None:  # released just now, or not written yet
-            time.sleep(POLL)
-            continue
-        if known.lives is False or time.monotonic() - since > LEASE + HEARTBEAT:
+        if (known is not None and known.lives is False) or time.monotonic() - since > LEASE + HEARTBEAT:
             # filelock takes over by an exchange of names, which network file systems do not have.
             dead += 1
             if dead > 1:
                 _remove(folder, seen)
             time.sleep(POLL if dead > 2 else 0)
             continue
-        if instead is not None and (known.lives or seen != first):
+        if instead is not None and known is not None and (known.lives or seen != first):
             raise LockedError(f"{folder} is being written by {known}. Wait for it to end, or {instead}.")
-        if not told and (known.since or time.monotonic() - began > 1):
-            tell({"event": "waiting", "folder": str(folder), "holder": str(known)})
+        # Without a name it was released just now, is not written yet, or was lost with its machine.
+        if not told and ((known is not None and known.since) or time.monotonic() - began > 1):
+            tell({"event": "waiting", "folder": str(folder), "holder": str(known or "an unnamed process")})
             told = True
         time.sleep(POLL)
 
