@@ -86,13 +86,17 @@ def sound(tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize("form", PICTURES)
 def test_a_picture_in_every_form_is_that_of_its_path(picture, form):
     encoder = load_encoder(EncoderSpec(kind="image", model="builtin"))
-    np.testing.assert_array_equal(encoder.prepare(PICTURES[form](picture)), encoder.prepare(picture))
+    raw = PICTURES[form](picture)
+    np.testing.assert_array_equal(encoder.prepare(raw), encoder.prepare(picture))
+    getattr(raw, "close", int)()
 
 
 @pytest.mark.parametrize("form", SOUNDS)
 def test_a_sound_in_every_form_is_that_of_its_path(sound, form):
     encoder = load_encoder(EncoderSpec(kind="audio", model="builtin"))
-    np.testing.assert_array_equal(encoder.prepare(SOUNDS[form](sound)), encoder.prepare(sound))
+    raw = SOUNDS[form](sound)
+    np.testing.assert_array_equal(encoder.prepare(raw), encoder.prepare(sound))
+    getattr(raw, "close", int)()
 
 
 def test_a_file_that_was_read_can_be_read_again(picture):

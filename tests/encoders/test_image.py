@@ -93,11 +93,16 @@ def test_arrays_of_every_number_of_channels(shape):
 
 @pytest.mark.parametrize(
     "array",
-    [np.zeros((5, 6, 3)), np.zeros((3, 5, 6), np.uint8), np.zeros((0, 5, 3), np.uint8), np.zeros(5, np.uint8)],
-    ids=["floats", "channels first", "empty", "one axis"],
+    [
+        np.zeros((5, 6, 3), np.int32),
+        np.zeros((2, 5, 6), np.uint8),
+        np.zeros((0, 5, 3), np.uint8),
+        np.zeros(5, np.uint8),
+    ],
+    ids=["whole numbers", "two channels", "empty", "one axis"],
 )
 def test_other_arrays_are_no_pictures(array):
-    with pytest.raises(ItemError, match=r"not an image: array of shape .* expected uint8 \[H, W, 3\]"):
+    with pytest.raises(ItemError, match=r"not an image: ndarray of shape .* expected"):
         read_image(array, LIMIT)
 
 

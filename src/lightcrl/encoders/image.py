@@ -28,7 +28,7 @@ DRAFT = 2
 def read_image(raw: Any, max_pixels: int, least: int | None = None) -> Image.Image:
     """A picture as RGB, upright.
 
-    Takes every form of `encoders.inputs`: a file's path or bytes, a PIL image, an array or a tensor. What is transparent
+    Takes every form of `encoders.inputs`: a file's path or bytes, a PIL image, an array, a tensor. What is transparent
     becomes white; 16 bits per channel become 8. A JPEG that will be scaled down to `least` pixels a side may come out
     at a half, a quarter or an eighth of its size, none of its sides below `DRAFT` times that: its decoder skips work.
 

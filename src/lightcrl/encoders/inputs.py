@@ -39,11 +39,11 @@ def content(raw: Any, what: str) -> Any:
     Raises:
         ItemError: a web address, a file that is open as text, or a mapping without `bytes` or `path`.
     """
-    if isinstance(raw, Mapping) and ("bytes" in raw or "path" in raw):
+    if isinstance(raw, Mapping) and "array" not in raw and ("bytes" in raw or "path" in raw):
         # Both may be given: the path then is only a name.
         held = raw.get("bytes") if raw.get("bytes") is not None else raw.get("path")
         if held is None:
-            raise ItemError(f"not a {what}" if what == "sound" else "not an image", "bytes and path are both None")
+            raise ItemError(f"no {what}", "bytes and path are both None; expected one of them")
         return content(held, what)
     if isinstance(raw, (bytearray, memoryview)):
         return bytes(raw)
@@ -96,9 +96,8 @@ def pixels(raw: np.ndarray | torch.Tensor) -> np.ndarray:
         values = values.astype(np.float32)
         low, high = float(values.min()), float(values.max())
         if not (low >= 0 and high <= 1):
-            raise ItemError(
-                "not an image", f"{shape} with values from {low:.3g} to {high:.3g}; expected 0 to 1, or uint8"
-            )
+            found = f"{shape} with values from {low:.3g} to {high:.3g}"
+            raise ItemError("not an image", f"{found}; expected 0 to 1, or uint8")
         values = np.rint(values * 255).astype(np.uint8)
     if values.dtype != np.uint8:
         raise ItemError("not an image", f"{shape}; expected uint8, or floats from 0 to 1")
