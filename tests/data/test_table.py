@@ -218,7 +218,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.xlsx").touch()
     (tmp_path / "t.parquet").write_bytes(b"PAR1 is not all there is to it")
     (tmp_path / "t.parquet.gz").touch()
-    with pytest.raises(DataError, match=r"found \.xlsx, expected \.csv, \.tsv, \.jsonl, \.ndjson, \.parquet"):
+    with pytest.raises(DataError, match=r"found \.xlsx, expected \.csv, \.tsv, .*\.json, \.parquet"):
         rows(tmp_path / "t.xlsx")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         rows(tmp_path / "t.parquet")

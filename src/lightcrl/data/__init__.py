@@ -51,20 +51,23 @@ def load_dataset(spec: DataSpec, kinds: Mapping[str, str]) -> Dataset:
 def open_sources(spec: DataSpec, kinds: Mapping[str, str]) -> list[tuple[str | None, Source]]:
     """The sources of a spec, each with the split that all of its rows are in, or None if they say it themselves.
 
-    A source is made with `kinds`, with those of `path`, `columns`, `key`, `split_column` and `root` that are given,
-    and with `options`; what its class has no parameter for is an error. A class with a parameter `base` is told the
-    folder that several paths have in common, so that it can tell their files apart.
+    A source is made with `kinds`, with those of `path`, `columns`, `key`, `split_column`, `root` and `encoding` that
+    are given, and with `options`; what its class has no parameter for is an error. A class with a parameter `base` is
+    told the folder that several paths have in common, so that it can tell their files apart; one with `one_split`,
+    whether the path stands for a split.
     """
     for modality in spec.columns:
         if modality not in kinds:
             raise ModalityError(f"data.columns: {UnknownNameError('modality', modality, kinds)}")
     make = SOURCES.load(spec.source)
     parameters = inspect.signature(make).parameters
-    given = {"columns": spec.columns, "key": spec.key, "split_column": spec.split_column, "root": spec.root}
+    given = {name: getattr(spec, name) for name in ("columns", "key", "split_column", "root", "encoding")}
     arguments: dict[str, Any] = {name: value for name, value in given.items() if value} | spec.options
     paths: Mapping[str | None, str | None] = spec.paths or {None: None}
     if len(spec.paths) > 1 and "base" in parameters and all(map(os.path.isabs, spec.paths.values())):
         arguments.setdefault("base", os.path.commonpath([Path(path).parent for path in spec.paths.values()]))
+    if "one_split" in parameters and None not in paths:
+        arguments.setdefault("one_split", True)
     opened = []
     for split, path in paths.items():
         wanted = arguments if path is None else {"path": path, **arguments}

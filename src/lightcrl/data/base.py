@@ -122,7 +122,7 @@ def text_item(text: str, source: str) -> Item:
     try:
         return Item(digest("text", text.encode()), source, text)
     except UnicodeEncodeError:
-        raise ItemError("text that is not Unicode", ascii(text)) from None
+        raise ItemError("text that is not Unicode", f"{text!a}; data.encoding names the file's encoding") from None
 
 
 def file_item(path: Path, root: Path, source: str | None = None) -> Item:

@@ -56,6 +56,7 @@ class Columns:
         root: folder that relative paths of pictures and sounds are below.
         base: folder below which they are named; `root` if None.
         notes: further columns that rows carry along as they are, those of them that are there.
+        one_split: all rows are in one split, whatever the file says of splits.
     """
 
     kinds: Mapping[str, str]
@@ -65,6 +66,7 @@ class Columns:
     root: Path = Path()
     base: Path | None = None
     notes: tuple[str, ...] = ()
+    one_split: bool = False
 
     def column(self, modality: str) -> str:
         """The column of a modality."""

@@ -23,6 +23,7 @@ class DataSpec(BaseModel):
         dev_fraction: share of the groups drawn into `dev`, where splits are drawn.
         test_fraction: share of the groups drawn into `test`, where splits are drawn.
         root: folder that relative paths in the data are below; by default the data file's own.
+        encoding: of text files, by Python's name, such as `latin-1`; UTF-8 by default.
         strict: stop at the first item that cannot be read.
         max_rejected: greatest share of items that may be set aside.
         options: further keyword arguments of the source.
@@ -41,6 +42,7 @@ class DataSpec(BaseModel):
     dev_fraction: float = Field(default=0.1, ge=0, lt=1)
     test_fraction: float = Field(default=0.0, ge=0, lt=1)
     root: str | None = None
+    encoding: str | None = None
     strict: bool = False
     max_rejected: float = Field(default=0.2, ge=0, le=1)
     options: dict[str, Any] = {}

@@ -1,27 +1,25 @@
-"""Tables in a file: CSV, TSV, JSON lines (also gzipped) and Parquet."""
+"""Tables in a file: CSV and its kin, JSON lines, JSON documents (also gzipped) and Parquet, told apart by content."""
 
 from __future__ import annotations
 
-import csv
+import codecs
 import gzip
-import io
 import json
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from lightcrl.data.base import Rejection, Row
 from lightcrl.data.columns import Columns
+from lightcrl.data.delimited import TORN, read_delimited
+from lightcrl.data.documents import read_document
 from lightcrl.data.files import existing, name_below, some, visible
 from lightcrl.data.parquet import read_parquet
 from lightcrl.errors import DataError
 
 Rows = Iterator[Row | Rejection]
-Reader = Callable[[Path, str, Columns], Rows]
-TORN = (EOFError, zlib.error, gzip.BadGzipFile)
+Reader = Callable[[Path, str, Columns, str], Rows]
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,8 @@ class TableFile:
         root: folder that relative paths in the table are below; the file's own if None.
         base: folder below which files are named; two tables with files of the same name need a common one.
         notes: further columns that rows carry along, where they are there.
+        encoding: of text files, by Python's name.
+        one_split: all rows are in one split, whatever the file says of splits.
     """
 
     kinds: Mapping[str, str]
@@ -47,6 +47,8 @@ class TableFile:
     root: str | Path | None = None
     base: str | Path | None = None
     notes: Sequence[str] = ()
+    encoding: str = "utf-8"
+    one_split: bool = False
 
     def rows(self) -> Rows:
         """Every row, in the file's order, known as `train.jsonl:17` (in Parquet: the 17th row).
@@ -65,12 +67,26 @@ class TableFile:
             root,
             None if self.root else base,
             tuple(self.notes),
+            self.one_split,
         )
-        return _reader(path)(path, name_below(path, base), layout)
+        return _reader(path)(path, name_below(path, base), layout, _encoding(self.encoding))
 
 
-def read_json_lines(path: Path, name: str, layout: Columns) -> Rows:
-    """One JSON object a line; a line that is not one is set aside, blank ones are passed over."""
+def read_json(path: Path, name: str, layout: Columns, encoding: str) -> Rows:
+    """One JSON object a line; a line that is not one is set aside, blank ones are passed over.
+
+    A file that is one document instead is read by `read_document`.
+    """
+    if _is_document(path):
+        with _open(path) as file:
+            try:
+                content = file.read()
+                yield from read_document(content if encoding == "utf-8" else content.decode(encoding), name, layout)
+            except TORN as error:
+                yield Rejection(f"{name}:1", "torn file", str(error))
+            except UnicodeDecodeError as error:
+                raise DataError(f"{name}: {error}. Say in data.encoding which encoding it has.") from None
+        return
     found: dict[str, None] = {}
     with _open(path) as file:
         for number, line in _numbered(file, name):
@@ -81,9 +97,10 @@ def read_json_lines(path: Path, name: str, layout: Columns) -> Rows:
             if not line.strip():
                 continue
             try:
-                values = json.loads(line)
+                values = json.loads(line if encoding == "utf-8" else line.decode(encoding))
             except (ValueError, RecursionError) as error:
-                yield Rejection(source, "broken JSON line", str(error))
+                hint = "; data.encoding names another encoding" if isinstance(error, UnicodeDecodeError) else ""
+                yield Rejection(source, "broken JSON line", f"{error}{hint}")
                 continue
             if not isinstance(values, dict):
                 yield Rejection(source, "broken JSON line", f"expected an object, found {type(values).__name__}")
@@ -94,41 +111,53 @@ def read_json_lines(path: Path, name: str, layout: Columns) -> Rows:
         layout.check(found, name)
 
 
-def read_delimited(path: Path, name: str, layout: Columns, delimiter: str) -> Rows:
-    """A header, then one row a line (or several, within quotes); an empty cell is a missing one."""
+def read_text_table(path: Path, name: str, layout: Columns, encoding: str) -> Rows:
+    """Cells with a delimiter between them; see `read_delimited`."""
     with _open(path) as file:
-        # What is not UTF-8 becomes half a pair, and the text that holds it is set aside.
-        lines = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
-        reader = csv.reader(lines, delimiter=delimiter)
-        header: list[str] | None = None
-        while True:
-            source = f"{name}:{reader.line_num + 1}"
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield Rejection(source, "broken CSV line", str(error))
-                continue
-            except TORN as error:
-                yield Rejection(source, "torn file", str(error))
-                return
-            if header is None:
-                header = [cell.strip() for cell in cells]
-                layout.check(header, name)
-            elif cells and len(cells) != len(header):
-                yield Rejection(source, "broken CSV line", f"{len(cells)} cells under a header of {len(header)}")
-            elif cells:
-                yield from layout.read(dict(zip(header, (cell or None for cell in cells), strict=True)), source)
+        yield from read_delimited(file, name, layout, encoding, "\t" if _suffix(path) == ".tsv" else ",")
+
+
+def read_parquet_file(path: Path, name: str, layout: Columns, encoding: str) -> Rows:
+    """Parquet, which says its encoding itself."""
+    return read_parquet(path, name, layout)
 
 
 READERS: Mapping[str, Reader] = {
-    ".csv": partial(read_delimited, delimiter=","),
-    ".tsv": partial(read_delimited, delimiter="\t"),
-    ".jsonl": read_json_lines,
-    ".ndjson": read_json_lines,
-    ".parquet": read_parquet,
+    ".csv": read_text_table,
+    ".tsv": read_text_table,
+    ".txt": read_text_table,
+    ".token": read_text_table,
+    ".jsonl": read_json,
+    ".ndjson": read_json,
+    ".json": read_json,
+    ".parquet": read_parquet_file,
 }
+
+
+def _is_document(path: Path) -> bool:
+    """Whether a JSON file is one document: an array, an object over several lines, or one that is the only line."""
+    try:
+        with _open(path) as file:
+            start = file.read(1 << 20)
+    except TORN:
+        return False
+    start = start.removeprefix(codecs.BOM_UTF8).lstrip()
+    if start[:1] == b"[":
+        return True
+    line, end, rest = start.partition(b"\n")
+    if rest.strip():
+        try:
+            json.loads(line)
+        except (ValueError, RecursionError):
+            # The first line of an object over several lines is no JSON; nor is a broken first line of many.
+            return line.strip() == b"{" or (start[:1] == b"{" and path_is_json(path))
+        return False
+    return path_is_json(path) and (b'"images"' in start[:4096] or not end)
+
+
+def path_is_json(path: Path) -> bool:
+    """Whether the name says one document, not lines."""
+    return _suffix(path) == ".json"
 
 
 def _reader(path: Path) -> Reader:
@@ -159,3 +188,15 @@ def _numbered(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes | Rejectio
             yield number, line
     except TORN as error:
         yield number + 1, Rejection(f"{name}:{number + 1}", "torn file", str(error))
+
+
+def _encoding(name: str) -> str:
+    """The standard name of an encoding.
+
+    Raises:
+        DataError: there is none of this name.
+    """
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        raise DataError(f"data.encoding is {name!r}, which is unknown; expected such as latin-1.") from None

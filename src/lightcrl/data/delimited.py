@@ -1,0 +1,140 @@
+"""Tables of cells with a character between them: commas, tabs, semicolons or bars, found by content.
+
+image,text                          a header, any of the four between cells, quotes honoured
+1000.jpg#0<TAB>A child climbs .     Flickr8k's `Flickr8k.token.txt`, without a header
+image_name| comment_number| comment Flickr30k's `results.csv`, a space after each bar
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any, BinaryIO
+
+from lightcrl.data.base import Rejection, Row
+from lightcrl.data.columns import Columns
+
+TORN = (EOFError, zlib.error, gzip.BadGzipFile)
+DELIMITERS = (",", "\t", ";", "|")
+LOOKED_AT = 50
+"""Lines that decide what stands between cells."""
+
+_NUMBERED = re.compile(r"\S+#\d+\t")
+_LIST = re.compile(r"""\[\s*(["'].*)?\]""", re.DOTALL)
+FLICKR30K = {"image_name": "image", "image": "image", "comment_number": "comment_number", "comment": "text"}
+
+
+def find_delimiter(lines: Sequence[str], usual: str = ",") -> str:
+    """What stands between the cells of a table whose first lines these are; the `usual` where nothing tells.
+
+    >>> find_delimiter(["image;text", "1.jpg;a dog, running", "2.jpg;a cat, asleep, at home"])
+    ';'
+    """
+
+    def fit(delimiter: str) -> tuple[float, int]:
+        rows: list[list[str]] = []
+        with suppress(csv.Error):  # of a broken line, which is set aside later
+            rows.extend(row for row in csv.reader(lines, delimiter=delimiter) if row)
+        width = len(rows[0]) if rows else 0
+        if width < 2:
+            return 0.0, 0
+        return sum(len(row) == width for row in rows) / len(rows), width
+
+    # The first of equals wins.
+    return max((usual, *DELIMITERS), key=fit)
+
+
+def read_delimited(
+    file: BinaryIO, name: str, layout: Columns, encoding: str, usual: str = ","
+) -> Iterator[Row | Rejection]:
+    """A header, then one row a line (or several, within quotes); an empty cell is a missing one.
+
+    A cell with a JSON list of texts holds several items. What looks like a list and is none is set aside.
+    """
+    # What is of another encoding becomes half a pair, and the text that holds it is set aside.
+    lines = io.TextIOWrapper(file, "utf-8-sig" if encoding == "utf-8" else encoding, "surrogateescape", newline="")
+    try:
+        try:
+            first = list(islice(lines, LOOKED_AT))
+        except TORN:
+            first = []
+        lines.seek(0)
+        if first and _NUMBERED.match(first[0]):
+            yield from _read_numbered(lines, name, layout)
+        else:
+            yield from _read_cells(lines, name, layout, find_delimiter(first, usual))
+    finally:
+        # The file is its opener's to close.
+        lines.detach()
+
+
+def _read_cells(lines: io.TextIOWrapper, name: str, layout: Columns, delimiter: str) -> Iterator[Row | Rejection]:
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=delimiter == "|")
+    header: list[str] | None = None
+    while True:
+        source = f"{name}:{reader.line_num + 1}"
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Rejection(source, "broken CSV line", str(error))
+            continue
+        except TORN as error:
+            yield Rejection(source, "torn file", str(error))
+            return
+        if header is None:
+            header = [cell.strip() for cell in cells]
+            if delimiter == "|" and set(header) <= FLICKR30K.keys() and "comment" in header:
+                header = [FLICKR30K[cell] for cell in header]
+            layout.check(header, name)
+        elif cells and len(cells) != len(header):
+            yield Rejection(source, "broken CSV line", f"{len(cells)} cells under a header of {len(header)}")
+        elif cells:
+            values: dict[str, Any] = {}
+            for column, cell in zip(header, cells, strict=True):
+                values[column] = found = _cell(cell.strip() if delimiter == "|" else cell)
+                if isinstance(found, Rejection):
+                    values[column] = None
+                    yield Rejection(source, found.reason, f"column {column!r}: {found.detail}")
+            yield from layout.read(values, source)
+
+
+def _cell(text: str) -> Any:
+    """A cell's text, its list of texts, None where it is empty, or why it cannot be taken."""
+    if not text:
+        return None
+    if not _LIST.fullmatch(text.strip()):
+        return text
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        return Rejection("", "broken list", f"{text[:60]!r} looks like a list and is no JSON: {error}")
+    if not all(isinstance(one, str) for one in found):
+        return Rejection("", "broken list", f"{text[:60]!r}; expected texts only")
+    return found
+
+
+def _read_numbered(lines: io.TextIOWrapper, name: str, layout: Columns) -> Iterator[Row | Rejection]:
+    """`name#n<TAB>caption` a line."""
+    layout.check(("image", "text"), name)
+    number = 0
+    try:
+        for number, line in enumerate(lines, 1):
+            place, tab, caption = line.rstrip("\r\n").partition("\t")
+            if not line.strip():
+                continue
+            if not tab:
+                yield Rejection(f"{name}:{number}", "broken line", f"{line[:40]!r}; expected name#number<TAB>caption")
+                continue
+            values = {"image": place.rpartition("#")[0], "text": caption.strip() or None}
+            yield from layout.read(values, f"{name}:{number}")
+    except TORN as error:
+        yield Rejection(f"{name}:{number + 1}", "torn file", str(error))
