@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightcrl.errors import MissingExtraError
 from lightcrl.storage import clear_errors, whole_file
 
 Report = Callable[[Mapping[str, Any]], None]
@@ -71,6 +73,8 @@ def _tensorboard(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
+        missing = MissingExtraError("training.tensorboard", "tensorboard")
+        warnings.warn(f"no TensorBoard log: {missing}", stacklevel=2)
         return None
     return SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
 
