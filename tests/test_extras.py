@@ -20,7 +20,7 @@ FOR_DEVELOPERS = {"bench", "demo", "dev"}
 # By extra: the packages to hide, and the modules that must be read anew without them.
 PACKAGES = {
     "audio": ("soundfile", "scipy"),
-    "builtin": ("skimage", "sklearn"),
+    "builtin": ("skimage", "sklearn", "scipy"),
     "report": ("matplotlib", "jinja2"),
     "tensorboard": ("tensorboard",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),

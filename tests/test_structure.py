@@ -43,6 +43,7 @@ LAYERS = (
     ("reproduction",),
     ("demo", "console"),
     ("arguments",),
+    ("commands",),
     ("cli", "__main__"),
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
