@@ -307,6 +307,14 @@ def test_info_prints_parameters_per_part(world, tmp_path):
     assert {"stem image", "stem text", "context", "block", "logit_scale"} <= parts.keys()
 
 
+def test_json_on_standard_output_stands_alone(world):
+    result = CliRunner().invoke(app, ["info", str(world.run), "--json", "-"])
+    assert result.exit_code == 0
+    assert {"stem image", "stem text"} <= json.loads(result.stdout)["parameters"].keys()
+    assert "trained parameters" in result.stderr
+    assert "trained parameters" in call("info", world.run)
+
+
 def test_version_and_module(world):
     assert shell("--version").stdout.strip() == f"lightcrl {lightcrl.__version__}"
 
