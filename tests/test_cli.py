@@ -315,6 +315,14 @@ def test_json_on_standard_output_stands_alone(world):
     assert "trained parameters" in call("info", world.run)
 
 
+def test_counts_are_said_in_a_sentence():
+    from lightcrl.console import sentence
+
+    counts = {"image_to_text/queries": 1000, "image_to_text/gallery": 4993}
+    assert sentence(counts) == "image to text: 1,000 queries in a gallery of 4,993"
+    assert sentence({"train": 24, "held": 8}) == "24 train; 8 held"
+
+
 def test_version_and_module(world):
     assert shell("--version").stdout.strip() == f"lightcrl {lightcrl.__version__}"
 
