@@ -270,7 +270,7 @@ def test_report_writes_a_page_of_one_run_or_of_several(world, tmp_path):
 
 def test_embed_writes_unit_vectors_and_their_ids(world, tmp_path):
     pictures = sorted((world.folder / "shapes").rglob("*.png"))
-    words = ("--modality", "image", "--input", world.folder / "shapes", "--output", tmp_path / "out.npy")
+    words = ("--modality", "image", world.folder / "shapes", "--output", tmp_path / "out.npy")
     call("embed", world.run, *words)
     vectors = np.load(tmp_path / "out.npy")
     assert vectors.shape == (len(pictures), 48)
@@ -279,21 +279,19 @@ def test_embed_writes_unit_vectors_and_their_ids(world, tmp_path):
     assert ids == [path.relative_to(world.folder / "shapes").as_posix() for path in pictures]
     direct = lightcrl.load(world.run).encode(pictures, "image")
     np.testing.assert_allclose(vectors, direct, atol=1e-6)
-    one = ("--modality", "image", "--input", pictures[4], "--output", tmp_path / "one.npy")
+    one = ("--modality", "image", pictures[4], "--output", tmp_path / "one.npy")
     call("embed", world.run, *one)
     np.testing.assert_allclose(np.load(tmp_path / "one.npy"), direct[4:5], atol=1e-6)
 
 
 def test_embed_texts_by_line_and_set_aside_what_is_broken(world, tmp_path):
     (tmp_path / "lines.txt").write_text("a red circle\n\ntwo blue stars\n")
-    call("embed", world.run, "--modality", "text", "--input", tmp_path / "lines.txt", "--output", tmp_path / "t.npy")
+    call("embed", world.run, "--modality", "text", tmp_path / "lines.txt", "--output", tmp_path / "t.npy")
     assert np.load(tmp_path / "t.npy").shape == (2, 48)
     (tmp_path / "pictures").mkdir()
     shutil.copy(next((world.folder / "shapes").rglob("*.png")), tmp_path / "pictures/good.png")
     (tmp_path / "pictures/broken.png").write_bytes(b"not a picture")
-    output = call(
-        "embed", world.run, "--modality", "image", "--input", tmp_path / "pictures", "--output", tmp_path / "p.npy"
-    )
+    output = call("embed", world.run, "--modality", "image", tmp_path / "pictures", "--output", tmp_path / "p.npy")
     assert "set aside: 1 unreadable image" in output
     assert json.loads((tmp_path / "p.json").read_text())["ids"] == ["good.png"]
 
@@ -449,7 +447,7 @@ def test_an_option_that_a_task_does_not_read_is_refused(task, option, tmp_path):
 
 def test_embed_that_embedded_nothing_fails(world, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"not a picture")
-    words = ("--modality", "image", "--input", tmp_path / "broken.png", "--output", tmp_path / "out.npy")
+    words = ("--modality", "image", tmp_path / "broken.png", "--output", tmp_path / "out.npy")
     assert "could be embedded" in call("embed", world.run, *words, code=1)
 
 

@@ -227,8 +227,10 @@ app.add_typer(evaluate, name="evaluate")
 @app.command()
 def embed(
     checkpoint: CheckpointFolder,
-    modality: Annotated[str, typer.Option(help="Whose items they are.")],
-    input: Annotated[Path, typer.Option(help="A file, a folder, or for texts a .txt file with one text a line.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A file, a folder, or for texts a .txt file with one text a line.")
+    ],
+    modality: Annotated[str, typer.Option(help="Modality of the items.")],
     output: Annotated[
         Path, typer.Option(help="Where to write the vectors, as .npy [N, d]; ids go beside it as .json.")
     ],
@@ -243,7 +245,7 @@ def embed(
     from lightcrl.storage import make_folder, whole_file
 
     embedder = load_embedder(checkpoint, encoder, trust_remote_code)
-    items = loose_items(input, embedder.encoder(modality).kind)
+    items = loose_items(source, embedder.encoder(modality).kind)
     vectors, rejected = embedder.encode_some(items, modality)
     kept = ~np.isnan(vectors).any(1)
     make_folder(output.absolute().parent)
@@ -253,7 +255,7 @@ def embed(
     write(output.with_suffix(".json"), {"modality": modality, "ids": ids, "rejected": [str(one) for one in rejected]})
     console.print_embedded(output, vectors[kept].shape, rejected)
     if not kept.any():
-        raise EmptyDatasetError(f"nothing in {input} could be embedded; see the reasons above.")
+        raise EmptyDatasetError(f"nothing in {source} could be embedded; see the reasons above.")
 
 
 @app.command()
