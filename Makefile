@@ -2,16 +2,28 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# One environment, two stamps: what the demo needs, and all that the tests need.
+DEMO := $(VENV)/.demo
+DEV := $(VENV)/.dev
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
 .PHONY: install demo test lint types notebooks clean
 
-install: $(VENV)/.installed
+install: $(DEV)
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+
+# Byte code is made where it is first used: a fifth of the disk otherwise.
+$(DEMO): pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) --no-compile -e '.[demo]'
 	@touch $@
 
-demo: install
+$(DEV): pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+demo: $(DEMO)
 	$(BIN)/lightcrl demo
 
 # Two workers, each with whole files: a file's models and data are made once.

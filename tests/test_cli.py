@@ -134,7 +134,7 @@ def test_evaluate_retrieval_on_a_table_it_has_never_seen(world, tmp_path):
     lines = [{"photo": row["image"], "caption": text} for row in rows for text in row["text"]]
     (tmp_path / "new/pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     words = ("--data", tmp_path / "new/pairs.jsonl", "--image-column", "photo", "--text-column", "caption")
-    call("evaluate", world.run, "--task", "retrieval", *words, "--json", tmp_path / "out.json")
+    call("evaluate", "retrieval", world.run, *words, "--json", tmp_path / "out.json")
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["counts"]["image_to_text/queries"] == 30
     assert found["counts"]["image_to_text/gallery"] <= len(lines)
@@ -154,7 +154,7 @@ def test_evaluate_agrees_with_the_run_on_the_runs_own_dev_split(world, tmp_path)
     kept = [line for line in lines if json.loads(line)["image"] in dev]
     (world.folder / "world/dev.jsonl").write_text("".join(f"{line}\n" for line in kept))
     data = ("--data", world.folder / "world/dev.jsonl")
-    call("evaluate", world.run, "--task", "retrieval", *data, "--json", tmp_path / "out.json")
+    call("evaluate", "retrieval", world.run, *data, "--json", tmp_path / "out.json")
     found = json.loads((tmp_path / "out.json").read_text())
     expected = world.done.models[0].retrieval
     assert found["metrics"] == pytest.approx(expected.metrics, abs=1e-6)
@@ -174,7 +174,7 @@ def _stores(world):
 
 def test_evaluate_zero_shot_on_a_class_folder(world, tmp_path):
     words = ("--data", world.folder / "shapes", "--template", "a picture of a {}.", "--json", tmp_path / "out.json")
-    call("evaluate", world.run, "--task", "zero_shot", *words)
+    call("evaluate", "zero-shot", world.run, *words)
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["metrics"] == pytest.approx(world.done.models[0].zero_shot.metrics)
     assert found["interval"].keys() == found["metrics"].keys() == {"top1", "top2", "top3", "top4", "top5"}
@@ -191,9 +191,8 @@ def test_evaluate_text_similarity_on_labelled_and_on_scored_pairs(world, tmp_pat
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     words = (
         "evaluate",
+        "text-similarity",
         world.run,
-        "--task",
-        "text_similarity",
         "--column",
         "text1=a",
         "--data",
@@ -217,7 +216,7 @@ def test_evaluate_text_similarity_on_labelled_and_on_scored_pairs(world, tmp_pat
 def test_evaluate_linear_probe_measures_every_model_of_the_run_beside_the_encoder(world, tmp_path):
     write_class_folder(tmp_path / "new", attribute="shape", per_class=4, seed=2)
     words = ("--data", world.folder / "shapes", "--test", tmp_path / "new", "--json", tmp_path / "out.json")
-    output = call("evaluate", world.run, "--task", "linear_probe", *words)
+    output = call("evaluate", "linear-probe", world.run, *words)
     assert "raw image/top1" in output
     found = json.loads((tmp_path / "out.json").read_text())
     named = ("top1", *(f"epoch{epoch}/top1" for epoch in (20, 40, 60, 80, 100)))
@@ -227,9 +226,8 @@ def test_evaluate_linear_probe_measures_every_model_of_the_run_beside_the_encode
     # A space is that of the model it is called by: as if it had been probed by itself.
     alone = (
         "evaluate",
+        "linear-probe",
         world.run / "others/linear-seed0",
-        "--task",
-        "linear_probe",
         *words[:-1],
         tmp_path / "one.json",
     )
@@ -237,17 +235,17 @@ def test_evaluate_linear_probe_measures_every_model_of_the_run_beside_the_encode
     one = json.loads((tmp_path / "one.json").read_text())
     assert one["metrics"] == {name: value for name, value in found["metrics"].items() if not name.startswith("dfe")}
     assert one["strengths"].keys() == {"raw image", "linear"}
-    twice = call(
-        "evaluate", world.run, "--task", "linear_probe", "--data", tmp_path / "new", "--test-files", "*", code=1
-    )
+    twice = call("evaluate", "linear-probe", world.run, "--data", tmp_path / "new", "--test-files", "*", code=1)
     assert "32 of 32 files of test are in train too" in twice
 
 
 def test_evaluate_fine_tuning_keeps_a_classifier_where_it_is_told_to(world, tmp_path):
     write_class_folder(tmp_path / "new", attribute="shape", per_class=4, seed=2)
-    words = ("--task", "fine_tuning", "--data", world.folder / "shapes", "--test", tmp_path / "new")
+    words = ("--data", world.folder / "shapes", "--test", tmp_path / "new")
     places = ("--output", tmp_path / "tuned", "--json", tmp_path / "out.json", "--page", tmp_path / "out.html")
-    output = call("evaluate", world.run, *words, *places, "--set", "training.epochs=10", "--set", "seed=3")
+    output = call(
+        "evaluate", "fine-tuning", world.run, *words, *places, "--set", "training.epochs=10", "--set", "seed=3"
+    )
     assert "epoch10/top1" in output
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["metrics"].keys() == {"top1", *(f"epoch{epoch}/top1" for epoch in (2, 4, 6, 8, 10))}
@@ -257,7 +255,7 @@ def test_evaluate_fine_tuning_keeps_a_classifier_where_it_is_told_to(world, tmp_
     assert "of fine-tuning, the checkpoint that held items chose" in " ".join(page.split())
     assert page.count("<h2>") == 1
     assert "classes" in call("info", tmp_path / "tuned")
-    wrong = call("evaluate", world.run, *words, "--set", "training.epoch=10", code=1)
+    wrong = call("evaluate", "fine-tuning", world.run, *words, "--set", "training.epoch=10", code=1)
     assert "Did you mean 'epochs'" in wrong
 
 
@@ -272,7 +270,7 @@ def test_report_writes_a_page_of_one_run_or_of_several(world, tmp_path):
 
 def test_embed_writes_unit_vectors_and_their_ids(world, tmp_path):
     pictures = sorted((world.folder / "shapes").rglob("*.png"))
-    words = ("--modality", "image", "--input", world.folder / "shapes", "--output", tmp_path / "out.npy")
+    words = ("--modality", "image", world.folder / "shapes", "--output", tmp_path / "out.npy")
     call("embed", world.run, *words)
     vectors = np.load(tmp_path / "out.npy")
     assert vectors.shape == (len(pictures), 48)
@@ -281,21 +279,19 @@ def test_embed_writes_unit_vectors_and_their_ids(world, tmp_path):
     assert ids == [path.relative_to(world.folder / "shapes").as_posix() for path in pictures]
     direct = lightcrl.load(world.run).encode(pictures, "image")
     np.testing.assert_allclose(vectors, direct, atol=1e-6)
-    one = ("--modality", "image", "--input", pictures[4], "--output", tmp_path / "one.npy")
+    one = ("--modality", "image", pictures[4], "--output", tmp_path / "one.npy")
     call("embed", world.run, *one)
     np.testing.assert_allclose(np.load(tmp_path / "one.npy"), direct[4:5], atol=1e-6)
 
 
 def test_embed_texts_by_line_and_set_aside_what_is_broken(world, tmp_path):
     (tmp_path / "lines.txt").write_text("a red circle\n\ntwo blue stars\n")
-    call("embed", world.run, "--modality", "text", "--input", tmp_path / "lines.txt", "--output", tmp_path / "t.npy")
+    call("embed", world.run, "--modality", "text", tmp_path / "lines.txt", "--output", tmp_path / "t.npy")
     assert np.load(tmp_path / "t.npy").shape == (2, 48)
     (tmp_path / "pictures").mkdir()
     shutil.copy(next((world.folder / "shapes").rglob("*.png")), tmp_path / "pictures/good.png")
     (tmp_path / "pictures/broken.png").write_bytes(b"not a picture")
-    output = call(
-        "embed", world.run, "--modality", "image", "--input", tmp_path / "pictures", "--output", tmp_path / "p.npy"
-    )
+    output = call("embed", world.run, "--modality", "image", tmp_path / "pictures", "--output", tmp_path / "p.npy")
     assert "set aside: 1 unreadable image" in output
     assert json.loads((tmp_path / "p.json").read_text())["ids"] == ["good.png"]
 
@@ -307,6 +303,22 @@ def test_info_prints_parameters_per_part(world, tmp_path):
         assert re.search(rf"{part}\W+{count:,}\W", output)
     assert f"{sum(parts.values()):,}" in output
     assert {"stem image", "stem text", "context", "block", "logit_scale"} <= parts.keys()
+
+
+def test_json_on_standard_output_stands_alone(world):
+    result = CliRunner().invoke(app, ["info", str(world.run), "--json", "-"])
+    assert result.exit_code == 0
+    assert {"stem image", "stem text"} <= json.loads(result.stdout)["parameters"].keys()
+    assert "trained parameters" in result.stderr
+    assert "trained parameters" in call("info", world.run)
+
+
+def test_counts_are_said_in_a_sentence():
+    from lightcrl.report.console import sentence
+
+    counts = {"image_to_text/queries": 1000, "image_to_text/gallery": 4993}
+    assert sentence(counts) == "image to text: 1,000 queries in a gallery of 4,993"
+    assert sentence({"train": 24, "held": 8}) == "24 train; 8 held"
 
 
 def test_version_and_module(world):
@@ -402,7 +414,7 @@ def test_exit_codes_and_no_traceback_unless_asked(world, tmp_path):
     assert "Traceback" not in wrong.stderr
     assert "Traceback" in shell("run", tmp_path / "absent.toml", "--debug").stderr
     assert shell("run").returncode == 2
-    assert shell("evaluate", world.run, "--task", "retrieval").returncode == 2
+    assert shell("evaluate", "retrieval", world.run).returncode == 2
 
 
 def test_a_folder_that_cannot_be_written_is_named(world, tmp_path):
@@ -412,8 +424,31 @@ def test_a_folder_that_cannot_be_written_is_named(world, tmp_path):
 
 
 def test_an_unknown_task_is_named(world, tmp_path):
-    message = call("evaluate", world.run, "--task", "retreival", "--data", tmp_path, code=1)
-    assert "unknown evaluation task 'retreival'. Did you mean 'retrieval'?" in message
+    message = call("evaluate", "retreival", world.run, "--data", tmp_path, code=2)
+    assert "No such command" in message
+    assert "retreival" in message
+
+
+@pytest.mark.parametrize(
+    ("task", "option"),
+    [
+        ("retrieval", "--template"),
+        ("zero-shot", "--key"),
+        ("linear-probe", "--calibration"),
+        ("fine-tuning", "--column"),
+        ("text-similarity", "--test"),
+    ],
+)
+def test_an_option_that_a_task_does_not_read_is_refused(task, option, tmp_path):
+    message = call("evaluate", task, tmp_path, "--data", tmp_path, option, "x", code=2)
+    assert "No such option" in message
+    assert option in message
+
+
+def test_embed_that_embedded_nothing_fails(world, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    words = ("--modality", "image", tmp_path / "broken.png", "--output", tmp_path / "out.npy")
+    assert "could be embedded" in call("embed", world.run, *words, code=1)
 
 
 def test_an_error_of_our_own_is_said_so(monkeypatch, capsys):
@@ -453,7 +488,7 @@ def test_evaluate_takes_only_the_modalities_whose_columns_are_given(tmp_path):
     lightcrl.run(recipe, overrides, tmp_path / "run")
     write_table(tmp_path / "new", 12, 5)
     words = ("--data", tmp_path / "new/groups.jsonl", "--column", "audio=audio", "--text-column", "text")
-    call("evaluate", tmp_path / "run", "--task", "retrieval", *words, "--json", tmp_path / "out.json")
+    call("evaluate", "retrieval", tmp_path / "run", *words, "--json", tmp_path / "out.json")
     found = json.loads((tmp_path / "out.json").read_text())
     assert {name.partition("/")[0] for name in found["counts"]} == {"audio_to_text", "text_to_audio"}
 

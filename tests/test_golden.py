@@ -202,7 +202,7 @@ def test_keys_of_the_log_are_those_kept(folder):
 def test_keys_of_an_evaluations_json_are_those_kept(folder, task):
     data = folder / ("world/groups.jsonl" if task == "retrieval" else "shapes")
     out = folder / f"{task}.json"
-    words = ["evaluate", str(folder / "run"), "--task", task, "--data", str(data), "--json", str(out)]
+    words = ["evaluate", task.replace("_", "-"), str(folder / "run"), "--data", str(data), "--json", str(out)]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     snapshot(f"keys/evaluate-{task}.txt", "\n".join(sorted(keys(json.loads(out.read_text())))) + "\n")

@@ -44,8 +44,10 @@ def test_the_two_commands_are_targets_of_the_makefile_and_install_first():
         )
         assert "-m venv .none" in dry.stdout
         assert "-c constraints.txt" in dry.stdout
+        assert f"-e '.[{'demo' if target == 'demo' else 'dev'}]'" in dry.stdout
+        assert ("-e '.[dev]'" in dry.stdout) == (target == "test")
     assert "torch==" in (PROJECT / "constraints.txt").read_text()
-    assert re.search(r"^demo: install$", makefile, flags=re.MULTILINE)
+    assert re.search(r"^demo: \$\(DEMO\)$", makefile, flags=re.MULTILINE)
 
 
 def test_the_python_example_runs_as_it_stands(tmp_path):

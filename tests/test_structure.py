@@ -28,8 +28,8 @@ LAYERS = (
     ("embedder", "tasks", "recipe"),
     ("pipeline", "export"),
     ("studies", "report"),
-    ("demo",),
-    ("arguments", "cli", "__main__"),
+    ("demo", "arguments"),
+    ("commands", "cli", "__main__"),
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,23 @@ import typer
 CheckpointFolder = Annotated[
     str, typer.Argument(metavar="DIR", help="A run's folder, a checkpoint's folder or a hub id.")
 ]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON.")]
+
+
+def _json_place(ctx: typer.Context, place: Path | None) -> Path | None:
+    """Send tables and progress to standard error where the JSON goes to standard output."""
+    if place == STANDARD_OUTPUT:
+        from lightcrl.report.console import console
+
+        console.stderr = True
+        ctx.call_on_close(lambda: setattr(console, "stderr", False))
+    return place
+
+
+STANDARD_OUTPUT = Path("-")
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", callback=_json_place, help="Write the figures here as JSON; - is standard output."),
+]
 Encoders = Annotated[
     list[str] | None, typer.Option("--encoder", help="modality=FOLDER, where an encoder lies now, if it has moved.")
 ]
@@ -63,7 +80,10 @@ def write_page(path: Path, html: str) -> None:
 
 
 def write(path: Path, value: Any) -> None:
-    """Write a JSON value, and the folders above it."""
+    """Write a JSON value to a file, with the folders above it, or to standard output (`-`)."""
+    if path == STANDARD_OUTPUT:
+        typer.echo(dumps(value, indent=2))
+        return
     from lightcrl.files.local import make_folder, write_json
 
     make_folder(path.absolute().parent)

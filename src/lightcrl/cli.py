@@ -14,17 +14,16 @@ from lightcrl import __version__
 from lightcrl.arguments import (
     CheckpointFolder,
     Encoders,
-    Features,
     Json,
     Trust,
     load_embedder,
     names,
-    pairs,
     sizes,
     write,
     write_page,
 )
-from lightcrl.errors import LightCRLError
+from lightcrl.commands.evaluate import app as evaluate
+from lightcrl.errors import EmptyDatasetError, LightCRLError
 
 
 class Commands(TyperGroup):
@@ -49,7 +48,7 @@ app = typer.Typer(
     help="One embedding space over any frozen encoders, in minutes, with honest numbers.",
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -226,100 +225,16 @@ def check(
         write(json, to_json(found))
 
 
-@app.command()
-def evaluate(
-    checkpoint: CheckpointFolder,
-    task: Annotated[str, typer.Option(help="retrieval, zero_shot, text_similarity, linear_probe or fine_tuning.")],
-    data: Annotated[
-        str,
-        typer.Option(
-            help="A table of files (retrieval), a folder of class folders (zero_shot, linear_probe, fine_tuning), a "
-            "table or hub id (owner/name/configuration) of text pairs with text1, text2 and label or score "
-            "(text_similarity)."
-        ),
-    ],
-    json: Json = None,
-    image_column: Annotated[str | None, typer.Option(help="Column of the modality `image`.")] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the modality `text`.")] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="modality=COLUMN; where columns are given, only their modalities are used. Of text pairs: text1, "
-            "text2, label or score."
-        ),
-    ] = None,
-    key: Annotated[str | None, typer.Option(help="Column whose equal values make rows one group.")] = None,
-    template: Annotated[
-        list[str] | None, typer.Option(help="Prompt with {} for the class name; may be repeated.")
-    ] = None,
-    modality: Annotated[str | None, typer.Option(help="Whose items the class folders hold.")] = None,
-    files: Annotated[str, typer.Option(metavar="PATTERN", help="Names of the class folders' files to take.")] = "*",
-    test: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Class folders to measure on: linear_probe, fine_tuning.")
-    ] = None,
-    test_files: Annotated[
-        str | None, typer.Option(metavar="PATTERN", help="Names of the files that it is measured on.")
-    ] = None,
-    calibration: Annotated[
-        str | None, typer.Option(help="Labelled text pairs that thresholds are calibrated on: the training split.")
-    ] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="TABLE.KEY=VALUE",
-            help="Of fine_tuning: training.epochs=100, tuning.blocks=2 (trains the encoder's last two), seed=1, ...",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Of fine_tuning: where to keep the model; DIR/fine_tuning/...")
-    ] = None,
-    page: Annotated[
-        Path | None, typer.Option(metavar="OUT.html", help="Write the figures here as a page, drawn and in tables.")
-    ] = None,
-    encoder: Encoders = None,
-    trust_remote_code: Trust = False,
-    features: Features = None,
-) -> None:
-    """Measure a model on raw files that it has never seen; a linear probe, all models of a run."""
-    from lightcrl.recipe import override_table
-    from lightcrl.report import console
-    from lightcrl.tasks.measure import Request, measure
-
-    columns = {name: found for name, found in (("image", image_column), ("text", text_column)) if found}
-    with console.Live() as live:
-        request = Request(
-            place=checkpoint,
-            embedder=load_embedder(checkpoint, encoder, trust_remote_code),
-            data=data,
-            columns=columns | pairs(column, "--column"),
-            key=key,
-            templates=tuple(template) if template else None,
-            modality=modality,
-            files=files,
-            test=test,
-            test_files=test_files,
-            calibration=calibration,
-            settings=override_table({}, override or ()),
-            output=output,
-            features=features,
-            tell=live.tell,
-        )
-        result, rejected = measure(task, request)
-    console.print_result(result, rejected)
-    if json is not None:
-        write(json, {"task": task, "data": data, **result.to_json(), "rejected": [str(one) for one in rejected]})
-    if page is not None:
-        from lightcrl.report.result_page import render_result
-
-        write_page(page, render_result(result, task, Path(data).name, Path(checkpoint).name))
+app.add_typer(evaluate, name="evaluate")
 
 
 @app.command()
 def embed(
     checkpoint: CheckpointFolder,
-    modality: Annotated[str, typer.Option(help="Whose items they are.")],
-    input: Annotated[Path, typer.Option(help="A file, a folder, or for texts a .txt file with one text a line.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A file, a folder, or for texts a .txt file with one text a line.")
+    ],
+    modality: Annotated[str, typer.Option(help="Modality of the items.")],
     output: Annotated[
         Path, typer.Option(help="Where to write the vectors, as .npy [N, d]; ids go beside it as .json.")
     ],
@@ -334,7 +249,7 @@ def embed(
     from lightcrl.report import console
 
     embedder = load_embedder(checkpoint, encoder, trust_remote_code)
-    items = loose_items(input, embedder.encoder(modality).kind)
+    items = loose_items(source, embedder.encoder(modality).kind)
     vectors, rejected = embedder.encode_some(items, modality)
     kept = ~np.isnan(vectors).any(1)
     make_folder(output.absolute().parent)
@@ -343,6 +258,8 @@ def embed(
     ids = [item.source for item, keep in zip(items, kept, strict=True) if keep]
     write(output.with_suffix(".json"), {"modality": modality, "ids": ids, "rejected": [str(one) for one in rejected]})
     console.print_embedded(output, vectors[kept].shape, rejected)
+    if not kept.any():
+        raise EmptyDatasetError(f"nothing in {source} could be embedded; see the reasons above.")
 
 
 @app.command()

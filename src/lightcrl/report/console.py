@@ -285,7 +285,7 @@ def print_reproduction(done: Reproduction) -> None:
 
 def print_result(result: Result, rejected: Sequence[Rejection]) -> None:
     """The figures of one evaluation."""
-    table = Table(title=", ".join(f"{count:,} {name}" for name, count in result.counts.items()))
+    table = Table(title=sentence(result.counts))
     for heading in ("metric", "value", "95 % interval", "chance"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
     for name, value in result.metrics.items():
@@ -293,6 +293,19 @@ def print_result(result: Result, rejected: Sequence[Rejection]) -> None:
         table.add_row(name, f"{value:.4g}", ends, f"{result.chance[name]:.4f}" if name in result.chance else "")
     console.print(table)
     _print_rejected(rejected)
+
+
+def sentence(counts: Mapping[str, int]) -> str:
+    """Counts in words: both ends of each direction together, then the others."""
+    parts = []
+    for name, count in counts.items():
+        direction, slash, end = name.rpartition("/")
+        words = direction.replace("_", " ")
+        if slash and end == "queries" and f"{direction}/gallery" in counts:
+            parts.append(f"{words}: {count:,} queries in a gallery of {counts[f'{direction}/gallery']:,}")
+        elif not (end == "gallery" and f"{direction}/queries" in counts):
+            parts.append(f"{count:,} {words} {end}" if slash else f"{count:,} {name}")
+    return "; ".join(parts)
 
 
 def print_embedded(output: Path, shape: tuple[int, ...], rejected: Sequence[Rejection]) -> None:

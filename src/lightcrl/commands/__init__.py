@@ -1,0 +1,1 @@
+"""Commands with sub-commands of their own, one file each."""

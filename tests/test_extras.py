@@ -1,0 +1,147 @@
+"""A missing extra gives one line with its pip command, and the command line starts without any."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from lightcrl.errors import MissingExtraError
+
+PROJECT = Path(__file__).parents[1]
+# What users install for a feature; the others are for developers.
+FOR_DEVELOPERS = {"bench", "demo", "dev"}
+# By extra: the packages to hide, and the modules that must be read anew without them.
+PACKAGES = {
+    "audio": ("soundfile",),
+    "builtin": ("skimage", "sklearn"),
+    "report": ("matplotlib", "jinja2"),
+    "tensorboard": ("tensorboard",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "lora": ("peft",),
+    "ray": ("ray",),
+    "s3": ("s3fs",),
+    "gcs": ("gcsfs",),
+}
+READ_ANEW = ("torch.utils.tensorboard", "lightcrl.report.figures", "lightcrl.report.page")
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, packages: tuple[str, ...]) -> None:
+    """Make importing these packages fail, as if they were not installed."""
+    from fsspec.registry import _registry
+
+    for name in list(sys.modules):
+        if name.partition(".")[0] in packages:
+            monkeypatch.setitem(sys.modules, name, None)
+        elif name.startswith(READ_ANEW):
+            monkeypatch.delitem(sys.modules, name)
+    for name in packages:
+        monkeypatch.setitem(sys.modules, name, None)
+    for scheme in ("s3", "s3a", "gs", "gcs"):
+        monkeypatch.delitem(_registry, scheme, raising=False)
+
+
+def read_sound(folder: Path) -> None:
+    from lightcrl.encoders.audio import _from_file
+
+    (folder / "a.wav").write_bytes(b"RIFF")
+    _from_file(folder / "a.wav", 1.0)
+
+
+def load_builtin(kind: str) -> Callable[[Path], None]:
+    def load(folder: Path) -> None:
+        from lightcrl.encoders import EncoderSpec, load_encoder
+
+        load_encoder(EncoderSpec(kind=kind, model="builtin"))
+
+    return load
+
+
+def render_page(folder: Path) -> None:
+    from lightcrl.report.run_page import render
+
+    render()
+
+
+def export_graph(folder: Path) -> None:
+    from lightcrl.export import export_onnx
+
+    export_onnx(None, folder)
+
+
+def adapt(folder: Path) -> None:
+    from lightcrl.encoders.tower import add_adapters
+
+    add_adapters(nn.Linear(2, 2), {"weight"}, 2)
+
+
+def encode_on_ray(folder: Path) -> None:
+    from lightcrl.features.engines import ray
+
+    list(ray.run(None, None, iter(()), lambda done: None, None))
+
+
+def open_store(uri: str) -> Callable[[Path], None]:
+    def open_(folder: Path) -> None:
+        from lightcrl.files.remote import folder_at
+
+        folder_at(uri).sizes()
+
+    return open_
+
+
+USES = [
+    ("audio", read_sound),
+    ("builtin", load_builtin("text")),
+    ("builtin", load_builtin("image")),
+    ("report", render_page),
+    ("onnx", export_graph),
+    ("lora", adapt),
+    ("ray", encode_on_ray),
+    ("s3", open_store("s3://bucket/features")),
+    ("gcs", open_store("gs://bucket/features")),
+]
+
+
+@pytest.mark.parametrize(("extra", "use"), USES)
+def test_a_missing_extra_is_one_line_with_its_pip_command(extra, use, monkeypatch, tmp_path):
+    hide(monkeypatch, PACKAGES[extra])
+    with pytest.raises(MissingExtraError) as error:
+        use(tmp_path)
+    message = str(error.value)
+    assert message.endswith(f"needs packages that are not installed. Run: pip install 'lightcrl[{extra}]'")
+    assert "\n" not in message
+
+
+def test_training_goes_on_without_tensorboard(monkeypatch, tmp_path):
+    from lightcrl.training.log import Log
+
+    hide(monkeypatch, PACKAGES["tensorboard"])
+    with Log(tmp_path, 0, True, lambda event: None):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+def test_every_extra_of_the_project_is_tried():
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"].keys() - FOR_DEVELOPERS == PACKAGES.keys()
+    assert {extra for extra, _ in USES} | {"tensorboard"} == PACKAGES.keys()
+
+
+def test_help_needs_no_extra_and_no_torch():
+    hidden = [name for packages in PACKAGES.values() for name in packages]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({hidden!r})); sys.argv = ['lightcrl', '--help']\n"
+        "from lightcrl.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert end.code == 0, end.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "evaluate" in done.stdout
