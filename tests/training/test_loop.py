@@ -31,7 +31,7 @@ from lightcrl.training.batches import Batch, Window, epoch_batches
 from lightcrl.training.gradient import Stepper, parameter_groups
 from lightcrl.training.log import read_log
 from lightcrl.training.loop import Trained, train
-from lightcrl.training.loop import loop as training
+from lightcrl.training import loop as training
 from lightcrl.training.plan import bfloat16_pays, learning_rate, make_plan, make_window
 from lightcrl.training.spec import TrainingSpec
 from samples import make_features, make_split, randn
@@ -256,9 +256,11 @@ def test_a_finished_run_is_returned_as_it_is(tmp_path):
 def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path):
     data = features(tmp_path / "f")
     fit(data, tmp_path / "run")
-    with pytest.raises(CheckpointError, match="holds a run of other settings"):
+    with pytest.raises(
+        CheckpointError, match=r"other settings.* differ in training\.learning_rate: .* there, 0\.02 here\."
+    ):
         fit(data, tmp_path / "run", learning_rate=0.02)
-    with pytest.raises(CheckpointError, match="holds a run of other settings"):
+    with pytest.raises(CheckpointError, match=r"They differ in seed: 0 there, 1 here\. Choose another --output"):
         fit(data, tmp_path / "run", seed=1)
 
 

@@ -25,7 +25,6 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from lightcrl.checkpoint import Checkpoint, Tuned, load_folder
-from lightcrl.encoders.base import fingerprint
 from lightcrl.errors import CheckpointError, DivergedError, EmptyDatasetError, TrainingError
 from lightcrl.features.embed import embed_together
 from lightcrl.features.live import LiveStore
@@ -40,6 +39,7 @@ from lightcrl.training.batches import Batch, epoch_batches
 from lightcrl.training.gradient import Stepper, mix, parameter_groups
 from lightcrl.training.log import Log, Report
 from lightcrl.training.plan import Plan, learning_rate, make_accelerator, make_plan, make_window
+from lightcrl.training.settings import identity, words
 from lightcrl.training.spec import TrainingSpec
 
 # A long epoch is saved in its midst after this many seconds.
@@ -164,9 +164,14 @@ def train(
     accelerator = make_accelerator(spec, plan.batch_size, method, tuple(live or ()))
     live = dict(live or {})
     tuning = {name: store.tower.spec.model_dump(mode="json") for name, store in sorted(live.items())}
-    window = [asdict(plan.window)] if plan.window else []
-    known = [checkpoint.method_config(), spec.identity(), seed, _fingerprints(features), *([tuning] if tuning else [])]
-    identity = fingerprint([*known, *window])
+    settings = {
+        "method": checkpoint.method_config(),
+        "training": spec.identity(),
+        "seed": seed,
+        "features": _fingerprints(features),
+        **({"tuning": tuning} if tuning else {}),
+        **({"window": asdict(plan.window)} if plan.window else {}),
+    }
     stepper = Stepper(method, features, live, accelerator, spec)
     for module in stepper.modules().values():
         module.to(accelerator.device)
@@ -176,7 +181,7 @@ def train(
             recover_folder(folder / "best")
             recover_folder(folder / "last")
         wait_for_everyone()
-        progress = _resume(folder, stepper, optimizer, identity)
+        progress = _resume(folder, stepper, optimizer, settings)
         resumed_at = progress.step
         if resumed_at == 0:
             _initialise(method, features, train_split, seed)
@@ -186,7 +191,7 @@ def train(
             optimizer = accelerator.prepare_optimizer(optimizer)
             seen = features.replace_stores(live)
             loop = _Loop(checkpoint, stepper, optimizer, judge, seen, train_split, dev_split, plan, seed)
-            loop.run(folder, progress, identity, report)
+            loop.run(folder, progress, settings, report)
         wait_for_everyone()
         best = load_folder(folder / "best")
         _put_back(best, stepper)
@@ -218,7 +223,7 @@ class _Loop:
     def accelerator(self) -> Accelerator:
         return self.stepper.accelerator
 
-    def run(self, folder: Path, progress: Progress, identity: str, report: Report) -> None:
+    def run(self, folder: Path, progress: Progress, settings: Mapping[str, Any], report: Report) -> None:
         spec, plan = self.spec, self.plan
         with Log(folder, progress.step, spec.tensorboard, report, active=self.accelerator.is_main_process) as log:
             if progress.step == 0:
@@ -237,7 +242,7 @@ class _Loop:
                     progress.step += 1
                     if time.monotonic() - saved > SAVE_SECONDS:
                         progress.seconds = earlier + time.monotonic() - start
-                        self.save_last(folder, progress, identity)
+                        self.save_last(folder, progress, settings)
                         saved = time.monotonic()
                 progress.epoch += 1
                 if progress.epoch % spec.evaluate_every == 0 or progress.epoch == plan.epochs:
@@ -246,7 +251,7 @@ class _Loop:
                     log.write({**event, "seconds": round(progress.seconds, 3)})
                     stopped = 0 < spec.patience <= progress.stale
                     progress.finished = stopped or progress.epoch >= plan.epochs
-                    self.save_last(folder, progress, identity)
+                    self.save_last(folder, progress, settings)
                     saved = time.monotonic()
 
     def epoch(self, split: Split, number: int) -> Iterator[Batch]:
@@ -320,7 +325,7 @@ class _Loop:
             progress.rate_factor *= self.spec.plateau_factor
             progress.plateau_stale = 0
 
-    def save_last(self, folder: Path, progress: Progress, identity: str) -> None:
+    def save_last(self, folder: Path, progress: Progress, settings: Mapping[str, Any]) -> None:
         if not self.accelerator.is_main_process:
             return
         moments = {
@@ -329,7 +334,7 @@ class _Loop:
             for key, value in self.optimizer.state.get(parameter, {}).items()
         }
         self.keep_towers()
-        state = json.dumps({"identity": identity, "progress": asdict(progress)})
+        state = json.dumps({"identity": identity(settings), "progress": asdict(progress), "settings": settings})
         with whole_folder(folder / "last") as fresh:
             self.checkpoint._save_pretrained(fresh)
             (fresh / "state.safetensors").write_bytes(save(moments, metadata={"state": state}))
@@ -352,16 +357,16 @@ def _initialise(method: Method, features: Features, split: Split, seed: int) -> 
             method.fit(modality, features.store(modality).gather(rows, sequence=method.sequences))
 
 
-def _resume(folder: Path, stepper: Stepper, optimizer: torch.optim.Optimizer, identity: str) -> Progress:
+def _resume(folder: Path, stepper: Stepper, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> Progress:
     path = folder / "last" / "state.safetensors"
     if not path.exists():
         return Progress()
     with safe_open(path, "pt") as stream:
         state = json.loads(stream.metadata()["state"])
-        if state["identity"] != identity:
+        if state["identity"] != (expected := identity(settings)):
             raise CheckpointError(
                 f"{folder} holds a run of other settings, data or seed (identity {state['identity']}, expected "
-                f"{identity}). Choose another --output, or remove the folder."
+                f"{expected}).{words(state.get('settings'), settings)} Choose another --output, or remove the folder."
             )
         parameters = dict(stepper.parameters())
         for key in stream.keys():  # noqa: SIM118 - not a mapping
