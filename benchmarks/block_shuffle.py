@@ -32,8 +32,8 @@ from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.metrics.statistics import bootstrap_ratios, draws, estimate
 from lightcrl.pipeline import prepare
 from lightcrl.recipe import load_recipe
-from lightcrl.training.batches import Window
 from lightcrl.training import loop as training
+from lightcrl.training.batches import Window
 from lightcrl.training.spec import TrainingSpec
 
 FULL = "full"

@@ -24,8 +24,8 @@ from lightcrl.methods.base import MethodOptions
 from lightcrl.methods.fusion import OPERATIONS
 from lightcrl.methods.spec import make_method
 from lightcrl.tokens import TokenBatch, TokenSpec
-from lightcrl.training.loop import Trained, _initialise, train
 from lightcrl.training import loop as training
+from lightcrl.training.loop import Trained, _initialise, train
 from lightcrl.training.spec import TrainingSpec
 from samples import GARBAGE, make_features, padded, ragged, randn
 

@@ -27,11 +27,11 @@ from lightcrl.methods.dfe import DeepFusionEncoder
 from lightcrl.methods.spec import make_method
 from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.tokens import TokenBatch
+from lightcrl.training import loop as training
 from lightcrl.training.batches import Batch, Window, epoch_batches
 from lightcrl.training.gradient import Stepper, parameter_groups
 from lightcrl.training.log import read_log
 from lightcrl.training.loop import Trained, train
-from lightcrl.training import loop as training
 from lightcrl.training.plan import bfloat16_pays, learning_rate, make_plan, make_window
 from lightcrl.training.spec import TrainingSpec
 from samples import make_features, make_split, randn
