@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from evaluation import make_world
 from larger_than_memory import MODALITIES, make
 from torch.nn.functional import normalize
 
-from evaluation import make_world
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.data.base import text_item
 from lightcrl.encoders import EncoderSpec, load_encoder
