@@ -448,7 +448,36 @@ def test_an_option_that_a_task_does_not_read_is_refused(task, option, tmp_path):
 def test_embed_that_embedded_nothing_fails(world, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     words = ("--modality", "image", tmp_path / "broken.png", "--output", tmp_path / "out.npy")
-    assert "could be embedded" in call("embed", world.run, *words, code=1)
+    output = call("embed", world.run, *words, code=1)
+    assert "could be embedded" in output
+    assert "unreadable image" in output
+    assert not (tmp_path / "out.npy").exists()
+
+
+def test_embed_takes_a_column_of_a_table(world, tmp_path):
+    table = world.folder / "world/groups.jsonl"
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    words = ("--modality", "text", table, "--column", "text", "--output", tmp_path / "out.npy")
+    call("embed", world.run, *words)
+    texts = [text for row in rows for text in (row["text"] if isinstance(row["text"], list) else [row["text"]])]
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), lightcrl.load(world.run).encode(texts, "text"), atol=1e-5)
+    assert len(json.loads((tmp_path / "out.json").read_text())["ids"]) == len(texts)
+    wrong = (*words[:4], "words", *words[5:])
+    assert "unknown column 'words'" in call("embed", world.run, *wrong, code=1)
+
+
+def test_quiet_prints_errors_and_the_json_asked_for_only(world):
+    assert call("--quiet", "info", world.run) == ""
+    assert json.loads(call("--quiet", "info", world.run, "--json", "-"))["parameters"]
+    assert "error: " in call("--quiet", "info", world.folder / "nothing", code=1)
+    found = shell("info", world.run, "--quiet")
+    assert (found.returncode, found.stdout) == (0, "")
+    assert call("info", world.run) != ""
+
+
+def test_short_help_and_shell_completion_are_there(world):
+    assert call("run", "-h") == call("run", "--help")
+    assert "--install-completion" in call("--help")
 
 
 def test_an_error_of_our_own_is_said_so(monkeypatch, capsys):

@@ -59,11 +59,12 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Your own classes may lie where you are.
     sys.path.append(str(Path.cwd()))
-    # `--debug` may stand anywhere.
+    # These may stand anywhere.
     words = sys.argv[1:]
-    debug = "--debug" in words
+    general = [word for word in ("--debug", "--quiet") if word in words]
+    debug = "--debug" in general
     try:
-        app(args=["--debug"] * debug + [word for word in words if word != "--debug"])
+        app(args=[*general, *(word for word in words if word not in general)])
     except Exception as error:
         if debug:
             raise
@@ -80,12 +81,19 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only, and what --json - asks for.")] = False,
 ) -> None:
     """One embedding space over any frozen encoders, in minutes, with honest numbers."""
+    if quiet:
+        from lightcrl.report.console import console
+
+        console.quiet = True
+        ctx.call_on_close(lambda: setattr(console, "quiet", False))
 
 
 @app.command()
@@ -232,16 +240,20 @@ app.add_typer(evaluate, name="evaluate")
 def embed(
     checkpoint: CheckpointFolder,
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A file, a folder, or for texts a .txt file with one text a line.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="A file, a folder, for texts a file with one text a line, or a table with --column."
+        ),
     ],
     modality: Annotated[str, typer.Option(help="Modality of the items.")],
     output: Annotated[
         Path, typer.Option(help="Where to write the vectors, as .npy [N, d]; ids go beside it as .json.")
     ],
+    column: Annotated[str | None, typer.Option(help="SOURCE is a table; embed the items of this column.")] = None,
     encoder: Encoders = None,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Embed a file, the files of a folder or the lines of a text file."""
+    """Embed a file, the files of a folder, the lines of a text file or a column of a table."""
     import numpy as np
 
     from lightcrl.data.loose import loose_items
@@ -249,17 +261,19 @@ def embed(
     from lightcrl.report import console
 
     embedder = load_embedder(checkpoint, encoder, trust_remote_code)
-    items = loose_items(source, embedder.encoder(modality).kind)
+    items, aside = loose_items(source, embedder.encoder(modality).kind, column)
     vectors, rejected = embedder.encode_some(items, modality)
+    rejected = [*aside, *rejected]
     kept = ~np.isnan(vectors).any(1)
+    if not kept.any():
+        reasons = "; ".join(str(one) for one in rejected[:3])
+        raise EmptyDatasetError(f"nothing in {source} could be embedded ({reasons}). Nothing was written.")
     make_folder(output.absolute().parent)
     with whole_file(output) as temporary, temporary.open("wb") as stream:
         np.save(stream, vectors[kept])
     ids = [item.source for item, keep in zip(items, kept, strict=True) if keep]
     write(output.with_suffix(".json"), {"modality": modality, "ids": ids, "rejected": [str(one) for one in rejected]})
     console.print_embedded(output, vectors[kept].shape, rejected)
-    if not kept.any():
-        raise EmptyDatasetError(f"nothing in {source} could be embedded; see the reasons above.")
 
 
 @app.command()

@@ -1,24 +1,29 @@
-"""Items that stand alone: a file, the files of a folder, the lines of a text file."""
+"""Items that stand alone: a file, the files of a folder, the lines of a text file, a column of a table."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from lightcrl.data.base import Item, digest, file_item
+from lightcrl.data.base import Item, Rejection, digest, file_item
 from lightcrl.data.files import MEDIA, existing
+from lightcrl.data.table import TableFile
 from lightcrl.errors import EmptyDatasetError
 
 
-def loose_items(path: Path, kind: str) -> list[Item]:
-    """The items at `path`, in the order of their names or lines.
+def loose_items(path: Path, kind: str, column: str | None = None) -> tuple[list[Item], list[Rejection]]:
+    """The items at `path`, in the order of their names or lines, and the rows of a table that were set aside.
 
     Texts are the non-empty lines of a file; pictures and sounds are a file, or all files of that kind below a folder.
+    With a `column`, `path` is a table, as `TableFile` reads it, and every item of that column is taken.
 
     Raises:
+        ModalityError: the table has no such column.
         DataError: nothing is there.
         EmptyDatasetError: what is there has no item of that kind.
     """
     existing(path, "a file or a folder")
+    if column is not None:
+        return _column(path, kind, column)
     if kind == "text":
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         items = [
@@ -33,4 +38,19 @@ def loose_items(path: Path, kind: str) -> list[Item]:
     if not items:
         expected = "a file with one text a line" if kind == "text" else f"{kind} files, or a folder of them"
         raise EmptyDatasetError(f"{path} has no {kind} items; expected {expected}.")
-    return items
+    return items, []
+
+
+def _column(path: Path, kind: str, column: str) -> tuple[list[Item], list[Rejection]]:
+    items: list[Item] = []
+    rejected: list[Rejection] = []
+    for row in TableFile({"item": kind}, path, {"item": column}).rows():
+        if isinstance(row, Rejection):
+            rejected.append(row)
+        else:
+            items += row.cells["item"]
+    if not items:
+        raise EmptyDatasetError(
+            f"{path} has no {kind} items in column {column!r} ({len(rejected)} rows set aside); expected some."
+        )
+    return items, rejected
