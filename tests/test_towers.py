@@ -213,7 +213,7 @@ def test_recipes_that_cannot_be_trained_are_refused(place, tmp_path):
     for name in ("structure", "csa"):
         made = recipe(place, {"image": {}}, {"name": name})
         features, encoders, _ = prepare(made)
-        with pytest.raises(TrainingError, match="no tower can be trained through it"):
+        with pytest.raises(TrainingError, match="no encoder can be trained through it"):
             train_method(made, made.method, 0, tmp_path / name, features, encoders)
 
 

@@ -28,7 +28,7 @@ from lightcrl.methods.spec import make_method
 from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.tokens import TokenBatch
 from lightcrl.training import loop as training
-from lightcrl.training.batches import Batch, Window, epoch_batches
+from lightcrl.training.batches import Window, epoch_batches
 from lightcrl.training.gradient import Stepper, parameter_groups
 from lightcrl.training.log import read_log
 from lightcrl.training.loop import Trained, train
@@ -222,12 +222,12 @@ def test_the_next_batch_is_gathered_while_one_is_in_use(tmp_path, monkeypatch):
     arrived = threading.Event()
     plain = Stepper._gathered
 
-    def watched(self: Stepper, batch: Batch, whole: bool) -> Batch:
+    def watched(self, batch, *given):
         assert threading.current_thread() is not threading.main_thread()
         gathered.append(len(gathered))
         if len(gathered) == 2:
             arrived.set()
-        return plain(self, batch, whole)
+        return plain(self, batch, *given)
 
     monkeypatch.setattr(Stepper, "_gathered", watched)
     reading = stepper.read(batches)
