@@ -39,6 +39,7 @@ from lightcrl.recipe import Recipe, load_recipe
 from lightcrl.specs import parse
 from lightcrl.tasks.text_similarity import TextSimilarity
 from lightcrl.tasks.zero_shot import ZeroShot
+from lightcrl.training.early import check_early
 from lightcrl.training.log import Report
 from lightcrl.training.loop import Judge, Judgement, Trained, by_retrieval, train
 from lightcrl.training.plan import make_plan
@@ -134,23 +135,32 @@ class Tasks:
         return self.prepare(recipe, checkpoint.as_trained(encoders), pairs, tell)
 
 
-def prepare(recipe: Recipe, tell: Tell = lambda event: None) -> tuple[Features, dict[str, Encoder], list[Rejection]]:
+def prepare(
+    recipe: Recipe, tell: Tell = lambda event: None, methods: Iterable[MethodSpec] = ()
+) -> tuple[Features, dict[str, Encoder], list[Rejection]]:
     """Read the data and have every item encoded: features, encoders, and what was set aside.
+
+    Args:
+        recipe: of which data, encoders and features are read; that its encoders can be trained as it says is checked.
+        tell: called with what happens.
+        methods: to be trained on the features; what they would refuse is refused before anything is encoded.
 
     Raises:
         DataError: the data cannot be used.
-        EncoderError: an encoder cannot.
+        EncoderError: an encoder cannot, or cannot be trained.
+        TrainingError: as `check_early`.
         StorageError: features cannot be written.
     """
     dataset = load_dataset(recipe.data, recipe.kinds)
     tell({"event": "data", "groups": dict(Counter(dataset.splits)), "rejected": len(dataset.rejected)})
     check_groups(dataset)
     rejected = list(dataset.rejected)
-    encoders, stores = {}, {}
-    for modality, spec in recipe.encoders.items():
-        encoders[modality] = load_encoder(spec)
+    encoders = {modality: load_encoder(spec) for modality, spec in recipe.encoders.items()}
+    check_early(dataset, encoders, methods, recipe.training, recipe.tuning, recipe.evaluation.split)
+    stores = {}
+    for modality, encoder in encoders.items():
         done = encode_modality(
-            encoders[modality],
+            encoder,
             dataset,
             modality,
             recipe.features,
@@ -203,7 +213,7 @@ def _run(recipe: Recipe, tell: Tell) -> Run:
         # Hours of encoding come after what can be refused at once.
         wanted = recipe.evaluation.text_similarity
         pairs = read_pairs(wanted.data, wanted.calibration, wanted.columns) if wanted else None
-        features, encoders, rejected = prepare(recipe, tell)
+        features, encoders, rejected = prepare(recipe, tell, specs)
         make_plan(recipe.training, features.split("train"))
         tasks = Tasks.prepare(recipe, encoders, pairs, tell)
     if is_main():

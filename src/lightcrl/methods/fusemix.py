@@ -25,7 +25,7 @@ class FuseMixOptions(MethodOptions):
     """
 
     input_dropout: float = Field(default=0.2, ge=0, lt=1)
-    blocks: int = Field(default=2, gt=0)
+    blocks: int = Field(default=2, gt=0, le=64)
     expansion: int = Field(default=2, gt=0)
     dropout: float = Field(default=0.6, ge=0, lt=1)
     alpha: float = Field(default=1.0, gt=0)

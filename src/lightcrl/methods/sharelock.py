@@ -28,7 +28,7 @@ class ShareLockOptions(MethodOptions):
     dim: int = Field(default=512, gt=0)
     input_dropout: float = Field(default=0.2, ge=0, lt=1)
     locked: str | None = None
-    layers: int = Field(default=3, ge=2)
+    layers: int = Field(default=3, ge=2, le=64)
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
 

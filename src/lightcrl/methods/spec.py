@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import isabstract
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from lightcrl.errors import RecipeError
 from lightcrl.losses import LOGIT_BIAS_START, LOGIT_SCALE_START
 from lightcrl.methods import METHODS, Method, MethodOptions
 from lightcrl.specs import parse
@@ -33,16 +35,31 @@ class MethodSpec(BaseModel):
         """Take the keys beside `name` as options, and fill in the method's defaults."""
         if not isinstance(table, dict):
             return table
-        given = {
-            **{key: value for key, value in table.items() if key not in ("name", "options")},
-            **table.get("options", {}),
-        }
-        name = table.get("name", "dfe")
-        return {"name": name, "options": parse(METHODS.load(name).Options, given, "method").model_dump(mode="json")}
+        name, options = table.get("name", "dfe"), table.get("options", {})
+        if not isinstance(options, dict):
+            raise ValueError(f"options is {options!r}, expected a table")
+        given = {**{key: value for key, value in table.items() if key not in ("name", "options")}, **options}
+        return {"name": name, "options": parse(method_class(name).Options, given, "method").model_dump(mode="json")}
 
     def parsed(self) -> MethodOptions:
         """The options as the method takes them."""
         return METHODS.load(self.name).Options.model_validate(self.options)
+
+
+def method_class(name: Any) -> type[Method]:
+    """The class that a recipe calls `name`.
+
+    Raises:
+        UnknownNameError: there is no such method.
+        LightCRLError: its module cannot be imported.
+        RecipeError: what is named is no method that can be made.
+    """
+    if not isinstance(name, str):
+        raise RecipeError(f"method.name is {name!r}, expected a member of METHODS or 'package.module:Class'.")
+    found: Any = METHODS.load(name)
+    if not (isinstance(found, type) and issubclass(found, Method)) or isabstract(found):
+        raise RecipeError(f"method {name!r} is {found!r}, expected a subclass of lightcrl.methods.Method with `embed`.")
+    return found
 
 
 def make_method(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lightcrl.methods import METHODS
+from lightcrl.methods.spec import method_class
 
 
 class ZeroShotSpec(BaseModel):
@@ -60,12 +60,12 @@ class EvaluationSpec(BaseModel):
 
     split: Literal["dev", "test"] = "dev"
     baselines: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(default=(0,), min_length=1)
     zero_shot: ZeroShotSpec | None = None
     text_similarity: TextSimilaritySpec | None = None
 
     @model_validator(mode="after")
     def _check(self) -> EvaluationSpec:
         for name in self.baselines:
-            METHODS.load(name)
+            method_class(name)
         return self
