@@ -386,7 +386,7 @@ def test_another_encoder_than_the_models_own_is_refused(world):
         ("encoders.text.model=nobody/nothing", "nobody/nothing"),
         ("training.batch_size=4096", "training.batch_size is 4096, but only"),
         ("data.dev_fraction=0.0", "no groups in the dev split"),
-        ("evaluation.split=test", "no groups in split 'test'"),
+        ("evaluation.split=test", "evaluation.split is 'test', but the data has no groups there"),
         ("evaluation.zero_shot.data=absent", "absent is not there"),
     ],
 )
