@@ -20,23 +20,11 @@ from typer.testing import CliRunner
 import lightcrl
 from lightcrl.cli import app, main
 from lightcrl.data.synthetic import write_class_folder, write_table
+from recipes import SMALL_WORLD
 
-RECIPE = """
-[data]
-path = "world/groups.jsonl"
-dev_fraction = 0.3
-
-[encoders.image]
-kind = "image"
-model = "builtin"
-
-[encoders.text]
-kind = "text"
-model = "builtin"
-
-[features]
-folder = "features"
-
+RECIPE = (
+    SMALL_WORLD
+    + """
 [method]
 dim = 32
 feedforward = 32
@@ -50,6 +38,7 @@ tensorboard = false
 baselines = ["linear"]
 zero_shot = { data = "shapes", templates = ["a picture of a {}."] }
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from lightcrl.export import ExportedEmbedder
 from lightcrl.features import FeatureStore
 from lightcrl.index import Index
 from lightcrl.studies.cells import _read
+from recipes import SMALL_WORLD
 from worlds import Digits, numbers
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -147,18 +148,9 @@ def keys(value: Any, place: str = "") -> set[str]:
     return {place}
 
 
-RECIPE = """
-[data]
-path = "world/groups.jsonl"
-dev_fraction = 0.3
-[encoders.image]
-kind = "image"
-model = "builtin"
-[encoders.text]
-kind = "text"
-model = "builtin"
-[features]
-folder = "features"
+RECIPE = (
+    SMALL_WORLD
+    + """
 [method]
 dim = 8
 heads = 2
@@ -169,6 +161,7 @@ tensorboard = false
 [evaluation]
 zero_shot = { data = "shapes" }
 """
+)
 
 
 @pytest.fixture(scope="module")

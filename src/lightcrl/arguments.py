@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,11 +16,16 @@ CheckpointFolder = Annotated[
 def _json_place(ctx: typer.Context, place: Path | None) -> Path | None:
     """Send tables and progress to standard error where the JSON goes to standard output."""
     if place == STANDARD_OUTPUT:
-        from lightcrl.report.console import console
-
-        console.stderr = True
-        ctx.call_on_close(lambda: setattr(console, "stderr", False))
+        set_console(ctx, "stderr")
     return place
+
+
+def set_console(ctx: typer.Context, setting: Literal["quiet", "stderr"]) -> None:
+    """Switch on a setting of the console until the command ends."""
+    from lightcrl.report.console import console
+
+    setattr(console, setting, True)
+    ctx.call_on_close(lambda: setattr(console, setting, False))
 
 
 STANDARD_OUTPUT = Path("-")

@@ -18,6 +18,7 @@ from lightcrl.arguments import (
     Trust,
     load_embedder,
     names,
+    set_console,
     sizes,
     write,
     write_page,
@@ -90,10 +91,7 @@ def options(
 ) -> None:
     """One embedding space over any frozen encoders, in minutes, with honest numbers."""
     if quiet:
-        from lightcrl.report.console import console
-
-        console.quiet = True
-        ctx.call_on_close(lambda: setattr(console, "quiet", False))
+        set_console(ctx, "quiet")
 
 
 @app.command()

@@ -40,7 +40,6 @@ from lightcrl.specs import parse
 from lightcrl.tasks.text_similarity import TextSimilarity
 from lightcrl.tasks.zero_shot import ZeroShot
 from lightcrl.training.early import check_early
-from lightcrl.training.log import Report
 from lightcrl.training.loop import Judge, Judgement, Trained, by_retrieval, train
 from lightcrl.training.plan import make_plan
 from lightcrl.training.refusals import Combination, check_combination
@@ -238,7 +237,7 @@ def train_method(
     place: Path,
     features: Features,
     encoders: Mapping[str, Encoder],
-    report: Report = lambda event: None,
+    report: Tell = lambda event: None,
     judge: Judge = by_retrieval,
 ) -> tuple[Checkpoint, Trained, Features]:
     """Train one method as the recipe has it, and the encoders that it wants trained.

@@ -26,23 +26,11 @@ from lightcrl.studies import cells
 from lightcrl.studies.compare import compare
 from lightcrl.studies.compare import run as run_module
 from lightcrl.studies.compare.outcome import MAIN, remarks, sentences
+from recipes import SMALL_WORLD
 
-RECIPE = """
-[data]
-path = "world/groups.jsonl"
-dev_fraction = 0.3
-
-[encoders.image]
-kind = "image"
-model = "builtin"
-
-[encoders.text]
-kind = "text"
-model = "builtin"
-
-[features]
-folder = "features"
-
+RECIPE = (
+    SMALL_WORLD
+    + """
 [method]
 name = "linear"
 dim = 32
@@ -55,6 +43,7 @@ tensorboard = false
 [evaluation]
 zero_shot = { data = "shapes", templates = ["a picture of a {}."] }
 """
+)
 METHODS = "linear,convirt[dim=16]"
 GRID = ({}, {"input_dropout": 0.1})
 

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from lightcrl.data.base import Rejection, Row
 from lightcrl.data.columns import Columns
+from lightcrl.errors import ItemError
 
 TORN = (EOFError, zlib.error, gzip.BadGzipFile)
 DELIMITERS = (",", "\t", ";", "|")
@@ -98,27 +99,31 @@ def _read_cells(lines: io.TextIOWrapper, name: str, layout: Columns, delimiter: 
         elif cells and len(cells) != len(header):
             yield Rejection(source, "broken CSV line", f"{len(cells)} cells under a header of {len(header)}")
         elif cells:
-            values: dict[str, Any] = {}
+            values: dict[str, Any] = dict.fromkeys(header)
             for column, cell in zip(header, cells, strict=True):
-                values[column] = found = _cell(cell.strip() if delimiter == "|" else cell)
-                if isinstance(found, Rejection):
-                    values[column] = None
-                    yield Rejection(source, found.reason, f"column {column!r}: {found.detail}")
+                try:
+                    values[column] = _cell(cell.strip() if delimiter == "|" else cell)
+                except ItemError as error:
+                    yield Rejection(source, error.reason, f"column {column!r}: {error.detail}")
             yield from layout.read(values, source)
 
 
-def _cell(text: str) -> Any:
-    """A cell's text, its list of texts, None where it is empty, or why it cannot be taken."""
+def _cell(text: str) -> str | list[str] | None:
+    """A cell's text, its list of texts, or None where it is empty.
+
+    Raises:
+        ItemError: it looks like a list of texts and is none.
+    """
     if not text:
         return None
     if not _LIST.fullmatch(text.strip()):
         return text
     try:
-        found = json.loads(text)
+        found: list[str] = json.loads(text)
     except ValueError as error:
-        return Rejection("", "broken list", f"{text[:60]!r} looks like a list and is no JSON: {error}")
+        raise ItemError("broken list", f"{text[:60]!r} looks like a list and is no JSON: {error}") from None
     if not all(isinstance(one, str) for one in found):
-        return Rejection("", "broken list", f"{text[:60]!r}; expected texts only")
+        raise ItemError("broken list", f"{text[:60]!r}; expected texts only")
     return found
 
 

@@ -7,7 +7,7 @@ gives one record for each row, with the columns `image`, `text` and, where the f
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,7 +17,7 @@ from lightcrl.data.columns import Columns
 from lightcrl.data.files import some
 from lightcrl.errors import DataError
 
-SPLITS = {"restval": "train"}
+KARPATHY_SPLITS = {"restval": "train"}
 """Images that Karpathy set aside of COCO's validation, which everybody trains on."""
 
 Records = Iterator[dict[str, Any] | str]
@@ -70,7 +70,11 @@ def karpathy_records(document: Mapping[str, Any]) -> Records:
             continue
         sentences = [one["raw"].strip() for one in image.get("sentences", []) if isinstance(one.get("raw"), str)]
         path = str(PurePosixPath(image.get("filepath") or "") / image["filename"])
-        yield {"image": path, "text": sentences, "split": SPLITS.get(str(image.get("split")), image.get("split"))}
+        yield {
+            "image": path,
+            "text": sentences,
+            "split": KARPATHY_SPLITS.get(str(image.get("split")), image.get("split")),
+        }
 
 
 def _has(document: Any, *names: str) -> bool:
@@ -106,13 +110,35 @@ def read_document(text: bytes | str, name: str, layout: Columns) -> Iterator[Row
         raise DataError(f"{name} holds {held}; expected {known}, or one object a line.")
     if format.splits and layout.split_column is None and not layout.one_split:
         layout = replace(layout, split_column="split")
+    yield from read_records(_numbered(format.records(document), name), name, layout)
+
+
+def read_records(
+    records: Iterable[tuple[str, dict[str, Any]] | Rejection], name: str, layout: Columns
+) -> Iterator[Row | Rejection]:
+    """The rows of records whose columns are known only once all of them have been seen.
+
+    Args:
+        records: where each is, and its cells by column; or why it is set aside.
+        name: of the file.
+        layout: how columns are read.
+
+    Raises:
+        ModalityError: a column is in none of the records.
+    """
     names: dict[str, None] = {}
-    for number, record in enumerate(format.records(document), 1):
-        source = f"{name}:{number}"
-        if isinstance(record, str):
-            yield Rejection(source, "broken record", record)
+    for record in records:
+        if isinstance(record, Rejection):
+            yield record
             continue
-        names.update(dict.fromkeys(record))
-        yield from layout.read(record, source)
+        source, values = record
+        names.update(dict.fromkeys(values))
+        yield from layout.read(values, source)
     if names:
         layout.check(names, name)
+
+
+def _numbered(records: Records, name: str) -> Iterator[tuple[str, dict[str, Any]] | Rejection]:
+    for number, record in enumerate(records, 1):
+        source = f"{name}:{number}"
+        yield Rejection(source, "broken record", record) if isinstance(record, str) else (source, record)

@@ -8,12 +8,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from lightcrl.data.base import Rejection, Row
 from lightcrl.data.columns import Columns
 from lightcrl.data.delimited import TORN, read_delimited
-from lightcrl.data.documents import read_document
+from lightcrl.data.documents import read_document, read_records
 from lightcrl.data.files import existing, name_below, some, visible
 from lightcrl.data.parquet import read_parquet
 from lightcrl.errors import DataError
@@ -87,28 +87,29 @@ def read_json(path: Path, name: str, layout: Columns, encoding: str) -> Rows:
             except UnicodeDecodeError as error:
                 raise DataError(f"{name}: {error}. Say in data.encoding which encoding it has.") from None
         return
-    found: dict[str, None] = {}
     with _open(path) as file:
-        for number, line in _numbered(file, name):
-            source = f"{name}:{number}"
-            if isinstance(line, Rejection):
-                yield line
-                break
-            if not line.strip():
-                continue
-            try:
-                values = json.loads(line if encoding == "utf-8" else line.decode(encoding))
-            except (ValueError, RecursionError) as error:
-                hint = "; data.encoding names another encoding" if isinstance(error, UnicodeDecodeError) else ""
-                yield Rejection(source, "broken JSON line", f"{error}{hint}")
-                continue
-            if not isinstance(values, dict):
-                yield Rejection(source, "broken JSON line", f"expected an object, found {type(values).__name__}")
-                continue
-            found.update(dict.fromkeys(values))
-            yield from layout.read(values, source)
-    if found:
-        layout.check(found, name)
+        yield from read_records(_json_lines(file, name, encoding), name, layout)
+
+
+def _json_lines(file: BinaryIO, name: str, encoding: str) -> Iterator[tuple[str, dict[str, Any]] | Rejection]:
+    """Where each object is, and the object; a torn file ends in a `Rejection`."""
+    for number, line in _numbered(file, name):
+        source = f"{name}:{number}"
+        if isinstance(line, Rejection):
+            yield line
+            return
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line if encoding == "utf-8" else line.decode(encoding))
+        except (ValueError, RecursionError) as error:
+            hint = "; data.encoding names another encoding" if isinstance(error, UnicodeDecodeError) else ""
+            yield Rejection(source, "broken JSON line", f"{error}{hint}")
+            continue
+        if isinstance(values, dict):
+            yield source, values
+        else:
+            yield Rejection(source, "broken JSON line", f"expected an object, found {type(values).__name__}")
 
 
 def read_text_table(path: Path, name: str, layout: Columns, encoding: str) -> Rows:
@@ -144,20 +145,16 @@ def _is_document(path: Path) -> bool:
     start = start.removeprefix(codecs.BOM_UTF8).lstrip()
     if start[:1] == b"[":
         return True
+    named = _suffix(path) == ".json"
     line, end, rest = start.partition(b"\n")
     if rest.strip():
         try:
             json.loads(line)
         except (ValueError, RecursionError):
             # The first line of an object over several lines is no JSON; nor is a broken first line of many.
-            return line.strip() == b"{" or (start[:1] == b"{" and path_is_json(path))
+            return line.strip() == b"{" or (start[:1] == b"{" and named)
         return False
-    return path_is_json(path) and (b'"images"' in start[:4096] or not end)
-
-
-def path_is_json(path: Path) -> bool:
-    """Whether the name says one document, not lines."""
-    return _suffix(path) == ".json"
+    return named and (b'"images"' in start[:4096] or not end)
 
 
 def _reader(path: Path) -> Reader:

@@ -8,7 +8,8 @@
 | `{"array": ..., "sampling_rate": ...}`, `(samples, rate)` | decoded sounds |
 | NumPy arrays, torch tensors | other libraries |
 
-Nothing is guessed: a shape that may be read in two ways is refused.
+A tensor or a sound whose shape may be read in two ways is refused. NumPy pictures have their channels last wherever
+their last axis can hold them, as NumPy's users have it.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def pixels(raw: np.ndarray | torch.Tensor) -> np.ndarray:
         raw: uint8, or floats from 0 to 1; [H, W], [H, W, C] or [C, H, W].
 
     Raises:
-        ItemError: another shape or type, a shape that may be read in two ways, or floats outside of 0 to 1.
+        ItemError: another shape or type, a tensor that may be read in two ways, or floats outside of 0 to 1.
     """
     values = raw.detach().cpu().numpy() if isinstance(raw, torch.Tensor) else raw
     shape = f"{type(raw).__name__} of shape {list(values.shape)} and {values.dtype}"

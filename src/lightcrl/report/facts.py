@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -22,6 +22,7 @@ from lightcrl.data import Dataset, load_dataset
 from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import CheckpointError
+from lightcrl.events import Tell
 from lightcrl.features import Features, FeatureStore
 from lightcrl.features.embed import embed_split
 from lightcrl.features.extract import encode_modality
@@ -37,8 +38,6 @@ from lightcrl.training.log import read_log
 
 MOST = 8
 """Classes that a figure tells apart by colour."""
-
-Tell = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)

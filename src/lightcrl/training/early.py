@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -13,6 +12,7 @@ from lightcrl.encoders.base import Encoder
 from lightcrl.encoders.tower import Tower, TuningSpec
 from lightcrl.errors import EmptyDatasetError, EncoderError, TrainingError, first_line
 from lightcrl.features.table import Split, make_members
+from lightcrl.machine import physical_memory
 from lightcrl.methods import METHODS
 from lightcrl.methods.spec import MethodSpec, make_method
 from lightcrl.tokens import TokenSpec
@@ -95,11 +95,3 @@ def check_method(spec: MethodSpec, encoders: Mapping[str, Encoder]) -> None:
             f"method {spec.name!r} has weights of {size / 2**30:,.1f} GiB, and this machine {have / 2**30:,.1f} GiB of "
             "memory. Give smaller numbers in [method]."
         )
-
-
-def physical_memory() -> float:
-    """Bytes of memory that the machine has; infinite where the system does not tell."""
-    try:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, OSError, ValueError):
-        return float("inf")

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightcrl.events import Tell
 from lightcrl.files.local import clear_errors, whole_file
-
-Report = Callable[[Mapping[str, Any]], None]
-"""Called with every line of the log."""
 
 
 class Log:
     """log.jsonl, cut back to where the run goes on from, and TensorBoard beside it."""
 
-    def __init__(self, folder: Path, step: int, tensorboard: bool, report: Report, *, active: bool = True) -> None:
+    def __init__(self, folder: Path, step: int, tensorboard: bool, report: Tell, *, active: bool = True) -> None:
         """Open the log; one that is not active writes nothing."""
         self._active = active
         if not active:

@@ -26,6 +26,7 @@ from safetensors.torch import save
 
 from lightcrl.checkpoint import Checkpoint, Tuned, load_folder
 from lightcrl.errors import CheckpointError, DivergedError, EmptyDatasetError, TrainingError
+from lightcrl.events import Tell
 from lightcrl.features.embed import embed_together
 from lightcrl.features.live import LiveStore
 from lightcrl.features.table import Features, Split
@@ -37,7 +38,7 @@ from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.processes import together, wait_for_everyone
 from lightcrl.training.batches import Batch, epoch_batches
 from lightcrl.training.gradient import Stepper, mix, parameter_groups
-from lightcrl.training.log import Log, Report
+from lightcrl.training.log import Log
 from lightcrl.training.plan import Plan, learning_rate, make_accelerator, make_plan, make_window
 from lightcrl.training.settings import identity, words
 from lightcrl.training.spec import TrainingSpec
@@ -127,7 +128,7 @@ def train(
     folder: Path | str,
     *,
     seed: int = 0,
-    report: Report = lambda event: None,
+    report: Tell = lambda event: None,
     live: Mapping[str, LiveStore] | None = None,
     judge: Judge = by_retrieval,
 ) -> Trained:
@@ -223,7 +224,7 @@ class _Loop:
     def accelerator(self) -> Accelerator:
         return self.stepper.accelerator
 
-    def run(self, folder: Path, progress: Progress, settings: Mapping[str, Any], report: Report) -> None:
+    def run(self, folder: Path, progress: Progress, settings: Mapping[str, Any], report: Tell) -> None:
         spec, plan = self.spec, self.plan
         with Log(folder, progress.step, spec.tensorboard, report, active=self.accelerator.is_main_process) as log:
             if progress.step == 0:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from lightcrl.data import Dataset, Rejection, load_dataset
 from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import Encoder
 from lightcrl.errors import DataError
+from lightcrl.events import Tell
 from lightcrl.features.spec import FeaturesSpec
 from lightcrl.pipeline import check_groups
 from lightcrl.recipe import Recipe
@@ -30,8 +30,6 @@ from lightcrl.studies.check.spaces import (
     fit_baseline,
     sibling_recall,
 )
-
-Tell = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)

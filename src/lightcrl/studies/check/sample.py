@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +16,10 @@ from torch import Tensor
 from lightcrl.data import Dataset, Rejection
 from lightcrl.encoders.base import Choices, Encoder, Slot
 from lightcrl.errors import DataError, EncoderError, ItemError
+from lightcrl.events import Tell
 from lightcrl.features.encoding import encode_items
 from lightcrl.files.local import make_folder, whole_file, write_json
 from lightcrl.files.remote import local_place
-
-Tell = Callable[[Mapping[str, Any]], None]
 
 # Groups of train and dev that are encoded first, to learn what an item costs.
 FIRST = 24
