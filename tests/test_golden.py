@@ -84,7 +84,7 @@ def test_a_cell_of_a_comparison_is_read():
     cell = _read(GOLDEN / "cell-1", "measured")
     assert cell is not None
     assert (cell.seed, cell.groups, cell.parameters, cell.dev) == (1, 3, 40, 0.5)
-    assert cell.figures()["mean_recall@1"] == pytest.approx((1 + 0 + 5 / 6) / 3)  # first, second, tied
+    assert cell.figures["mean_recall@1"] == pytest.approx((1 + 0 + 5 / 6) / 3)  # first, second, tied
     assert _read(GOLDEN / "cell-1", "of something else") is None
 
 

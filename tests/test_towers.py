@@ -165,15 +165,11 @@ def test_a_run_with_towers_is_loaded_measured_and_embeds_as_it_was_trained(place
     np.testing.assert_allclose(embedder.encode(paths, "image"), seen, atol=1e-5)
 
     # Zero-shot goes through the trained towers: the same figures when measured from the files anew.
-    from lightcrl.tasks.measure import Request, measure
+    from lightcrl.tasks.evaluate import evaluate
 
-    request = Request(
-        str(tmp_path / "run"), embedder, str(place / "classes"), templates=("the {} dog",),
-        features=tmp_path / "other",
-    )  # fmt: skip
-    again, _ = measure("zero_shot", request)
-    assert done.models[0].zero_shot is not None
-    assert again.metrics["top1"] == done.models[0].zero_shot.metrics["top1"]
+    settings = {"data": str(place / "classes"), "templates": ("the {} dog",)}
+    again = evaluate("zero_shot", str(tmp_path / "run"), embedder, settings, tmp_path / "other").result
+    assert again.metrics["top1"] == done.models[0].results["zero_shot"].metrics["top1"]
     assert again.metrics["top1"] >= 0.75
     assert "tower image" in (tmp_path / "run/best/README.md").read_text()
     assert done.models[0].parameters == sum(embedder.checkpoint.parts().values()) > embedder.method.dim * 1000
@@ -186,7 +182,7 @@ def test_a_run_with_towers_is_loaded_measured_and_embeds_as_it_was_trained(place
     assert [one.trained for one in report.modalities] == [True, True]
     assert report.confusion is not None
     right = np.trace(report.confusion.counts) / report.confusion.counts.sum()
-    assert right == pytest.approx(done.models[0].zero_shot.metrics["top1"])
+    assert right == pytest.approx(done.models[0].results["zero_shot"].metrics["top1"])
     assert "trained too" in render(report)
 
 

@@ -76,6 +76,7 @@ class ModelFacts:
         retrieval: figures on the run's split.
         zero_shot: figures, where the recipe asks for them.
         text_similarity: likewise.
+        others: figures of further tasks by label.
         loss: [S, 2] step and training loss.
         recall: [E, 2] step and mean R@1 on dev.
         precision: by aligned space, [E, 3] epochs done and precision of similar and of dissimilar pairs, where watched.
@@ -89,6 +90,7 @@ class ModelFacts:
     retrieval: Result
     zero_shot: Result | None
     text_similarity: Result | None
+    others: Mapping[str, Result]
     loss: np.ndarray
     recall: np.ndarray
     precision: Mapping[str, np.ndarray]
@@ -222,7 +224,7 @@ def gather(
             )
             for (modality, spec), store in zip(recipe.encoders.items(), stores.values(), strict=True)
         ),
-        models=tuple(_model(folder, number, entry) for number, entry in enumerate(figures["models"])),
+        models=tuple(_model(recipe, folder, number, entry) for number, entry in enumerate(figures["models"])),
         settings=_settings(recipe, folder),
         confusion=_confusion(classified, method, zero_shot.templates or ()) if classified and zero_shot else None,
         classes=_classes(classified, method) if classified else None,
@@ -256,7 +258,7 @@ def _collect(method: Method, features: Features, dataset: Dataset, recipe: Recip
     return Collection(recipe.kinds, items, vectors, links), features.names(recipe.evaluation.split)
 
 
-def _model(folder: Path, number: int, entry: Mapping[str, Any]) -> ModelFacts:
+def _model(recipe: Recipe, folder: Path, number: int, entry: Mapping[str, Any]) -> ModelFacts:
     # Runs may have been moved, so only the last part of the folder counts.
     place = folder / "others" / Path(entry["folder"]).name if number else folder
     log = read_log(place)
@@ -272,6 +274,7 @@ def _model(folder: Path, number: int, entry: Mapping[str, Any]) -> ModelFacts:
         Result.from_json(entry["retrieval"]),
         Result.from_json(entry["zero_shot"]) if entry["zero_shot"] else None,
         Result.from_json(pairs) if pairs else None,
+        {label: Result.from_json(entry[label]) for label in recipe.evaluation.tasks if label in entry},
         np.array(steps, dtype=np.float64).reshape(-1, 2),
         np.array(recall, dtype=np.float64).reshape(-1, 2),
         watched(evaluations),

@@ -17,7 +17,7 @@ from lightcrl.metrics.statistics import SAMPLES, Difference, Draws, Estimate, di
 from lightcrl.metrics.statistics import draws as draw
 from lightcrl.pipeline import RETRIEVAL
 from lightcrl.recipe import Recipe
-from lightcrl.studies.cells import Cell, mean_recall, measure_name
+from lightcrl.studies.cells import Cell, compared, mean_recall, measure_name
 from lightcrl.studies.judge import judge
 from lightcrl.tasks.base import Task
 
@@ -185,8 +185,8 @@ def judged(
     for name, task in tasks.items() if cells else ():
         outcomes = {label: [cell.outcomes[name] for cell in by_seed] for label, by_seed in cells.items()}
         for label, spaces in judge(task, outcomes, SAMPLES).items():
-            for space, measures in spaces.items():
-                by_label[label] |= {measure_name(name, space, each): draws for each, draws in measures.items()}
+            for space, measure in compared(name, task):
+                by_label[label][measure_name(name, space, measure)] = spaces[space][measure]
     for number, label in enumerate(by_label):
         items = mean_recall({name: draws.items for name, draws in by_label[label].items()}, tasks[RETRIEVAL])
         for measure, column in items.items():
