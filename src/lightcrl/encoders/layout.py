@@ -292,7 +292,8 @@ def _last(layer: Layer) -> Tensor:
     if layer.grid is not None:
         raise EncoderError("tokens = 'last' of pictures, whose patches have no last one. Use 'cls', 'mean' or 'max'.")
     places = (layer.mask * torch.arange(layer.mask.shape[1], device=layer.mask.device)).argmax(1)
-    return layer.values[torch.arange(len(places), device=places.device), places]
+    # Not len(): an exporter would take the number of items for one that never changes.
+    return layer.values[torch.arange(places.shape[0], device=places.device), places]
 
 
 def _trained(layer: Layer) -> Tensor:

@@ -120,7 +120,7 @@ class TrainedVector(nn.Module):
 
 
 def _at(values: Tensor, places: Tensor) -> Tensor:
-    return values[torch.arange(len(values), device=values.device), places]
+    return values[torch.arange(values.shape[0], device=values.device), places]
 
 
 def _first(values: Tensor, kept: Tensor, real: Tensor) -> Tensor:
