@@ -14,12 +14,13 @@ import pytest
 
 import coloured
 import lightcrl
+import tiny
 from lightcrl.checkpoint import load_checkpoint, load_folder
-from lightcrl.encoders import load_encoder
+from lightcrl.encoders import EncoderSpec, load_encoder
 from lightcrl.errors import DataError
 from lightcrl.pipeline import Run, prepare, run
 from lightcrl.recipe import Recipe, make_recipe
-from lightcrl.report.console import console, print_run
+from lightcrl.report.console import Live, console, print_run
 from lightcrl.report.facts import Report, gather
 from lightcrl.report.run_page import render
 from lightcrl.tasks.base import Setting
@@ -94,6 +95,25 @@ def world(tmp_path_factory) -> SimpleNamespace:
     recipe = make(folder, text_similarity=pairs, baselines=["csa"])
     done = run(recipe, output=folder / "run")
     return SimpleNamespace(folder=folder, recipe=recipe, pairs=pairs, run=folder / "run", done=done)
+
+
+def test_texts_that_are_cut_are_counted_by_the_run(tmp_path):
+    rows = [{"thing": thing, "text": f"{'old ' * n} {thing} cat"} for thing in "abcdefgh" for n in range(1, 9)]
+    write_lines(tmp_path / "texts.jsonl", rows)
+    words = {"kind": "text", "model": str(tiny.bert(tmp_path / "bert")), "max_length": 8, "tokens": "mean"}
+    recipe = make(tmp_path)
+    recipe = recipe.model_copy(update={"encoders": {**recipe.encoders, "large": EncoderSpec.model_validate(words)}})
+    for folder in ("first", "again"):
+        events: list[Any] = []
+        run(recipe, output=tmp_path / folder, tell=events.append)
+        told = {event["modality"]: event["cut"] for event in events if event["event"] == "encoded"}
+        # Two special tokens and two words beside n times "old": more than four of these are too many.
+        assert told == {"large": 8 * 4, "small": 0}
+        assert json.loads((tmp_path / folder / "metrics.json").read_text())["texts_cut"] == told
+    with console.capture() as shown, Live() as live:
+        for event in events:
+            live.tell(event)
+    assert "64 were there already, cut 32 at max_length; " in " ".join(shown.get().split())
 
 
 def evaluations(folder: Path) -> list[dict[str, Any]]:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from lightcrl.encoders.base import EncoderSpec
-from lightcrl.encoders.huggingface import HuggingFaceEncoder, Prepared
+from lightcrl.encoders.huggingface import HuggingFaceEncoder
 from lightcrl.encoders.image import leading_tokens
 from lightcrl.encoders.inputs import content, samples_and_rate, time_first
+from lightcrl.encoders.loaded import Prepared
 from lightcrl.errors import ItemError, MissingExtraError
 
 LONGEST = 30.0

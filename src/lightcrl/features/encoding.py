@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -29,11 +29,18 @@ def encode_items(encoder: Encoder, items: Sequence[Item], *, workers: int = 4) -
 
 
 def encode(
-    encoder: Encoder, items: Sequence[Item], places: Sequence[int], dtype: str, *, workers: int = 4
+    encoder: Encoder,
+    items: Sequence[Item],
+    places: Sequence[int],
+    dtype: str,
+    *,
+    workers: int = 4,
+    cut: Callable[[int], None] = lambda place: None,
 ) -> Iterator[tuple[int, np.ndarray | ItemError]]:
     """The items at `places`, as `encode_items` has them, their tokens in `dtype`.
 
-    Decodes in threads one window ahead, batches by length, encodes.
+    Decodes in threads one window ahead, batches by length, encodes. `cut` is called with the place of every text whose
+    end the encoder leaves out, before that text comes.
     """
     keep_freed_memory()
     width = WINDOW_BATCHES * encoder.batch_size
@@ -54,6 +61,8 @@ def encode(
                     yield place, outcome
                 else:
                     ready.append((place, outcome))
+                    if encoder.cut(outcome):
+                        cut(place)
             ready.sort(key=lambda pair: encoder.length(pair[1]))
             for batch in batches([encoder.length(prepared) for _, prepared in ready], encoder):
                 tokens = encoder.encode([prepared for _, prepared in ready[batch]])
