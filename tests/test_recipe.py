@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lightcrl.errors import LightCRLError, RecipeError, UnknownNameError
-from lightcrl.recipe import Recipe, load_recipe, make_recipe
+from lightcrl.recipe import Recipe, anchor_path, load_recipe, make_recipe
 
 PROJECT = Path(__file__).parents[1]
 
@@ -213,3 +213,10 @@ def test_every_error_is_of_the_one_tree():
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     assert all(issubclass(kind, LightCRLError) for kind in kinds)
     assert {kind.exit_code for kind in kinds} == {1}
+
+
+@pytest.mark.parametrize(("value", "words"), [("~nobody-here/a", "home directory"), ("x" * 300, "File name too long")])
+def test_a_path_that_cannot_be_is_refused(tmp_path, value, words):
+    with pytest.raises(RecipeError, match=f"'{value[:60]}': .*{words}"):
+        anchor_path(value, tmp_path, may_be_id=False)
+    assert anchor_path("", tmp_path, may_be_id=True) == ""

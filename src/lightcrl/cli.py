@@ -25,6 +25,7 @@ from lightcrl.arguments import (
 )
 from lightcrl.commands.evaluate import app as evaluate
 from lightcrl.errors import EmptyDatasetError, LightCRLError
+from lightcrl.machine import keep_freed_memory
 
 
 class Commands(TyperGroup):
@@ -58,6 +59,7 @@ def main() -> None:
     """Run the command line: 0 is success, 1 the user's error, 2 wrong usage, 130 interrupted."""
     # Threads that spin while they wait for each other take ten times as long on busy cores (docs/LOG.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     # Your own classes may lie where you are.
     sys.path.append(str(Path.cwd()))
     # These may stand anywhere.

@@ -19,11 +19,8 @@ from lightcrl.tokens import TokenBatch
 
 Kind = Literal["text", "image", "audio"]
 
-# What `prepare` takes of each kind (the embedder's `encode` and `Item.read` hand it on as it is):
-#   text    str
-#   image   a file's path or bytes, a PIL image, or a uint8 array [H, W, 3]
-#   audio   a file's path or bytes, or a pair of mono samples (floats [N] in [-1, 1]) and their rate in Hz
-
+# What `prepare` takes of each kind (the embedder's `encode` and `Item.read` hand it on as it is): a text is a str, and
+# pictures and sounds have the forms of `encoders.inputs`.
 
 _POOL = "(cls|mean|max|last|trained)"
 _POOLS = rf"{_POOL}(\+{_POOL})*"

@@ -12,7 +12,6 @@ import torch
 from lightcrl.data.base import Item
 from lightcrl.encoders.base import Encoder
 from lightcrl.errors import ItemError, LightCRLError
-from lightcrl.machine import keep_freed_memory
 
 # Batches are formed within a window of this many, sorted by length, while the next window is being decoded.
 WINDOW_BATCHES = 16
@@ -42,7 +41,6 @@ def encode(
     Decodes in threads one window ahead, batches by length, encodes. `cut` is called with the place of every text whose
     end the encoder leaves out, before that text comes.
     """
-    keep_freed_memory()
     width = WINDOW_BATCHES * encoder.batch_size
     windows = [places[start : start + width] for start in range(0, len(places), width)]
     with ThreadPoolExecutor(workers) as pool:

@@ -236,6 +236,14 @@ class FeatureStore:
         files = (self.folder / f"items-{number:05d}.parquet" for number in range(len(self._shards)))
         return sum(pq.read_metadata(file).num_rows for file in files)
 
+    def in_memory(self) -> FeatureStore:
+        """The same store, read into memory and checked.
+
+        Raises:
+            TornStoreError: a file is missing or has another content.
+        """
+        return self if self.memory else FeatureStore(self.folder, self.fingerprint, memory=True)
+
     def gather(self, rows: np.ndarray, *, sequence: bool = True) -> TokenBatch:
         """Tokens of the items at `rows` [B] in that order, padded to the longest among them, in the stored dtype.
 

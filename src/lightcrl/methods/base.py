@@ -147,7 +147,7 @@ class Method(nn.Module, ABC):
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     closed_form: ClassVar[bool] = False
     solves: bool = False
-    sequences: ClassVar[bool] = False
+    sequences: bool = False
     one_process: ClassVar[bool] = False
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: MethodOptions) -> None:
@@ -191,7 +191,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """Vectors [B, d] of any length; `forward` makes them unit vectors."""
+        """Vectors [B, d] of any length; `finish` makes them unit vectors."""
 
     def augment(self, step: Step) -> Step:
         """What the step is to see instead of the features as they are."""
@@ -207,7 +207,7 @@ class Method(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} is trained, not solved")
 
     def forward(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """Unit vectors [B, d].
+        """What `finish` makes of `embed`'s vectors: unit vectors [B, d].
 
         Raises:
             ModalityError: the method was not made for this modality.
@@ -215,7 +215,11 @@ class Method(nn.Module, ABC):
         """
         self.check(modality, tokens)
         # Lower precisions are for products alone.
-        return normalize(self.embed(modality, self.visible(modality, tokens)).to(self.logit_scale.dtype), dim=-1)
+        return self.finish(self.embed(modality, self.visible(modality, tokens)).to(self.logit_scale.dtype))
+
+    def finish(self, vectors: Tensor) -> Tensor:
+        """Vectors [B, d] at unit length; what is no embedding, such as a classifier's logits, stays as it is."""
+        return normalize(vectors, dim=-1)
 
     def visible(self, modality: str, tokens: TokenBatch) -> TokenBatch:
         """What of `tokens` the method reads."""

@@ -56,16 +56,11 @@ class Classifier(Method):
         super().__init__(modalities, options)
         kind = METHODS.load(options.method)
         self.body = kind(modalities, kind.Options.model_validate(options.below))
+        self.sequences = self.body.sequences
         self.body.logit_scale.requires_grad_(False)
         self.logit_scale.requires_grad_(False)
         self.head = nn.Linear(self.body.trained_dim, len(options.classes))
         self.register_buffer("labels", torch.zeros(0, dtype=torch.long), persistent=False)
-
-    # What a class attribute says of every other method, the method below says of this one.
-    @property
-    def sequences(self) -> bool:  # type: ignore[override]
-        """Whether the method below reads them."""
-        return self.body.sequences
 
     @property
     def dim(self) -> int:
@@ -82,15 +77,9 @@ class Classifier(Method):
         logits: Tensor = self.head(normalize(found.float(), dim=-1) * self.body.trained_dim**0.5)
         return logits
 
-    def forward(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """Logits [B, C], not unit vectors.
-
-        Raises:
-            ModalityError: the method was not made for this modality.
-            ShapeError: the tokens' width or number is not the one it was made for.
-        """
-        self.check(modality, tokens)
-        return self.embed(modality, self.visible(modality, tokens)).float()
+    def finish(self, vectors: Tensor) -> Tensor:
+        """Logits [B, C] as they are: they are no embedding."""
+        return vectors
 
     def objective(self, loss: Loss, embeddings: Mapping[str, Tensor], step: Step) -> Tensor:
         """The cross-entropy of the items' labels; `loss`, which is for pairs, has no part."""

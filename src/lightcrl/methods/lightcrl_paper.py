@@ -54,7 +54,7 @@ class LightCRLPaper(Method):
     """
 
     Options: ClassVar[type[MethodOptions]] = PaperOptions
-    sequences: ClassVar[bool] = True
+    sequences: bool = True
     suits: ClassVar[Mapping[str, Any]] = {
         "batch_size": 64,
         "epochs": 5,

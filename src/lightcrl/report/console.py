@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from lightcrl import events
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.data.base import Rejection
 from lightcrl.metrics.result import Result
@@ -66,6 +67,17 @@ class Live:
         self._tasks: dict[str, TaskID] = {}
         self._steps = 0
         self._recall = ""
+        self._shown: Mapping[str, Callable[[Any], None] | None] = {
+            "waiting": self._on_waiting,
+            "data": self._on_data,
+            "encode": self._on_encode,
+            "encoded": self._on_encoded,
+            "select": None,
+            "start": self._on_start,
+            "step": self._on_step,
+            "evaluation": self._on_evaluation,
+            "trained": self._on_trained,
+        }
 
     def __enter__(self) -> Live:
         self._progress.start()
@@ -77,8 +89,8 @@ class Live:
         self._progress.stop()
 
     def tell(self, event: Mapping[str, Any]) -> None:
-        """Show one event; see `lightcrl.pipeline.Tell`."""
-        show = getattr(self, f"_on_{event['event']}", None)
+        """Show one event; see `lightcrl.events`."""
+        show: Callable[[Any], None] | None = self._shown.get(event["event"])
         if show is not None:
             show(event)
 
@@ -87,20 +99,20 @@ class Live:
             self._tasks[name] = self._progress.add_task(name, total=total, note="")
         return self._tasks[name]
 
-    def _on_waiting(self, event: Mapping[str, Any]) -> None:
+    def _on_waiting(self, event: events.Waiting) -> None:
         self._progress.print(
             f"{event['folder']}: waiting for {event['holder']}, which writes it", markup=False, soft_wrap=True
         )
 
-    def _on_data(self, event: Mapping[str, Any]) -> None:
+    def _on_data(self, event: events.Data) -> None:
         groups = ", ".join(f"{count:,} {split}" for split, count in event["groups"].items())
         aside = f"; {event['rejected']:,} things set aside" if event["rejected"] else ""
         self._progress.print(f"data: {groups} groups{aside}")
 
-    def _on_encode(self, event: Mapping[str, Any]) -> None:
+    def _on_encode(self, event: events.Encode) -> None:
         self._progress.update(self._bar(f"encode {event['modality']}", event["total"]), completed=event["done"])
 
-    def _on_encoded(self, event: Mapping[str, Any]) -> None:
+    def _on_encoded(self, event: events.Encoded) -> None:
         bar = self._tasks.pop(f"encode {event['modality']}", None)
         if bar is not None:
             self._progress.remove_task(bar)
@@ -113,11 +125,11 @@ class Live:
             f"{event['bytes'] / 2**20:.1f} MiB"
         )
 
-    def _on_start(self, event: Mapping[str, Any]) -> None:
+    def _on_start(self, event: events.Start) -> None:
         self._steps = event["steps"]
         self._recall = ""
 
-    def _on_step(self, event: Mapping[str, Any]) -> None:
+    def _on_step(self, event: events.Step) -> None:
         name = f"train {escape(event['method'])} seed {event['seed']}"
         total = self._steps or None
         if name not in self._tasks:
@@ -129,7 +141,7 @@ class Live:
         figures = {"dev R@1": "dev_mean_recall@1", "dev top-1": "dev_top1", "test top-1": "test_top1"}
         self._recall = "".join(f" {words} {event[name]:.3f}" for words, name in figures.items() if name in event)
 
-    def _on_trained(self, event: Mapping[str, Any]) -> None:
+    def _on_trained(self, event: events.Trained) -> None:
         method = escape(event["method"])
         bar = self._tasks.pop(f"train {method} seed {event['seed']}", None)
         if bar is not None:

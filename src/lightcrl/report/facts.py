@@ -23,7 +23,7 @@ from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import CheckpointError
 from lightcrl.events import Tell
-from lightcrl.features import Features, FeatureStore
+from lightcrl.features import Features, Store
 from lightcrl.features.embed import embed_split
 from lightcrl.features.extract import encode_modality
 from lightcrl.methods import Method
@@ -314,7 +314,7 @@ def _encoder_name(spec: EncoderSpec) -> str:
     return Path(spec.model).name if Path(spec.model).is_absolute() else spec.model
 
 
-def _token_shape(store: FeatureStore) -> str:
+def _token_shape(store: Store) -> str:
     most = f"up to {store.longest}"
     count = f"{store.slots} + {most}" if store.sequence else str(store.slots) if store.slots > 1 else most
     return f"{count} × {store.dim}"
