@@ -64,6 +64,7 @@ class Encoded(TypedDict):
         encoded: of them now.
         copied: of them from other stores.
         kept: of them that were there.
+        cut: texts whose end the encoder left out.
         rejected: items set aside, by reason.
         folder: of the store.
         bytes: of its values.
@@ -75,6 +76,7 @@ class Encoded(TypedDict):
     encoded: int
     copied: int
     kept: int
+    cut: int
     rejected: dict[str, int]
     folder: str
     bytes: int

@@ -24,6 +24,7 @@ class Store(Protocol):
         longest: tokens of the longest item.
         tokens: tokens of all items.
         nbytes: size of the stored values in bytes.
+        cut: rows of the texts whose end the encoder left out, ascending.
     """
 
     @property
@@ -44,6 +45,8 @@ class Store(Protocol):
     def tokens(self) -> int: ...
     @property
     def nbytes(self) -> int: ...
+    @property
+    def cut(self) -> np.ndarray: ...
 
     def gather(self, rows: np.ndarray, *, sequence: bool = True) -> TokenBatch:
         """Tokens of the items at `rows` [B] in that order; without `sequence` the slots alone."""

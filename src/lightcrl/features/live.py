@@ -37,7 +37,7 @@ class LiveStore:
         """Stand before `store`, with the raw items of the data set that it was made from; `workers` decode."""
         self._stored = store
         self.fingerprint, self.rows, self.longest = store.fingerprint, store.rows, store.longest
-        self.tokens, self.nbytes = store.tokens, store.nbytes
+        self.tokens, self.nbytes, self.cut = store.tokens, store.nbytes, store.cut
         self.dim, self.slots, self.sequence = store.dim, store.slots, store.sequence
         self.tower = tower
         self.workers = workers

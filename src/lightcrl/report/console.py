@@ -119,7 +119,7 @@ class Live:
         reused = event["copied"] + event["kept"]
         work = f"encoded {event['encoded']:,}" if event["encoded"] else "encoded nothing"
         aside = "".join(f", set aside {count:,} ({reason})" for reason, count in event["rejected"].items())
-        aside += f", cut {event['cut']:,} at max_length" if event.get("cut") else ""
+        aside += f", cut {event['cut']:,} at max_length" if event["cut"] else ""
         self._progress.print(
             f"{event['modality']}: {event['items']:,} items, {work}, {reused:,} were there already{aside}; "
             f"{event['bytes'] / 2**20:.1f} MiB"
