@@ -166,7 +166,7 @@ def test_two_processes_train_a_default_or_refuse_it(place, tmp_path, method, tun
 
 def test_the_table_of_refusals_in_the_docs_is_that_of_the_code():
     text = (Path(__file__).parents[2] / "docs/recipes.md").read_text(encoding="utf-8")
-    section = text.split("### What cannot be combined", 1)[1].split("\n#", 1)[0]
+    section = text.split("### Refused combinations", 1)[1].split("\n#", 1)[0]
     rows = re.findall(r"^\| (.+?) \| (.+?) \|$", section, re.M)[1:]
     worst = {name: Combination(METHODS.load(name), ("text",), 2, "sigmoid") for name in METHODS}
     assert rows == [
