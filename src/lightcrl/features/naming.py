@@ -53,9 +53,9 @@ def number_names(columns: Sequence[np.ndarray]) -> tuple[list[np.ndarray], int]:
     # Modalities mostly have the same groups in the same order; a single list then serves all.
     places = [next(n for n, other in enumerate(lists) if np.array_equal(digest, other)) for digest in lists]
     chosen = sorted(set(places))
-    numbers, count = _number(np.concatenate([lists[n] for n in chosen]) if len(chosen) > 1 else lists[0])
+    renumbered, count = _number(np.concatenate([lists[n] for n in chosen]) if len(chosen) > 1 else lists[0])
     cuts = np.cumsum([len(lists[n]) for n in chosen])[:-1]
-    parts = dict(zip(chosen, np.split(numbers, cuts), strict=True))
+    parts = dict(zip(chosen, np.split(renumbered, cuts), strict=True))
     numbers = [
         parts[place] if head.all() else parts[place][np.cumsum(head) - 1]
         for place, head in zip(places, heads, strict=True)
