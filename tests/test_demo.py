@@ -269,7 +269,7 @@ def test_runs_of_one_name_are_told_apart_by_their_folders_and_other_splits_are_s
     text = " ".join(Page(render(report, again)).text.split())
     assert "run dfe 0" in text
     assert "again dfe 0" in text
-    assert "their figures do not compare" in text
+    assert "their figures are not comparable" in text
 
 
 def test_the_classes_are_looked_at_beside_their_prompts(report):
