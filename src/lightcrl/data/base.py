@@ -324,7 +324,7 @@ def _names(key: str, cells: Cells, kinds: Mapping[str, str]) -> set[str]:
 
 
 def _anchors(members: Mapping[str, Cells], kinds: Mapping[str, str]) -> dict[str, str]:
-    """For each group the least name among the groups it is tied to by shared pictures and sounds."""
+    """Return for each group the least name among the groups connected to it by shared pictures and sounds."""
     keys = sorted(members)
     first_with: dict[str, int] = {}
     links = [

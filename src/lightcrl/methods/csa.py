@@ -16,7 +16,7 @@ class CSAOptions(MethodOptions):
     """Options of CSA.
 
     Attributes:
-        standardise: without effect, since correlations do not depend on units.
+        standardise: ignored, since correlations do not depend on units.
         input_dropout: always 0, since nothing is trained; shrinkage has the expected effect of dropout.
         shrinkage: p of the covariances (1 - p) C + p diag(C), which are those of features under dropout p in
             expectation, up to a factor (marginalised dropout, arXiv 1206.4683). "auto" follows the data: p = F / (F +

@@ -76,7 +76,7 @@ def answer_places(queries: Tensor, gallery: Tensor, pairs: np.ndarray) -> np.nda
         pairs: right items [P, 2] of queries; every query has a right item.
 
     Raises:
-        ShapeError: as `ranks`.
+        ShapeError: see `ranks`.
     """
     _check(queries, gallery, pairs)
     queries, gallery = queries.float(), gallery.float()

@@ -18,7 +18,7 @@ class Space:
     """A view of the space of several modalities.
 
     Attributes:
-        points: at most `POINTS` items on the first two principal axes of all, [n, 2], by modality.
+        points: positions of up to `POINTS` items on the first two principal axes of all, [n, 2], by modality.
         variance: share of the variance of each axis.
         label: attribute of `labels`, or "" if none is known.
         labels: label of each point, by modality.
