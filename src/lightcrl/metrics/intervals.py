@@ -12,21 +12,22 @@ MANY = 10_000
 """Number of values above which the interval of the median is searched near the middle only."""
 
 
-def precision_recall(places: np.ndarray, ks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return precision and recall over the first k, means over queries, each [K]; ties count as if broken at random.
+def precision_recall(within: np.ndarray, answers: np.ndarray, ks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return precision and recall over the first k, means over queries, each [K].
 
     Precision is the share of right items among the first k, recall the share of a query's right items among them.
 
     Args:
-        places: output of `ranks.answer_places`.
+        within: number of right items among each query's first k, [Q, K]; see `found_within`.
+        answers: number of right items of each query, [Q].
         ks: values of k [K], none greater than the gallery.
 
-    >>> precision, recall = precision_recall(np.array([[0, 0, 1], [0, 2, 1]]), np.array([1, 2, 4]))
+    >>> within = found_within(np.array([[0, 0, 1], [0, 2, 1]]), np.array([1, 2, 4]))
+    >>> precision, recall = precision_recall(within, np.array([2]), np.array([1, 2, 4]))
     >>> precision.tolist(), recall.tolist()
     ([1.0, 0.5, 0.5], [0.5, 0.5, 1.0])
     """
-    right = found_within(places, ks)
-    return (right / ks).mean(0), (right / np.bincount(places[:, 0])[:, None]).mean(0)
+    return (within / ks).mean(0), (within / answers[:, None]).mean(0)
 
 
 def found_within(places: np.ndarray, ks: np.ndarray) -> np.ndarray:

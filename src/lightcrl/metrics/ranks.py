@@ -68,7 +68,7 @@ def answer_places(queries: Tensor, gallery: Tensor, pairs: np.ndarray) -> np.nda
     """Return the place of every right item of every query, [P, 3]: number of its query, items better, items equal.
 
     Equal items are those within `TIE`, itself among them, right or wrong. They determine the expected number of right
-    items among the first k if ties are broken at random; see `metrics.precision_recall`.
+    items among the first k if ties are broken at random; see `intervals.found_within`.
 
     Args:
         queries: unit vectors [Q, d].

@@ -99,41 +99,50 @@ class Retrieval:
             for name, direction in self._directions.items()
         }
 
-    def precision_per_query(
-        self, embeddings: Mapping[str, Tensor], ks: Sequence[int]
-    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Return the share of right items among each query's first k ([Q, K]) and its group [Q], by direction.
+    def answers(self, direction: str) -> np.ndarray:
+        """Return the number of right answers of each query of a direction, [Q]."""
+        return np.bincount(self._directions[direction].pairs[:, 0])
 
-        The values of K are those of `ks` up to the size of the direction's gallery.
+    def answers_within(self, embeddings: Mapping[str, Tensor], direction: str, ks: np.ndarray) -> np.ndarray:
+        """Return the number of right answers among each query's first k, [Q, K], with ties broken at random.
+
+        Args:
+            embeddings: unit vectors [N_m, d] by modality.
+            direction: one of `directions`.
+            ks: values of k [K], none greater than the gallery.
         """
-        precisions = {}
-        for name, direction in self._directions.items():
-            within = np.array([k for k in ks if k <= len(embeddings[direction.searched])])
-            precisions[name] = found_within(direction.places(embeddings), within) / within, direction.groups
-        return precisions
+        return found_within(self._directions[direction].places(embeddings), ks)
+
+    def gallery(self, direction: str, sizes: Mapping[str, int]) -> int:
+        """Return the size of a direction's gallery, from `sizes` by modality."""
+        return sizes[self._directions[direction].searched]
 
     def curves(self, embeddings: Mapping[str, Tensor]) -> dict[str, dict[str, list[float]]]:
-        """Return `precision` and `recall` over the first `k`, from 1 to the gallery's size, by direction.
+        """Return `precision` and `recall` over the first `k`, from 1 to the gallery's size, by direction; see `curve`.
 
         Unlike in recall@K, recall is here the share of a query's right answers.
         """
         curves = {}
         for name, direction in self._directions.items():
             ks = curve_ks(len(embeddings[direction.searched]))
-            precision, recall = precision_recall(direction.places(embeddings), ks)
-            curves[name] = {"k": ks.tolist(), "precision": precision.tolist(), "recall": recall.tolist()}
+            curves[name] = curve(self.answers_within(embeddings, name, ks), self.answers(name), ks)
         return curves
 
     def __call__(self, embeddings: Mapping[str, Tensor]) -> Result:
-        """Return all figures, from unit vectors [N_m, d] by modality.
+        """Return all figures, from unit vectors [N_m, d] by modality; see `result`."""
+        sizes = {modality: len(vectors) for modality, vectors in embeddings.items()}
+        return self.result(self.per_query(embeddings), sizes)
+
+    def result(self, per_query: Mapping[str, tuple[np.ndarray, np.ndarray]], sizes: Mapping[str, int]) -> Result:
+        """Return all figures, from the output of `per_query` and the number of items by modality.
 
         Keys are `a_to_b/recall@K`, `a_to_b/median_rank`, and `mean_recall@1` over all directions.
         """
         result = Result({})
         first: list[tuple[np.ndarray, np.ndarray]] = []
-        for name, (counts, groups) in self.per_query(embeddings).items():
+        for name, (counts, groups) in per_query.items():
             direction = self._directions[name]
-            size, right = len(embeddings[direction.searched]), np.bincount(direction.pairs[:, 0])
+            size, right = sizes[direction.searched], np.bincount(direction.pairs[:, 0])
             recalls = {f"{name}/recall@{k}": hits(counts, k) for k in self.ks}
             result.metrics.update({key: float(hit.mean()) for key, hit in recalls.items()})
             result.interval.update(mean_intervals(recalls, groups))
@@ -153,6 +162,18 @@ class Retrieval:
 def evaluate(embeddings: Mapping[str, Tensor], links: Mapping[str, np.ndarray]) -> Result:
     """Evaluate embeddings [N_m, d] with links [L_m, 2], both by modality, in a single call of `Retrieval`."""
     return Retrieval(links)(embeddings)
+
+
+def curve(within: np.ndarray, answers: np.ndarray, ks: np.ndarray) -> dict[str, list[float]]:
+    """Means over queries of precision and recall over the first k.
+
+    Args:
+        within: [Q, K] right answers among each query's first k.
+        answers: [Q] right answers in all.
+        ks: [K].
+    """
+    precision, recall = precision_recall(within, answers, ks)
+    return {"k": ks.tolist(), "precision": precision.tolist(), "recall": recall.tolist()}
 
 
 def _direction(asking: str, searched: str, links: Mapping[str, np.ndarray]) -> _Direction:

@@ -21,6 +21,8 @@ from lightcrl.metrics.intervals import bootstrap_intervals
 from lightcrl.metrics.result import Result
 
 CLASSES = (("similar", True), ("dissimilar", False))
+CORRELATIONS = ("spearman", "pearson")
+"""Measures that may be below zero."""
 BINS = 40
 DECIMALS = 6
 """Number of decimals of cosines; smaller differences are rounding errors of float32 and count as equal."""
