@@ -1,10 +1,10 @@
-"""The Deep Fusion Encoder with one ingredient taken out at a time: what each is worth.
+"""Ablation of the Deep Fusion Encoder: one component removed at a time.
 
     python benchmarks/ablation.py recipes/flickr8k.toml --groups 2000 --seeds 5
 
 trains every row on the same features, groups and seeds, and prints a Markdown table: mean R@1 on dev with its 95 %
-interval, the difference to the whole encoder, paired by groups, trained parameters. What is trained already
-is taken as it is. Time: two minutes a training of 2,000 groups on one core, six on all of Flickr8k.
+interval, the difference from the complete encoder, paired by groups, and the trained parameters. Finished trainings
+are reused. Time: two minutes per training of 2,000 groups on one core, six on all of Flickr8k.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lightcrl.tokens import TokenBatch, TokenSpec
 
 
 class WithoutSequence(DeepFusionEncoder):
-    """Pools alone: no words, no patches."""
+    """The DFE on pools only: no words, no patches."""
 
     sequences = False
 
@@ -41,12 +41,12 @@ class WithoutSequence(DeepFusionEncoder):
         super().__init__({name: replace(spec, sequence=False) for name, spec in modalities.items()}, options)
 
     def forward(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """[B, d] of the slots alone."""
+        """Return [B, d] made from the slots alone."""
         return super().forward(modality, tokens.places(0, self.modalities[modality].slots))
 
 
 class WithoutContext(DeepFusionEncoder):
-    """Nothing tells the shared block which modality it sees."""
+    """The DFE without contexts: the shared block does not know the modality."""
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: DFEOptions) -> None:
         super().__init__(modalities, options)
@@ -54,31 +54,31 @@ class WithoutContext(DeepFusionEncoder):
 
 
 class NoContext(nn.Module):
-    """Zeros in place of every context."""
+    """A context encoder that returns zeros."""
 
     def __init__(self, parts: int, dim: int) -> None:
         super().__init__()
         self.register_buffer("zeros", torch.zeros(parts, dim))
 
     def forward(self, modality: str) -> Tensor:
-        """[parts, d]."""
+        """Return zeros [parts, d]."""
         return self.zeros
 
 
 class WithoutBlock(DeepFusionEncoder):
-    """No shared feed-forward block after the fusion."""
+    """The DFE without the shared feed-forward block after the fusion."""
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: DFEOptions) -> None:
         super().__init__(modalities, options)
         del self.block, self.layer_scale
 
     def encode(self, stem: Tensor, mask: Tensor, context: Tensor) -> Tensor:
-        """The mean of the fused tokens."""
+        """Return the mean of the fused tokens."""
         return TokenBatch(self.fusion(stem, mask, context), mask).mean()
 
 
 class OneItem(DeepFusionEncoder):
-    """One item of a modality for each group in a batch, where groups have several."""
+    """The DFE with a single item of each modality per group in a batch."""
 
     suits: ClassVar[Mapping[str, Any]] = {"items_per_group": 1}
 
@@ -124,14 +124,14 @@ def main() -> None:
 
     estimates, draws = judged(ground.tasks, cells)
     rows = []
-    for label, found in estimates.items():
+    for label, figures in estimates.items():
         rows.append(
-            {"row": label, "parameters": cells[label][0].parameters, "seeds": [one.dev for one in cells[label]]}
+            {"row": label, "parameters": cells[label][0].parameters, "seeds": [cell.dev for cell in cells[label]]}
         )
         for measure in (MAIN, "zero_shot/top1"):
-            if measure not in found:
+            if measure not in figures:
                 continue
-            rows[-1][measure] = {"mean": found[measure].mean, "interval": found[measure].both}
+            rows[-1][measure] = {"mean": figures[measure].mean, "interval": figures[measure].both}
             if label != "whole":
                 less = difference(draws[label][measure], draws["whole"][measure])
                 rows[-1][measure]["difference"] = {"mean": less.mean, "interval": less.interval, "word": less.word}
@@ -144,7 +144,7 @@ def main() -> None:
 
 
 def shown(row: Mapping) -> list[str]:
-    """Figure with interval and difference, and zero-shot's figure with its difference."""
+    """Return two cells: recall with interval and difference, and zero-shot accuracy with its difference."""
     main, other = row[MAIN], row.get("zero_shot/top1")
     low, high = main["interval"]
     cells = [f"{main['mean']:.1%} ({low:.1%}-{high:.1%})".replace("%", "")]
@@ -158,7 +158,7 @@ def shown(row: Mapping) -> list[str]:
 
 
 def signed(less: Mapping) -> str:
-    """A difference with its interval, in points."""
+    """Format a difference with its interval, in points."""
     low, high = less["interval"]
     return f"{100 * less['mean']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 

@@ -1,12 +1,12 @@
-"""What shuffling by blocks costs in quality: the same training with a full shuffle and with windows of several kinds.
+"""Effect of block shuffling on quality: a full shuffle and windows of several kinds in the same training.
 
     python benchmarks/block_shuffle.py --recipe recipes/flickr8k.toml --method linear --windows 4x1 64x1
     python benchmarks/block_shuffle.py --sorted 200000 --windows 1024x16 256x16 64x16 1024x1 16384x1
 
-A window of 64x16 is filled from blocks of 64 neighbouring groups and holds 16 batches. Where neighbours are alike,
-blocks are hard: `--alike 60` puts a recipe's groups in order of 60 clusters of the first modality's features, and
-`--sorted` makes items in order of a class each, 5,000 of it. Prints mean R@1 on dev with 95 % intervals over seeds
-and groups, and differences from the full shuffle, for the same seeds and groups.
+A window of 64x16 is filled from blocks of 64 neighbouring groups and holds 16 batches. Blocks are a hard case if
+neighbours are similar: `--alike 60` sorts a recipe's groups by 60 clusters of the first modality's features, and
+`--sorted` generates items sorted by class, 5,000 per class. The benchmark prints mean R@1 on dev with 95 % intervals
+over seeds and groups, and differences from the full shuffle, for the same seeds and groups.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FULL = "full"
 
 
 def parse(words: str) -> Window | None:
-    """`"64x16"` as a window; the full shuffle is none."""
+    """Parse `"64x16"` into a window; None stands for the full shuffle."""
     return None if words == FULL else Window(*map(int, words.split("x")))
 
 
@@ -50,7 +50,7 @@ def sorted_stores(folder: Path, items: int) -> Features:
 
 
 def alike(features: Features, clusters: int) -> Features:
-    """The same groups in another order: those of a cluster side by side."""
+    """Reorder the groups so that those of a cluster are neighbours."""
     split = features.split("train")
     name, members = next(iter(split.members.items()))
     rows = np.unique(members.rows)
@@ -66,12 +66,14 @@ def alike(features: Features, clusters: int) -> Features:
     cluster[members.groups] = nearest[np.searchsorted(rows, members.rows)]
     place = np.empty(len(split), int)
     place[np.argsort(cluster, kind="stable")] = np.arange(len(split))
-    found = {modality: make_members(one.rows, place[one.groups], len(split)) for modality, one in split.members.items()}
-    return features.replace_split("train", Split(len(split), found))
+    sorted_members = {
+        modality: make_members(items.rows, place[items.groups], len(split)) for modality, items in split.members.items()
+    }
+    return features.replace_split("train", Split(len(split), sorted_members))
 
 
 def outcome(features: Features, spec: TrainingSpec, method: str, seed: int, window: Window | None, folder: Path) -> Any:
-    """Hits [directions, groups] of the best checkpoint on dev, how many queries each group has, and the figure."""
+    """Train, and return hits [directions, groups] on dev, the number of queries of each group, and mean R@1."""
     training.make_window = lambda *given: window
     checkpoint = Checkpoint(
         make_method(method, features.specs, {}, "info_nce", seed),
@@ -82,10 +84,10 @@ def outcome(features: Features, spec: TrainingSpec, method: str, seed: int, wind
     )
     training.train(checkpoint, features, spec, folder, seed=seed)
     vectors, links = embed_split(checkpoint.method, features, features.split("dev"))
-    found = Retrieval(links).per_query(vectors).values()
+    ranks = Retrieval(links).per_query(vectors).values()
     count = len(features.split("dev"))
-    sums = np.stack([np.bincount(groups, hits(counts, 1), count) for counts, groups in found])
-    sizes = np.stack([np.bincount(groups, minlength=count) for _, groups in found]).astype(float)
+    sums = np.stack([np.bincount(groups, hits(counts, 1), count) for counts, groups in ranks])
+    sizes = np.stack([np.bincount(groups, minlength=count) for _, groups in ranks]).astype(float)
     return sums, sizes, float((sums.sum(1) / sizes.sum(1)).mean())
 
 

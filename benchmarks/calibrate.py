@@ -1,11 +1,11 @@
-"""Measure the points that `lightcrl check` predicts from: closed form on a sample beside the trained DFE.
+"""Calibration points of `lightcrl check`: the closed form on a sample, and the trained DFE.
 
     python benchmarks/calibrate.py recipes/flickr8k.toml --groups 500 2000 --samples 400 1200 --name vit-tiny+MiniLM-L6
 
-For every size, so many groups of train are drawn; the check looks at samples of them, then the recipe's method is
-trained on all of them and measured on all of dev. Points are added to calibration.json of the package; a point of the
-same encoders, groups and sample takes the old one's place. Time: two to ten minutes a size on one core, once the
-features are there.
+For every size, that number of train groups is drawn. The check examines samples of them; then the recipe's method is
+trained on all of them and measured on all of dev. The points are added to calibration.json of the package; a point
+replaces an earlier point of the same encoders, groups and sample. Time: two to ten minutes per size on one core, with
+encoded features.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TABLE = Path(lightcrl.studies.check.__file__).with_name("calibration.json")
 
 
 def subset(dataset: Dataset, groups: int, seed: int) -> Dataset:
-    """The data set with `groups` of its training groups, and all of dev."""
+    """Return the data set with `groups` of its training groups and all of dev."""
     splits = np.array(dataset.splits)
     train = np.random.default_rng(seed).permutation(np.flatnonzero(splits == "train"))[:groups]
     kept = np.sort(np.concatenate([train, np.flatnonzero(splits == "dev")]))
@@ -48,7 +48,7 @@ def subset(dataset: Dataset, groups: int, seed: int) -> Dataset:
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure all points and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
     parser.add_argument("--groups", type=int, nargs="+", required=True, help="groups of train, one run each")
@@ -63,8 +63,8 @@ def main() -> None:
         dataset = subset(whole, groups, seed=0)
         points = []
         for sample in sorted({min(sample, groups) for sample in given.samples}):
-            found = examine(dataset, encoders, recipe.features, size=sample)
-            lines = [match.baseline for match in found.matches.values() if match.baseline]
+            check = examine(dataset, encoders, recipe.features, size=sample)
+            lines = [match.baseline for match in check.matches.values() if match.baseline]
             if len(lines) != 1:
                 raise SystemExit(f"{len(lines)} pairs of modalities; expected one.")
             closed_form = {**lines[0].smaller, lines[0].gallery: lines[0].recall}
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def write(points: list[dict]) -> None:
-    """Add points to the table, in place of those of the same run and sample."""
+    """Add points to the table; they replace points of the same run and sample."""
     table = json.loads(TABLE.read_text())
 
     def key(point: dict) -> tuple:

@@ -1,15 +1,15 @@
-"""Encoding against what else one would write: a plain loop over transformers, and sentence-transformers.
+"""Speed of encoding, compared with a plain loop over transformers and with sentence-transformers.
 
     python benchmarks/encoding.py --text MODEL --texts captions.jsonl:caption
     python benchmarks/encoding.py --image MODEL --images FOLDER
     python benchmarks/encoding.py --sound MODEL --sounds FOLDER
 
-Every side encodes the same items in a process of its own, in turn, `--rounds` times; the median counts. The plain loop
-is that of the method's published code: float32, batches of `--batch` in the order given, padded to the longest, read
-one after another. LightCRL runs with `dtype = "auto"`, and again in float32; it gives all that a feature store keeps
-(several layers, sequences), the others one vector. "forward alone" is its own network on batches that are ready: the
-rest is what surrounds it. Printed beside: the share of the machine's rate of matrix products, and the least cosine of
-an item's features to those in float32.
+Every side encodes the same items in a process of its own; the sides alternate for `--rounds` rounds, and medians are
+reported. The plain loop is that of the method's published code: float32, batches of `--batch` in the given order,
+padded to the longest, read one after another. LightCRL runs with `dtype = "auto"`, and again in float32; it returns
+the content of a feature store (several layers, sequences), the others one vector. The "forward alone" column is the
+time of the network on prepared batches; the rest is overhead. The table also has the share of the machine's rate of
+matrix products, and the least cosine of an item's features to the float32 features.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SIDES = ("plain loop", "sentence-transformers", "LightCRL", "LightCRL, float32",
 
 
 def plain_texts(folder: str, texts: Sequence[str], size: int) -> Side:
-    """Batches in the order given, padded to the longest, float32."""
+    """Encode texts in batches in the given order, padded to the longest, in float32."""
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -62,7 +62,7 @@ def plain_texts(folder: str, texts: Sequence[str], size: int) -> Side:
 
 
 def plain_images(folder: str, paths: Sequence[Path], size: int) -> Side:
-    """Pictures opened one after another, float32."""
+    """Encode pictures, opened one after another, in float32."""
     from transformers import AutoImageProcessor, AutoModel
 
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
@@ -78,7 +78,7 @@ def plain_images(folder: str, paths: Sequence[Path], size: int) -> Side:
 
 
 def plain_sounds(encoder: Encoder, folder: str, paths: Sequence[Path], size: int) -> Side:
-    """Sounds opened one after another, padded to the longest, float32."""
+    """Encode sounds, opened one after another and padded to the longest, in float32."""
     from transformers import AutoFeatureExtractor, AutoModel
 
     if not isinstance(encoder, HuggingFaceEncoder):
@@ -97,7 +97,7 @@ def plain_sounds(encoder: Encoder, folder: str, paths: Sequence[Path], size: int
 
 
 def plain_patches(encoder: Any, paths: Sequence[Path], size: int) -> Side:
-    """The same for examples/yamnet.py, whose front end transformers does not have: all patches of a batch at once."""
+    """Encode sounds with examples/yamnet.py, all patches of a batch at once; transformers lacks its front end."""
     from transformers import AutoModel
 
     model = AutoModel.from_pretrained(encoder.folder, dtype=torch.float32).eval()
@@ -112,7 +112,7 @@ def plain_patches(encoder: Any, paths: Sequence[Path], size: int) -> Side:
 
 
 def sentence_transformers(folder: str, texts: Sequence[str]) -> Side | None:
-    """Its `encode` as it comes; None where it is not installed."""
+    """Return the unmodified `encode` of sentence-transformers, or None if it is not installed."""
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
@@ -122,18 +122,18 @@ def sentence_transformers(folder: str, texts: Sequence[str]) -> Side | None:
 
 
 def features(encoder: Encoder, items: Sequence[Item], workers: int) -> dict[int, Any]:
-    """What a feature store would keep, by item."""
+    """Return the content of a feature store, by item."""
     return dict(encode(encoder, items, range(len(items)), "float16", workers=workers))
 
 
 def ready_batches(encoder: Encoder, items: Sequence[Item]) -> list[list[Any]]:
-    """All items, prepared and cut as `encode` would cut them."""
+    """Return all items, prepared and batched as by `encode`."""
     prepared = sorted((encoder.prepare(item.read()) for item in items), key=encoder.length)
-    return [prepared[batch] for batch in batches([encoder.length(one) for one in prepared], encoder)]
+    return [prepared[batch] for batch in batches([encoder.length(item) for item in prepared], encoder)]
 
 
 def forward(encoder: Encoder, ready: list[list[Any]]) -> Side:
-    """The network alone."""
+    """Return the forward pass on prepared batches."""
 
     @torch.inference_mode()
     def work() -> None:
@@ -144,17 +144,17 @@ def forward(encoder: Encoder, ready: list[list[Any]]) -> Side:
 
 
 def operations(work: Side) -> int:
-    """Operations in matrix products and convolutions."""
+    """Count the operations in matrix products and convolutions."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
-def cosines(found: dict[int, Any], exact: dict[int, Any]) -> tuple[float, float]:
-    """The least cosine of an item's features, all side by side, and the mean."""
+def cosines(features: dict[int, Any], exact: dict[int, Any]) -> tuple[float, float]:
+    """Return the least and the mean cosine between the concatenated features of an item."""
     values = torch.stack(
         [
-            cosine_similarity(*(torch.from_numpy(one[place]).double().flatten() for one in (found, exact)), dim=0)
+            cosine_similarity(*(torch.from_numpy(side[place]).double().flatten() for side in (features, exact)), dim=0)
             for place in exact
         ]
     )
@@ -162,8 +162,8 @@ def cosines(found: dict[int, Any], exact: dict[int, Any]) -> tuple[float, float]
 
 
 def make_side(name: str, kind: str, model: str, raw: Sequence[Any], given: argparse.Namespace) -> Side | None:
-    """One of `SIDES`, its model loaded; None where it does not apply."""
-    items = [Item(digest(str(number)), str(one), one) for number, one in enumerate(raw)]
+    """Return the work of one of `SIDES` with its model loaded, or None if it does not apply to this kind."""
+    items = [Item(digest(str(number)), str(value), value) for number, value in enumerate(raw)]
     encoder = make_encoder(kind, model, given, "auto" if name in ("LightCRL", "forward alone") else "float32")
     if name == "plain loop" and kind == "audio":
         return plain_sounds(encoder, model, raw, given.batch)
@@ -178,13 +178,13 @@ def make_side(name: str, kind: str, model: str, raw: Sequence[Any], given: argpa
 
 
 def make_encoder(kind: str, model: str, given: argparse.Namespace, dtype: str) -> Encoder:
-    """The encoder of one kind of items."""
+    """Load the encoder of one kind of items."""
     options = json.loads(given.options) if kind == "audio" else {}
     return load_encoder(EncoderSpec(kind=kind, model=model, options=options, device="cpu", dtype=dtype))
 
 
 def serve(pipe: Connection, *task: Any) -> None:
-    """A process with one side: sends whether there is one, then its seconds whenever it is asked."""
+    """Run one side in this process: send its availability, then the seconds of each requested round."""
     torch.set_num_threads(task[-1].threads)
     work = make_side(*task)
     if work is not None:
@@ -197,7 +197,7 @@ def serve(pipe: Connection, *task: Any) -> None:
 
 
 def measure(kind: str, model: str, raw: Sequence[Any], given: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of every side by round, each in a process of its own, and what is derived from them."""
+    """Measure the seconds of every side by round, each in a process of its own, and the derived figures."""
     context = get_context("spawn")
     pipes: dict[str, Connection] = {}
     for name in SIDES:
@@ -225,24 +225,24 @@ def measure(kind: str, model: str, raw: Sequence[Any], given: argparse.Namespace
     }
 
 
-def lines(found: dict[str, Any], limits: roofline.Limits) -> Iterator[str]:
-    """Rows of the table: the median, and ratios paired by round."""
-    seconds = found["seconds"]
+def lines(figures: dict[str, Any], limits: roofline.Limits) -> Iterator[str]:
+    """Return the rows of the table: medians, and ratios paired by round."""
+    seconds = figures["seconds"]
 
     def ratio(one: str, other: str) -> float:
         return median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
 
     for name, times in seconds.items():
-        dtype = found["dtype"] if name in ("LightCRL", "forward alone") else "float32"
-        share = found["operations"] / median(times) / getattr(limits, dtype)
+        dtype = figures["dtype"] if name in ("LightCRL", "forward alone") else "float32"
+        share = figures["operations"] / median(times) / getattr(limits, dtype)
         cells = [
-            found["kind"],
+            figures["kind"],
             f"{name} ({dtype})",
-            f"{1000 * median(times) / found['items']:.2f}",
+            f"{1000 * median(times) / figures['items']:.2f}",
             f"{ratio(name, 'LightCRL'):.2f}",
             f"{share:.0%}",
             f"{ratio('forward alone', 'LightCRL'):.0%}" if name == "LightCRL" else "",
-            f"{found['cosine']['least']:.5f}" if name == "LightCRL" else "",
+            f"{figures['cosine']['least']:.5f}" if name == "LightCRL" else "",
         ]
         yield f"| {' | '.join(cells)} |"
 
@@ -276,15 +276,18 @@ def main() -> None:
             files = sorted(path for path in Path(folder).rglob("*") if MEDIA.get(path.suffix.lower()) == kind)
             tasks.append((kind, model, draw.sample(files, min(given.items // 10, len(files)))))
     limits = roofline.measure(given.threads)
-    print("| items | by | ms each | in LightCRL's times | of the roofline | forward alone | least cosine to float32 |")
+    print(
+        "| items | program | ms each | multiple of LightCRL's time | share of the roofline | share of the forward pass "
+        "| least cosine to float32 |"
+    )
     print("|---|---|---|---|---|---|---|")
-    found = []
+    figures = []
     for kind, model, raw in tasks:
-        found.append(measure(kind, model, raw, given))
-        for line in lines(found[-1], limits):
+        figures.append(measure(kind, model, raw, given))
+        for line in lines(figures[-1], limits):
             print(line, flush=True)
     if given.json:
-        write_json(Path(given.json), {"threads": given.threads, "limits": vars(limits), "found": found})
+        write_json(Path(given.json), {"threads": given.threads, "limits": vars(limits), "figures": figures})
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Engines that encode: this process, one Ray worker, two Ray workers, all with one thread and the same items.
+"""Speed of the encoding engines: this process, one Ray worker, two Ray workers, one thread each.
 
     python benchmarks/engines.py --data ../shared/data/flickr8k/train.jsonl --model ../shared/models/all-MiniLM-L6-v2
 
-encodes the texts of a table with a transformers model, every side in turn, and prints a Markdown table of medians. What
-starting takes (of Ray's workers, and loading the model) is measured by encoding one item per worker, and stands apart;
-Ray itself is started once, before all. The stores of all sides are compared byte by byte. Two workers need two cores: a
-round in which other programs took more than `--noise` of one, between its parts, is done again, up to `--minutes` after
-the start; if all are so, all are taken.
+encodes the texts of a table with a transformers model, alternating between the sides, and prints a Markdown table of
+medians. The start-up time (of Ray's workers, and loading the model) is measured separately, by encoding one item per
+worker; Ray itself is started once, before all rounds. The stores of all sides are compared byte by byte. Two workers
+need two cores: a round during which other programs took more than `--noise` of a core, measured between its parts, is
+repeated, up to `--minutes` after the start; if all rounds are noisy, all are used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Ray's workers give way to all other programs, which on a shared machine would slow them alone.
+# Ray's workers yield to all other programs by default, so other load on the machine would slow only them.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 import torch
@@ -38,13 +38,13 @@ SIDES = {"local": ("local", None), "ray, 1 worker": ("ray", Crew(1)), "ray, 2 wo
 
 
 def first(data: Dataset, count: int) -> Dataset:
-    """The first items of a data set of texts."""
+    """Return the first items of a data set of texts."""
     links = data.links["text"]
     return Dataset(data.groups, data.splits, {"text": data.items["text"][:count]}, {"text": links[links[:, 0] < count]})
 
 
 def seconds(side: str, spec: EncoderSpec, data: Dataset, per_shard: int, root: Path) -> float:
-    """Seconds of one extraction into a fresh folder, from an encoder that has loaded nothing."""
+    """Measure the seconds of one extraction into a fresh folder, with an encoder that has loaded nothing."""
     shutil.rmtree(root, ignore_errors=True)
     engine, crew = SIDES[side]
     shards.shard_size = lambda count: per_shard
@@ -54,12 +54,12 @@ def seconds(side: str, spec: EncoderSpec, data: Dataset, per_shard: int, root: P
 
 
 def digests(root: Path) -> dict[str, str]:
-    """By name, what stands for the content of every file below a folder."""
+    """Return the digest of every file below a folder, by name."""
     return {path.name: file_digest(path) for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def busy(pause: float = 1.0) -> float:
-    """Cores that other programs use, in a moment in which this one sleeps."""
+    """Measure the number of cores that other programs use while this one sleeps."""
 
     def ticks() -> int:
         user, nice, system, _, _, *rest = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
@@ -89,36 +89,36 @@ def main() -> None:
     connect()
     ray_start = time.perf_counter() - begun
     rounds = []
-    found = {}
+    contents = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "features"
-        while sum(one["quiet"] for one in rounds) < given.rounds and time.perf_counter() - begun < given.minutes * 60:
+        while sum(r["quiet"] for r in rounds) < given.rounds and time.perf_counter() - begun < given.minutes * 60:
             noise, times = [busy()], {}
             for side, (_, crew) in SIDES.items():
                 start = seconds(side, spec, first(data, crew.actors if crew else 1), 1, root)
                 whole = seconds(side, spec, data, given.shard, root)
                 times[side] = {"start": start, "whole": whole, "work": whole - start}
-                found[side] = digests(root)
+                contents[side] = digests(root)
                 time.sleep(5)  # until Ray has put its workers away
                 noise.append(busy())
             rounds.append({"quiet": max(noise) <= given.noise, "noise": noise, "times": times})
             print(*(f"{cores:.1f}" for cores in noise), file=sys.stderr)
-    kept = [one for one in rounds if one["quiet"]] or rounds
-    equal = all(one == found["local"] for one in found.values())
+    kept = [r for r in rounds if r["quiet"]] or rounds
+    equal = all(content == contents["local"] for content in contents.values())
     count = len(data.items["text"])
     rows = [
-        {"side": side, **{key: median(one["times"][side][key] for one in kept) for key in ("start", "whole", "work")}}
+        {"side": side, **{key: median(r["times"][side][key] for r in kept) for key in ("start", "whole", "work")}}
         for side in SIDES
     ]
     gains = {
         side: {
-            key: median(one["times"]["ray, 1 worker"][key] / one["times"][side][key] for one in kept)
+            key: median(r["times"]["ray, 1 worker"][key] / r["times"][side][key] for r in kept)
             for key in ("work", "whole")
         }
         for side in SIDES
     }
     print(f"{count:,} texts in shards of {given.shard}; {len(kept)} of {len(rounds)} rounds, others used ", end="")
-    print(f"{max(max(one['noise']) for one in kept):.1f} cores at most; Ray started in {ray_start:.1f} s; ", end="")
+    print(f"{max(max(r['noise']) for r in kept):.1f} cores at most; Ray started in {ray_start:.1f} s; ", end="")
     print(f"stores {'equal to the byte' if equal else 'DIFFER'}.\n")
     print("| engine | starting, s | encoding, s | items/s | against one worker | with starting |")
     print("|---|---|---|---|---|---|")

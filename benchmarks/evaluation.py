@@ -1,12 +1,12 @@
-"""Retrieval among many items: time, as a share of what the machine can do, and memory above the embeddings.
+"""Retrieval among many items: time as a share of the machine's limit, and memory above the embeddings.
 
     python benchmarks/evaluation.py                        20,000 pictures, 100,000 captions: half a minute
     python benchmarks/evaluation.py --pictures 100000      500,000 captions: seven minutes of one core
 
-evaluates random pictures with five captions each, in both directions, with chance and intervals, and prints a Markdown
-table. Shares are of processor time, which other programs disturb less; the limit is one product of all pictures and all
-captions, at the rate of float32 products measured beside it.
-`--curves` adds precision and recall over every k: two products.
+evaluates random pictures with five captions each, in both directions, with chance and intervals, and prints a
+Markdown table. Shares refer to processor time, which other programs disturb less. The limit is one product of all
+pictures and all captions, at the rate of float32 products measured in the same run. `--curves` adds precision and
+recall over every k: two products.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lightcrl.metrics.retrieval import Retrieval
 
 
 class Known(Retrieval):
-    """Keeps the ranks, so that what is made of them can be measured by itself."""
+    """Retrieval with precomputed ranks, so that the figures can be timed without the ranks."""
 
     known: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
 
@@ -38,12 +38,12 @@ class Known(Retrieval):
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
+    """Return the resident bytes of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 def measure(work: Callable[[], Any]) -> tuple[float, float, int, Any]:
-    """Seconds on the clock and of the processor, bytes at the peak above those before, and what came out."""
+    """Return wall-clock seconds, processor seconds, peak bytes above the start, and the result of `work`."""
     start, peak, done = resident(), [0], threading.Event()
 
     def watch() -> None:
@@ -53,15 +53,15 @@ def measure(work: Callable[[], Any]) -> tuple[float, float, int, Any]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     begun = time.perf_counter(), time.process_time()
-    found = work()
+    result = work()
     seconds, busy = time.perf_counter() - begun[0], time.process_time() - begun[1]
     done.set()
     watcher.join()
-    return seconds, busy, max(0, peak[0] - start), found
+    return seconds, busy, max(0, peak[0] - start), result
 
 
 def make_world(pictures: int, captions: int, dim: int) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
-    """Unit vectors whose captions lie about their picture, and links."""
+    """Return unit vectors of pictures with captions near them, and links."""
     generator = torch.Generator().manual_seed(0)
     image = normalize(torch.randn(pictures, dim, generator=generator), dim=1)
     text = torch.randn(pictures * captions, dim, generator=generator).mul_(2.5 / dim**0.5)
@@ -94,11 +94,11 @@ def main() -> None:
     rows = []
 
     def row(name: str, products: int, work: Callable[[], Any]) -> Any:
-        seconds, busy, above, found = measure(work)
+        seconds, busy, above, result = measure(work)
         share = f"{100 * products * least / busy:.0f} %" if products else ""
         print(f"| {name} | {seconds:.1f} | {busy:.1f} | {share} | {above / 2**20:,.0f} |", flush=True)
         rows.append({"part": name, "seconds": seconds, "processor": busy, "products": products, "bytes": above})
-        return found
+        return result
 
     retrieval = Known(links)
     retrieval.known = row("ranks in both directions", 1, lambda: retrieval.per_query(vectors))
@@ -107,8 +107,8 @@ def main() -> None:
         row("curves in both directions", 2, lambda: retrieval.curves(vectors))
     print(f"\nmean R@1 {result.metrics['mean_recall@1']:.4f}")
     if given.json:
-        found = {"threads": given.threads, "least": least, "limits": vars(limits), "rows": rows}
-        write_json(Path(given.json), {**found, "metrics": result.metrics, "interval": result.interval})
+        machine = {"threads": given.threads, "least": least, "limits": vars(limits), "rows": rows}
+        write_json(Path(given.json), {**machine, "metrics": result.metrics, "interval": result.interval})
 
 
 if __name__ == "__main__":

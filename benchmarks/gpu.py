@@ -1,11 +1,11 @@
-"""What a GPU makes of it: encoding, training, the loss of a large batch.
+"""Speed on a GPU: encoding, training, the loss of a large batch.
 
     python benchmarks/gpu.py
 
-Encoders of the size of ViT-B/16 and BERT-base with random weights, in bfloat16, plain and with `torch.compile`: items a
-second on batches that are ready, transfers included, and the share of the device's rate of bfloat16 products. The DFE
-on pooled features and on 197 tokens an item: pairs a second, features read from the host's memory as training reads
-them. InfoNCE of 65,536 pairs: seconds and peak memory. `--device cpu --small` shows that all of it runs.
+Encoders of the size of ViT-B/16 and BERT-base with random weights, in bfloat16, plain and with `torch.compile`: items
+per second on prepared batches, transfers included, and the share of the device's rate of bfloat16 products. The DFE
+on pooled features and on 197 tokens per item: pairs per second, with features read from the host's memory as in
+training. InfoNCE of 65,536 pairs: seconds and peak memory. `--device cpu --small` runs the whole benchmark on a CPU.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WORDS = [f"word{number}" for number in range(1000)]
 
 
 def vit(folder: Path, small: bool) -> HuggingFaceEncoder:
-    """A ViT-B/16 with random weights."""
+    """Make a ViT-B/16 with random weights."""
     from transformers import ViTConfig, ViTImageProcessor
 
     smaller = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768} if small else {}
@@ -46,7 +46,7 @@ def vit(folder: Path, small: bool) -> HuggingFaceEncoder:
 
 
 def bert(folder: Path, small: bool) -> HuggingFaceEncoder:
-    """A BERT-base with random weights and a made-up vocabulary."""
+    """Make a BERT-base with random weights and a made-up vocabulary."""
     from transformers import BertConfig, BertTokenizerFast
 
     smaller = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768} if small else {}
@@ -58,7 +58,7 @@ def bert(folder: Path, small: bool) -> HuggingFaceEncoder:
 
 
 def opened(kind: str, folder: Path) -> HuggingFaceEncoder:
-    """An encoder on the device that is measured, in bfloat16."""
+    """Load an encoder on the measured device, in bfloat16."""
     spec = EncoderSpec(kind=kind, model=str(folder), weights="random", dtype="bfloat16", device=DEVICE)
     encoder = load_encoder(spec)
     assert isinstance(encoder, HuggingFaceEncoder)
@@ -66,7 +66,7 @@ def opened(kind: str, folder: Path) -> HuggingFaceEncoder:
 
 
 def items(kind: str, count: int) -> list[Any]:
-    """Noise, or texts of 64 tokens."""
+    """Return pictures of noise, or texts of 64 tokens."""
     generator = np.random.default_rng(0)
     if kind == "image":
         return [Image.fromarray(generator.integers(0, 256, (224, 224, 3), dtype=np.uint8)) for _ in range(count)]
@@ -74,19 +74,19 @@ def items(kind: str, count: int) -> list[Any]:
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
-    """The median, the device waited for."""
-    found = []
+    """Return the median seconds, with the device synchronised."""
+    durations = []
     for _ in range(repeats + 2):
         begun = time.perf_counter()
         work()
         if DEVICE == "cuda":
             torch.cuda.synchronize()
-        found.append(time.perf_counter() - begun)
-    return median(found[2:])
+        durations.append(time.perf_counter() - begun)
+    return median(durations[2:])
 
 
 def encoding(limits: roofline.Limits, small: bool, repeats: int) -> Iterator[dict[str, Any]]:
-    """Both encoders, plain and compiled."""
+    """Measure both encoders, plain and compiled."""
     size = 8 if small else 256
     for name, make in (("ViT-B/16", vit), ("BERT-base, 64 tokens", bert)):
         with tempfile.TemporaryDirectory() as folder:
@@ -97,14 +97,14 @@ def encoding(limits: roofline.Limits, small: bool, repeats: int) -> Iterator[dic
             for compiled in (False,) if small else (False, True):
                 if compiled:
                     encoder.loaded.network.forward = torch.compile(encoder.loaded.network.forward, dynamic=False)
-                one = seconds(lambda encoder=encoder, prepared=prepared: encoder.encode(prepared), repeats)
-                share = counter.get_total_flops() / one / limits.bfloat16
+                duration = seconds(lambda encoder=encoder, prepared=prepared: encoder.encode(prepared), repeats)
+                share = counter.get_total_flops() / duration / limits.bfloat16
                 how = "torch.compile" if compiled else "plain"
-                yield {"what": f"encoding, {name}, {how}", "rate": size / one, "unit": "items/s", "share": share}
+                yield {"what": f"encoding, {name}, {how}", "rate": size / duration, "unit": "items/s", "share": share}
 
 
 def training(limits: roofline.Limits, small: bool, repeats: int) -> Iterator[dict[str, Any]]:
-    """Steps of the DFE, its features read from the host's memory."""
+    """Measure steps of the DFE, with features read from the host's memory."""
     size = 64 if small else 4096
     for name, spec in (("pooled features", TokenSpec(768, 6)), ("197 tokens", TokenSpec(768, 6, True))):
         method = make_method("dfe", {"image": spec, "text": spec}, {}, "info_nce").to(DEVICE)
@@ -115,26 +115,26 @@ def training(limits: roofline.Limits, small: bool, repeats: int) -> Iterator[dic
             for modality in ("image", "text")
         }
         if DEVICE == "cuda":
-            stored = {m: TokenBatch(found.values.pin_memory(), found.mask) for m, found in stored.items()}
+            stored = {m: TokenBatch(tokens.values.pin_memory(), tokens.mask) for m, tokens in stored.items()}
         groups = torch.arange(size, device=DEVICE)
 
         def work(method=method, optimizer=optimizer, stored=stored, groups=groups) -> None:
             optimizer.zero_grad()
             with torch.autocast(DEVICE, torch.bfloat16):
-                found = {modality: method(modality, one.to(DEVICE)) for modality, one in stored.items()}
-            step = Step({}, dict.fromkeys(found, groups))
-            method.objective(info_nce, found, step).backward()
+                embeddings = {modality: method(modality, batch.to(DEVICE)) for modality, batch in stored.items()}
+            step = Step({}, dict.fromkeys(embeddings, groups))
+            method.objective(info_nce, embeddings, step).backward()
             optimizer.step()
 
         with FlopCounterMode(display=False) as counter:
             work()
-        one = seconds(work, repeats)
-        share = counter.get_total_flops() / one / limits.bfloat16
-        yield {"what": f"training, DFE, {name}", "rate": size / one, "unit": "pairs/s", "share": share}
+        duration = seconds(work, repeats)
+        share = counter.get_total_flops() / duration / limits.bfloat16
+        yield {"what": f"training, DFE, {name}", "rate": size / duration, "unit": "pairs/s", "share": share}
 
 
 def loss(limits: roofline.Limits, small: bool, repeats: int) -> dict[str, Any]:
-    """Value and gradient of InfoNCE."""
+    """Measure value and gradient of InfoNCE."""
     size = 1024 if small else 65_536
     left, right = (
         torch.nn.functional.normalize(torch.randn(size, 256, device=DEVICE)).requires_grad_() for _ in range(2)
@@ -148,11 +148,12 @@ def loss(limits: roofline.Limits, small: bool, repeats: int) -> dict[str, Any]:
         left.grad = right.grad = None
         info_nce(left, right, groups, groups, scale).backward()
 
-    one = seconds(work, repeats)
-    # The logits, once more for the backward pass, and both gradients.
-    share = 4 * 2 * size**2 * 256 / one / limits.float32
+    duration = seconds(work, repeats)
+    # Four products: the logits, the logits again in the backward pass, and both gradients.
+    share = 4 * 2 * size**2 * 256 / duration / limits.float32
     peak = torch.cuda.max_memory_allocated() - before if DEVICE == "cuda" else None
-    return {"what": f"InfoNCE, {size:,} pairs", "rate": size / one, "unit": "pairs/s", "share": share, "peak": peak}
+    figures = {"rate": size / duration, "unit": "pairs/s", "share": share, "peak": peak}
+    return {"what": f"InfoNCE, {size:,} pairs", **figures}
 
 
 def main() -> None:

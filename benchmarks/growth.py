@@ -1,11 +1,11 @@
-"""How the cost of every stage grows with the data, and what a million items cost.
+"""Growth of the cost of every stage with the data, and the cost of a million items.
 
     python benchmarks/growth.py --text MODEL --texts captions.jsonl:column
 
-Encoding (texts), writing a store and knowing who belongs to whom, an epoch of training on pooled features, ranks of all
-pictures and five captions each in both directions, exact search: each at four sizes or more, twice as large each time,
-the fastest of `--rounds`. A line through the logarithms gives the power by which time grows; where it is near 1 (near 2
-for ranks) the largest size is carried to a million.
+Stages: encoding texts, writing a store and reading the group membership, an epoch of training on pooled features,
+ranks of all pictures with five captions each in both directions, and exact search. Each is timed at four sizes or
+more, each twice the one before; the fastest of `--rounds` counts. A line through the logarithms gives the power by
+which time grows. If it is near 1 (near 2 for ranks), the largest size is extrapolated to a million.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ QUERIES = 64
 
 
 def seconds(work: Callable[[], object], rounds: int) -> float:
-    """The fastest of several."""
-    found = []
+    """Return the seconds of the fastest round."""
+    durations = []
     for _ in range(rounds):
         begun = time.perf_counter()
         work()
-        found.append(time.perf_counter() - begun)
-    return min(found)
+        durations.append(time.perf_counter() - begun)
+    return min(durations)
 
 
 def encoding(given: argparse.Namespace) -> Callable[[int], Callable[[], object]]:
-    """Texts through the encoder."""
+    """Encode texts."""
     path, _, column = given.texts.rpartition(":")
     rows = Path(path).read_text(encoding="utf-8").splitlines()
     texts = sorted({json.loads(row)[column] for row in rows})
@@ -68,17 +68,17 @@ def encoding(given: argparse.Namespace) -> Callable[[int], Callable[[], object]]
 
 
 def writing(folder: Path) -> Callable[[int], Callable[[], object]]:
-    """Two modalities of one vector each, written; the stores stay for `knowing` and `training`."""
+    """Write two modalities with a single vector per item; later stages use the stores."""
     return lambda size: lambda: make(folder / str(size), size, DIM, ordered=False)
 
 
 def opened(folder: Path, size: int) -> Features:
-    """Both stores, and who belongs to whom."""
+    """Open both stores and read the group membership."""
     return Features({name: FeatureStore(folder / str(size) / name) for name in MODALITIES})
 
 
 def training(folder: Path, method: str) -> Callable[[int], Callable[[], object]]:
-    """An epoch, dev left out."""
+    """Train for an epoch, without dev."""
 
     def of_size(size: int) -> Callable[[], object]:
         features = opened(folder, size)
@@ -101,19 +101,19 @@ def training(folder: Path, method: str) -> Callable[[int], Callable[[], object]]
 
 
 def unseen(*_: Any) -> Judgement:
-    """Dev is not looked at: `ranks` is measured by itself."""
+    """Skip dev: the stage `ranks` is measured separately."""
     return Judgement({"nothing": 0.0}, lambda: Retrieval(make_world(2, 1, 4)[1])(make_world(2, 1, 4)[0]))
 
 
 def ranking(size: int) -> Callable[[], object]:
-    """As many pictures, five captions each."""
+    """Rank that many pictures with five captions each."""
     vectors, links = make_world(size, 5, 256)
     retrieval = Retrieval(links)
     return lambda: retrieval.per_query(vectors)
 
 
 def searching(size: int) -> Callable[[], object]:
-    """So many vectors, for some queries at once."""
+    """Search that many vectors, with several queries at once."""
     generator = torch.Generator().manual_seed(0)
     vectors = normalize(torch.randn(size, 256, generator=generator), dim=1).half()
     queries = normalize(torch.randn(QUERIES, 256, generator=generator), dim=1)
@@ -121,10 +121,10 @@ def searching(size: int) -> Callable[[], object]:
 
 
 def power(times: Mapping[int, float]) -> tuple[float, float]:
-    """The slope of log time over log size, and the greatest factor by which a size is off the line."""
-    sizes, found = np.log(list(times)), np.log(list(times.values()))
-    slope, start = np.polyfit(sizes, found, 1)
-    return float(slope), float(np.exp(np.abs(found - slope * sizes - start).max()))
+    """Return the slope of log time over log size, and the greatest factor between a time and the fitted line."""
+    sizes, durations = np.log(list(times)), np.log(list(times.values()))
+    slope, start = np.polyfit(sizes, durations, 1)
+    return float(slope), float(np.exp(np.abs(durations - slope * sizes - start).max()))
 
 
 def main() -> None:
@@ -139,13 +139,13 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     rows = []
-    print("| stage | sizes | seconds | grows with the power | off the line, at most | a million |")
+    print("| stage | sizes | seconds | power | greatest deviation | a million |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         stages: list[tuple[str, int, float, Callable[[int], Callable[[], object]]]] = [
             ("writing two stores", 10_000, 1, writing(folder)),
-            ("who belongs to whom", 10_000, 1, lambda size: lambda: opened(folder, size)),
+            ("reading group membership", 10_000, 1, lambda size: lambda: opened(folder, size)),
             (f"an epoch, {given.method}", 10_000, 1, training(folder, given.method)),
             ("ranks, n pictures and 5 n captions", 1_000, 2, ranking),
             (f"search, {QUERIES} queries", 50_000, 1, searching),
@@ -161,7 +161,7 @@ def main() -> None:
             size, last = max(times.items())
             million = last * (1e6 / size) ** expected
             rows.append({"stage": stage, "times": times, "power": slope, "off": off, "million": million})
-            shown = ", ".join(f"{one:.2f}" for one in times.values())
+            shown = ", ".join(f"{duration:.2f}" for duration in times.values())
             print(
                 f"| {stage} | {min(times):,} to {size:,} | {shown} | {slope:.2f} | {off:.2f} | {million:,.0f} s |",
                 flush=True,

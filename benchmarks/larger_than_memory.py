@@ -1,17 +1,17 @@
-"""Training and measuring on feature stores ten times larger than the memory allowed, beside the same in memory.
+"""Training on feature stores ten times larger than the allowed memory, compared with stores in memory.
 
     python benchmarks/larger_than_memory.py --items 10000000 --json larger.json
 
-makes two modalities of so many items (384 numbers in float16, a planted relation between them), and prints two tables:
+generates two modalities of that many items (384 numbers in float16, with a planted relation), and prints two tables:
 
-1. the whole of it, by a process that may allocate a tenth of what the stores take (RLIMIT_DATA: all that is not read
-   from files);
-2. parts of `--part` items, which fit into memory: as they do (a full shuffle), and in windows with the files in the
-   system's cache and thrown out of it (block shuffling). The three trainings run side by side and are woken in turns,
-   for some seconds each, since a machine's speed changes from minute to minute; medians over turns.
+1. all items, in a process that may allocate a tenth of the size of the stores (RLIMIT_DATA: everything except mapped
+   files);
+2. parts of `--part` items, which fit into memory: held in memory (a full shuffle), and in windows with the files in the
+   system's cache and dropped from it (block shuffling). The three trainings alternate, for some seconds each, since a
+   machine's speed changes from minute to minute; medians over turns.
 
-`--sorted` puts items in order of a class each, so that neighbours are alike: the hard case for block shuffling.
-Needs 16 GB of disk; the stores are removed at the end unless `--keep` is given.
+`--sorted` sorts items by class, so that neighbours are similar: the hard case for block shuffling. Needs 16 GB of
+disk; the stores are removed at the end unless `--keep` is given.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ GIB = 2**30
 
 
 def make(folder: Path, items: int, dim: int, *, ordered: bool, noise: float = NOISE) -> float:
-    """Write both stores; returns seconds."""
+    """Write both stores and return the seconds."""
     from lightcrl.features.store import write_manifest, write_shard
 
     begun = time.perf_counter()
@@ -67,8 +67,8 @@ def make(folder: Path, items: int, dim: int, *, ordered: bool, noise: float = NO
             (folder / modality).mkdir(parents=True, exist_ok=True)
             shard = write_shard(folder / modality, number, modality, list(values), metadata, [], dim, "float16")
             shards[place].append(shard)
-    for modality, found in zip(MODALITIES, shards, strict=True):
-        write_manifest(folder / modality, modality, header(modality, dim), found)
+    for modality, entries in zip(MODALITIES, shards, strict=True):
+        write_manifest(folder / modality, modality, header(modality, dim), entries)
     return time.perf_counter() - begun
 
 
@@ -77,7 +77,7 @@ def header(modality: str, dim: int) -> dict[str, Any]:
 
 
 def make_part(folder: Path, whole: Path, items: int, number: int) -> None:
-    """Stores of so many items' shards, the first ones or those after, by links."""
+    """Make stores from the first or the following shards of that many items, by links."""
     from lightcrl.features.store import Shard, write_manifest
 
     for modality in MODALITIES:
@@ -96,7 +96,7 @@ def make_part(folder: Path, whole: Path, items: int, number: int) -> None:
 
 
 def evict(folder: Path) -> None:
-    """Throw the files out of the system's cache."""
+    """Drop the files from the system's cache."""
     os.sync()
     for path in folder.glob("*/values-*.npy"):
         file = os.open(path, os.O_RDONLY)
@@ -105,11 +105,11 @@ def evict(folder: Path) -> None:
 
 
 class EnoughError(Exception):
-    """As many steps as were wanted."""
+    """The requested number of steps is done."""
 
 
 def train_some(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
-    """Open, train for some steps, measure on dev; the figures."""
+    """Open the stores, train for some steps, measure on dev, and return the figures."""
     import torch
 
     from lightcrl.checkpoint import Checkpoint
@@ -125,8 +125,8 @@ def train_some(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     stores = {modality: FeatureStore(folder / modality) for modality in MODALITIES}
     opened = time.perf_counter()
     features = Features(stores)
-    known = time.perf_counter()
-    told = resident()
+    metadata_read = time.perf_counter()
+    metadata_bytes = resident()
     size = sum(store.nbytes for store in stores.values())
     checkpoint = Checkpoint(
         make_method(given.method, features.specs, {}, "info_nce", 0),
@@ -164,38 +164,38 @@ def train_some(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     return {
         "bytes": size,
         "open_ms": 1000 * (opened - begun),
-        "metadata_s": known - opened,
+        "metadata_s": metadata_read - opened,
         "first_step_s": moments[0] - started,
         "steps_per_second": (len(moments) - 1 - warm) / (moments[-1] - moments[warm]),
         "cpu_ms_per_step": 1000 * (worked[-1] - worked[warm]) / (len(worked) - 1 - warm),
         "dev_s": time.perf_counter() - measured,
         "recall@1": figures["dev_mean_recall@1"],
-        "resident": {"before": base, "metadata": told, "training": training, "all": resident()},
+        "resident": {"before": base, "metadata": metadata_bytes, "training": training, "all": resident()},
         "window": plan.get("window"),
         "steps_per_epoch": plan.get("steps_per_epoch"),
     }
 
 
 def resident() -> float:
-    """The most bytes that have been resident so far: what `getrusage` says counts the process that started this one."""
+    """Return the peak resident bytes; `getrusage` would include the parent process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024.0 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 
 
 class Child:
-    """`train_some` in a process of its own, which may allocate `limit` bytes."""
+    """A process that runs `train_some` and may allocate `limit` bytes."""
 
     def __init__(self, folder: Path, given: argparse.Namespace, memory: float, limit: float | None = None) -> None:
         words = ["--measure", str(folder), "--memory", memory, "--steps", given.steps, "--batch", given.batch]
         words += ["--method", given.method, *(["--limit", int(limit)] if limit else [])]
-        # Arrow's usual pool sets a GiB of addresses aside, which it does not use but the limit counts.
+        # Arrow's default pool reserves a GiB of unused addresses, which the limit would count.
         environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
         command = [sys.executable, __file__, *map(str, words)]
         self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         self.log = folder / f"run-{self.process.pid}" / "log.jsonl"
 
     def steps(self) -> int:
-        """How many are done."""
+        """Return the number of finished steps."""
         return self.log.read_text().count('"event": "step"') if self.log.exists() else 0
 
     def pause(self) -> None:
@@ -205,17 +205,17 @@ class Child:
         self.process.send_signal(signal.SIGCONT)
 
     def figures(self) -> dict[str, Any]:
-        """What it has found, once it is done."""
-        found, _ = self.process.communicate()
+        """Wait for the end and return the figures."""
+        output, _ = self.process.communicate()
         if self.process.returncode:
             raise SystemExit(f"a measurement ended with {self.process.returncode}")
-        return dict(json.loads(found.splitlines()[-1]))
+        return dict(json.loads(output.splitlines()[-1]))
 
 
 def in_turns(
     children: dict[str, Child], seconds: float, before: dict[str, Callable[[], None]]
 ) -> dict[str, list[float]]:
-    """Steps a second of trainings of which one at a time is awake, turn by turn, until the first is done."""
+    """Return steps per second of alternating trainings, turn by turn, until the first is done."""
     for child in children.values():
         while child.steps() < 20 and child.process.poll() is None:
             time.sleep(0.1)
@@ -232,7 +232,7 @@ def in_turns(
             if child.process.poll() is not None or not child.log.exists():
                 for other in children.values():
                     other.wake()
-                return {name: found[: len(rates[name])] for name, found in rates.items()}
+                return {name: rate[: len(rates[name])] for name, rate in rates.items()}
             child.pause()
             rates[name].append((last - first) / (ended - begun))
 
@@ -278,27 +278,27 @@ def main() -> None:
         seconds = make(whole, given.items, given.dim, ordered=given.sorted)
     evict(whole)
     limit = given.items * given.dim * 2 * len(MODALITIES) / 10
-    found = Child(whole, given, given.memory, max(limit, 10**9)).figures()
+    figures = Child(whole, given, given.memory, max(limit, 10**9)).figures()
     disk, _ = roofline.disk_rates(str(folder))
     per_step = given.batch * given.dim * 2 * len(MODALITIES)
-    window = found["window"] or {"block": 0, "batches": 0}
+    window = figures["window"] or {"block": 0, "batches": 0}
     table(
         [
-            ["store", "may allocate", "open", "metadata", "first step after", "most resident", "steps/s", "dev R@1"],
+            ["store", "may allocate", "open", "metadata", "first step after", "peak resident", "steps/s", "dev R@1"],
             [
-                f"{found['bytes'] / 1e9:.1f} GB",
+                f"{figures['bytes'] / 1e9:.1f} GB",
                 f"{max(limit, 10**9) / 1e9:.2f} GB",
-                f"{found['open_ms']:.0f} ms",
-                f"{found['metadata_s']:.1f} s",
-                f"{found['first_step_s']:.1f} s",
-                f"{found['resident']['all'] / 1e9:.2f} GB",
-                f"{found['steps_per_second']:.1f}",
-                f"{found['recall@1']:.3f}",
+                f"{figures['open_ms']:.0f} ms",
+                f"{figures['metadata_s']:.1f} s",
+                f"{figures['first_step_s']:.1f} s",
+                f"{figures['resident']['all'] / 1e9:.2f} GB",
+                f"{figures['steps_per_second']:.1f}",
+                f"{figures['recall@1']:.3f}",
             ],
         ]
     )
-    read = found["steps_per_second"] * per_step
-    most = {name: f"{size / 1e9:.2f} GB" for name, size in found["resident"].items()}
+    read = figures["steps_per_second"] * per_step
+    most = {name: f"{size / 1e9:.2f} GB" for name, size in figures["resident"].items()}
     print(
         f"{given.items:,} x 2 items in windows of {window['batches']} batches and blocks of {window['block']} groups, "
         f"each read once: {read / 1e6:.0f} MB/s, {read / disk:.0%} of what the disk gives. Resident before the stores "
@@ -309,7 +309,7 @@ def main() -> None:
     for number, part in enumerate(parts):
         make_part(part, whole, given.part, number)
     size = given.part * given.dim * 2 * len(MODALITIES)
-    # Windows are a like share of the part as those above are of the whole.
+    # A window is the same share of the part as of the whole above.
     small = given.memory * given.part / given.items
     evict(parts[1])
     children = {
@@ -345,7 +345,7 @@ def main() -> None:
             "arguments": vars(given),
             "disk": disk,
             "written_s": seconds,
-            "whole": found,
+            "whole": figures,
             "part": runs,
             "rates": rates,
         }

@@ -1,10 +1,10 @@
-"""Contrastive losses in pieces against the whole matrix: time and memory of value and gradients.
+"""Contrastive losses in pieces compared with the whole matrix: time and memory of value and gradients.
 
     python benchmarks/loss.py --sizes 1024 4096 16384 --largest 65536
 
-runs every case in a process of its own, both sides in turn, and prints a Markdown table of medians: seconds, their
-ratio, the peak of memory above the inputs, and the share of the machine's rate that the three products of value and
-gradient come to. `--largest` is run in pieces alone: the whole matrix would not fit.
+runs every case in a process of its own, alternating between both versions, and prints a Markdown table of medians:
+seconds, their ratio, the peak of memory above the inputs, and the rate of the three products of value and gradient as
+a share of the machine's rate. `--largest` runs in pieces only: the whole matrix would not fit.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from lightcrl.losses import LOSSES
 
 
 def whole_info_nce(left, right, left_groups, right_groups, scale, bias):
-    """As CLIP's code has it, with several positives to an item."""
+    """InfoNCE as in CLIP's code, with several positives per item."""
     positive = left_groups[:, None] == right_groups
     matrix = scale * left @ right.T
-    one = (matrix.logsumexp(1) - (matrix * positive).sum(1) / positive.sum(1)).mean()
-    other = (matrix.logsumexp(0) - (matrix * positive).sum(0) / positive.sum(0)).mean()
-    return (one + other) / 2
+    forward = (matrix.logsumexp(1) - (matrix * positive).sum(1) / positive.sum(1)).mean()
+    backward = (matrix.logsumexp(0) - (matrix * positive).sum(0) / positive.sum(0)).mean()
+    return (forward + backward) / 2
 
 
 def whole_sigmoid(left, right, left_groups, right_groups, scale, bias):
-    """As SigLIP's code has it, with several positives to an item."""
+    """The sigmoid loss as in SigLIP's code, with several positives per item."""
     positive = left_groups[:, None] == right_groups
     matrix = scale * left @ right.T + bias
     return -logsigmoid(torch.where(positive, matrix, -matrix)).sum() / len(left)
@@ -49,12 +49,12 @@ SIDES = {
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
+    """Return the resident bytes of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 def measure(side: str, name: str, size: int, dim: int, repeats: int) -> dict[str, float]:
-    """Median seconds, peak bytes above the inputs, and the loss."""
+    """Return median seconds, peak bytes above the inputs, and the loss."""
     generator = torch.Generator().manual_seed(0)
     left, right = (normalize(torch.randn(size, dim, generator=generator)).requires_grad_() for _ in range(2))
     groups, scale, bias = torch.arange(size), torch.tensor(14.3), torch.tensor(-10.0)
@@ -79,7 +79,7 @@ def measure(side: str, name: str, size: int, dim: int, repeats: int) -> dict[str
 
 
 def apart(side: str, name: str, size: int, dim: int, repeats: int) -> dict[str, float]:
-    """`measure` in a fresh process."""
+    """Run `measure` in a fresh process."""
     call = [sys.executable, __file__, "--one", side, name, str(size), str(dim), str(repeats)]
     return json.loads(subprocess.run(call, check=True, capture_output=True, text=True).stdout)
 
@@ -107,18 +107,18 @@ def main() -> None:
     for name in LOSSES:
         for size in [*given.sizes, given.largest]:
             repeats = given.repeats if size < given.largest else 1
-            found = {"pieces": apart("pieces", name, size, given.dim, repeats)}
+            sides = {"pieces": apart("pieces", name, size, given.dim, repeats)}
             if size < given.largest:
-                found["whole"] = apart("whole", name, size, given.dim, repeats)
-            rows.append({"loss": name, "batch": size, **found})
-            share = 6 * size**2 * given.dim / found["pieces"]["seconds"] / rate
-            print(f"{line(name, size, found['pieces'], found.get('whole'))} {share:.0%} |", flush=True)
+                sides["whole"] = apart("whole", name, size, given.dim, repeats)
+            rows.append({"loss": name, "batch": size, **sides})
+            share = 6 * size**2 * given.dim / sides["pieces"]["seconds"] / rate
+            print(f"{line(name, size, sides['pieces'], sides.get('whole'))} {share:.0%} |", flush=True)
     if given.json:
         write_json(Path(given.json), {"dim": given.dim, "threads": torch.get_num_threads(), "rows": rows})
 
 
 def line(name: str, size: int, pieces: dict[str, float], whole: dict[str, float] | None) -> str:
-    """A row of the table."""
+    """Format a row of the table."""
     seconds, size_of = f"{pieces['seconds']:.3f}", f"{pieces['bytes'] / 2**20:,.0f}"
     if whole is None:
         return f"| {name} | {size:,} | | {seconds} | | | {size_of} | |"

@@ -1,9 +1,9 @@
-"""Text pairs: every method of recipes/text_text.toml, and its encoders as they come, on labelled and on scored pairs.
+"""Text pairs: the methods of recipes/text_text.toml and the frozen-encoder baselines, on labelled and scored pairs.
 
     python benchmarks/pairs.py --methods dfe linear convirt --seeds 0 1
 
-prints a Markdown table (a line per space, method and seed, 95 % intervals over pairs) and writes it as JSON. What is
-trained and encoded already is taken as it is.
+prints a Markdown table (a line per space, method and seed, 95 % intervals over pairs) and writes it as JSON. Finished
+encodings and trainings are reused.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], help="section.key=value for the recipe")
     given = parser.parse_args()
 
-    # Before hours of training: what cannot be read is said at once.
+    # Unreadable pairs are reported before hours of training.
     specs = {
         "labelled": TextSimilaritySpec(data=given.labelled, calibration=given.calibration),
         "scored": TextSimilaritySpec(data=given.scored),
@@ -59,11 +59,11 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     spaces = dict.fromkeys(name.partition("/")[0] for name in results[0]["scored"].metrics)
     for space in spaces:
-        for model, found in zip(done.models, results, strict=True):
+        for model, figures_of in zip(done.models, results, strict=True):
             shown = ("", "") if space.startswith("raw") else (model.method, str(model.seed))
             figures = [f"{space}/{name}" for name in ("accuracy", "similar/f1", "dissimilar/f1", "roc_auc")]
-            cells = [cell(found["labelled"], name) for name in figures]
-            cells += [cell(found["scored"], f"{space}/{name}") for name in ("spearman", "pearson")]
+            cells = [cell(figures_of["labelled"], name) for name in figures]
+            cells += [cell(figures_of["scored"], f"{space}/{name}") for name in ("spearman", "pearson")]
             print(f"| {space} | {' | '.join((*shown, *cells))} |")
             if space.startswith("raw"):  # the same whatever was trained
                 break
@@ -76,9 +76,9 @@ def main() -> None:
                 {
                     "method": model.method,
                     "seed": model.seed,
-                    **{name: result.to_json() for name, result in found.items()},
+                    **{name: result.to_json() for name, result in figures_of.items()},
                 }
-                for model, found in zip(done.models, results, strict=True)
+                for model, figures_of in zip(done.models, results, strict=True)
             ],
         },
     )

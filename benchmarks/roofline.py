@@ -1,10 +1,10 @@
-"""What this machine can do at most: matrix products, memory, disk. Other benchmarks give shares of it.
+"""Limits of this machine: matrix products, memory, disk. Other benchmarks report shares of them.
 
     python benchmarks/roofline.py --threads 1 2
 
-Rates are the best of several repetitions, since a limit is what nothing disturbs: products of square matrices (two
-operations for each multiply-add), a copy in memory (bytes read and bytes written), and a file written and read past the
-system's cache.
+Rates are the best of several repetitions, since a limit is an undisturbed rate: products of square matrices (two
+operations for each multiply-add), a copy in memory (bytes read and bytes written), and a file written and read past
+the system's cache.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Limits:
 
 
 def best(work: Callable[[], object], repeats: int, device: str) -> float:
-    """The least seconds that `work` took."""
+    """Return the least seconds of `work`."""
     seconds = []
     for _ in range(repeats + 1):  # the first warms up, and may still be the best
         begun = time.perf_counter()
@@ -66,7 +66,7 @@ def best(work: Callable[[], object], repeats: int, device: str) -> float:
 
 
 def product_rate(dtype: torch.dtype, device: str, repeats: int) -> float:
-    """Operations a second in products of square matrices."""
+    """Measure operations per second in products of square matrices."""
     rates = []
     for width in WIDTHS[device]:
         left, right = (torch.randn(width, width, device=device).to(dtype) for _ in range(2))
@@ -80,7 +80,7 @@ def product_rate(dtype: torch.dtype, device: str, repeats: int) -> float:
 
 
 def memory_rate(device: str, repeats: int) -> float:
-    """Bytes read and written a second by a copy that no cache holds."""
+    """Measure bytes read and written per second by a copy larger than the caches."""
     size = MEMORY_BYTES * (8 if device == "cuda" else 1)
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
@@ -88,7 +88,7 @@ def memory_rate(device: str, repeats: int) -> float:
 
 
 def disk_rates(folder: str | None, repeats: int = 3) -> tuple[float, float]:
-    """Bytes a second read past the system's cache, and written through to the disk."""
+    """Measure bytes per second read past the system's cache, and written through to the disk."""
     block = mmap.mmap(-1, 1 << 24)  # aligned, as direct reads want it
     block.write(os.urandom(len(block)))
     reads, writes = [], []
@@ -113,12 +113,12 @@ def disk_rates(folder: str | None, repeats: int = 3) -> tuple[float, float]:
 
 
 def measure(threads: int = 1, *, device: str = "cpu", disk: bool = False, repeats: int = 10) -> Limits:
-    """The limits of a device, with this many threads of the CPU; what torch was set to is put back."""
+    """Measure the limits of a device, with this many CPU threads; torch's setting is restored."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     read, write = disk_rates(None) if disk else (float("nan"), float("nan"))
     name = torch.cuda.get_device_name() if device == "cuda" else processor()
-    found = Limits(
+    limits = Limits(
         name,
         threads,
         product_rate(torch.float32, device, repeats),
@@ -128,11 +128,11 @@ def measure(threads: int = 1, *, device: str = "cpu", disk: bool = False, repeat
         write,
     )
     torch.set_num_threads(before)
-    return found
+    return limits
 
 
 def processor() -> str:
-    """The CPU's own name."""
+    """Return the name of the CPU."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -141,7 +141,7 @@ def processor() -> str:
 
 
 def table(rows: Sequence[Limits]) -> str:
-    """A Markdown table."""
+    """Format a Markdown table."""
     lines = [
         "| device | threads | float32, GFLOP/s | bfloat16, GFLOP/s | memory, GB/s | disk read, GB/s | write, GB/s |",
         "|---|---|---|---|---|---|---|",

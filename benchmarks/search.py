@@ -1,12 +1,13 @@
-"""Exact search beside faiss' and usearch's: time, its share of what the machine can do, and whether results agree.
+"""Exact search compared with faiss and usearch: time, share of the machine's limit, agreement of the results.
 
     python benchmarks/search.py --queries 1 64 1024
 
-searches random unit vectors in float16 for the ten nearest, all sides in turn, and prints a Markdown table of medians.
-faiss searches a float32 copy (`IndexFlatIP`) and float16 (`IndexScalarQuantizer`), usearch float16 with `exact=True`;
-they need the extra `bench`. "right" is the share of the ten nearest by float64 that a side finds, for some queries.
-One query reads all vectors once, many are matrix products: shares are of the rate of a copy in memory, or of products.
-Ratios and shares are those of processor time, summed over threads, which other programs on the machine disturb less.
+searches random unit vectors in float16 for the ten nearest, alternating between all sides, and prints a Markdown
+table of medians. faiss searches a float32 copy (`IndexFlatIP`) and float16 (`IndexScalarQuantizer`), usearch float16
+with `exact=True`; they need the extra `bench`. "right" is the share of the ten nearest by float64 in a side's
+results, for some queries. One query reads all vectors once, many queries are matrix products: shares refer to the
+rate of a copy in memory, or of products. Ratios and shares use processor time, summed over threads, which other
+programs on the machine disturb less.
 """
 
 from __future__ import annotations
@@ -30,24 +31,24 @@ from lightcrl.index import nearest
 from lightcrl.metrics.scores import ALONE, quickest
 
 SLOW = 10.0
-"""Seconds above which one search is enough."""
+"""Seconds above which a single search suffices."""
 
 CHECKED = 8
-"""Queries whose nearest are compared with those of float64."""
+"""Number of queries that are compared with a search in float64."""
 
 OURS = "LightCRL"
 Search = Callable[[np.ndarray], np.ndarray]
 
 
 def units(count: int, dim: int, seed: int) -> np.ndarray:
-    """Random unit vectors [count, dim] in float16."""
+    """Draw random unit vectors [count, dim] in float16."""
     generator = torch.Generator().manual_seed(seed)
     parts = [min(65_536, count - start) for start in range(0, count, 65_536)]
     return torch.cat([normalize(torch.randn(size, dim, generator=generator), dim=1).half() for size in parts]).numpy()
 
 
 def make_sides(vectors: np.ndarray, k: int, threads: int) -> dict[str, Search]:
-    """By name, who finds the places [Q, k] nearest to queries [Q, d] float32."""
+    """Return every side by name: a function from queries [Q, d] float32 to the places [Q, k] of the nearest."""
     torch.set_num_threads(threads)
     faiss.omp_set_num_threads(threads)
     dim, ours = vectors.shape[1], torch.from_numpy(vectors)
@@ -60,8 +61,8 @@ def make_sides(vectors: np.ndarray, k: int, threads: int) -> dict[str, Search]:
 
     def usearch(queries: np.ndarray) -> np.ndarray:
         asked = queries.astype(np.float16)
-        found = usearch_search(vectors, asked, k, MetricKind.IP, exact=True, threads=threads)
-        return np.asarray(found.keys).reshape(len(queries), -1)
+        matches = usearch_search(vectors, asked, k, MetricKind.IP, exact=True, threads=threads)
+        return np.asarray(matches.keys).reshape(len(queries), -1)
 
     return {
         OURS: lambda queries: nearest(torch.from_numpy(queries), ours, k)[0].numpy(),
@@ -72,7 +73,7 @@ def make_sides(vectors: np.ndarray, k: int, threads: int) -> dict[str, Search]:
 
 
 def measure(sides: dict[str, Search], queries: np.ndarray, repeats: int) -> dict[str, list[tuple[float, float]]]:
-    """Seconds on the clock and of the processor, of every repetition, all sides in turn."""
+    """Measure wall-clock and processor seconds of every repetition, alternating between the sides."""
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for side in sides.values():
         side(queries[:1])
@@ -86,7 +87,7 @@ def measure(sides: dict[str, Search], queries: np.ndarray, repeats: int) -> dict
 
 
 def nearest_in_float64(vectors: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
-    """Places [Q, k] by every score in float64."""
+    """Return the places [Q, k] of the nearest by scores in float64."""
     parts = [queries.astype(np.float64) @ part.astype(np.float64).T for part in np.array_split(vectors, 64)]
     return np.argsort(-np.concatenate(parts, 1), axis=1, kind="stable")[:, :k]
 

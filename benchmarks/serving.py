@@ -1,10 +1,10 @@
-"""A trained model served by torch, by ONNX Runtime, and by ONNX Runtime in 8 bits: latency, size, recall.
+"""Serving of a trained model by torch, by ONNX Runtime, and by ONNX Runtime in 8 bits: latency, size, recall.
 
     python benchmarks/serving.py runs/flickr8k --groups 300
 
-exports the model twice, embeds single items by each of the three in turn, and `--groups` of the recipe's evaluation
-split by each. Prints a Markdown table per modality (milliseconds of one item, preprocessing included, median and 99th
-percentile; MiB of weights) and one of mean R@1, and writes both as JSON.
+exports the model twice, embeds single items by each of the three, alternating, and `--groups` of the recipe's
+evaluation split by each. Prints a Markdown table per modality (milliseconds of one item, preprocessing included,
+median and 99th percentile; MiB of weights) and a table of mean R@1, and writes both as JSON.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Encode = Callable[[list[Any], str], np.ndarray]
 
 
 def latencies(sides: dict[str, Encode], items: list[Any], modality: str) -> dict[str, list[float]]:
-    """Milliseconds of every item alone, the sides in turn so that all meet the same machine."""
-    found: dict[str, list[float]] = {name: [] for name in sides}
+    """Measure milliseconds of single items; the sides alternate, so that all see the same load."""
+    milliseconds: dict[str, list[float]] = {name: [] for name in sides}
     for encode in sides.values():
         for item in items[:3]:
             encode([item], modality)
@@ -39,8 +39,8 @@ def latencies(sides: dict[str, Encode], items: list[Any], modality: str) -> dict
         for name, encode in sides.items():
             begun = time.perf_counter()
             encode([item], modality)
-            found[name].append(1000 * (time.perf_counter() - begun))
-    return found
+            milliseconds[name].append(1000 * (time.perf_counter() - begun))
+    return milliseconds
 
 
 def main() -> None:
@@ -59,8 +59,8 @@ def main() -> None:
     chosen = np.flatnonzero(np.array(dataset.splits) == recipe.evaluation.split)[: given.groups]
     place = {int(group): number for number, group in enumerate(chosen)}
     items, links = {}, {}
-    for modality, found in dataset.links.items():
-        mine = found[np.isin(found[:, 1], chosen)]
+    for modality, pairs in dataset.links.items():
+        mine = pairs[np.isin(pairs[:, 1], chosen)]
         used, item = np.unique(mine[:, 0], return_inverse=True)
         items[modality] = [dataset.items[modality][number].read() for number in used]
         links[modality] = np.stack([item, [place[int(group)] for group in mine[:, 1]]], 1)
@@ -92,14 +92,14 @@ def main() -> None:
                 size = "" if row["bytes"] is None else f"{row['bytes'] / 2**20:.1f}"
                 print(f"| {modality} | {name} | {half:.2f} | {most:.2f} | {share:.2f} | {size} |", flush=True)
         recalls = {}
-        print("\n| by | mean R@1 | cosine to torch: least |")
+        print("\n| program | mean R@1 | least cosine to torch |")
         print("|---|---|---|")
         vectors: dict[str, dict[str, np.ndarray]] = {}
         for name, encode in sides.items():
             vectors[name] = {modality: encode(items[modality], modality) for modality in items}
-            tensors = {modality: torch.from_numpy(found) for modality, found in vectors[name].items()}
+            tensors = {modality: torch.from_numpy(array) for modality, array in vectors[name].items()}
             recalls[name] = Retrieval(links)(tensors).metrics["mean_recall@1"]
-            near = min(float((vectors[name][one] * vectors["torch"][one]).sum(1).min()) for one in items)
+            near = min(float((vectors[name][m] * vectors["torch"][m]).sum(1).min()) for m in items)
             print(f"| {name} | {recalls[name]:.4f} | {near:.6f} |", flush=True)
     if given.json:
         write_json(Path(given.json), {"threads": given.threads, "latency": rows, "mean_recall@1": recalls})

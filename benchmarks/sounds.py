@@ -1,10 +1,10 @@
-"""Sounds and text: zero-shot classification of ESC-10, each fold by models that were trained on three others.
+"""Sounds and text: zero-shot classification of ESC-10, each fold by models trained on three other folds.
 
     python benchmarks/sounds.py --methods dfe linear --seeds 0 1 2
 
-Fold k is classified, fold k + 1 is dev, the other three are trained on: five runs of recipes/sound_text.toml. Prints a
-Markdown table (a line per method: top-1 of all sounds, each by a model that never saw its fold, mean over seeds, 95 %
-interval over sounds) and writes it as JSON. What is trained and encoded already is taken as it is.
+Fold k is classified, fold k + 1 is dev, the other three are trained on: five runs of recipes/sound_text.toml. Prints
+a Markdown table (a line per method: top-1 of all sounds, each classified by a model trained without its fold, mean
+over seeds, 95 % interval over sounds) and writes it as JSON. Finished encodings and trainings are reused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FOLDS = (1, 2, 3, 4, 5)
 
 
 def splits_of(fold: int) -> dict[str, str]:
-    """Patterns of file names that leave `fold` for testing."""
+    """Return patterns of file names that reserve `fold` for testing."""
     named = {fold: "test", FOLDS[fold % len(FOLDS)]: "dev"}
     return {f"{at}-*": named.get(at, "train") for at in FOLDS}
 
@@ -43,7 +43,7 @@ def main() -> None:
 
     first, *others = given.methods
     overrides = [f"method.name={first}", f"evaluation.baselines={others}", f"evaluation.seeds={given.seeds}"]
-    found: dict[str, dict[int, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
+    hits_of: dict[str, dict[int, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
     for fold in FOLDS:
         files = f"evaluation.zero_shot.files={fold}-*"
         recipe = lightcrl.load_recipe(given.recipe, [*overrides, files, *given.set], Path(given.output) / f"fold{fold}")
@@ -55,11 +55,11 @@ def main() -> None:
         encoders = {name: trained[0].encoder(name) for name in recipe.encoders}
         task = prepare_task("zero_shot", recipe.evaluation.zero_shot, Setting(encoders, recipe.features))
         for model, embedder in zip(done.models, trained, strict=True):
-            found[model.method][model.seed].append(task.measure(embedder.checkpoint).items[EMBEDDING][0])
+            hits_of[model.method][model.seed].append(task.measure(embedder.checkpoint).items[EMBEDDING][0])
 
     rows = []
-    for method, by_seed in found.items():
-        # Folds come in one order for every seed, so that sounds do.
+    for method, by_seed in hits_of.items():
+        # The order of folds, and so of sounds, is the same for every seed.
         by_sound = np.stack([np.concatenate(folds) for folds in by_seed.values()])
         mean = by_sound.mean(0)
         low, high = mean_interval(mean, np.arange(len(mean)))

@@ -1,12 +1,12 @@
-"""An epoch on stored features against an epoch as published, which runs the frozen encoders at every step.
+"""An epoch on stored features compared with an epoch as published, which runs the frozen encoders at every step.
 
     python benchmarks/training.py recipes/flickr8k.toml
 
-Stored: the recipe's method in its own loop; the median of the times from one step to the next, gathering included, by
-the steps of an epoch. Published: each pair of a picture (or sound) and a text goes through its encoders, float32, in
-batches of `--batch` as they come; measured on `--batches` of them, in turn with stretches of the former, the trained
-network left out. An epoch shows every text once, with its picture. Printed beside: matrix products of a step as a share
-of what the machine does in their precision (the roofline: as if all else cost nothing).
+Stored: the recipe's method in its own loop; the median time of a step, gathering included, times the steps of an
+epoch. Published: each pair of a picture (or sound) and a text goes through its encoders, in float32, in batches of
+`--batch` in the given order; `--batches` of them are measured, alternating with stretches of the stored side, without
+the trained network. An epoch shows every text once, with its picture. The table also has the matrix products of a
+step as a share of the machine's rate in their precision (the roofline: all other work counted as free).
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ PRODUCTS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::addmm_", "aten::baddb
 
 
 class Limit(TorchDispatchMode):
-    """Counts the operations of matrix products by precision, and the least time of all calls.
+    """A counter of the operations of matrix products by precision, and of the least time of all calls.
 
-    A call takes at least as long as its products at the machine's rate, and as its operands and results at the rate of
-    memory; views take nothing.
+    The least time of a call is the longer of two: its products at the machine's rate, and the transfer of its operands
+    and results at the rate of memory. Views take no time.
     """
 
     def __init__(self, limits: roofline.Limits) -> None:
@@ -49,9 +49,10 @@ class Limit(TorchDispatchMode):
         self.seconds = 0.0
 
     def __torch_dispatch__(self, call: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        found = call(*args, **(kwargs or {}))
-        given = [one for one in args if isinstance(one, torch.Tensor)]
-        made = [one for one in (found if isinstance(found, tuple) else [found]) if isinstance(one, torch.Tensor)]
+        result = call(*args, **(kwargs or {}))
+        given = [value for value in args if isinstance(value, torch.Tensor)]
+        outputs = result if isinstance(result, tuple) else [result]
+        made = [value for value in outputs if isinstance(value, torch.Tensor)]
         products = 0.0
         if call.name().partition(".")[0] in PRODUCTS:
             left, right = given[-2:]
@@ -59,17 +60,17 @@ class Limit(TorchDispatchMode):
             operations = 2 * left.numel() * right.shape[-1]
             self.operations[dtype] += operations
             products = operations / getattr(self.limits, dtype, self.limits.float32)  # float64 is not part of a step
-        known = {one.untyped_storage().data_ptr() for one in given}
-        view = call.is_view or all(one.untyped_storage().data_ptr() in known for one in made)
+        storages = {tensor.untyped_storage().data_ptr() for tensor in given}
+        view = call.is_view or all(tensor.untyped_storage().data_ptr() in storages for tensor in made)
         moved = 0
         if (not view or call._schema.is_mutable) and "empty" not in call.name():
-            moved = sum(one.numel() * one.element_size() for one in (*given, *made))
+            moved = sum(tensor.numel() * tensor.element_size() for tensor in (*given, *made))
         self.seconds += max(products, moved / self.limits.memory)
-        return found
+        return result
 
 
 class Stored:
-    """The recipe's training, some steps at a time."""
+    """The recipe's training, which runs some steps at a time."""
 
     def __init__(self, recipe: Recipe, features: Features, encoders: Mapping[str, Encoder], folder: Path) -> None:
         self.recipe, self.features, self.encoders, self.folder = recipe, features, encoders, folder
@@ -77,7 +78,7 @@ class Stored:
         self.plan: dict[str, Any] = {}
 
     def steps(self, epochs: int, look: Callable[[], float] = perf_counter) -> list[float]:
-        """What `look` has grown by from each step to the next of a fresh training: seconds."""
+        """Yield the increase of `look`, in seconds, from each step to the next of a fresh training."""
         training = self.recipe.training.model_copy(
             update={"epochs": epochs, "evaluate_every": epochs, "tensorboard": False}
         )
@@ -98,7 +99,7 @@ class Stored:
 
 
 class Published:
-    """Pairs through the encoders, batch after batch."""
+    """The published procedure: pairs through the encoders, batch after batch."""
 
     def __init__(self, recipe: Recipe, size: int) -> None:
         dataset = load_dataset(recipe.data, recipe.kinds)
@@ -108,12 +109,12 @@ class Published:
         groups = [number for number, split in enumerate(dataset.splits) if split == "train"]
         self.items = {name: [dataset.items[name][by_group[name][group]] for group in groups] for name in plain}
         self.size, self.at = size, 0
-        # Every item of the richest modality is shown once.
+        # An epoch shows every item of the richest modality once.
         train = np.isin(np.arange(len(dataset.splits)), groups)
         self.pairs = max(int(train[links[:, 1]].sum()) for links in dataset.links.values())
 
     def batch(self) -> float:
-        """Seconds of the next batch."""
+        """Return the seconds of the next batch."""
         place = slice(self.at, self.at + self.size)
         self.at = (self.at + self.size) % (len(next(iter(self.items.values()))) - self.size)
         begun = perf_counter()
@@ -176,9 +177,9 @@ def main() -> None:
     for what, time in (("at the machine's rate", least), ("every call at its own limit, products or memory,", every)):
         print(f"{what} would take {1000 * time:,.0f} ms, {time / median(steps):.0%} of a step")
     if given.json:
-        found = {"steps": steps, "batches": batches, "plan": stored.plan, "operations": operations}
+        figures = {"steps": steps, "batches": batches, "plan": stored.plan, "operations": operations}
         machine = {"threads": given.threads, "limits": vars(limits), "pairs": published.pairs}
-        write_json(Path(given.json), {**machine, **found})
+        write_json(Path(given.json), {**machine, **figures})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Your own encoder: YAMNet, which is no model that transformers can prepare sounds for, as a LightCRL encoder.
+"""YAMNet as an example of your own encoder; transformers has no audio front end for it.
 
-A recipe names the class, and gives the arguments of its constructor:
+A recipe names the class and the arguments of its constructor:
 
     [encoders.sound]
     kind = "audio"
@@ -32,13 +32,13 @@ PATCH = 96
 
 
 class YAMNet(Encoder):
-    """Sounds as one token of 1,024 numbers per patch of 0.96 seconds.
+    """YAMNet: a token of 1,024 numbers for each patch of 0.96 seconds.
 
     Args:
-        folder: of the network.
-        hop: frames (10 ms) from one patch to the next; 48 is the original's.
-        max_length: seconds kept of a sound.
-        device: `"auto"` takes the GPU when there is one.
+        folder: folder of the network.
+        hop: frames (10 ms) from one patch to the next; the original has 48.
+        max_length: greatest length in seconds; the rest of a sound is cut off.
+        device: device of the network; `"auto"` is the GPU if there is one.
 
     Raises:
         EncoderNotFoundError: there is no such folder.
@@ -72,7 +72,7 @@ class YAMNet(Encoder):
         }
 
     def prepare(self, raw: Any) -> Tensor:
-        """Patches [P, 1, 96, 64] of the logarithmic mel spectrogram; a short sound is filled up with silence."""
+        """Return patches [P, 1, 96, 64] of the logarithmic mel spectrogram; a short sound is padded with silence."""
         sound = torch.from_numpy(read_sound(raw, RATE, self.max_length))
         shortest = (PATCH - 1) * STEP + FRAME
         sound = torch.nn.functional.pad(sound, (0, max(0, shortest - len(sound))))
@@ -85,7 +85,7 @@ class YAMNet(Encoder):
 
     @torch.no_grad()
     def encode(self, prepared: Sequence[Tensor]) -> TokenBatch:
-        """Tokens [B, P, 1024]; every patch is seen alone."""
+        """Return tokens [B, P, 1024]; patches are encoded independently."""
         patches = torch.cat(list(prepared)).to(self.device, memory_format=torch.channels_last)
         vectors = torch.cat([self.network(part).pooler_output for part in patches.split(32)])
         return TokenBatch.from_ragged(vectors.split([len(item) for item in prepared]))

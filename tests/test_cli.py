@@ -191,7 +191,7 @@ def test_evaluate_text_similarity_on_labelled_and_on_scored_pairs(world, tmp_pat
     assert "has labels, and no split to calibrate their threshold on" in message
     words = (*words, "--page", tmp_path / "out.html")
     output = call(*words, "--calibration", tmp_path / "train.jsonl", "--json", tmp_path / "out.json")
-    assert "upright line is the threshold" in (tmp_path / "out.html").read_text()
+    assert "vertical line is the threshold" in (tmp_path / "out.html").read_text()
     assert "aligned text-text/accuracy" in output
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["thresholds"].keys() == {"aligned text-text", "raw text"}

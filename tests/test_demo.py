@@ -14,9 +14,10 @@ import torch
 from lightcrl.data.base import text_item
 from lightcrl.demo import demo_recipe, run_demo
 from lightcrl.errors import CheckpointError, MissingExtraError
-from lightcrl.report.console import console, print_demo
+from lightcrl.report.console import print_demo
 from lightcrl.report.facts import gather
 from lightcrl.report.gallery import BARS, Collection, gallery
+from lightcrl.report.progress import console
 from lightcrl.report.run_page import render
 from lightcrl.report.space import look
 from pages import Page, browse
@@ -269,7 +270,7 @@ def test_runs_of_one_name_are_told_apart_by_their_folders_and_other_splits_are_s
     text = " ".join(Page(render(report, again)).text.split())
     assert "run dfe 0" in text
     assert "again dfe 0" in text
-    assert "their figures do not compare" in text
+    assert "their figures are not comparable" in text
 
 
 def test_the_classes_are_looked_at_beside_their_prompts(report):

@@ -14,7 +14,7 @@ import lightcrl
 from lightcrl.events import EVENTS, OPEN
 from lightcrl.pipeline import run
 from lightcrl.recipe import make_recipe
-from lightcrl.report.console import Live
+from lightcrl.report.progress import Live
 
 SOURCE = Path(lightcrl.__file__).parent
 

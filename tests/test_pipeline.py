@@ -20,8 +20,9 @@ from lightcrl.encoders import EncoderSpec, load_encoder
 from lightcrl.errors import DataError
 from lightcrl.pipeline import Run, prepare, run
 from lightcrl.recipe import Recipe, make_recipe
-from lightcrl.report.console import Live, console, print_run
+from lightcrl.report.console import print_run
 from lightcrl.report.facts import Report, gather
+from lightcrl.report.progress import Live, console
 from lightcrl.report.run_page import render
 from lightcrl.tasks.base import Setting
 from lightcrl.tasks.evaluate import evaluate

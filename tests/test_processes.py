@@ -137,7 +137,7 @@ def test_a_killed_process_ends_the_others_and_any_number_goes_on(tmp_path):
     assert done.returncode != 0
     assert time.monotonic() - begun < 30
     assert "ProcessError: the process of rank 1 (pid " in done.stderr
-    assert f"What was saved last is kept in {tmp_path / 'one' / 'last'}: the same command goes on" in done.stderr
+    assert f"The last checkpoint is in {tmp_path / 'one' / 'last'}: the same command resumes" in done.stderr
     assert 0 < len(losses(tmp_path / "one")) < len(losses(tmp_path / "whole"))
     shutil.copytree(tmp_path / "one", tmp_path / "three")
     assert fit(data, tmp_path / "one", options=DROPOUTS, **PLAIN).resumed_at > 0

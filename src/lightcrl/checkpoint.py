@@ -1,11 +1,11 @@
-"""A checkpoint: a folder with weights, their description and a model card, checked leaf by leaf when it is loaded.
+"""Checkpoints: folders with weights, their description and a model card, checked leaf by leaf on loading.
 
     model.safetensors   the method's weights and buffers
-    tower-<modality>.safetensors   what training has changed of an encoder, where it was trained too
+    tower-<modality>.safetensors   changed weights of a trained encoder
     config.json         format version, method, encoders and their fingerprints, recipe, figures, a digest per tensor
     README.md           the model card
 
-Nothing is ever unpickled. Hub upload and download are huggingface_hub's own (`push_to_hub`, `from_pretrained`).
+Nothing is unpickled. Hub upload and download are those of huggingface_hub (`push_to_hub`, `from_pretrained`).
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ TOWER = "tower-{}.safetensors"
 
 @dataclass(frozen=True)
 class Tuned:
-    """What training has made of an encoder.
+    """The trained part of an encoder.
 
     Attributes:
-        spec: what of it was trained.
-        tensors: by name, what has changed; `lightcrl.encoders.tower.tuned_encoder` puts them in.
+        spec: trained parts and settings.
+        tensors: changed tensors by name; `lightcrl.encoders.tower.tuned_encoder` restores them.
     """
 
     spec: TuningSpec
@@ -59,17 +59,17 @@ class Checkpoint(
     paper_url="https://arxiv.org/abs/2403.04650",
     license="apache-2.0",
 ):
-    """A method with all that is needed to use it on raw items.
+    """A method with the information to apply it to raw items.
 
     Attributes:
         method: the network.
         name: the method's name in `METHODS`.
-        loss: the name of the loss it is trained with.
-        encoders: by modality, the frozen encoder's spec.
-        fingerprints: by modality, the fingerprint of that encoder.
-        recipe: the recipe it was trained by, as a table.
-        figures: what was measured: `metrics`, `interval` and the like.
-        towers: by modality, what training has made of its encoder; frozen encoders are not among them.
+        loss: name of the loss in training.
+        encoders: spec of the encoder by modality.
+        fingerprints: fingerprint of the encoder by modality.
+        recipe: recipe of the training, as a table.
+        figures: measured figures: `metrics`, `interval` and the like.
+        towers: trained part of the encoder by modality; frozen encoders have no entry.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Checkpoint(
     def config(self) -> dict[str, Any]:
         """The content of config.json."""
         config: dict[str, Any] = {
-            "format": FORMAT if self.towers else 1,  # what has no towers, older versions can read
+            "format": FORMAT if self.towers else 1,  # older versions can read checkpoints without towers
             "lightcrl": __version__,
             "method": self.method_config(),
             "modalities": {
@@ -124,19 +124,19 @@ class Checkpoint(
         return {**config, "digest": _digest(config)}
 
     def method_config(self) -> dict[str, Any]:
-        """What config.json says of the method: enough to make one with fresh weights."""
+        """The method's entry in config.json, sufficient to make the method with fresh weights."""
         return {"name": self.name, "options": self.method.options.model_dump(mode="json"), "loss": self.loss}
 
     def parts(self) -> dict[str, int]:
-        """Trained parameters by part: the method's (`Method.parts`), and what is kept of each tower."""
+        """Return the number of trained parameters by part: the method's (`Method.parts`), and those of each tower."""
         towers = {name: sum(map(Tensor.numel, tuned.tensors.values())) for name, tuned in self.towers.items()}
         return self.method.parts() | {f"tower {name}": count for name, count in towers.items()}
 
     def as_trained(self, encoders: Mapping[str, Encoder]) -> dict[str, Encoder]:
-        """The encoders, with what training has changed of them.
+        """Return the encoders with their trained weights.
 
         Raises:
-            CheckpointError: an encoder is not the one that was trained.
+            CheckpointError: an encoder differs from the trained one.
         """
         return {
             name: tuned_encoder(encoder, tuned.spec, tuned.tensors) if (tuned := self.towers.get(name)) else encoder
@@ -144,7 +144,7 @@ class Checkpoint(
         }
 
     def save(self, folder: Path) -> None:
-        """Write the checkpoint so that `folder` is at every moment a whole checkpoint, the former or this one."""
+        """Write the checkpoint so that `folder` is always a complete checkpoint, the previous or this one."""
         with whole_folder(folder) as fresh:
             self._save_pretrained(fresh)
 
@@ -185,10 +185,10 @@ class Checkpoint(
 
 
 def load_checkpoint(place: Path | str) -> Checkpoint:
-    """The checkpoint in a folder, the best one of a run's folder, or one on the hub.
+    """Return the checkpoint in a folder, the best one of a run's folder, or one on the hub.
 
     Raises:
-        CheckpointError: nothing is there, or what is there is torn, tampered with or of a newer format.
+        CheckpointError: there is no checkpoint, or it is torn, tampered with or of a newer format.
     """
     folder = Path(place)
     if not folder.is_dir() and str(place).count("/") == 1 and not str(place).startswith((".", "/", "~")):
@@ -207,28 +207,28 @@ def load_checkpoint(place: Path | str) -> Checkpoint:
 
 
 def load_models(place: Path | str) -> dict[str, Checkpoint]:
-    """Every finished model of a run's folder by label, its own first; of any other place the one checkpoint.
+    """Return every finished model of a run's folder by label, its own first; for any other place its only checkpoint.
 
-    A label is the method's name, with `-seedN` where the run has trained it with several seeds.
+    A label is the method's name, with `-seedN` if the run has trained it with several seeds.
 
     Raises:
-        CheckpointError: as `load_checkpoint`.
+        CheckpointError: see `load_checkpoint`.
     """
     own = load_checkpoint(place)
     seed = own.recipe.get("evaluation", {}).get("seeds", [0])[0]
-    found = {f"{own.name}-seed{seed}": own}
+    models = {f"{own.name}-seed{seed}": own}
     for folder in sorted((Path(place) / "others").glob("*-seed*")):
         if (folder / "best" / CONFIG).is_file():
-            found[folder.name] = load_checkpoint(folder)
-    seeds = Counter(one.name for one in found.values())
-    return {one.name if seeds[one.name] == 1 else label: one for label, one in found.items()}
+            models[folder.name] = load_checkpoint(folder)
+    seeds = Counter(model.name for model in models.values())
+    return {model.name if seeds[model.name] == 1 else label: model for label, model in models.items()}
 
 
 def load_folder(folder: Path) -> Checkpoint:
-    """Read a checkpoint's folder, every leaf checked.
+    """Read a checkpoint's folder and check every leaf.
 
     Raises:
-        CheckpointError: names the leaf, what was found and what was expected.
+        CheckpointError: a leaf is wrong; the message names it, its value and the expected value.
     """
     config = _read_config(folder)
     tensors = _read_tensors(folder / WEIGHTS, config["tensors"])
@@ -261,7 +261,7 @@ def load_folder(folder: Path) -> Checkpoint:
 
 
 def model_card(checkpoint: Checkpoint) -> str:
-    """The README of a checkpoint: what it maps, how to use it, what was measured."""
+    """Return the README of a checkpoint: modalities, usage, figures."""
     modalities = checkpoint.method.modalities
     metrics = checkpoint.figures.get("metrics", {})
     interval = checkpoint.figures.get("interval", {})
@@ -287,7 +287,7 @@ def model_card(checkpoint: Checkpoint) -> str:
         "",
         f"Maps {', '.join(modalities)} into one space of {checkpoint.method.dim} dimensions "
         f"(method `{checkpoint.name}`, LightCRL {__version__}). The encoders are not part of this checkpoint"
-        + (f", but for what training has changed of {', '.join(checkpoint.towers)}." if checkpoint.towers else "."),
+        + (f", except for the trained weights of {', '.join(checkpoint.towers)}." if checkpoint.towers else "."),
         "",
         "```python",
         "import lightcrl",
@@ -320,12 +320,12 @@ def model_card(checkpoint: Checkpoint) -> str:
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        found = config["format"]
+        version = config["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG} is torn or no LightCRL checkpoint ({error}).") from None
-    if not isinstance(found, int) or found > FORMAT:
+    if not isinstance(version, int) or version > FORMAT:
         raise CheckpointError(
-            f"{folder / CONFIG}: format is {found}, this version reads up to {FORMAT}. Install a newer lightcrl."
+            f"{folder / CONFIG}: format is {version}, this version reads up to {FORMAT}. Install a newer lightcrl."
         )
     expected = config.get("digest")
     if (digest := _digest(config)) != expected:
@@ -334,7 +334,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _digest(config: Mapping[str, Any]) -> str:
-    """Of all that decides the embeddings; where encoders lie and what was measured may be edited."""
+    """Return a digest of all settings that determine embeddings; paths of encoders and figures may be edited."""
     modalities = {
         name: {key: value for key, value in entry.items() if key != "encoder"}
         for name, entry in config.get("modalities", {}).items()
@@ -349,10 +349,10 @@ def _read_tensors(path: Path, expected: Mapping[str, Mapping[str, Any]]) -> dict
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is missing or torn ({error}).") from None
     for leaf in sorted(set(expected) | set(tensors)):
-        found = _describe(tensors[leaf]) if leaf in tensors else "nothing"
+        present = _describe(tensors[leaf]) if leaf in tensors else "nothing"
         wanted = expected.get(leaf, "nothing")
-        if found != wanted:
-            raise CheckpointError(f"{path}: leaf {leaf!r} is {found}, expected {wanted}.")
+        if present != wanted:
+            raise CheckpointError(f"{path}: leaf {leaf!r} is {present}, expected {wanted}.")
     return tensors
 
 

@@ -1,9 +1,9 @@
-"""The demo: a generated world of pictures, captions and sounds, aligned and measured in a minute or two.
+"""The demo: a generated world of pictures, captions and sounds, aligned and measured in one or two minutes.
 
-What it leaves in its folder, beside what every run leaves (see `lightcrl.pipeline`):
+It writes these files in addition to those of every run (see `lightcrl.pipeline`):
 
     classes/      pictures in folders by shape, for zero-shot classification
-    features/     what the built-in encoders said
+    features/     outputs of the built-in encoders
     report.html   the page, if the extra `report` is installed
 """
 
@@ -42,10 +42,10 @@ class Demo:
     """A finished demo.
 
     Attributes:
-        run: its models and their figures.
-        example: a text, drawn by lot, and the pictures that it finds.
-        page: the report, or None without the extra `report`.
-        seconds: that all of it took.
+        run: the run, with its models and figures.
+        example: a random text, and the pictures that it retrieves.
+        page: path of the report, or None without the extra `report`.
+        seconds: total duration.
     """
 
     run: Run
@@ -55,7 +55,7 @@ class Demo:
 
 
 def demo_recipe(output: Path | str, *, groups: int = GROUPS, epochs: int = EPOCHS) -> Recipe:
-    """The demo as a recipe; its classes have to be written to `output/classes`."""
+    """Return the demo's recipe; its classes must be written to `output/classes`."""
     output = Path(output).absolute()
     table: dict[str, Any] = {
         "name": "demo",
@@ -63,7 +63,7 @@ def demo_recipe(output: Path | str, *, groups: int = GROUPS, epochs: int = EPOCH
         "data": {"source": "synthetic", "dev_fraction": 0.2, "options": {"groups": groups}},
         "encoders": {kind: {"kind": kind, "model": "builtin"} for kind in ("image", "text", "audio")},
         "features": {"folder": str(output / "features")},
-        # Narrower than usual, for two cores, and with less dropout, for a world so clean.
+        # Narrower than usual, for two cores, and with less dropout, since the world has little noise.
         "method": {"name": "dfe", "dim": 128, "input_dropout": 0.2, "dropout": 0.2},
         "training": {"epochs": epochs, "batch_size": 128, "tensorboard": False},
         "evaluation": {"baselines": ["linear"], "zero_shot": {"data": str(output / "classes"), "templates": PROMPTS}},
@@ -79,19 +79,19 @@ def run_demo(
     epochs: int = EPOCHS,
     pictures: int = PICTURES,
 ) -> Demo:
-    """Generate, encode, train, measure, and write the page. A second call does nothing twice.
+    """Generate, encode, train, measure, and write the page. A second call reuses all finished work.
 
     Args:
         output: folder of the demo.
-        tell: called with what happens, as in `lightcrl.pipeline`.
-        groups: scenes in the world; a fifth is kept for measuring.
-        epochs: of training.
-        pictures: per class, for zero-shot classification.
+        tell: function that is called with events, as in `lightcrl.pipeline`.
+        groups: number of scenes in the world; a fifth is held out.
+        epochs: number of epochs.
+        pictures: number of pictures per class, for zero-shot classification.
 
     Raises:
-        MissingExtraError: the built-in encoders' packages are not installed.
-        CheckpointError: the folder holds a demo of other settings.
-        StorageError: the folder cannot be written.
+        MissingExtraError: the packages of the built-in encoders are not installed.
+        CheckpointError: the folder has a demo with other settings.
+        StorageError: the folder is not writable.
     """
     start = time.monotonic()
     recipe = demo_recipe(output, groups=groups, epochs=epochs)
@@ -112,7 +112,7 @@ def run_demo(
 
 
 def _fairness(scenes: Mapping[str, Scene], recipe: Recipe) -> str:
-    """What keeps every model below 100 %."""
+    """Return the reasons that keep every model below 100 %."""
     fractions = {"dev": recipe.data.dev_fraction}
     held_out = [scene for name, scene in scenes.items() if draw_split(name, fractions) == "dev"]
     seen, heard = Counter(held_out), Counter(replace(scene, background="white") for scene in held_out)
@@ -122,10 +122,10 @@ def _fairness(scenes: Mapping[str, Scene], recipe: Recipe) -> str:
     attributes = ", ".join(f"{len(values)} {attribute}s" for attribute, values in ATTRIBUTES.items())
     return (
         f"The world is generated: scenes drawn from {size:,} possible ones ({attributes}), each as a picture, a sound "
-        "and three captions. Captions vary in wording and order and now and then leave something out, and sounds do "
-        "not tell the background, so a query may fit several scenes while only its own counts as right: no model can "
-        f"reach 100 %. Of the {len(held_out)} scenes in dev, {alike} look like another one in every attribute and "
-        f"{sound_alike} sound like another one."
+        "and three captions. Captions vary in wording and order and sometimes omit an attribute, and sounds do not "
+        "contain the background, so a query may fit several scenes while only its own counts as right: no model can "
+        f"reach 100 %. Of the {len(held_out)} scenes in dev, {alike} look like another scene in every attribute and "
+        f"{sound_alike} sound like another scene."
     )
 
 

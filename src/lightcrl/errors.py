@@ -1,6 +1,6 @@
-"""Every error that LightCRL raises on purpose: one tree, one class per kind of mistake.
+"""The errors that LightCRL raises deliberately: a single tree, with a class per kind of mistake.
 
-A message says what was found, what was expected and what to do. The command line prints the message alone and exits
+A message says what was found, what was expected and what to do. The command line prints only the message and exits
 with `exit_code`; a traceback appears only with `--debug`.
 """
 
@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 
 
 class LightCRLError(Exception):
-    """The root: catch it to catch whatever LightCRL refuses."""
+    """The root of all errors of LightCRL."""
 
     exit_code: ClassVar[int] = 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Errors travel between processes: made again without their constructors, whose arguments are not kept."""
+        """Pickle without the constructor, whose arguments are not kept: errors travel between processes."""
         return _again, (type(self), self.args), self.__dict__
 
 
@@ -28,7 +28,7 @@ def _again(kind: type[LightCRLError], args: tuple[Any, ...]) -> LightCRLError:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, as a sentence.
+    """Return the first line of an error's message, as a sentence.
 
     >>> first_line(ValueError("it broke\\nbadly"))
     'it broke.'
@@ -38,40 +38,40 @@ def first_line(error: Exception) -> str:
 
 
 class UnknownNameError(LightCRLError):
-    """A name that is not in a table; says the nearest one."""
+    """A name that is not in a table; the message has the nearest name."""
 
-    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
-        self.name, self.known = name, tuple(known)
+    def __init__(self, what: str, name: str, names: Iterable[str]) -> None:
+        self.name, self.known = name, tuple(names)
         near = get_close_matches(name, self.known, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         super().__init__(f"unknown {what} {name!r}.{hint} Known: {', '.join(self.known)}.")
 
 
 class RecipeError(LightCRLError):
-    """A recipe that cannot be read or does not hold together."""
+    """A recipe that is unreadable or inconsistent."""
 
 
 class MissingExtraError(LightCRLError):
-    """An optional dependency that is not installed; carries the pip line."""
+    """An optional dependency that is not installed; the message has the pip command."""
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs packages that are not installed. Run: pip install 'lightcrl[{extra}]'")
 
 
 class DataError(LightCRLError):
-    """Data that cannot be used as it stands."""
+    """Data that is unusable in its present form."""
 
 
 class EmptyDatasetError(DataError):
-    """Nothing to work with: no groups, or none left in a split."""
+    """A data set without groups, or a split without groups."""
 
 
 class TooManyRejectedError(DataError):
-    """More items set aside than the recipe allows."""
+    """A share of rejected items above the recipe's limit."""
 
 
 class ItemError(DataError):
-    """One item that cannot be read. Extraction sets it aside and goes on; `reason` is what the summary counts."""
+    """An unreadable item. Extraction sets it aside and continues; `reason` is counted in the summary."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         self.reason, self.detail = reason, detail
@@ -79,11 +79,11 @@ class ItemError(DataError):
 
 
 class ModalityError(LightCRLError):
-    """A modality that the data, the recipe or the model does not have."""
+    """A modality that is missing in the data, the recipe or the model."""
 
 
 class EncoderError(LightCRLError):
-    """An encoder that cannot do what the recipe asks of it."""
+    """An encoder that cannot fulfil the recipe."""
 
 
 class EncoderNotFoundError(EncoderError):
@@ -91,19 +91,19 @@ class EncoderNotFoundError(EncoderError):
 
 
 class ShapeError(LightCRLError):
-    """Tensors whose sizes do not fit: says both."""
+    """Tensors of mismatched sizes; the message has both."""
 
 
 class StoreError(LightCRLError):
-    """A feature store that cannot be used."""
+    """An unusable feature store."""
 
 
 class StaleStoreError(StoreError):
-    """A store made by another encoder or from other data: names both fingerprints."""
+    """A store made by another encoder or from other data; the message has both fingerprints."""
 
 
 class TornStoreError(StoreError):
-    """A store with a missing, short or altered file: names both digests."""
+    """A store with a missing, short or altered file; the message has both digests."""
 
 
 class CheckpointError(LightCRLError):
@@ -111,24 +111,24 @@ class CheckpointError(LightCRLError):
 
 
 class TrainingError(LightCRLError):
-    """Training that cannot start or go on."""
+    """A training that cannot start or continue."""
 
 
 class DivergedError(TrainingError):
-    """The loss is not a number; the last good checkpoint is kept."""
+    """A loss that is not a number; the last good checkpoint is kept."""
 
 
 class ProcessError(TrainingError):
-    """One of several processes has ended, so the others end too; the last checkpoint is kept."""
+    """The end of one of several processes, after which the others end too; the last checkpoint is kept."""
 
 
 class StorageError(LightCRLError):
-    """The disk is full, or a folder or an object store cannot be read or written."""
+    """A full disk, or a folder or an object store that is not readable or writable."""
 
 
 class LockedError(StorageError):
-    """A folder that another process is writing: says which, where and since when."""
+    """A folder that another process writes to; the message names the process, its machine and its start."""
 
 
 class EngineError(LightCRLError):
-    """The machines that encode cannot be reached, or cannot do what is asked of them."""
+    """Encoding machines that are unreachable, or cannot fulfil the settings."""

@@ -1,11 +1,12 @@
-"""Export to ONNX: from a prepared item to its embedding in one graph per modality, which ONNX Runtime runs.
+"""Export to ONNX: a graph per modality from a prepared item to its embedding, for ONNX Runtime.
 
-    model.json        what each graph takes and gives, and where its encoder comes from
-    image.onnx        inputs as the encoder's preprocessing gives them (`pixel_values`) -> `vectors` [B, d]
+    model.json        inputs and outputs of each graph, and the origin of its encoder
+    image.onnx        inputs of the encoder's preprocessing (`pixel_values`) -> `vectors` [B, d]
     text.onnx         `input_ids`, `attention_mask` [B, T] -> `vectors` [B, d]
     image/ text/      the preprocessing's own files (tokenizer, image processor)
 
-Encoders that are no text or image model of transformers stay outside: the graph takes their tokens [B, T, D] and mask.
+Only text and image models of transformers become part of a graph; for other encoders it takes tokens [B, T, D] and
+mask.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class _Whole(nn.Module):
 
 
 class _Head(nn.Module):
-    """The method alone: an encoder's tokens to unit vectors."""
+    """The method without the encoder: tokens to unit vectors."""
 
     def __init__(self, method: Method, modality: str) -> None:
         super().__init__()
@@ -75,12 +76,12 @@ def export_onnx(
     """Write the graphs of an embedder.
 
     Args:
-        embedder: whose encoders and method; moved to the CPU.
-        folder: made if it is not there; files of an earlier export are replaced.
-        modalities: by default all.
-        int8: the encoder's matrix products with weights in 8 bits and activations quantised as they come (ONNX
-            Runtime's dynamic quantisation), the method in full: near a quarter of the size, and off by more or less,
-            which `benchmarks/serving.py` measures. Without effect where the encoder is not part of the graph.
+        embedder: embedder whose encoders and method are exported; it is moved to the CPU.
+        folder: folder of the export; it is created if needed, and files of an earlier export are replaced.
+        modalities: modalities to export; all by default.
+        int8: true to store the encoder's weights of matrix products in 8 bits and to quantise activations at run time
+            (ONNX Runtime's dynamic quantisation); the method stays in float32. The size is about a quarter, and
+            `benchmarks/serving.py` measures the error. Without effect if the encoder is not part of the graph.
 
     Returns:
         The folder.
@@ -88,10 +89,10 @@ def export_onnx(
     Raises:
         MissingExtraError: the extra `onnx` is not installed.
         ModalityError: the model has no such modality.
-        StorageError: the folder cannot be written.
+        StorageError: the folder is not writable.
     """
     try:
-        import onnxruntime.quantization  # noqa: F401 - as is onnxscript: the exporter writes with it
+        import onnxruntime.quantization  # noqa: F401 - needed like onnxscript: the exporter writes with it
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("export to ONNX", "onnx") from error
@@ -101,7 +102,7 @@ def export_onnx(
     for modality in modalities if modalities is not None else embedder.modalities:
         encoder = embedder.encoder(modality)
         if isinstance(encoder, HuggingFaceEncoder):
-            encoder = encoder.in_float32()  # ONNX Runtime has few products in less on a CPU
+            encoder = encoder.in_float32()  # ONNX Runtime has few products of lower precision on a CPU
         graph, inputs, dynamic = _graph(encoder, embedder.method, modality)
         path = folder / f"{modality}.onnx"
         _write(graph.eval(), inputs, dynamic, path)
@@ -126,10 +127,10 @@ def export_onnx(
 
 
 def _graph(encoder: Encoder, method: Method, modality: str) -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
-    """The module to export, inputs to trace it with, and which of their axes may be of any length."""
+    """Return the module to export, inputs to trace it with, and their axes of variable length."""
     batch = torch.export.Dim("batch")
     if isinstance(encoder, HuggingFaceEncoder) and encoder.kind in ("text", "image"):
-        # Not one item and not two: a length of one is taken for one that never changes.
+        # Neither one nor two items: the tracer takes a length of one for a constant.
         inputs = encoder.batch(encoder.trial() * 2)
         inputs = {name: value for name, value in inputs.items() if name in encoder.loaded.accepts}
         longest = getattr(encoder, "max_length", None)
@@ -159,7 +160,7 @@ def _write(graph: nn.Module, inputs: Mapping[str, Tensor], dynamic: Mapping[str,
 
 
 def _quantise(path: Path) -> None:
-    """Rewrite a whole graph with the encoder's weights in 8 bits, a scale for each output of a product."""
+    """Rewrite a complete graph with the encoder's weights in 8 bits, with a scale for each output of a product."""
     import onnx
     from onnxruntime import quantization
 
@@ -167,7 +168,7 @@ def _quantise(path: Path) -> None:
     weights = {weight.name: weight for weight in model.graph.initializer}
     uses = Counter(name for node in model.graph.node for name in node.input)
     for node in model.graph.node:
-        # The quantiser transposes a weight at each use of it: what the parts of an embedding share becomes two.
+        # The quantiser transposes a weight at each use, so a weight shared by several parts gets copies first.
         if node.op_type == "Gemm" and node.input[1] in weights and uses[node.input[1]] > 1:
             own = model.graph.initializer.add()
             own.CopyFrom(weights[node.input[1]])
@@ -183,16 +184,16 @@ def _quantise(path: Path) -> None:
             path,
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
-            # The method is small, and errs more in 8 bits than all of the encoder does.
+            # The method is small, and in 8 bits it errs more than the whole encoder.
             nodes_to_exclude=[name for name, scope in scopes.items() if "'network'" not in scope],
-            # The type of what shape inference does not reach.
+            # The type of tensors that shape inference does not reach.
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what exporters print, log and warn of their own parts."""
+    """Silence the exporters' prints, logs and warnings."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -204,7 +205,7 @@ def _quiet() -> Iterator[None]:
 
 
 class ExportedEmbedder:
-    """An export in use: raw items in, unit vectors out, as `Embedder` gives them, by ONNX Runtime.
+    """An export in use: raw items to unit vectors, as in `Embedder`, by ONNX Runtime.
 
     Attributes:
         dim: d, width of an embedding.
@@ -212,11 +213,11 @@ class ExportedEmbedder:
     """
 
     def __init__(self, folder: Path | str, *, threads: int = 0) -> None:
-        """Open an export; `threads` of 0 takes one per core.
+        """Open an export; `threads` of 0 is a thread per core.
 
         Raises:
             MissingExtraError: the extra `onnx` is not installed.
-            CheckpointError: the folder holds no export, or one of a newer format.
+            CheckpointError: the folder has no export, or one of a newer format.
         """
         try:
             import onnxruntime
@@ -245,7 +246,7 @@ class ExportedEmbedder:
         self._encoders: dict[str, Encoder] = {}
 
     def encoder(self, modality: str) -> Encoder:
-        """What prepares items; of a whole graph its network is never loaded, and its files lie beside the graph.
+        """Return the encoder that prepares items; for a complete graph its network is never loaded.
 
         Raises:
             ModalityError: the export has no such modality.
@@ -257,11 +258,11 @@ class ExportedEmbedder:
         return self._encoders[modality]
 
     def encode(self, items: Sequence[Any], modality: str) -> np.ndarray:
-        """Unit vectors [N, d] float32 of raw items, in their order; see `Embedder.encode`.
+        """Return unit vectors [N, d] float32 of raw items, in their order; see `Embedder.encode`.
 
         Raises:
             ModalityError: the export has no such modality.
-            ItemError: an item cannot be read; says which.
+            ItemError: an item is unreadable; the message names it.
         """
         encoder = self.encoder(modality)
         vectors = np.zeros((len(items), self.dim), dtype=np.float32)
@@ -270,17 +271,17 @@ class ExportedEmbedder:
         return vectors
 
     def _batches(self, encoder: Encoder, items: Sequence[Any], modality: str) -> list[tuple[list[int], dict[str, Any]]]:
-        """Places of items and the graph's inputs, items of like length together."""
+        """Return places of items and the graph's inputs, with items of similar length in a batch."""
         entry = self._entries[modality]
         if not len(items):
             return []
         if not entry["whole"]:
             wrapped = [Item(str(number), f"item {number}", item) for number, item in enumerate(items)]
-            found = dict(encode_items(encoder, wrapped))
-            failed = {place: outcome for place, outcome in found.items() if isinstance(outcome, ItemError)}
+            outcomes = dict(encode_items(encoder, wrapped))
+            failed = {place: outcome for place, outcome in outcomes.items() if isinstance(outcome, ItemError)}
             for place, error in failed.items():
                 raise ItemError(f"item {place}: {error.reason}", error.detail)
-            tokens = TokenBatch.from_ragged([torch.from_numpy(found[place]) for place in range(len(items))])
+            tokens = TokenBatch.from_ragged([torch.from_numpy(outcomes[place]) for place in range(len(items))])
             inputs = {"values": tokens.values.numpy(), "mask": tokens.mask.numpy()}
             return [(list(range(len(items))), inputs)]
         assert isinstance(encoder, HuggingFaceEncoder)

@@ -1,10 +1,11 @@
-"""Contrastive losses: pure functions of two sets of embeddings and who belongs together.
+"""Contrastive losses: pure functions of two sets of embeddings and their groups.
 
-Neither loss holds the matrix of all pairs: a piece of its rows is made, reduced and forgotten, and made again in
-backward, at the price of one product more. Memory is linear in the batch; what fits into one piece is kept.
+Neither loss holds the matrix of all pairs. A piece of its rows is computed, reduced and discarded, and computed again
+in the backward pass, at the cost of one more product. Memory is linear in the batch; a matrix of a single piece is
+kept.
 
-Everything in one group is positive for everything else in it. A row without a positive on the other side is no anchor,
-but remains a negative of others.
+All items of a group are positives of each other. A row without a positive on the other side is not an anchor, but
+remains a negative of others.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Loss(Protocol):
     def __call__(
         self, left: Tensor, right: Tensor, left_groups: Tensor, right_groups: Tensor, scale: Tensor, bias: Tensor
     ) -> Tensor:
-        """A scalar from unit vectors [N, d] and [M, d], their group numbers [N] and [M], logit scale and bias."""
+        """Return a scalar from unit vectors [N, d] and [M, d], group numbers [N] and [M], logit scale and bias."""
         ...
 
 
@@ -44,13 +45,13 @@ def info_nce(
     label_smoothing: float = 0.0,
     left_share: float = 0.5,
 ) -> Tensor:
-    """InfoNCE in both directions with every item of a group as a positive.
+    """InfoNCE in both directions, with all items of a group as positives.
 
         l_i = -1/|P_i| sum_{j in P_i} log softmax_j(s <left_i, right_j>),  P_i = {j: same group as i}
 
-    averaged over the anchors of either side, then over both sides, alike by default. With one item a group on each side
-    this is the loss of CLIP (arXiv 2103.00020, figure 3); with several it is the "out" form of SupCon (arXiv
-    2004.11362, equation 2).
+    averaged over the anchors of each side, then over both sides, with equal weights by default. With a single item per
+    group on each side this is the loss of CLIP (arXiv 2103.00020, figure 3); with several it is the "out" form of
+    SupCon (arXiv 2004.11362, equation 2).
 
     Args:
         left: unit vectors [N, d].
@@ -58,10 +59,10 @@ def info_nce(
         left_groups: group numbers [N].
         right_groups: group numbers [M].
         scale: logit scale s, scalar.
-        bias: not used; InfoNCE is blind to it.
-        label_smoothing: share of each anchor's target that goes to all items alike, instead of its positives.
+        bias: ignored; InfoNCE does not depend on it.
+        label_smoothing: share of each anchor's target that is spread over all items, instead of its positives.
         left_share: weight of the left's anchors (left to right), lambda in equation 4 of ConVIRT (arXiv 2010.00747);
-            the right's have the rest.
+            the anchors on the right have weight 1 - lambda.
 
     Returns:
         The scalar loss.
@@ -107,14 +108,14 @@ def sigmoid(
     counts = torch.bincount(left_groups, minlength=size) * torch.bincount(right_groups, minlength=size)
     if not counts.any():
         raise TrainingError(NO_POSITIVE)
-    # -log sigmoid(z) = log(1 + exp z) - z, and the logits of all pairs of a group sum to that of its sums.
+    # -log sigmoid(z) = log(1 + exp z) - z, and the sum of a group's logits is the logit of its summed vectors.
     positive = scale * (_sums(left, left_groups, size) * _sums(right, right_groups, size)).sum() + bias * counts.sum()
     return (softplus_sum(left, right, scale, bias) - positive) / len(left)
 
 
 LOSSES: Table[Loss] = Table("loss", {"info_nce": "lightcrl.losses:info_nce", "sigmoid": "lightcrl.losses:sigmoid"})
 
-# Where logit scale and bias start and how far the scale may grow: CLIP's 1/0.07 and 100; SigLIP's 10 and -10.
+# Initial logit scale and bias, and the scale's upper bound: CLIP's 1/0.07 and 100; SigLIP's 10 and -10.
 LOGIT_SCALE_START = {"info_nce": 1 / 0.07, "sigmoid": 10.0}
 LOGIT_BIAS_START = {"sigmoid": -10.0}
 
@@ -126,12 +127,12 @@ def over_pairs(
     scale: Tensor,
     bias: Tensor,
 ) -> Tensor:
-    """The mean of `loss` over every pair of modalities with a group in common.
+    """Return the mean of `loss` over every pair of modalities with a common group.
 
     Args:
         loss: a member of `LOSSES`.
-        embeddings: by modality, unit vectors [N_m, d]; modalities may differ in N_m.
-        groups: by modality, group numbers [N_m].
+        embeddings: unit vectors [N_m, d] by modality; modalities may differ in N_m.
+        groups: group numbers [N_m] by modality.
         scale: logit scale, scalar.
         bias: logit bias, scalar.
 
@@ -160,10 +161,10 @@ def _cross_entropy(
     scale: Tensor,
     smoothing: float,
 ) -> Tensor:
-    """Mean over anchors with a positive of the mean negative log-probability of their positives (and of all, a little).
+    """Return the mean, over anchors with a positive, of the mean negative log-probability of their smoothed targets.
 
-    A mean of logits is the logit of a mean, so of the whole matrix only its `normaliser`, the log of each anchor's sum
-    of exponentials, is needed. Groups are numbered from 0.
+    A mean of logits is the logit of a mean, so the whole matrix enters only through `normaliser`, the log of each
+    anchor's sum of exponentials. Groups are numbered from 0.
     """
     size = int(torch.cat([anchor_groups, other_groups]).max()) + 1
     sums = _sums(others, other_groups, size)
@@ -176,46 +177,46 @@ def _cross_entropy(
 
 
 def _numbered(left_groups: Tensor, right_groups: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Group numbers of both sides counted from 0, and how many groups there are."""
-    known, numbers = torch.unique(torch.cat([left_groups, right_groups]), return_inverse=True)
-    return numbers[: len(left_groups)], numbers[len(left_groups) :], len(known)
+    """Return the group numbers of both sides counted from 0, and the number of groups."""
+    distinct, numbers = torch.unique(torch.cat([left_groups, right_groups]), return_inverse=True)
+    return numbers[: len(left_groups)], numbers[len(left_groups) :], len(distinct)
 
 
 def _sums(vectors: Tensor, groups: Tensor, size: int) -> Tensor:
-    """The sum of each group's vectors, [size, d]."""
+    """Return the sum of each group's vectors, [size, d]."""
     return vectors.new_zeros(size, vectors.shape[1]).index_add(0, groups, vectors)
 
 
-# Logits made at a time: 32 MiB in float32.
+# Number of logits per piece: 32 MiB in float32.
 PIECE = 1 << 23
 
 
 def row_and_column_logsumexp(left: Tensor, right: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """log sum_j exp(s <left_i, right_j>) of every i, and log sum_i of every j.
+    """Return log sum_j exp(s <left_i, right_j>) for every i, and log sum_i for every j.
 
     Args:
-        left: [N, d].
-        right: [M, d].
+        left: vectors [N, d].
+        right: vectors [M, d].
         scale: s, scalar.
 
     Returns:
-        [N] and [M].
+        Tensors [N] and [M].
     """
-    found: tuple[Tensor, Tensor] = _LogSumExp.apply(left, right, scale)  # type: ignore[no-untyped-call]
-    return found
+    sums: tuple[Tensor, Tensor] = _LogSumExp.apply(left, right, scale)  # type: ignore[no-untyped-call]
+    return sums
 
 
 def softplus_sum(left: Tensor, right: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """sum_ij log(1 + exp(s <left_i, right_j> + b)), a scalar.
+    """Return sum_ij log(1 + exp(s <left_i, right_j> + b)), a scalar.
 
     Args:
-        left: [N, d].
-        right: [M, d].
+        left: vectors [N, d].
+        right: vectors [M, d].
         scale: s, scalar.
         bias: b, scalar.
     """
-    found: Tensor = _SoftplusSum.apply(left, right, scale, bias)  # type: ignore[no-untyped-call]
-    return found
+    total: Tensor = _SoftplusSum.apply(left, right, scale, bias)  # type: ignore[no-untyped-call]
+    return total
 
 
 def _pieces(left: Tensor, right: Tensor) -> list[slice]:
@@ -246,7 +247,7 @@ class _LogSumExp(torch.autograd.Function):
         left, right, scale, rows, columns, kept = ctx.saved_tensors
 
         def slope(logits: Tensor, piece: slice) -> Tensor:
-            """The softmax over each row and over each column, by the gradients of their sums."""
+            """Return the softmax over each row and over each column, weighted by the gradients of their sums."""
             by_column = (logits - columns).exp_().mul_(of_columns)
             by_row: Tensor = (logits - rows[piece, None]).exp_().mul_(of_rows[piece, None])
             return by_row.add_(by_column)
@@ -280,13 +281,13 @@ def _backward(
     kept: Tensor | None,
     slope: Callable[[Tensor, slice], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of left, right, scale and bias from `slope`, the gradient of a piece of the logits."""
+    """Return gradients of left, right, scale and bias from `slope`, the gradient of a piece of the logits."""
     of_left, of_right, of_bias = torch.empty_like(left), torch.zeros_like(right), left.new_zeros(())
     for piece in _pieces(left, right):
-        found = slope(_logits(left[piece], right, scale, bias) if kept is None else kept, piece)
-        of_left[piece] = found @ right
-        of_right.addmm_(found.T, left[piece])
+        gradient = slope(_logits(left[piece], right, scale, bias) if kept is None else kept, piece)
+        of_left[piece] = gradient @ right
+        of_right.addmm_(gradient.T, left[piece])
         if bias is not None:
-            of_bias += found.sum()
+            of_bias += gradient.sum()
     of_scale = (of_left * left).sum()
     return scale * of_left, scale * of_right, of_scale.to(scale), of_bias.to(scale)

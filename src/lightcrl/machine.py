@@ -1,4 +1,4 @@
-"""What the machine at hand does well, and what it has to be told once."""
+"""Capabilities and settings of the machine."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-# Of mallopt(3).
+# Constants of mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-# Larger blocks (whole feature stores, not a batch's tensors) are given back as soon as they are free.
+# Larger blocks (whole feature stores, not a batch's tensors) are returned to the system as soon as they are free.
 LARGEST = 1 << 27
 KEPT = 1 << 30
 
 
 def multiplies_bfloat16(device: torch.device | str) -> bool:
-    """Whether `device` multiplies matrices in bfloat16 itself, not by way of float32."""
-    import torch  # the command line asks this module for memory before anything heavy is there
+    """Return true if `device` multiplies matrices in bfloat16 natively, not by conversion to float32."""
+    import torch  # the command line imports this module before anything heavy is there
 
     if torch.device(device).type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
@@ -28,11 +28,11 @@ def multiplies_bfloat16(device: torch.device | str) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Let the process keep up to `KEPT` bytes of what it has freed, in blocks up to `LARGEST`, and use them again.
+    """Let the process keep and reuse up to `KEPT` bytes of freed memory, in blocks of up to `LARGEST` bytes.
 
-    The C library of Linux gives every large tensor fresh pages and hands them back a moment later; touching fresh pages
-    costs up to half of a forward pass (docs/LOG.md). Elsewhere this does nothing. Only the command line calls it: how a
-    process that uses the library keeps its memory is that process's own affair.
+    The C library of Linux gives every large tensor fresh pages and returns them a moment later; touching fresh pages
+    costs up to half of a forward pass (docs/LOG.md). On other systems this does nothing. Only the command line calls
+    it: a process that uses the library decides about its own memory.
     """
     if sys.platform != "linux":
         return
@@ -43,7 +43,7 @@ def keep_freed_memory() -> None:
 
 
 def physical_memory() -> float:
-    """Bytes of memory that the machine has; infinite where the system does not tell."""
+    """Return the machine's memory in bytes; infinite if the system does not provide it."""
     try:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, OSError, ValueError):

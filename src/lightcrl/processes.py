@@ -1,7 +1,7 @@
-"""Several processes, one batch: each embeds its share of the rows, all of them see all embeddings.
+"""Training in several processes: each embeds its share of a batch's rows, and all of them see all embeddings.
 
-Launch with `accelerate launch` or `torchrun`. The result is that of one process with the whole batch, but for dropout,
-which every process draws for its own rows.
+Launch with `accelerate launch` or `torchrun`. The result is that of a single process with the whole batch, except for
+dropout, which every process draws for its own rows.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from torch import Tensor, distributed
 
 from lightcrl.errors import ProcessError
 
-# How long processes wait for the first to encode everything. That one has ended is noticed without.
+# Limit for waiting until the first process has encoded everything. Ended processes are noticed independently.
 PATIENCE = timedelta(days=7)
-# Seconds in which the system says of a process that it has ended.
+# Seconds within which the system reports a process as ended.
 GRACE = 3.0
 
 
 def launched() -> int:
-    """How many processes this one was launched as part of."""
+    """Return the number of launched processes, this one included."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """The number of this process."""
+    """Return the number of this process."""
     return int(os.environ.get("RANK", "0")) if launched() > 1 else 0
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes."""
+    """Return true if this is the process that writes."""
     return rank() == 0
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """The main process does the work, the others find it done.
+    """Let the main process work first; the others then reuse its results.
 
     Raises:
         ProcessError: another process has ended.
@@ -67,10 +67,10 @@ def main_first() -> Iterator[None]:
 
 @contextmanager
 def together(folder: Path) -> Iterator[None]:
-    """Processes that train into `folder`: where one of them ends, the others say so and end too.
+    """Run processes that train into `folder`: if one of them ends, the others report it and end too.
 
     Raises:
-        ProcessError: another process has ended, or the launcher has told this one to end.
+        ProcessError: another process has ended, or the launcher has terminated this process.
     """
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         yield
@@ -83,16 +83,16 @@ def together(folder: Path) -> Iterator[None]:
     try:
         yield
     except ProcessError as error:
-        before = signal.SIG_IGN  # the launcher ends this process too, but not before it has said why
+        before = signal.SIG_IGN  # the launcher ends this process too, but the reason must be reported first
         if mine:
             signal.signal(signal.SIGTERM, before)
         kept = folder / "last"
         then = (
-            f"What was saved last is kept in {kept}: the same command goes on from there, with any number of processes."
+            f"The last checkpoint is in {kept}: the same command resumes from there, with any number of processes."
             if kept.exists()
-            else "Nothing had been saved yet: the same command starts anew."
+            else "There is no checkpoint yet: the same command starts from the beginning."
         )
-        raise ProcessError(f"{_ended(peers) or error}, and training cannot go on without it. {then}") from error
+        raise ProcessError(f"{_ended(peers) or error}, and training cannot continue without it. {then}") from error
     finally:
         if mine:
             signal.signal(signal.SIGTERM, before)
@@ -104,7 +104,7 @@ def _told_to_end(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _meeting() -> Iterator[None]:
-    """A call in which all processes take part: it fails where one of them is gone."""
+    """Wrap a collective call, which fails if one of the processes is gone."""
     try:
         yield
     except RuntimeError as error:
@@ -112,7 +112,7 @@ def _meeting() -> Iterator[None]:
 
 
 def _ended(peers: list[tuple[str, int]]) -> str:
-    """Which processes of this machine have ended, in words; empty where none has."""
+    """Return the ended processes of this machine in words; empty if all run."""
     here = {number: pid for number, (host, pid) in enumerate(peers) if host == socket.gethostname()}
     until = time.monotonic() + GRACE
     while True:
@@ -125,16 +125,16 @@ def _ended(peers: list[tuple[str, int]]) -> str:
 def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-        # A process that has ended and whose parent has not asked for its exit code yet still has a number.
+        # An ended process keeps its number until its parent has read its exit code.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except ProcessLookupError:
         return False
-    except OSError:  # another user's, or no /proc
+    except OSError:  # another user's process, or no /proc
         return True
 
 
 def wait_for_everyone() -> None:
-    """Return when all processes have come here.
+    """Wait for all processes.
 
     Raises:
         ProcessError: one of them has ended.
@@ -147,7 +147,7 @@ def wait_for_everyone() -> None:
 
 
 def share(count: int, number: int, processes: int) -> slice:
-    """The rows of `count` that process `number` embeds.
+    """Return the rows of `count` that process `number` embeds.
 
     >>> [share(5, number, 2) for number in range(2)]
     [slice(0, 3, None), slice(3, 5, None)]
@@ -158,10 +158,10 @@ def share(count: int, number: int, processes: int) -> slice:
 
 
 def gather_rows(own: Tensor, count: int) -> Tensor:
-    """[count, d]: the rows of all processes in order, from each one's `share` [n, d]; gradients flow into its own."""
+    """Return the rows [count, d] of all processes in order, from each `share` [n, d]; gradients reach the own rows."""
     processes, number = distributed.get_world_size(), distributed.get_rank()
     shares = [share(count, other, processes) for other in range(processes)]
-    # The first process has the most rows; collective calls want equal sizes.
+    # The first process has the most rows; collective calls need equal sizes.
     padded = own.new_zeros(shares[0].stop, own.shape[1])
     padded[: len(own)] = own.detach()
     parts = [torch.empty_like(padded) for _ in shares]
@@ -173,7 +173,7 @@ def gather_rows(own: Tensor, count: int) -> Tensor:
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Add up the gradients of all processes, each of which has that of its own rows."""
+    """Sum the gradients of all processes, each of which has those of its own rows."""
     for parameter in parameters:
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         with _meeting():

@@ -1,16 +1,16 @@
-"""A recipe: one TOML file that says what is aligned with what, how, and how it is measured.
+"""A recipe: a TOML file that describes a run completely.
 
     name = "flickr8k"
-    [data]              where the groups come from            lightcrl.data.DataSpec
-    [encoders.image]    one table per modality                lightcrl.encoders.EncoderSpec
-    [features]          where their outputs are kept          FeaturesSpec
-    [method]            what is trained: name and its options lightcrl.methods
-    [tuning.image]      encoders that are trained too         lightcrl.encoders.tower
-    [training]          how                                   TrainingSpec
-    [evaluation]        what is measured beside it            lightcrl.tasks.spec
+    [data]              source of the groups                  lightcrl.data.DataSpec
+    [encoders.image]    a table per modality                  lightcrl.encoders.EncoderSpec
+    [features]          storage of the encoders' outputs      FeaturesSpec
+    [method]            the trained method and its options    lightcrl.methods
+    [tuning.image]      a trained encoder                     lightcrl.encoders.tower
+    [training]          training settings                     TrainingSpec
+    [evaluation]        measured tasks                        lightcrl.tasks.spec
 
-A misspelt key is an error that names the nearest one. Relative paths count from the recipe's folder; those given by
-`--set` count from where you are.
+A misspelt key is an error that names the nearest key. Relative paths start at the recipe's folder; those given by
+`--set` start at the current folder.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from lightcrl.training.spec import TrainingSpec
 
 
 class Recipe(BaseModel):
-    """A whole run.
+    """A complete run.
 
     Attributes:
-        name: of the run.
-        output: folder of the run; `runs/<name>` where you are, unless given.
-        data: where the groups come from.
-        encoders: by modality.
-        features: where encoders' outputs are kept.
-        method: what is trained.
-        tuning: by modality, how its encoder is trained too; frozen where there is none.
-        training: how.
-        evaluation: what is measured.
+        name: name of the run.
+        output: folder of the run; by default `runs/<name>` in the current folder.
+        data: source of the groups.
+        encoders: encoders by modality.
+        features: storage of the encoders' outputs.
+        method: the trained method.
+        tuning: settings of the trained encoders by modality; encoders without an entry are frozen.
+        training: training settings.
+        evaluation: measured tasks.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,26 +69,26 @@ class Recipe(BaseModel):
             if modality not in self.encoders:
                 raise UnknownNameError("modality of [tuning]", modality, self.encoders)
         if self.evaluation.text_similarity is not None and "text" not in self.kinds.values():
-            found = ", ".join(f"{modality} ({kind})" for modality, kind in self.kinds.items())
-            raise RecipeError(f"evaluation.text_similarity needs an encoder of kind 'text'; found {found}. Remove it.")
+            kinds = ", ".join(f"{modality} ({kind})" for modality, kind in self.kinds.items())
+            raise RecipeError(f"evaluation.text_similarity needs an encoder of kind 'text'; found {kinds}. Remove it.")
         return self
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Modality to kind of item."""
+        """The kind of item by modality."""
         return {modality: spec.kind for modality, spec in self.encoders.items()}
 
     @property
     def folder(self) -> Path:
-        """Where the run lives."""
+        """The folder of the run."""
         return Path(self.output) if self.output else Path("runs") / self.name
 
 
 def load_recipe(path: Path | str, overrides: Iterable[str] = (), output: Path | str | None = None) -> Recipe:
-    """Read a recipe file, with `section.key=value` overrides on top.
+    """Read a recipe file, and apply `section.key=value` overrides.
 
     Raises:
-        RecipeError: no such file, not TOML, an unknown key, a value of the wrong kind.
+        RecipeError: there is no such file, it is not TOML, a key is unknown, or a value is of the wrong kind.
     """
     path = Path(path)
     try:
@@ -106,10 +106,10 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = (), output: Path | 
 
 
 def make_recipe(table: Mapping[str, Any]) -> Recipe:
-    """A recipe from nested dictionaries, as TOML would give them.
+    """Make a recipe from nested dictionaries, as read from TOML.
 
     Raises:
-        RecipeError: as `load_recipe`.
+        RecipeError: see `load_recipe`.
     """
     recipe: Recipe = parse(Recipe, table)
     return recipe
@@ -147,12 +147,12 @@ def _task_tables(evaluation: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any]
 
 
 def anchor_path(value: str, folder: Path, may_be_id: bool) -> str:
-    """A path made absolute.
+    """Return a path as an absolute path.
 
-    A URI stays as it is, and so does one that may be an id, unless it exists, begins with a dot or is a table.
+    A URI is not changed, nor is a possible id, unless it exists as a path, begins with a dot or is a table.
 
     Raises:
-        RecipeError: it is below the home of nobody, or a name that no file can have.
+        RecipeError: the path is below the home of an unknown user, or has a name that no file can have.
     """
     if is_uri(value) or (may_be_id and not value):
         return value
@@ -167,7 +167,7 @@ def anchor_path(value: str, folder: Path, may_be_id: bool) -> str:
 
 
 def override_table(table: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """The table with `key=value` put in, keys of inner tables with dots before them; changed in place.
+    """Return the table with `key=value` applied, in place; dots separate the keys of inner tables.
 
     Raises:
         RecipeError: an override is not of this form.
@@ -178,8 +178,8 @@ def override_table(table: dict[str, Any], overrides: Iterable[str]) -> dict[str,
 
 
 def _section(table: Mapping[str, Any], key: str) -> dict[str, Any]:
-    found = table.get(key)
-    return found if isinstance(found, dict) else {}
+    section = table.get(key)
+    return section if isinstance(section, dict) else {}
 
 
 def _override(table: dict[str, Any], override: str) -> None:

@@ -1,7 +1,7 @@
-"""A table per family: a name on the left, where the thing lives on the right.
+"""Tables of families: names and the locations of their objects.
 
-Entries are `"module:attribute"` strings, imported when asked for, so that a table costs nothing to read and an addition
-is one line. The user's own things are named in the same way, `"package.module:Class"`.
+Entries are `"module:attribute"` strings, imported on demand, so that reading a table is cheap and an addition is a
+single line. The user's own objects are named in the same way, `"package.module:Class"`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def import_object(path: str) -> Any:
-    """The object that `"package.module:attribute"` names.
+    """Return the object that `"package.module:attribute"` names.
 
     >>> import_object("math:floor")(2.5)
     2
@@ -27,7 +27,7 @@ def import_object(path: str) -> Any:
     module_name, _, attribute = path.partition(":")
     try:
         module = import_module(module_name)
-    except (ImportError, TypeError, ValueError) as error:  # the last two: no module, or one relative to nothing
+    except (ImportError, TypeError, ValueError) as error:  # TypeError and ValueError: an empty or relative module name
         raise LightCRLError(
             f"cannot import {module_name!r} for {path!r}: {error}. Expected 'package.module:Class' on the Python path "
             "(install the package, or set PYTHONPATH to the folder that holds it)."
@@ -39,7 +39,7 @@ def import_object(path: str) -> Any:
 
 
 class Table(Mapping[str, str], Generic[T]):
-    """The members of one family, by name.
+    """The members of a family, by name.
 
     >>> shapes = Table("shape", {"floor": "math:floor"})
     >>> list(shapes), shapes.load("floor")(2.5)
@@ -66,10 +66,10 @@ class Table(Mapping[str, str], Generic[T]):
         return len(self._entries)
 
     def load(self, name: str) -> T:
-        """The member called `name`; a name with a colon is taken as `"package.module:Class"`.
+        """Return the member called `name`; a name with a colon is `"package.module:Class"`.
 
         Raises:
-            UnknownNameError: there is no such member; the nearest name is given.
+            UnknownNameError: there is no such member; the message has the nearest name.
         """
-        found: T = import_object(name if ":" in name else self[name])
-        return found
+        member: T = import_object(name if ":" in name else self[name])
+        return member

@@ -1,4 +1,4 @@
-"""Tables for people: what the console draws and what goes into Markdown."""
+"""Tables for people, for the console and for Markdown."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class Sheet:
     """A table for people.
 
     Attributes:
-        title: above it.
-        headings: of its columns; the first is a name, the others are numbers.
-        rows: of cells.
-        note: below it.
+        title: title above the table.
+        headings: headings of the columns; the first column has names, the others numbers.
+        rows: rows of cells.
+        note: note below the table.
     """
 
     title: str
@@ -24,7 +24,7 @@ class Sheet:
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a table, an empty one last.
+    """Return the lines of a table, with an empty line at the end.
 
     >>> markdown_table(["method", "R@1"], [["a|b", "0.4"]])
     ['| method | R@1 |', '|---|---|', '| a\\\\|b | 0.4 |', '']

@@ -1,4 +1,4 @@
-"""Tables checked against pydantic models: a wrong key or value is named, with the nearest key that exists."""
+"""Validation of tables by pydantic models: errors name the wrong key or value, and the nearest valid key."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lightcrl.errors import LightCRLError, RecipeError
 
 
 def parse(model: type[BaseModel], table: Mapping[str, Any], where: str = "") -> Any:
-    """Check a table against a pydantic model.
+    """Validate a table by a pydantic model.
 
     Raises:
-        RecipeError: names the key, what was found and what was expected; for an unknown key the nearest known one.
+        RecipeError: a key or value is invalid; the message has the value, the expected one and the nearest key.
     """
     try:
         return model.model_validate(table)
@@ -27,21 +27,21 @@ def parse(model: type[BaseModel], table: Mapping[str, Any], where: str = "") -> 
 def _explain(model: type[BaseModel], where: str, problem: Any) -> str:
     location = ".".join(str(part) for part in (where, *problem["loc"]) if part != "")
     if problem["type"] == "extra_forbidden":
-        known = _fields(model, problem["loc"][:-1])
-        near = get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+        keys = _fields(model, problem["loc"][:-1])
+        near = get_close_matches(str(problem["loc"][-1]), keys, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        return f"unknown key {location!r}.{hint} Known here: {', '.join(known)}."
+        return f"unknown key {location!r}.{hint} Known here: {', '.join(keys)}."
     if problem["type"] == "missing":
         return f"missing key {location!r}."
-    found = "" if isinstance(problem["input"], dict) else f", found {problem['input']!r}"
+    given = "" if isinstance(problem["input"], dict) else f", found {problem['input']!r}"
     if isinstance(cause := problem.get("ctx", {}).get("error"), LightCRLError):
-        # A table checked by its own class names the whole place itself.
+        # A table that its own class validates already has the whole location in its message.
         return str(cause) if location and location in str(cause) else f"{location}: {cause}"
-    return f"{location}: {problem['msg'].removeprefix('Value error, ')}{found}."
+    return f"{location}: {problem['msg'].removeprefix('Value error, ')}{given}."
 
 
 def _fields(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """Names of the keys allowed at `location` below `model`."""
+    """Return the keys allowed at `location` below `model`."""
     current: Any = model
     for part in location:
         if isinstance(current, type) and issubclass(current, BaseModel) and part in current.model_fields:
@@ -51,10 +51,10 @@ def _fields(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
 
 
 def _model_within(annotation: Any) -> Any:
-    """The pydantic model inside an annotation such as `dict[str, Spec]` or `Spec | None`."""
+    """Return the pydantic model inside an annotation such as `dict[str, Spec]` or `Spec | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in getattr(annotation, "__args__", ()):
-        if (found := _model_within(argument)) is not None:
-            return found
+        if (inner := _model_within(argument)) is not None:
+            return inner
     return None

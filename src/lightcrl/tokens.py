@@ -13,11 +13,11 @@ from lightcrl.errors import ShapeError
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """What an encoder says of B items.
+    """The output of an encoder for B items.
 
     Attributes:
-        values: [B, T, D] floats; what stands under the mask's False is never read.
-        mask: [B, T] bool, True where a token is real. Every item has at least one.
+        values: [B, T, D] floats; values where the mask is False are never read.
+        mask: [B, T] bool, True where a token is real. Every item has at least one real token.
 
     Raises:
         ShapeError: the sizes of `values` and `mask` disagree.
@@ -39,12 +39,12 @@ class TokenBatch:
 
     @classmethod
     def from_vectors(cls, vectors: Tensor) -> TokenBatch:
-        """One token per item, from `vectors` [B, D]."""
+        """Make a batch with one token per item, from `vectors` [B, D]."""
         return cls.full(vectors.unsqueeze(1))
 
     @classmethod
     def full(cls, values: Tensor) -> TokenBatch:
-        """Nothing padded, from `values` [B, T, D]."""
+        """Make a batch without padding, from `values` [B, T, D]."""
         return cls(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
 
     @classmethod
@@ -64,65 +64,65 @@ class TokenBatch:
 
     @property
     def lengths(self) -> Tensor:
-        """[B] real tokens per item."""
+        """The number of real tokens per item, [B]."""
         return self.mask.sum(1)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TokenBatch:
-        """The same tokens on `device`, the values as `dtype` where one is given."""
-        # From pinned memory a GPU fetches while it computes.
+        """Return the same tokens on `device`, with values as `dtype` if it is given."""
+        # A GPU copies from pinned memory while it computes.
         ahead = self.values.is_pinned()
         return TokenBatch(self.values.to(device, dtype, non_blocking=ahead), self.mask.to(device, non_blocking=ahead))
 
     def pinned(self) -> TokenBatch:
-        """The same tokens in memory that a GPU can fetch by itself."""
+        """Return the same tokens in pinned memory, which a GPU can copy asynchronously."""
         return TokenBatch(self.values.pin_memory(), self.mask.pin_memory())
 
     def rows(self, index: Tensor | slice) -> TokenBatch:
-        """The items at `index`, in that order."""
+        """Return the items at `index`, in that order."""
         return TokenBatch(self.values[index], self.mask[index])
 
     def places(self, first: int, last: int | None = None) -> TokenBatch:
-        """The tokens from place `first` up to `last` of every item."""
+        """Return the tokens from place `first` up to `last` of every item."""
         return TokenBatch(self.values[:, first:last], self.mask[:, first:last])
 
     def ragged(self) -> list[Tensor]:
-        """The items without padding, each [T_i, D]."""
+        """Return the items without padding, each [T_i, D]."""
         return [values[mask] for values, mask in zip(self.values, self.mask, strict=True)]
 
     def filled(self, dtype: torch.dtype | None = None) -> Tensor:
-        """A copy of the values, as `dtype` where one is given, with zeros where no token is real."""
+        """Return a copy of the values, as `dtype` if it is given, with zeros in the padding."""
         dtype = dtype or self.values.dtype
-        # On a CPU float16 becomes bfloat16 faster by way of float32.
+        # On a CPU the conversion of float16 to bfloat16 is faster through float32.
         through = self.values.float() if self.values.dtype == torch.float16 != dtype else self.values
         values = through.to(dtype, copy=through is self.values)
-        if torch.compiler.is_compiling():  # a graph wants no shape that depends on values
+        if torch.compiler.is_compiling():  # a graph must not have shapes that depend on values
             return values.masked_fill_(~self.mask.unsqueeze(-1), 0)
-        # Touches nothing but padding; masked_fill reads and writes everything, and takes several times as long.
+        # Only the padding is written; masked_fill reads and writes everything, and takes several times as long.
         padding = (~self.mask).flatten().nonzero().squeeze(1)
         return values.flatten(0, 1).index_fill_(0, padding, 0).view(values.shape)
 
     def mean(self) -> Tensor:
-        """[B, D], the mean over real tokens."""
+        """Return the mean over real tokens, [B, D]."""
         return self.filled().sum(1) / self.mask.sum(1, keepdim=True).clamp(min=1)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSpec:
-    """What a modality's tokens look like: see `Encoder.dim`, `Encoder.slots` and `Encoder.sequence`."""
+    """The shape of a modality's tokens: see `Encoder.dim`, `Encoder.slots` and `Encoder.sequence`."""
 
     dim: int
     slots: int = 1
     sequence: bool = False
 
     def __str__(self) -> str:
-        """Such as `6 + T x 192`."""
+        """Format the shape, such as `6 + T x 192`."""
         count = f"{self.slots} + T" if self.sequence else str(self.slots) if self.slots > 1 else "T"
         return f"{count} x {self.dim}"
 
     def slots_of(self, tokens: TokenBatch) -> TokenBatch:
-        """The tokens before the sequence; all where none follows."""
+        """Return the tokens before the sequence; all tokens if there is no sequence."""
         return tokens.places(0, self.slots) if self.sequence else tokens
 
     def sequence_of(self, tokens: TokenBatch) -> TokenBatch:
-        """The tokens after the slots; all where there is no such division."""
+        """Return the tokens after the slots; all tokens if there is no sequence."""
         return tokens.places(self.slots) if self.sequence else tokens

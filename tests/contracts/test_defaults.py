@@ -102,9 +102,7 @@ def test_a_cell_trains_is_saved_loaded_and_embeds_or_is_refused(place, tmp_path,
     recipe = make(place, method, tuning, loss, data, tokens)
     events: list[Any] = []
     if refused(method, tuning, loss):
-        with pytest.raises(
-            TrainingError, match=r"needs each batch whole.*Remove the \[tuning\]|no directions to weigh"
-        ):
+        with pytest.raises(TrainingError, match=r"needs whole batches.*Remove the \[tuning\]|no directions to weight"):
             run(recipe, output=tmp_path / "run", tell=events.append)
         assert events == []
         return
@@ -157,7 +155,9 @@ def test_two_processes_train_a_default_or_refuse_it(place, tmp_path, method, tun
         start, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=100
     )
     if method == "csa":
-        assert "TrainingError: launched as 2 processes, but CSA needs each batch whole in one." in found.stderr
+        assert (
+            "TrainingError: launched as 2 processes, but CSA needs whole batches in a single process." in found.stderr
+        )
         assert not (tmp_path / "run" / "log.jsonl").exists()
         return
     assert found.returncode == 0, found.stderr
@@ -166,7 +166,7 @@ def test_two_processes_train_a_default_or_refuse_it(place, tmp_path, method, tun
 
 def test_the_table_of_refusals_in_the_docs_is_that_of_the_code():
     text = (Path(__file__).parents[2] / "docs/recipes.md").read_text(encoding="utf-8")
-    section = text.split("### What cannot be combined", 1)[1].split("\n#", 1)[0]
+    section = text.split("### Refused combinations", 1)[1].split("\n#", 1)[0]
     rows = re.findall(r"^\| (.+?) \| (.+?) \|$", section, re.M)[1:]
     worst = {name: Combination(METHODS.load(name), ("text",), 2, "sigmoid") for name in METHODS}
     assert rows == [

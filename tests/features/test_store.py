@@ -99,7 +99,7 @@ def test_a_file_cut_after_opening_is_said_to_be_torn(tmp_path):
     path = tmp_path / "values-00001.npy"
     path.write_bytes(path.read_bytes()[:-3])
     store.gather(np.array([0, 3]))
-    with pytest.raises(TornStoreError, match=r"values-00001\.npy ends at byte \d+, \d+ bytes before what was asked"):
+    with pytest.raises(TornStoreError, match=r"values-00001\.npy ends at byte \d+, \d+ bytes short"):
         store.gather(np.array([0, 7]))
 
 

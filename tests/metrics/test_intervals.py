@@ -149,7 +149,7 @@ def test_median_rank_by_hand():
 @pytest.mark.parametrize(
     ("queries", "gallery", "positives", "message"),
     [
-        ((2, 3), (4, 5), [[0], [1]], r"widths 3 and 5; expected vectors of one width"),
+        ((2, 3), (4, 5), [[0], [1]], r"widths 3 and 5; expected vectors of equal width"),
         ((2, 3), (4, 3), [[0]], r"a query has no right item in the gallery"),
         ((2, 3), (4, 3), [[0], [1], [2]], r"pairs name query 2 and item 2 of 2 queries and 4 items"),
         ((2, 3), (4, 3), [[0], [4]], r"pairs name query 1 and item 4 of 2 queries and 4 items"),

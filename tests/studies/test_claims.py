@@ -83,12 +83,12 @@ def test_without_the_rival_or_the_encoder_nothing_is_claimed():
     ("ends", "word"),
     [
         ([(0.1, 0.2), (0.01, 0.3)], "holds"),
-        ([(-0.1, 0.2), (-0.01, 0.3)], "not told apart"),
+        ([(-0.1, 0.2), (-0.01, 0.3)], "no significant difference"),
         ([(-0.3, -0.1), (-0.2, -0.01)], "does not hold"),
-        ([(0.1, 0.2), (-0.1, 0.1)], "holds for m0; not told apart for m1"),
+        ([(0.1, 0.2), (-0.1, 0.1)], "holds for m0; no significant difference for m1"),
         (
             [(-0.2, -0.1), (0.1, 0.2), (-0.1, 0.1), (0.1, 0.2)],
-            "holds for m1, m3; not told apart for m2; does not hold for m0",
+            "holds for m1, m3; no significant difference for m2; does not hold for m0",
         ),
     ],
 )

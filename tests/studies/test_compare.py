@@ -324,7 +324,7 @@ def test_a_method_and_itself_are_not_told_apart(world, tmp_path):
     (difference,) = done.differences.values()
     assert difference.mean == 0
     assert difference.word == "not significant"
-    assert "not told apart from" in sentences(done)[1]
+    assert "no significant difference from" in sentences(done)[1]
     # One training stands for both.
     assert len(trained(tmp_path)) == 2
 

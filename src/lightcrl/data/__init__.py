@@ -1,4 +1,4 @@
-"""Datasets: whatever the user has, as a table of groups."""
+"""Datasets: the user's data as a table of groups."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ SOURCES: Table[Callable[..., Source]] = Table(
 
 
 def load_dataset(spec: DataSpec, kinds: Mapping[str, str]) -> Dataset:
-    """Read the data that `spec` names.
+    """Read the data that `spec` describes.
 
     Args:
         spec: the `[data]` table; its paths are absolute, or hub ids.
-        kinds: modality to `"text"`, `"image"` or `"audio"`, from the recipe's encoders.
+        kinds: `"text"`, `"image"` or `"audio"` by modality, from the recipe's encoders.
 
     Raises:
-        DataError: the data is not there or cannot be used; see `collect` for the rest.
+        DataError: the data is absent or unusable; see `collect` for the rest.
         ModalityError: `columns` names an unknown modality, or the data lacks a modality's column.
-        UnknownNameError: there is no such source, or it has no such setting.
+        UnknownNameError: there is no such source, or the source has no such setting.
     """
     sources = open_sources(spec, kinds)
     fractions = {"dev": spec.dev_fraction, "test": spec.test_fraction}
@@ -49,12 +49,12 @@ def load_dataset(spec: DataSpec, kinds: Mapping[str, str]) -> Dataset:
 
 
 def open_sources(spec: DataSpec, kinds: Mapping[str, str]) -> list[tuple[str | None, Source]]:
-    """The sources of a spec, each with the split that all of its rows are in, or None if they say it themselves.
+    """Return the sources of a spec, each with the split of all its rows, or None if the rows contain their splits.
 
-    A source is made with `kinds`, with those of `path`, `columns`, `key`, `split_column`, `root` and `encoding` that
-    are given, and with `options`; what its class has no parameter for is an error. A class with a parameter `base` is
-    told the folder that several paths have in common, so that it can tell their files apart; one with `one_split`,
-    whether the path stands for a split.
+    A source is constructed with `kinds`, with those of `path`, `columns`, `key`, `split_column`, `root` and `encoding`
+    that are given, and with `options`; a setting without a parameter in its class is an error. A class with a parameter
+    `base` receives the common folder of several paths, so that it can distinguish their files; a class with `one_split`
+    receives true if the path is a split.
     """
     for modality in spec.columns:
         if modality not in kinds:
@@ -79,8 +79,8 @@ def open_sources(spec: DataSpec, kinds: Mapping[str, str]) -> list[tuple[str | N
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
             for name in wanted:
                 if name not in parameters:
-                    known = [known for known in parameters if known != "kinds"]
-                    raise UnknownNameError(f"setting of source {spec.source!r}", name, known)
+                    allowed = [allowed for allowed in parameters if allowed != "kinds"]
+                    raise UnknownNameError(f"setting of source {spec.source!r}", name, allowed)
         try:
             inspect.signature(make).bind(kinds, **wanted)
         except TypeError as error:

@@ -1,7 +1,7 @@
-"""A table of groups: one row is one group of things that belong together, one column is one modality.
+"""A table of groups: a row is a group of items that belong together, a column is a modality.
 
-Sources yield rows (and rejections); `collect` merges rows of the same key into groups, gives every group its split and
-makes each item unique, so that it is encoded once however many pairs it stands in.
+Sources yield rows (and rejections). `collect` merges rows of the same key into groups, gives every group its split and
+makes items unique, so that each is encoded once, however many pairs contain it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lightcrl.files.local import write_text
 
 
 def digest(*parts: bytes | str) -> str:
-    """16 hex-coded bytes that stand for `parts`, in order.
+    """Return 16 bytes in hexadecimal that identify `parts`, in order.
 
     >>> digest("a", "b") == digest("ab")
     False
@@ -37,12 +37,12 @@ def digest(*parts: bytes | str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One text, picture or sound.
+    """A text, picture or sound.
 
     Attributes:
-        key: stands for its content: items of equal key are the same item.
-        source: where it comes from, for people.
-        raw: what an encoder's `prepare` takes, or a function of no arguments that fetches it.
+        key: digest of the content: items of equal key are the same item.
+        source: origin of the item, for people.
+        raw: input of an encoder's `prepare`, or a function without arguments that loads it.
     """
 
     key: str
@@ -50,13 +50,13 @@ class Item:
     raw: Any
 
     def read(self) -> Any:
-        """The raw item, fetched if it has to be."""
+        """Return the raw item, loaded if necessary."""
         return self.raw() if callable(self.raw) else self.raw
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Something set aside: where it was, which modality, and why."""
+    """An item or row that was set aside: its source, modality and reason."""
 
     source: str
     reason: str
@@ -69,13 +69,13 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a source: rows of the same `key` are one group.
+    """A row of a source; rows of the same `key` are a group.
 
     Attributes:
-        key: the group's name.
+        key: name of the group.
         cells: items by modality; a modality may be missing or have many.
-        split: `"train"`, `"dev"`, `"test"`, or None to have one drawn.
-        notes: cells of further columns that the source was asked for, by column, as they are.
+        split: `"train"`, `"dev"`, `"test"`, or None for a drawn split.
+        notes: raw cells of further requested columns, by column.
     """
 
     key: str
@@ -85,23 +85,23 @@ class Row:
 
 
 class Source(Protocol):
-    """Where rows come from."""
+    """The interface of sources of rows."""
 
     def rows(self) -> Iterator[Row | Rejection]:
-        """Every row once, in an order that does not change; what cannot be read comes as a `Rejection`."""
+        """Yield every row once, in a fixed order; an unreadable row is a `Rejection`."""
         ...
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Groups, their items made unique, and who belongs to whom.
+    """Groups and their unique items.
 
     Attributes:
         groups: names of the groups, in order of first appearance.
-        splits: the split of each group.
+        splits: split of each group.
         items: unique items by modality.
-        links: by modality, int64 [L, 2]: item number, group number; sorted by item, each pair once.
-        rejected: what was set aside while reading.
+        links: int64 [L, 2] by modality: item number, group number; sorted by item, each pair once.
+        rejected: items and rows that were set aside.
     """
 
     groups: list[str]
@@ -112,10 +112,10 @@ class Dataset:
 
 
 def text_item(text: str, source: str) -> Item:
-    """A text as an item.
+    """Make an item from a text.
 
     Raises:
-        ItemError: there is nothing in it, or it holds half of a UTF-16 pair, which no tokenizer takes.
+        ItemError: the text is empty, or has half of a UTF-16 pair, which tokenizers reject.
     """
     if not text.strip():
         raise ItemError("empty text")
@@ -126,24 +126,24 @@ def text_item(text: str, source: str) -> Item:
 
 
 def file_item(path: Path, root: Path, source: str | None = None) -> Item:
-    """A file as an item, known by its place below `root`, its size and its time of change.
+    """Make an item from a file, identified by its path below `root`, its size and its modification time.
 
     Raises:
         ItemError: there is no such file.
     """
     try:
         stat = path.stat()
-    except (OSError, ValueError):  # ValueError: a path that holds a zero byte
+    except (OSError, ValueError):  # ValueError: a path with a zero byte
         raise ItemError("missing file", str(path)) from None
     name = name_below(path, root)
     return Item(digest("file", name, str(stat.st_size), str(stat.st_mtime_ns)), source or name, path)
 
 
 def bytes_item(data: bytes, source: str) -> Item:
-    """A file's content in memory as an item.
+    """Make an item from a file's content in memory.
 
     Raises:
-        ItemError: there is nothing in it.
+        ItemError: the content is empty.
     """
     if not data:
         raise ItemError("empty file")
@@ -151,32 +151,32 @@ def bytes_item(data: bytes, source: str) -> Item:
 
 
 def cell_items(value: Any, kind: str, root: Path, source: str, base: Path | None = None) -> Iterator[Item | ItemError]:
-    """The items of one cell: None holds none, a list holds many, anything else one.
+    """Yield the items of a cell: None has none, a list has many, any other value is a single item.
 
     Texts are strings; pictures and sounds are paths (relative ones below `root`), bytes, or the
-    `{"bytes": ..., "path": ...}` of Hugging Face `datasets`. Files are named by their place below `base`, which tells
-    the `1.jpg` of two roots apart; without it, below `root`.
+    `{"bytes": ..., "path": ...}` of Hugging Face `datasets`. Files are named by their path below `base`, which
+    distinguishes files called `1.jpg` in two roots; without it, below `root`.
     """
-    for one in value if isinstance(value, (list, tuple)) else [value]:
-        if one is None:
+    for entry in value if isinstance(value, (list, tuple)) else [value]:
+        if entry is None:
             continue
         try:
             if kind == "text":
-                if not isinstance(one, str):
-                    raise ItemError("not a text", f"found {type(one).__name__}")
-                yield text_item(one, source)
-            elif isinstance(one, bytes):
-                yield bytes_item(one, source)
-            elif isinstance(one, dict) and one.get("bytes"):
-                yield bytes_item(one["bytes"], source)
-            elif isinstance(one, dict) and one.get("path"):
-                yield file_item(root / one["path"], base or root)
-            elif isinstance(one, (str, Path)) and str(one):
-                yield file_item(root / one, base or root)
-            elif isinstance(one, str):
+                if not isinstance(entry, str):
+                    raise ItemError("not a text", f"found {type(entry).__name__}")
+                yield text_item(entry, source)
+            elif isinstance(entry, bytes):
+                yield bytes_item(entry, source)
+            elif isinstance(entry, dict) and entry.get("bytes"):
+                yield bytes_item(entry["bytes"], source)
+            elif isinstance(entry, dict) and entry.get("path"):
+                yield file_item(root / entry["path"], base or root)
+            elif isinstance(entry, (str, Path)) and str(entry):
+                yield file_item(root / entry, base or root)
+            elif isinstance(entry, str):
                 raise ItemError("missing file", "the path is empty")
             else:
-                raise ItemError(f"not a path or {kind}", f"found {type(one).__name__}")
+                raise ItemError(f"not a path or {kind}", f"found {type(entry).__name__}")
         except ItemError as error:
             yield error
 
@@ -184,20 +184,20 @@ def cell_items(value: Any, kind: str, root: Path, source: str, base: Path | None
 def read_cells(
     cells: Mapping[str, Any], kinds: Mapping[str, str], root: Path, source: str, base: Path | None = None
 ) -> tuple[dict[str, list[Item]], list[Rejection]]:
-    """Items by modality from raw cells by modality, and what was set aside."""
+    """Return items by modality from raw cells by modality, and the rejections."""
     items: dict[str, list[Item]] = {}
     rejected = []
     for modality, kind in kinds.items():
-        for found in cell_items(cells.get(modality), kind, root, source, base):
-            if isinstance(found, Item):
-                items.setdefault(modality, []).append(found)
+        for item in cell_items(cells.get(modality), kind, root, source, base):
+            if isinstance(item, Item):
+                items.setdefault(modality, []).append(item)
             else:
-                rejected.append(Rejection(source, found.reason, found.detail, modality))
+                rejected.append(Rejection(source, item.reason, item.detail, modality))
     return items, rejected
 
 
 def draw_split(key: str, fractions: Mapping[str, float]) -> str:
-    """The split of a group by its name alone: the same on every machine and whatever else is in the data.
+    """Draw the split of a group from its name: the same on every machine and for any other data.
 
     >>> draw_split("667626.jpg", {"dev": 0.1, "test": 0.1})
     'dev'
@@ -220,9 +220,9 @@ def collect(
 ) -> Dataset:
     """Read a source to its end: merge rows into groups, draw splits, set leaks aside.
 
-    A group has one split. Where the source gives none it is drawn from the group's name; groups that share a picture
-    or a sound draw together, so that none is torn apart. A group, picture or sound that the source itself puts both
-    into `train` and into another split is a leak: its group leaves `train`.
+    A group has a single split. If the source gives none, it is drawn from the group's name; groups that share a picture
+    or a sound are drawn together. A group, picture or sound that the source itself puts both into `train` and into
+    another split is a leak: its group leaves `train`.
 
     Args:
         source: rows and rejections.
@@ -249,8 +249,8 @@ def collect(
             set_aside(row)
         elif any(row.cells.values()):
             cells = members.setdefault((row.split, row.key), {})
-            for modality, found in row.cells.items():
-                cells.setdefault(modality, {}).update((item.key, item) for item in found)
+            for modality, added in row.cells.items():
+                cells.setdefault(modality, {}).update((item.key, item) for item in added)
 
     anchors = _anchors({key: cells for (given, key), cells in members.items() if given is None}, kinds)
     placed: dict[tuple[str, str], dict[str, dict[str, Item]]] = {}
@@ -324,7 +324,7 @@ def _names(key: str, cells: Cells, kinds: Mapping[str, str]) -> set[str]:
 
 
 def _anchors(members: Mapping[str, Cells], kinds: Mapping[str, str]) -> dict[str, str]:
-    """For each group the least name among the groups it is tied to by shared pictures and sounds."""
+    """Return for each group the least name among the groups connected to it by shared pictures and sounds."""
     keys = sorted(members)
     first_with: dict[str, int] = {}
     links = [

@@ -1,4 +1,4 @@
-"""A labelled data set of the hub as class folders, written once: what zero-shot classification and probes read."""
+"""A labelled data set of the hub, written once as class folders for zero-shot classification and probes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _FORMATS = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"GIF8": ".gif", b"BM": ".b
 
 
 def class_folders(place: str, cache: Path, *, picture: str = "image", label: str = "label") -> Path:
-    """A folder with `<split>/<class>/<row>.<ext>` of every split whose name is one; a local folder stays as it is.
+    """Return a folder with `<split>/<class>/<row>.<ext>` for every known split; a local folder is returned unchanged.
 
     Args:
         place: a folder, or the id of a data set of pictures on the hub.
-        cache: folder below which it is written, unless it is there.
+        cache: folder below which the class folders are written, once.
         picture: column of the pictures.
-        label: column of their classes: names, or numbers that the data set has names for.
+        label: column of the classes: names, or numbers that the data set has names for.
 
     Raises:
-        DataError: there is no such folder or data set, or it has pictures in a format unknown here.
-        ModalityError: it has no such column.
+        DataError: there is no such folder or data set, or its pictures have an unknown format.
+        ModalityError: the data set has no such column.
     """
     if Path(place).is_dir():
         return Path(place)

@@ -1,4 +1,4 @@
-"""From the columns of a table to groups: which column is which modality, the group's name, the split."""
+"""Groups from the columns of a table: the column of each modality, the group's name, the split."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from lightcrl.errors import DataError, ItemError, ModalityError, UnknownNameErro
 
 
 class Cells(Protocol):
-    """A table whose cells can be read once more."""
+    """A table whose cells can be read again."""
 
     def cell(self, row: int, column: str) -> Any:
-        """The cell as it was when the table was scanned; called from several threads."""
+        """Return the cell as it was when the table was scanned; called from several threads."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StoredBytes:
-    """Reads a picture or sound back from its table, so that a scan need not hold them all in memory."""
+    """A reader of a picture or sound in its table, so that a scan does not hold all of them in memory."""
 
     table: Cells
     row: int
@@ -30,33 +30,34 @@ class StoredBytes:
     key: str
 
     def __call__(self) -> bytes:
-        """The bytes.
+        """Return the bytes.
 
         Raises:
-            ItemError: they are no longer there.
+            ItemError: the bytes are no longer there.
         """
-        for found in cell_items(self.table.cell(self.row, self.column), "image", Path(), ""):
-            if isinstance(found, Item) and found.key == self.key:
-                return bytes(found.raw)
+        for item in cell_items(self.table.cell(self.row, self.column), "image", Path(), ""):
+            if isinstance(item, Item) and item.key == self.key:
+                return bytes(item.raw)
         raise ItemError("changed since it was listed", f"row {self.row + 1}, column {self.column!r}")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """How the columns of a table are read.
+    """The layout of a table's columns.
 
-    Rows are one group if they share the value of the `key` column. Without one they are if they share their first
-    picture or sound: the photo that stands in five rows with a caption each is one photo.
+    Rows with the same value of the `key` column are a group. Without a key, rows with the same first picture or sound
+    are a
+    group: a photo in five rows with a caption each is a single photo.
 
     Attributes:
-        kinds: modality to `"text"`, `"image"` or `"audio"`.
-        columns: modality to column; a modality that is not in it has the column of its own name.
-        key: the column that names the group.
-        split_column: the column that names the split.
-        root: folder that relative paths of pictures and sounds are below.
-        base: folder below which they are named; `root` if None.
-        notes: further columns that rows carry along as they are, those of them that are there.
-        one_split: all rows are in one split, whatever the file says of splits.
+        kinds: `"text"`, `"image"` or `"audio"` by modality.
+        columns: column by modality; a modality without an entry has the column of its own name.
+        key: column of the group's name.
+        split_column: column of the split.
+        root: base folder of relative paths of pictures and sounds.
+        base: folder to which their names are relative; `root` if None.
+        notes: further columns that rows carry along unchanged, if present.
+        one_split: true if all rows are in the same split, whatever the file contains.
     """
 
     kinds: Mapping[str, str]
@@ -69,42 +70,42 @@ class Columns:
     one_split: bool = False
 
     def column(self, modality: str) -> str:
-        """The column of a modality."""
+        """Return the column of a modality."""
         return self.columns.get(modality, modality)
 
-    def wanted(self, found: Collection[str]) -> list[str]:
-        """Every column that is read, once each, out of those `found`, which `check` has seen."""
+    def wanted(self, present: Collection[str]) -> list[str]:
+        """Return every column that is read, once each, out of the `present` columns, which `check` has accepted."""
         named = [self.column(modality) for modality in self.kinds]
         named += [name for name in (self.key, self.split_column, *self.notes) if name]
-        return [name for name in dict.fromkeys(named) if name in found]
+        return [name for name in dict.fromkeys(named) if name in present]
 
-    def check(self, found: Iterable[str], where: str) -> None:
-        """See that every wanted column is there.
+    def check(self, present: Iterable[str], where: str) -> None:
+        """Check that every wanted column is present.
 
         Raises:
-            ModalityError: a modality's column is not; names the nearest.
-            DataError: the `key` or `split_column` is not.
+            ModalityError: a modality's column is missing; the message names the nearest.
+            DataError: the `key` or `split_column` is missing.
         """
-        found = list(dict.fromkeys(found))
+        present = list(dict.fromkeys(present))
         for modality in self.kinds:
-            if (column := self.column(modality)) not in found:
+            if (column := self.column(modality)) not in present:
                 raise ModalityError(
-                    f"{where}: {UnknownNameError('column', column, found)} Expected one for modality {modality!r}: "
+                    f"{where}: {UnknownNameError('column', column, present)} Expected one for modality {modality!r}: "
                     f'name it under data.columns, {modality} = "<column>".'
                 )
         for setting, name in (("key", self.key), ("split_column", self.split_column)):
-            if name is not None and name not in found:
-                raise DataError(f"{where}: {UnknownNameError('column', name, found)} Check data.{setting}.")
+            if name is not None and name not in present:
+                raise DataError(f"{where}: {UnknownNameError('column', name, present)} Check data.{setting}.")
 
     def read(
         self, values: Mapping[str, Any], source: str, stored: Cells | None = None, number: int = 0
     ) -> Iterator[Row | Rejection]:
-        """One row of the table, after what had to be set aside in it.
+        """Return a row of the table, after the rejections in it.
 
         Args:
-            values: cells by column; a missing one is an empty one.
-            source: where the row is, for people; also the group's name where nothing else gives one.
-            stored: the table, if its bytes are to be read again later; `number` is the row in it, from 0.
+            values: cells by column; a missing cell counts as empty.
+            source: location of the row, for people; also the group's name if there is no other.
+            stored: table from which bytes can be read again later; `number` is the row in it, from 0.
         """
         split = None
         if self.split_column is not None:
@@ -122,12 +123,12 @@ class Columns:
             return
         name = self._group(values, cells, items) or source
         if stored is not None:
-            for modality, found in items.items():
+            for modality, members in items.items():
                 items[modality] = [
                     replace(item, raw=StoredBytes(stored, number, self.column(modality), item.key))
                     if isinstance(item.raw, bytes)
                     else item
-                    for item in found
+                    for item in members
                 ]
         yield Row(name, items, split, {column: values[column] for column in self.notes if column in values})
 

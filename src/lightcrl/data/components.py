@@ -1,4 +1,4 @@
-"""Connected components: who belongs together because something is shared."""
+"""Connected components: groups connected by shared items."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 
 
 def least_connected(count: int, links: np.ndarray) -> np.ndarray:
-    """The least number among those that each of `count` numbers is connected with, itself included.
+    """Return the least number connected with each of `count` numbers, itself included.
 
     Args:
         count: N, numbers from 0 on.
-        links: [L, 2] pairs of numbers that are connected.
+        links: pairs of connected numbers, [L, 2].
 
     Returns:
-        [N].
+        The least numbers, [N].
 
     >>> least_connected(5, np.array([[1, 3], [3, 4]])).tolist()
     [0, 1, 2, 1, 1]
@@ -27,5 +27,5 @@ def least_connected(count: int, links: np.ndarray) -> np.ndarray:
     )
     least = np.full(components, count)
     np.minimum.at(least, labels, np.arange(count))
-    found: np.ndarray = least[labels]
-    return found
+    connected: np.ndarray = least[labels]
+    return connected

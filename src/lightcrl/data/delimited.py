@@ -1,6 +1,6 @@
-"""Tables of cells with a character between them: commas, tabs, semicolons or bars, found by content.
+"""Tables with a delimiter between cells: commas, tabs, semicolons or bars, detected from the content.
 
-image,text                          a header, any of the four between cells, quotes honoured
+image,text                          a header, any of the four delimiters, quotes supported
 1000.jpg#0<TAB>A child climbs .     Flickr8k's `Flickr8k.token.txt`, without a header
 image_name| comment_number| comment Flickr30k's `results.csv`, a space after each bar
 """
@@ -25,7 +25,7 @@ from lightcrl.errors import ItemError
 TORN = (EOFError, zlib.error, gzip.BadGzipFile)
 DELIMITERS = (",", "\t", ";", "|")
 LOOKED_AT = 50
-"""Lines that decide what stands between cells."""
+"""Number of lines that determine the delimiter."""
 
 _NUMBERED = re.compile(r"\S+#\d+\t")
 _LIST = re.compile(r"""\[\s*(["'].*)?\]""", re.DOTALL)
@@ -33,7 +33,7 @@ FLICKR30K = {"image_name": "image", "image": "image", "comment_number": "comment
 
 
 def find_delimiter(lines: Sequence[str], usual: str = ",") -> str:
-    """What stands between the cells of a table whose first lines these are; the `usual` where nothing tells.
+    """Return the delimiter of a table with these first lines; the `usual` delimiter if they are undecided.
 
     >>> find_delimiter(["image;text", "1.jpg;a dog, running", "2.jpg;a cat, asleep, at home"])
     ';'
@@ -41,25 +41,25 @@ def find_delimiter(lines: Sequence[str], usual: str = ",") -> str:
 
     def fit(delimiter: str) -> tuple[float, int]:
         rows: list[list[str]] = []
-        with suppress(csv.Error):  # of a broken line, which is set aside later
+        with suppress(csv.Error):  # a broken line, which is set aside later
             rows.extend(row for row in csv.reader(lines, delimiter=delimiter) if row)
         width = len(rows[0]) if rows else 0
         if width < 2:
             return 0.0, 0
         return sum(len(row) == width for row in rows) / len(rows), width
 
-    # The first of equals wins.
+    # Among equals the first wins.
     return max((usual, *DELIMITERS), key=fit)
 
 
 def read_delimited(
     file: BinaryIO, name: str, layout: Columns, encoding: str, usual: str = ","
 ) -> Iterator[Row | Rejection]:
-    """A header, then one row a line (or several, within quotes); an empty cell is a missing one.
+    """Yield the rows of a table: a header, then a row per line (more within quotes); empty cells are missing.
 
-    A cell with a JSON list of texts holds several items. What looks like a list and is none is set aside.
+    A cell with a JSON list of texts has several items. A cell that looks like a list but is not JSON is set aside.
     """
-    # What is of another encoding becomes half a pair, and the text that holds it is set aside.
+    # Bytes of another encoding become half a pair, and their text is set aside.
     lines = io.TextIOWrapper(file, "utf-8-sig" if encoding == "utf-8" else encoding, "surrogateescape", newline="")
     try:
         try:
@@ -72,7 +72,7 @@ def read_delimited(
         else:
             yield from _read_cells(lines, name, layout, find_delimiter(first, usual))
     finally:
-        # The file is its opener's to close.
+        # The caller opened the file and closes it.
         lines.detach()
 
 
@@ -109,26 +109,26 @@ def _read_cells(lines: io.TextIOWrapper, name: str, layout: Columns, delimiter: 
 
 
 def _cell(text: str) -> str | list[str] | None:
-    """A cell's text, its list of texts, or None where it is empty.
+    """Return a cell's text, its list of texts, or None if it is empty.
 
     Raises:
-        ItemError: it looks like a list of texts and is none.
+        ItemError: the cell looks like a list of texts but is not JSON.
     """
     if not text:
         return None
     if not _LIST.fullmatch(text.strip()):
         return text
     try:
-        found: list[str] = json.loads(text)
+        texts: list[str] = json.loads(text)
     except ValueError as error:
         raise ItemError("broken list", f"{text[:60]!r} looks like a list and is no JSON: {error}") from None
-    if not all(isinstance(one, str) for one in found):
+    if not all(isinstance(entry, str) for entry in texts):
         raise ItemError("broken list", f"{text[:60]!r}; expected texts only")
-    return found
+    return texts
 
 
 def _read_numbered(lines: io.TextIOWrapper, name: str, layout: Columns) -> Iterator[Row | Rejection]:
-    """`name#n<TAB>caption` a line."""
+    """Yield the rows of lines `name#n<TAB>caption`."""
     layout.check(("image", "text"), name)
     number = 0
     try:

@@ -1,7 +1,7 @@
-"""JSON files that are one document: COCO's captions, Karpathy's splits, an array of records.
+"""JSON files with a single document: COCO's captions, Karpathy's splits, an array of records.
 
-What a document is follows from its content. `DOCUMENTS` is the table: a new format is a recogniser and a function that
-gives one record for each row, with the columns `image`, `text` and, where the format has splits, `split`.
+The format of a document follows from its content. `DOCUMENTS` is the table: a new format is a recogniser and a function
+that yields a record for each row, with the columns `image`, `text` and, if the format has splits, `split`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from lightcrl.data.files import some
 from lightcrl.errors import DataError
 
 KARPATHY_SPLITS = {"restval": "train"}
-"""Images that Karpathy set aside of COCO's validation, which everybody trains on."""
+"""Images that Karpathy reserved from COCO's validation, commonly used for training."""
 
 Records = Iterator[dict[str, Any] | str]
-"""A record for each row; a text says why the row is set aside."""
+"""A record for each row; a text is the reason to set the row aside."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Document:
     """A format.
 
     Attributes:
-        title: for people.
-        fits: whether a parsed document is of it.
-        records: its rows.
-        splits: rows say their split in `split`.
+        title: name of the format, for people.
+        fits: function that recognises a parsed document.
+        records: function that yields its rows.
+        splits: true if rows have their split in `split`.
     """
 
     title: str
@@ -42,13 +42,13 @@ class Document:
 
 
 def array_records(document: list[Any]) -> Records:
-    """The objects of an array, as they are."""
+    """Yield the objects of an array."""
     for value in document:
         yield value if isinstance(value, dict) else f"expected an object, found {type(value).__name__}"
 
 
 def coco_records(document: Mapping[str, Any]) -> Records:
-    """A row for each image of COCO's `images`, with all its captions of `annotations`."""
+    """Yield a row for each image of COCO's `images`, with all its captions of `annotations`."""
     captions: dict[Any, list[str]] = {}
     for annotation in document["annotations"]:
         if isinstance(annotation, dict) and isinstance(annotation.get("caption"), str):
@@ -58,17 +58,17 @@ def coco_records(document: Mapping[str, Any]) -> Records:
             yield "an image without file_name"
             continue
         yield {"image": image["file_name"], "text": captions.pop(image.get("id"), []), "id": image.get("id")}
-    for number, found in captions.items():
-        yield f"{len(found)} captions of image {number!r}, which is not among the images"
+    for number, orphans in captions.items():
+        yield f"{len(orphans)} captions of image {number!r}, which is not among the images"
 
 
 def karpathy_records(document: Mapping[str, Any]) -> Records:
-    """A row for each image of a `dataset_*.json` (Karpathy & Li 2015), with its sentences and its split."""
+    """Yield a row for each image of a `dataset_*.json` (Karpathy & Li 2015), with its sentences and its split."""
     for image in document["images"]:
         if not isinstance(image, dict) or "filename" not in image:
             yield "an image without filename"
             continue
-        sentences = [one["raw"].strip() for one in image.get("sentences", []) if isinstance(one.get("raw"), str)]
+        sentences = [part["raw"].strip() for part in image.get("sentences", []) if isinstance(part.get("raw"), str)]
         path = str(PurePosixPath(image.get("filepath") or "") / image["filename"])
         yield {
             "image": path,
@@ -82,32 +82,34 @@ def _has(document: Any, *names: str) -> bool:
 
 
 def _is_karpathy(document: Any) -> bool:
-    return _has(document, "images") and any(isinstance(one, dict) and "sentences" in one for one in document["images"])
+    return _has(document, "images") and any(
+        isinstance(entry, dict) and "sentences" in entry for entry in document["images"]
+    )
 
 
 DOCUMENTS: Mapping[str, Document] = {
-    "coco": Document("COCO captions", lambda found: _has(found, "images", "annotations"), coco_records),
+    "coco": Document("COCO captions", lambda document: _has(document, "images", "annotations"), coco_records),
     "karpathy": Document("Karpathy's splits", _is_karpathy, karpathy_records, splits=True),
-    "records": Document("an array of records", lambda found: isinstance(found, list), array_records),
+    "records": Document("an array of records", lambda document: isinstance(document, list), array_records),
 }
 
 
 def read_document(text: bytes | str, name: str, layout: Columns) -> Iterator[Row | Rejection]:
-    """The rows of a document, known as `captions.json:17`, the 17th image or record.
+    """Yield the rows of a document, named like `captions.json:17`, the 17th image or record.
 
     Raises:
-        DataError: it is not JSON, or of no format in `DOCUMENTS`.
-        ModalityError: a column is not there.
+        DataError: the text is not JSON, or has no format of `DOCUMENTS`.
+        ModalityError: a column is missing.
     """
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name} is not JSON: {error}. Expected one document, or one object a line.") from None
-    format = next((found for found in DOCUMENTS.values() if found.fits(document)), None)
+    format = next((kind for kind in DOCUMENTS.values() if kind.fits(document)), None)
     if format is None:
         held = f"an object with {some(list(document))}" if isinstance(document, dict) else type(document).__name__
-        known = ", ".join(found.title for found in DOCUMENTS.values())
-        raise DataError(f"{name} holds {held}; expected {known}, or one object a line.")
+        titles = ", ".join(kind.title for kind in DOCUMENTS.values())
+        raise DataError(f"{name} holds {held}; expected {titles}, or one object a line.")
     if format.splits and layout.split_column is None and not layout.one_split:
         layout = replace(layout, split_column="split")
     yield from read_records(_numbered(format.records(document), name), name, layout)
@@ -116,15 +118,15 @@ def read_document(text: bytes | str, name: str, layout: Columns) -> Iterator[Row
 def read_records(
     records: Iterable[tuple[str, dict[str, Any]] | Rejection], name: str, layout: Columns
 ) -> Iterator[Row | Rejection]:
-    """The rows of records whose columns are known only once all of them have been seen.
+    """Yield the rows of records, after all records have been read to know their columns.
 
     Args:
-        records: where each is, and its cells by column; or why it is set aside.
-        name: of the file.
-        layout: how columns are read.
+        records: location and cells by column of each record, or the reason to set it aside.
+        name: name of the file.
+        layout: layout of the columns.
 
     Raises:
-        ModalityError: a column is in none of the records.
+        ModalityError: none of the records has a column.
     """
     names: dict[str, None] = {}
     for record in records:

@@ -1,4 +1,4 @@
-"""Files that data is read from: are they there, what is in them, how are they named."""
+"""Files of the data: existence, content and names."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def existing(path: str | Path, expected: str) -> Path:
-    """`path`, which must be there.
+    """Return `path`, which must exist.
 
     Raises:
-        DataError: it is not; says what is there instead.
+        DataError: it does not exist; the message lists the files beside it.
     """
     path = Path(path)
     if path.exists():
@@ -39,7 +39,7 @@ def existing(path: str | Path, expected: str) -> Path:
 
 
 def name_below(path: Path, base: Path) -> str:
-    """How `path` is called, seen from `base`; in full where it is elsewhere.
+    """Return the path relative to `base`, or in full if it is elsewhere.
 
     >>> name_below(Path("/data/a/1.jpg"), Path("/data"))
     'a/1.jpg'
@@ -51,12 +51,12 @@ def name_below(path: Path, base: Path) -> str:
 
 
 def visible(folder: Path) -> Iterator[Path]:
-    """What is in a folder, by name, without what is hidden."""
+    """Yield the visible entries of a folder, by name."""
     return (entry for entry in sorted(folder.iterdir()) if not entry.name.startswith("."))
 
 
 def some(names: list[str], most: int = 8) -> str:
-    """The first of many names, for a message.
+    """Format the first of many names, for a message.
 
     >>> some(["a", "b", "c"], most=2)
     'a, b and 1 more'
@@ -66,19 +66,19 @@ def some(names: list[str], most: int = 8) -> str:
 
 
 def expand(pattern: str) -> list[str]:
-    """The names that a brace pattern stands for.
+    """Expand a brace pattern to a list of names.
 
     >>> expand("{a,b}-{008..010}.tar")[2:4]
     ['a-010.tar', 'b-008.tar']
     """
-    found = _BRACES.search(pattern)
-    if not found:
+    braces = _BRACES.search(pattern)
+    if not braces:
         return [pattern]
-    inside = found[1]
+    inside = braces[1]
     if ends := _RANGE.fullmatch(inside):
         width = len(ends[1])
         choices = [f"{number:0{width}}" for number in range(int(ends[1]), int(ends[2]) + 1)]
     else:
         choices = inside.split(",")
-    head, tail = pattern[: found.start()], pattern[found.end() :]
+    head, tail = pattern[: braces.start()], pattern[braces.end() :]
     return [head + choice + rest for choice in choices for rest in expand(tail)]

@@ -1,4 +1,4 @@
-"""Pictures or sounds in folders, one per class."""
+"""Pictures or sounds in folders, with a folder per class."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class ClassFolder:
     name of the class.
 
     Attributes:
-        kinds: modality to `"text"`, `"image"` or `"audio"`.
+        kinds: `"text"`, `"image"` or `"audio"` by modality.
         path: the folder.
-        template: what the name of the class is put into, in place of `{}`.
-        splits: pattern of file names (`"5-*"`) to `train`, `dev` or `test`, the first that fits; of folds, for example.
-        base: folder below which files are named; two folders with files of the same name need a common one.
+        template: caption with `{}` in place of the class name.
+        splits: split by pattern of file names (`"5-*"`), for example of folds; the first match counts.
+        base: folder to which file names are relative; two folders with files of the same name need a common base.
     """
 
     kinds: Mapping[str, str]
@@ -39,11 +39,11 @@ class ClassFolder:
     base: str | Path | None = None
 
     def rows(self) -> Iterator[Row | Rejection]:
-        """Every file, by split, class and name.
+        """Yield every file, by split, class and name.
 
         Raises:
-            DataError: there are no class folders, `template` has no `{}`, or `splits` names none or stands beside
-                split folders.
+            DataError: there are no class folders, `template` has no `{}`, or `splits` names an unknown split or is
+                combined with split folders.
             ModalityError: no modality is a picture or a sound.
         """
         if "{}" not in self.template:
@@ -58,28 +58,28 @@ class ClassFolder:
                 raise DataError(f"splits: {UnknownNameError('split', str(name), SPLITS)} It is given for {pattern!r}.")
         path = existing(self.path, _EXPECTED)
         base = Path(self.base or path)
-        found = split_folders(path)
-        if found and self.splits:
-            raise DataError(f"{path} has the split folder {next(iter(found)).name!r}; leave options.splits out.")
+        by_split = split_folders(path)
+        if by_split and self.splits:
+            raise DataError(f"{path} has the split folder {next(iter(by_split)).name!r}; leave options.splits out.")
         whole: dict[Path, str | None] = {path: None}
-        for folder, split in (found or whole).items():
+        for folder, split in (by_split or whole).items():
             for label in _class_folders(folder):
                 for file in _files(label):
                     yield self._row(file, label.name, split or self._split(file.name), base)
 
     def _row(self, file: Path, label: str, split: str | None, base: Path) -> Row | Rejection:
         name = name_below(file, base)
-        found = MEDIA.get(file.suffix.lower())
+        medium = MEDIA.get(file.suffix.lower())
         if self.splits and split is None:
             return Rejection(name, "no split", f"no pattern of {', '.join(self.splits)} fits")
-        if found is None:
+        if medium is None:
             return Rejection(name, "not a picture or sound", f"extension {file.suffix!r}")
-        if found not in self.kinds.values():
-            return Rejection(name, f"no modality of kind {found!r}")
+        if medium not in self.kinds.values():
+            return Rejection(name, f"no modality of kind {medium!r}")
         cells: dict[str, list[Item]] = {}
         try:
             for modality, kind in self.kinds.items():
-                if kind == found:
+                if kind == medium:
                     cells[modality] = [file_item(file, base)]
                 elif kind == "text":
                     cells[modality] = [text_item(self.template.replace("{}", readable_class(label)), label)]
@@ -92,7 +92,7 @@ class ClassFolder:
 
 
 def split_folders(path: str | Path) -> dict[Path, str]:
-    """The folders in `path` that are named for a split, by name, and which it is.
+    """Return the folders in `path` that are named for a split, by name, and their splits.
 
     Raises:
         DataError: there is no such folder.
@@ -102,11 +102,11 @@ def split_folders(path: str | Path) -> dict[Path, str]:
 
 
 def class_folder(path: str | Path, files: str = "*") -> tuple[list[str], list[tuple[Path, int]]]:
-    """The classes that have pictures or sounds, sorted, and every file with the number of its class.
+    """Return the classes that have pictures or sounds, sorted, and every file with the number of its class.
 
     Args:
         path: the folder.
-        files: pattern of the names of files to take.
+        files: pattern of file names.
 
     Raises:
         DataError: fewer than two classes have files.
@@ -116,7 +116,7 @@ def class_folder(path: str | Path, files: str = "*") -> tuple[list[str], list[tu
         label.name: [file for file in _files(label) if file.suffix.lower() in MEDIA and fnmatchcase(file.name, files)]
         for label in _class_folders(path)
     }
-    names = [name for name, found in by_class.items() if found]
+    names = [name for name, members in by_class.items() if members]
     if len(names) < 2:
         named = "" if files == "*" else f" that fit {files!r}"
         raise DataError(
@@ -127,7 +127,7 @@ def class_folder(path: str | Path, files: str = "*") -> tuple[list[str], list[tu
 
 
 def readable_class(name: str) -> str:
-    """A folder's name as one would say it.
+    """Return a folder's name as readable words.
 
     >>> [readable_class(name) for name in ("fire_truck", "GoldenRetriever", "n02084071-dog", "7", "USA")]
     ['fire truck', 'golden retriever', 'dog', '7', 'usa']

@@ -1,4 +1,4 @@
-"""Items that stand alone: a file, the files of a folder, the lines of a text file, a column of a table."""
+"""Standalone items: a file, the files of a folder, the lines of a text file, a column of a table."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from lightcrl.errors import EmptyDatasetError
 
 
 def loose_items(path: Path, kind: str, column: str | None = None) -> tuple[list[Item], list[Rejection]]:
-    """The items at `path`, in the order of their names or lines, and the rows of a table that were set aside.
+    """Return the items at `path`, in the order of their names or lines, and the rejected rows of a table.
 
     Texts are the non-empty lines of a file; pictures and sounds are a file, or all files of that kind below a folder.
-    With a `column`, `path` is a table, as `TableFile` reads it, and every item of that column is taken.
+    With a `column`, `path` is a table for `TableFile`, and every item of that column is taken.
 
     Raises:
         ModalityError: the table has no such column.
-        DataError: nothing is there.
-        EmptyDatasetError: what is there has no item of that kind.
+        DataError: the path does not exist.
+        EmptyDatasetError: the path has no item of that kind.
     """
     existing(path, "a file or a folder")
     if column is not None:

@@ -1,4 +1,4 @@
-"""Pairs of texts, each with a label (similar or not) or a score (how similar): what text similarity is measured on."""
+"""Pairs of texts with a label (similar or not) or a score (degree of similarity), for text similarity."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from lightcrl.errors import DataError, EmptyDatasetError, UnknownNameError, firs
 TEXTS = ("text1", "text2")
 TRUTHS = ("label", "score")
 WITHHELD = -1.0
-"""The label of every pair in a split whose labels GLUE keeps to itself."""
+"""The label of every pair in a split whose labels GLUE withholds."""
 
 
 @dataclass(frozen=True)
 class TextPairs:
-    """Pairs and what is known of them.
+    """Pairs with their labels or scores.
 
     Attributes:
-        name: where they come from, for people.
+        name: origin of the pairs, for people.
         left: N texts.
         right: N texts.
         truth: [N] float64: 1 for similar and 0 for dissimilar, or scores that rise with similarity.
-        scored: `truth` holds scores.
+        scored: true if `truth` has scores.
         rejected: rows set aside.
     """
 
@@ -45,12 +45,12 @@ class TextPairs:
         return len(self.left)
 
     def keep(self, chosen: np.ndarray, rejected: Sequence[Rejection] = ()) -> TextPairs:
-        """The pairs where `chosen` [N] is true; `rejected` says why the others go."""
+        """Return the pairs where `chosen` [N] is true; `rejected` lists the others with reasons."""
         left, right = (tuple(np.array(texts, dtype=object)[chosen]) for texts in (self.left, self.right))
         return replace(self, left=left, right=right, truth=self.truth[chosen], rejected=(*self.rejected, *rejected))
 
     def check(self) -> None:
-        """See that there is something to tell apart.
+        """Check that the pairs differ in their labels or scores.
 
         Raises:
             EmptyDatasetError: there are no pairs.
@@ -69,23 +69,23 @@ class TextPairs:
 def read_pairs(
     data: str, calibration: str | None = None, columns: Mapping[str, str] | None = None
 ) -> tuple[TextPairs, TextPairs | None]:
-    """Pairs to be measured on, and those that a threshold is calibrated on: None where the pairs have scores.
+    """Return the pairs to measure, and the pairs that calibrate a threshold: None if the pairs have scores.
 
-    Either is a table with the columns `text1`, `text2` and `label` or `score`; or a data set on the Hugging Face hub or
-    saved by `datasets`, `owner/name` or `owner/name/configuration`, of which the test split is taken (dev where the
-    labels of test are withheld), and the train split for calibration. A pair of `data`, in whatever order its texts
-    stand, leaves the calibration.
+    Each is a table with the columns `text1`, `text2` and `label` or `score`; or a data set on the Hugging Face hub or
+    saved by `datasets`, `owner/name` or `owner/name/configuration`. The test split of a data set is measured (dev if
+    the labels of test are withheld), and its train split calibrates. A pair of `data`, in either order of its texts, is
+    removed from the calibration.
 
     Args:
-        data: where the pairs are.
-        calibration: where the others are; None takes the train split of `data`.
-        columns: `text1`, `text2`, `label` or `score` to the column's name, where that differs.
+        data: path or id of the pairs.
+        calibration: path or id of the calibration pairs; None takes the train split of `data`.
+        columns: column names of `text1`, `text2`, `label` or `score`, where they differ.
 
     Raises:
-        DataError: a label is missing, or neither 0 nor 1 nor a score; there is one class only; labelled pairs have
-            nothing to calibrate on; `calibration` is the data itself, has scores, or is given for scores.
+        DataError: a label is missing, or neither 0 nor 1 nor a score; there is only one class; labelled pairs have
+            no calibration pairs; `calibration` is the data itself, has scores, or is given for scores.
         EmptyDatasetError: there are no pairs.
-        ModalityError: a text's column is not there.
+        ModalityError: a text's column is missing.
     """
     columns = dict(columns or {})
     for name in columns:
@@ -121,7 +121,7 @@ def read_pairs(
 
 
 def is_table(place: str) -> bool:
-    """Whether a name is that of a table, there or not; anything else may be a data set on the hub.
+    """Return true if a name is that of a table, existing or not; other names may be data sets on the hub.
 
     >>> is_table("pairs.jsonl.gz"), is_table("nyu-mll/glue/mrpc")
     (True, False)
@@ -130,8 +130,8 @@ def is_table(place: str) -> bool:
 
 
 def _read(place: str, columns: Mapping[str, str]) -> dict[str | None, TextPairs]:
-    """All pairs by split (None where the source has none), without splits whose labels are withheld."""
-    # A name given for one of the two says that the other is not meant.
+    """Return all pairs by split (None if the source has no splits), without splits whose labels are withheld."""
+    # A column given for label or score excludes the other.
     truths = {name: columns[name] for name in TRUTHS if name in columns} or {name: name for name in TRUTHS}
     spec = _spec(place, {name: columns[name] for name in TEXTS if name in columns}, tuple(truths.values()))
     rows: dict[str | None, list[Row]] = {}
@@ -144,10 +144,10 @@ def _read(place: str, columns: Mapping[str, str]) -> dict[str | None, TextPairs]
                 rows.setdefault(row.split, []).append(row)
     if not rows:
         raise EmptyDatasetError(f"{place} has no pairs ({len(rejected)} rows set aside).")
-    found = {split: _pairs(f"{place}[{split}]" if split else place, part, truths) for split, part in rows.items()}
+    by_split = {split: _pairs(f"{place}[{split}]" if split else place, part, truths) for split, part in rows.items()}
     return {
         split: replace(pairs, rejected=(*pairs.rejected, *rejected))
-        for split, pairs in found.items()
+        for split, pairs in by_split.items()
         if split is None or not (pairs.truth == WITHHELD).all()
     }
 
@@ -176,15 +176,15 @@ def _pairs(name: str, rows: Sequence[Row], truths: Mapping[str, str]) -> TextPai
         else:
             counts = " and ".join(str(len(row.cells.get(text, ()))) for text in TEXTS)
             aside.append(Rejection(row.key, "not a pair", f"{counts} texts"))
-    known = {truth: column for truth, column in truths.items() if any(column in row.notes for row in kept)}
-    if kept and len(known) != 1:
+    present = {truth: column for truth, column in truths.items() if any(column in row.notes for row in kept)}
+    if kept and len(present) != 1:
         raise DataError(
-            f"{name}: found {'both columns' if known else 'neither column'} {' and '.join(truths.values())}; expected "
-            "one, with labels (0, 1) or with scores. Name it: --column label=COLUMN or --column score=COLUMN."
+            f"{name}: found {'both columns' if present else 'neither column'} {' and '.join(truths.values())}; "
+            "expected one, with labels (0, 1) or with scores. Name it: --column label=COLUMN or --column score=COLUMN."
         )
-    values = [_number(row, column) for column in known.values() for row in kept]
+    values = [_number(row, column) for column in present.values() for row in kept]
     truth = np.array(values, dtype=np.float64)
-    scored = "score" in known
+    scored = "score" in present
     if not scored and not np.isin(truth, (0, 1, WITHHELD)).all():
         # The hub's STS-B calls its scores labels.
         scored = bool((truth % 1 != 0).any())
@@ -205,6 +205,6 @@ def _number(row: Row, column: str) -> float:
     except (TypeError, ValueError):
         number = np.nan
     if not np.isfinite(number):
-        found = "no value" if value is None or value == "" else repr(value)
-        raise DataError(f"{row.key}: found {found} in column {column!r}; expected a label (0 or 1) or a score.")
+        content = "no value" if value is None or value == "" else repr(value)
+        raise DataError(f"{row.key}: found {content} in column {column!r}; expected a label (0 or 1) or a score.")
     return float(number)

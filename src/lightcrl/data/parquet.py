@@ -1,4 +1,4 @@
-"""Parquet, scanned batch by batch; the bytes of pictures and sounds are read again when they are wanted."""
+"""Parquet, scanned batch by batch; the bytes of pictures and sounds are read again on demand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNREADABLE = (pyarrow.ArrowException, OSError)
 
 
 def read_parquet(path: Path, name: str, layout: Columns) -> Iterator[Row | Rejection]:
-    """Every row; only the wanted columns are read."""
+    """Yield every row; only the wanted columns are read."""
     table = ParquetCells(path)
     layout.check(table.columns, name)
     number = 0
@@ -35,7 +35,7 @@ def read_parquet(path: Path, name: str, layout: Columns) -> Iterator[Row | Rejec
 
 
 class ParquetCells:
-    """Single cells of a Parquet file; the row groups used last are kept, as items are asked for nearly in order."""
+    """Single cells of a Parquet file; recent row groups are cached, since items are requested nearly in order."""
 
     kept = 4
 
@@ -53,11 +53,11 @@ class ParquetCells:
         self._lock = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process opens the file for itself."""
+        """Reopen the file in another process."""
         return ParquetCells, (self.path,)
 
     def cell(self, row: int, column: str) -> Any:
-        """One cell, by the row's number from 0."""
+        """Return a cell, by the row's number from 0."""
         group = bisect_right(self._starts, row) - 1
         with self._lock:
             values = self._recent.get((group, column))

@@ -8,23 +8,23 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class DataSpec(BaseModel):
-    """Where the groups come from and how they are split.
+    """The source of the groups and their splits.
 
     Attributes:
         source: a member of `SOURCES`, or `"package.module:Class"` for the user's own.
-        path: one file, folder, shard pattern or hub id. Its splits are those that it gives (`split_column`, split
-            folders, several hub splits); otherwise they are drawn.
-        train: in place of `path`, one path per split.
+        path: one file, folder, shard pattern or hub id. Its own splits are used (`split_column`, split folders, several
+            hub splits); otherwise splits are drawn.
+        train: path of the split, in place of `path`.
         dev: see `train`.
         test: see `train`.
-        columns: modality to column (or tar extension); by default a modality has the column of its own name.
-        key: column whose equal values make rows one group; by default the first picture or sound does.
-        split_column: column that names the split.
-        dev_fraction: share of the groups drawn into `dev`, where splits are drawn.
-        test_fraction: share of the groups drawn into `test`, where splits are drawn.
-        root: folder that relative paths in the data are below; by default the data file's own.
-        encoding: of text files, by Python's name, such as `latin-1`; UTF-8 by default.
-        strict: stop at the first item that cannot be read.
+        columns: column (or tar extension) by modality; by default a modality has the column of its own name.
+        key: column of the group's name; by default rows with the same first picture or sound are a group.
+        split_column: column of the split.
+        dev_fraction: share of the groups drawn into `dev`, if splits are drawn.
+        test_fraction: share of the groups drawn into `test`, if splits are drawn.
+        root: base folder of relative paths in the data; by default the data file's own.
+        encoding: Python's name of the encoding of text files, such as `latin-1`; UTF-8 by default.
+        strict: true to stop at the first unreadable item.
         max_rejected: greatest share of items that may be set aside.
         options: further keyword arguments of the source.
     """
@@ -49,7 +49,7 @@ class DataSpec(BaseModel):
 
     @property
     def paths(self) -> dict[str | None, str]:
-        """Every path that is given, by its split; None stands for one whose splits are given within or drawn."""
+        """Every given path by its split; None is the key of a path whose splits are its own or drawn."""
         given = {None: self.path, "train": self.train, "dev": self.dev, "test": self.test}
         return {split: path for split, path in given.items() if path is not None}
 

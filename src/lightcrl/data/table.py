@@ -1,4 +1,4 @@
-"""Tables in a file: CSV and its kin, JSON lines, JSON documents (also gzipped) and Parquet, told apart by content."""
+"""Tables in a file: CSV and its variants, JSON lines, JSON documents (also gzipped), Parquet, detected by content."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ Reader = Callable[[Path, str, Columns, str], Rows]
 
 @dataclass(frozen=True)
 class TableFile:
-    """The rows of one file; its extension says how it is read.
+    """The rows of a file; its extension and content determine the reader.
 
     Attributes:
-        kinds: modality to `"text"`, `"image"` or `"audio"`.
+        kinds: `"text"`, `"image"` or `"audio"` by modality.
         path: the file.
-        columns: modality to column, where the names differ.
-        key: column whose equal values make rows one group; None goes by the first picture or sound.
+        columns: column by modality, where the names differ.
+        key: column of the group's name; None for the first picture or sound.
         split_column: column with `train`, `dev` (`val`, `validation`) or `test`.
-        root: folder that relative paths in the table are below; the file's own if None.
-        base: folder below which files are named; two tables with files of the same name need a common one.
-        notes: further columns that rows carry along, where they are there.
-        encoding: of text files, by Python's name.
-        one_split: all rows are in one split, whatever the file says of splits.
+        root: base folder of relative paths in the table; the file's own if None.
+        base: folder to which file names are relative; two tables with files of the same name need a common base.
+        notes: further columns that rows carry along, if present.
+        encoding: Python's name of the encoding of text files.
+        one_split: true if all rows are in the same split, whatever the file contains.
     """
 
     kinds: Mapping[str, str]
@@ -51,11 +51,11 @@ class TableFile:
     one_split: bool = False
 
     def rows(self) -> Rows:
-        """Every row, in the file's order, known as `train.jsonl:17` (in Parquet: the 17th row).
+        """Yield every row, in the file's order, named like `train.jsonl:17` (in Parquet: the 17th row).
 
         Raises:
-            DataError: there is no such file, or it is no table.
-            ModalityError: a column is not there.
+            DataError: there is no such file, or it is not a table.
+            ModalityError: a column is missing.
         """
         path = existing(self.path, f"a table ({', '.join(READERS)}, all but .parquet also with .gz)")
         root, base = Path(self.root or path.parent), Path(self.base or path.parent)
@@ -73,9 +73,9 @@ class TableFile:
 
 
 def read_json(path: Path, name: str, layout: Columns, encoding: str) -> Rows:
-    """One JSON object a line; a line that is not one is set aside, blank ones are passed over.
+    """Yield a row for each JSON object, one per line; an invalid line is set aside, and blank lines are skipped.
 
-    A file that is one document instead is read by `read_document`.
+    `read_document` reads a file with a single document.
     """
     if _is_document(path):
         with _open(path) as file:
@@ -92,7 +92,7 @@ def read_json(path: Path, name: str, layout: Columns, encoding: str) -> Rows:
 
 
 def _json_lines(file: BinaryIO, name: str, encoding: str) -> Iterator[tuple[str, dict[str, Any]] | Rejection]:
-    """Where each object is, and the object; a torn file ends in a `Rejection`."""
+    """Yield the location of each object, and the object; a torn file ends in a `Rejection`."""
     for number, line in _numbered(file, name):
         source = f"{name}:{number}"
         if isinstance(line, Rejection):
@@ -113,13 +113,13 @@ def _json_lines(file: BinaryIO, name: str, encoding: str) -> Iterator[tuple[str,
 
 
 def read_text_table(path: Path, name: str, layout: Columns, encoding: str) -> Rows:
-    """Cells with a delimiter between them; see `read_delimited`."""
+    """Yield the rows of cells with a delimiter; see `read_delimited`."""
     with _open(path) as file:
         yield from read_delimited(file, name, layout, encoding, "\t" if _suffix(path) == ".tsv" else ",")
 
 
 def read_parquet_file(path: Path, name: str, layout: Columns, encoding: str) -> Rows:
-    """Parquet, which says its encoding itself."""
+    """Yield the rows of a Parquet file, whose encoding is fixed."""
     return read_parquet(path, name, layout)
 
 
@@ -136,7 +136,7 @@ READERS: Mapping[str, Reader] = {
 
 
 def _is_document(path: Path) -> bool:
-    """Whether a JSON file is one document: an array, an object over several lines, or one that is the only line."""
+    """Return true for a JSON file with a single document: an array, a multi-line object, or an only line."""
     try:
         with _open(path) as file:
             start = file.read(1 << 20)
@@ -151,7 +151,7 @@ def _is_document(path: Path) -> bool:
         try:
             json.loads(line)
         except (ValueError, RecursionError):
-            # The first line of an object over several lines is no JSON; nor is a broken first line of many.
+            # The first line of a multi-line object is not JSON; nor is a broken first line of many.
             return line.strip() == b"{" or (start[:1] == b"{" and named)
         return False
     return named and (b'"images"' in start[:4096] or not end)
@@ -178,7 +178,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _numbered(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes | Rejection]]:
-    """Lines from 1; a gzip file that ends too early ends in a `Rejection`."""
+    """Yield lines, numbered from 1; a truncated gzip file ends in a `Rejection`."""
     number = 0
     try:
         for number, line in enumerate(file, 1):
@@ -188,10 +188,10 @@ def _numbered(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes | Rejectio
 
 
 def _encoding(name: str) -> str:
-    """The standard name of an encoding.
+    """Return the standard name of an encoding.
 
     Raises:
-        DataError: there is none of this name.
+        DataError: the encoding is unknown.
     """
     try:
         return codecs.lookup(name).name

@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files whose members `0001.jpg`, `0001.txt` are one sample."""
+"""WebDataset shards: tar files whose members `0001.jpg`, `0001.txt` are a sample."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ BLOCK = 512
 
 @dataclass(frozen=True, slots=True)
 class TarSlice:
-    """Reads one member of a tar file, without the tar file's index."""
+    """A reader of a member of a tar file, without the tar file's index."""
 
     path: Path
     offset: int
     size: int
 
     def __call__(self) -> bytes:
-        """The bytes.
+        """Return the bytes.
 
         Raises:
             ItemError: the tar file is gone, or shorter than it was.
@@ -44,14 +44,14 @@ class TarSlice:
 
 @dataclass(frozen=True)
 class Shards:
-    """Samples of uncompressed tar files, each a group of its own; only headers and texts are read.
+    """Samples of uncompressed tar files, each a group; only headers and texts are read.
 
     Attributes:
-        kinds: modality to `"text"`, `"image"` or `"audio"`.
-        path: a pattern with braces (`shard-{000..003}.tar`) or stars, a folder of tar files, or one tar file.
-        columns: modality to extension (`"jpg"`, `"seg.png"`), or `"json:caption"` for a field of the sample's JSON.
+        kinds: `"text"`, `"image"` or `"audio"` by modality.
+        path: pattern with braces (`shard-{000..003}.tar`) or stars, a folder of tar files, or a tar file.
+        columns: extension by modality (`"jpg"`, `"seg.png"`), or `"json:caption"` for a field of the sample's JSON.
             By default the first of the usual extensions of its kind that a sample has.
-        base: folder below which shards are named; two folders with shards of the same name need a common one.
+        base: folder to which shard names are relative; two folders with shards of the same name need a common base.
     """
 
     kinds: Mapping[str, str]
@@ -60,10 +60,10 @@ class Shards:
     base: str | Path | None = None
 
     def rows(self) -> Iterator[Row | Rejection]:
-        """Every sample, in the order of the shards, known as `shard-000.tar/0001`.
+        """Yield every sample, in the order of the shards, named like `shard-000.tar/0001`.
 
         Raises:
-            DataError: a shard is not there, or it is no tar file.
+            DataError: a shard is missing, or not a tar file.
             ModalityError: no sample of any shard has a modality's extension.
         """
         shards = _shards(str(self.path))
@@ -75,11 +75,11 @@ class Shards:
             samples: dict[str, dict[str, tarfile.TarInfo]] = {}
             torn = None
             with _open(shard) as tar:
-                for found in _members(tar, shard):
-                    if isinstance(found, str):
-                        torn = Rejection(name, "torn shard", found)
-                    elif (place := _sample(found.name)) is not None:
-                        samples.setdefault(place[0], {})[place[1]] = found
+                for member in _members(tar, shard):
+                    if isinstance(member, str):
+                        torn = Rejection(name, "torn shard", member)
+                    elif (place := _sample(member.name)) is not None:
+                        samples.setdefault(place[0], {})[place[1]] = member
                 for sample, members in samples.items():
                     seen.update(dict.fromkeys(members))
                     yield from self._read(tar, shard, f"{name}/{sample}", members, modified)
@@ -107,17 +107,17 @@ class Shards:
             except ItemError as error:
                 yield Rejection(source, error.reason, error.detail, modality)
                 continue
-            for found in cell_items(value, kind, shard.parent, source):
-                if isinstance(found, Item):
-                    items.setdefault(modality, []).append(found)
+            for item in cell_items(value, kind, shard.parent, source):
+                if isinstance(item, Item):
+                    items.setdefault(modality, []).append(item)
                 else:
-                    yield Rejection(source, found.reason, found.detail, modality)
+                    yield Rejection(source, item.reason, item.detail, modality)
         if items:
             yield Row(name, items)
 
     def _column(self, modality: str, present: Mapping[str, Any]) -> str:
         usual = EXTENSIONS[self.kinds[modality]]
-        return self.columns.get(modality) or next((one for one in usual if one in present), usual[0])
+        return self.columns.get(modality) or next((extension for extension in usual if extension in present), usual[0])
 
     def _check(self, seen: Mapping[str, None], base: Path) -> None:
         for modality in self.kinds:
@@ -130,8 +130,8 @@ class Shards:
 
 
 def _shards(pattern: str) -> list[Path]:
-    """Every shard that a pattern names, in order."""
-    found: list[Path] = []
+    """Return every shard that a pattern names, in order."""
+    paths: list[Path] = []
     for name in expand(pattern):
         path = Path(name)
         if not path.exists() and any(sign in name for sign in "*?["):
@@ -144,8 +144,8 @@ def _shards(pattern: str) -> list[Path]:
             folder = path if path.is_dir() else path.parent
             inside = [entry.name for entry in visible(folder)] if folder.is_dir() else []
             raise DataError(f"{name}: found no tar files, only {some(inside)}. Expected shards such as shard-000.tar.")
-        found += matches
-    return found
+        paths += matches
+    return paths
 
 
 def _open(shard: Path) -> tarfile.TarFile:
@@ -159,7 +159,7 @@ def _open(shard: Path) -> tarfile.TarFile:
 
 
 def _members(tar: tarfile.TarFile, shard: Path) -> Iterator[tarfile.TarInfo | str]:
-    """The whole members; a last string says how the file is torn, if it is."""
+    """Yield the complete members; if the file is torn, a final string describes the damage."""
     length = shard.stat().st_size
     kept = 0
     try:
@@ -173,7 +173,7 @@ def _members(tar: tarfile.TarFile, shard: Path) -> Iterator[tarfile.TarInfo | st
     except tarfile.TarError as error:
         yield f"{error}; {kept} members are whole"
         return
-    # A reader of tar files takes a broken header, too, for the end: only zeros are one.
+    # tarfile takes a broken header for the end, too; only zeros are a valid end.
     with shard.open("rb") as file:
         file.seek(tar.offset)
         block = file.read(BLOCK)
@@ -182,7 +182,7 @@ def _members(tar: tarfile.TarFile, shard: Path) -> Iterator[tarfile.TarInfo | st
 
 
 def _sample(name: str) -> tuple[str, str] | None:
-    """A member's sample and extension.
+    """Return a member's sample and extension.
 
     >>> _sample("photos/0001.seg.PNG"), _sample(".hidden")
     (('photos/0001', 'seg.png'), None)
@@ -193,7 +193,7 @@ def _sample(name: str) -> tuple[str, str] | None:
 
 
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo, key: str) -> Any:
-    """A text member, or one field of a JSON member (None if it has no such field)."""
+    """Return a text member, or a field of a JSON member (None if it has no such field)."""
     file = tar.extractfile(member)
     data = file.read() if file else b""
     try:

@@ -1,4 +1,4 @@
-"""Features: what frozen encoders said, once, kept on disk for as many trainings as you like."""
+"""Features: outputs of frozen encoders, computed once and kept on disk for any number of trainings."""
 
 from lightcrl.features.base import Store
 from lightcrl.features.encoding import encode_items

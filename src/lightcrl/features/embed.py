@@ -1,4 +1,4 @@
-"""Stored features through a method, to unit vectors."""
+"""Embedding of stored features by a method, to unit vectors."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lightcrl.features.table import Features, Split
 from lightcrl.methods.base import Method
 from lightcrl.processes import gather_rows, launched, rank, share
 
-# Tokens per batch, so that long sequences and single vectors take like memory.
+# Number of tokens per batch, so that long sequences and single vectors take similar memory.
 TOKENS_PER_BATCH = 65_536
 
 
 @torch.inference_mode()
 def embed_rows(method: Method, store: Store, modality: str, rows: np.ndarray) -> Tensor:
-    """Unit vectors [N, d] float32 on the CPU of the items at `rows` [N], in eval mode."""
+    """Return unit vectors [N, d] float32 on the CPU of the items at `rows` [N], in eval mode."""
     was_training = method.training
     method.eval()
     device = next(method.parameters()).device
@@ -36,7 +36,7 @@ def embed_rows(method: Method, store: Store, modality: str, rows: np.ndarray) ->
 
 @torch.inference_mode()
 def own_rows(encoder: Encoder, store: Store, rows: np.ndarray) -> Tensor:
-    """[N, D] float32 what the encoder says by itself (`Encoder.own_vectors`) of the items at `rows` [N]."""
+    """Return the encoder's own vectors [N, D] float32 (`Encoder.own_vectors`) of the items at `rows` [N]."""
     per_batch = max(1, TOKENS_PER_BATCH // max(1, store.longest))
     parts = [
         encoder.own_vectors(store.gather(rows[start : start + per_batch]).to("cpu", torch.float32))
@@ -46,7 +46,7 @@ def own_rows(encoder: Encoder, store: Store, rows: np.ndarray) -> Tensor:
 
 
 def embed_split(method: Method, features: Features, split: Split) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
-    """Unit vectors [N_m, d] of every item of a split once, and links [L_m, 2] (item number, group number)."""
+    """Return unit vectors [N_m, d] of every item of a split, and links [L_m, 2] (item number, group number)."""
     vectors = {
         modality: embed_rows(method, features.store(modality), modality, np.unique(members.rows))
         for modality, members in split.members.items()
@@ -55,7 +55,7 @@ def embed_split(method: Method, features: Features, split: Split) -> tuple[dict[
 
 
 def embed_together(method: Method, features: Features, split: Split) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
-    """As `embed_split`, by all processes of a training, each of which embeds its share of the items."""
+    """Embed a split as `embed_split`, with all processes of a training; each embeds its share of the items."""
     count = launched()
     if count == 1:
         return embed_split(method, features, split)
@@ -69,7 +69,7 @@ def embed_together(method: Method, features: Features, split: Split) -> tuple[di
 
 
 def split_links(split: Split) -> dict[str, np.ndarray]:
-    """By modality, links [L_m, 2] of a split: item number in order of rows, group number."""
+    """Return links [L_m, 2] of a split by modality: item number in order of rows, group number."""
     return {
         modality: np.stack([np.unique(members.rows, return_inverse=True)[1], members.groups], 1)
         for modality, members in split.members.items()

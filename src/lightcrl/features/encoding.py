@@ -1,4 +1,4 @@
-"""Raw items through a frozen encoder, fast: decoded in threads, batched by length, in no particular order."""
+"""Fast encoding of raw items: decoded in threads, batched by length, in no particular order."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lightcrl.data.base import Item
 from lightcrl.encoders.base import Encoder
 from lightcrl.errors import ItemError, LightCRLError
 
-# Batches are formed within a window of this many, sorted by length, while the next window is being decoded.
+# Number of items in a window, within which batches are sorted by length while the next window is decoded.
 WINDOW_BATCHES = 16
-# Items that a thread decodes before it takes more.
+# Number of items that a thread decodes at a time.
 PORTION = 16
 
 
 def encode_items(encoder: Encoder, items: Sequence[Item], *, workers: int = 4) -> Iterator[tuple[int, Any]]:
-    """Encode items without a store: pairs of place and tokens [T, D] float32, or the `ItemError` of that item.
+    """Encode items without a store; yield place and tokens [T, D] float32, or the `ItemError` of that item.
 
     Places come in the order of batches, not of items.
     """
@@ -36,10 +36,10 @@ def encode(
     workers: int = 4,
     cut: Callable[[int], None] = lambda place: None,
 ) -> Iterator[tuple[int, np.ndarray | ItemError]]:
-    """The items at `places`, as `encode_items` has them, their tokens in `dtype`.
+    """Encode the items at `places` as in `encode_items`, with tokens in `dtype`.
 
-    Decodes in threads one window ahead, batches by length, encodes. `cut` is called with the place of every text whose
-    end the encoder leaves out, before that text comes.
+    Threads decode a window ahead; batches are formed by length. `cut` is called with the place of every text whose end
+    the encoder leaves out, before that text comes.
     """
     width = WINDOW_BATCHES * encoder.batch_size
     windows = [places[start : start + width] for start in range(0, len(places), width)]
@@ -69,7 +69,7 @@ def encode(
 
 
 def batches(lengths: Sequence[int], encoder: Encoder) -> Iterator[slice]:
-    """Cut items of ascending `lengths` [N] into batches of at most `batch_size` items and `batch_length` in all."""
+    """Cut items of ascending `lengths` [N] into batches of at most `batch_size` items and `batch_length` in total."""
     start = 0
     for stop, length in enumerate(lengths, 1):
         size = stop - start
@@ -81,7 +81,7 @@ def batches(lengths: Sequence[int], encoder: Encoder) -> Iterator[slice]:
 
 
 def _prepare(encoder: Encoder, items: Sequence[Item]) -> list[Any]:
-    """What `Encoder.prepare` makes of each item, or the `ItemError` that keeps it from being made."""
+    """Return the result of `Encoder.prepare` for each item, or its `ItemError`."""
     return [_prepare_one(encoder, item) for item in items]
 
 
@@ -92,7 +92,7 @@ def _prepare_one(encoder: Encoder, item: Item) -> Any:
         return error
     except LightCRLError:
         raise
-    except Exception as error:  # a decoder's own failure concerns this item alone
+    except Exception as error:  # a decoder's own failure concerns only this item
         return ItemError("unreadable", f"{type(error).__name__}: {error}")
 
 

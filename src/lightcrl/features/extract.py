@@ -1,7 +1,7 @@
-"""Run a frozen encoder once over every item of a modality, into a feature store.
+"""Extraction: a frozen encoder runs once over every item of a modality, into a feature store.
 
-The store is made shard by shard (`shards`), by an engine (`engines`); what an earlier run completed is kept, and what a
-finished store of the same encoder already holds is copied (`siblings`).
+The store is made shard by shard (`shards`), by an engine (`engines`). Shards from an earlier run are kept, and items in
+a finished store of the same encoder are copied (`siblings`).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from lightcrl.tokens import TokenSpec
 
 @dataclass(frozen=True)
 class Extraction:
-    """A store, and what it took to have it.
+    """A store, and the work of this call.
 
     Attributes:
-        store: complete and open.
-        encoded: items that went through the encoder in this call.
-        copied: items taken from another store of the same encoder.
-        kept: items in shards that were already complete.
-        rejected: everything that the store has set aside.
+        store: the complete, open store.
+        encoded: number of items that went through the encoder in this call.
+        copied: number of items from another store of the same encoder.
+        kept: number of items in shards that were already complete.
+        rejected: all items that the store has set aside.
     """
 
     store: FeatureStore
@@ -59,30 +59,30 @@ def extract(
     progress: Callable[[int, int], None] = lambda done, total: None,
     tell: Tell = lambda event: None,
 ) -> Extraction:
-    """The complete store of one modality of `dataset`, made, resumed or found below `root`.
+    """Return the complete store of a modality of `dataset`, which is made, resumed or reused below `root`.
 
-    One process makes a store; others wait for it and find it done. Of a store at a URI this holds for the processes of
-    one machine. Two machines may encode the same items there, and write the same bytes.
+    A single process makes a store; others wait and read the complete store. For a store at a URI this holds for the
+    processes of one machine. Two machines may encode the same items there, and write the same bytes.
 
     Args:
         encoder: the frozen encoder.
         dataset: groups and unique items.
-        modality: whose items.
+        modality: modality of the items.
         root: folder of all stores, a path or a URI.
-        dtype: of the stored values, `"float16"` or `"float32"`.
-        strict: stop at the first item that cannot be read.
+        dtype: dtype of the stored values, `"float16"` or `"float32"`.
+        strict: true to stop at the first unreadable item.
         max_rejected: greatest share of items that may be set aside.
-        workers: threads that decode, in every process that encodes.
+        workers: decoding threads in every encoding process.
         engine: a member of `ENGINES`.
-        crew: who encodes, where the engine is not the local one.
-        progress: called with items done and items in all.
-        tell: called with the event `waiting` if another process makes the store.
+        crew: encoding processes, if the engine is not the local one.
+        progress: function that is called with the number of finished items and of all items.
+        tell: function that is called with the event `waiting` if another process makes the store.
 
     Raises:
-        DataError: `strict`, and an item cannot be read.
-        TooManyRejectedError: more than `max_rejected` cannot be read.
-        StorageError: the disk is full, or the folder cannot be written; complete shards are kept.
-        EngineError: the machines that should encode cannot.
+        DataError: `strict` is true, and an item is unreadable.
+        TooManyRejectedError: more than `max_rejected` are unreadable.
+        StorageError: the disk is full, or the folder is not writable; complete shards are kept.
+        EngineError: the encoding machines fail.
     """
     identity = {
         "format": FORMAT,
@@ -92,19 +92,19 @@ def extract(
     }
     mark = fingerprint(identity)
     folder = folder_at(root).below(f"{modality}-{mark[:16]}")
-    if (known := _found(folder, mark, dataset, modality, progress)) is not None:
-        return known
+    if (existing := _found(folder, mark, dataset, modality, progress)) is not None:
+        return existing
     folder.make()
     job = Job(folder.uri, mark, encoder.fingerprint, dtype, strict, workers)
     with in_turn(local_place(folder.uri), tell):
-        known = _found(folder, mark, dataset, modality, progress)
-        return known or _make(job, encoder, dataset, modality, root, max_rejected, engine, crew or Crew(), progress)
+        existing = _found(folder, mark, dataset, modality, progress)
+        return existing or _make(job, encoder, dataset, modality, root, max_rejected, engine, crew or Crew(), progress)
 
 
 def _found(
     folder: Folder, mark: str, dataset: Dataset, modality: str, progress: Callable[[int, int], None]
 ) -> Extraction | None:
-    """The store if it is complete."""
+    """Return the store if it is complete."""
     if "manifest.json" not in folder.sizes():
         return None
     store = FeatureStore(folder.uri, mark)
@@ -123,7 +123,7 @@ def _make(
     crew: Crew,
     progress: Callable[[int, int], None],
 ) -> Extraction:
-    """Encode what no store has; the manifest comes last."""
+    """Encode the missing items; the manifest is written last."""
     items, folder, mark = dataset.items[modality], folder_at(job.folder), job.fingerprint
     shards = complete_shards(folder, shard_count(len(items)), mark)
     kept = sum(shard.rows for shard in shards.values())
@@ -136,7 +136,7 @@ def _make(
         progress(done, len(items))
 
     def check() -> None:
-        """Stop as soon as the final share is certain to be too large, not after hours."""
+        """Stop as soon as the final share is certain to be too large, not hours later."""
         aside = [entry for _, shard in sorted(shards.items()) for entry in shard.rejected]
         check_rejected(_rejections(aside, modality), len(items) - len(aside), max_rejected)
 
@@ -188,7 +188,7 @@ def encode_modality(
     strict: bool = False,
     max_rejected: float = 0.2,
 ) -> Extraction:
-    """`extract` as a recipe's `[features]` table has it, its progress told as events `encode` and `encoded`."""
+    """Run `extract` with a recipe's `[features]` table, and report progress as events `encode` and `encoded`."""
     done = extract(
         encoder,
         dataset,
@@ -211,7 +211,7 @@ def encode_modality(
             "encoded": done.encoded,
             "copied": done.copied,
             "kept": done.kept,
-            "rejected": dict(Counter(one.reason for one in done.rejected)),
+            "rejected": dict(Counter(rejection.reason for rejection in done.rejected)),
             "cut": len(done.store.cut),
             "folder": str(done.store.folder),
             "bytes": done.store.nbytes,

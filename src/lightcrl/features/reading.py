@@ -1,6 +1,6 @@
-"""Items' tokens from files: neighbours in one go, into memory of their own.
+"""Reading of items' tokens from files: neighbours in a single read, into memory of their own.
 
-Nothing is mapped, so what is resident is what was asked for.
+Nothing is mapped, so only requested values are resident.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from lightcrl.errors import TornStoreError
 from lightcrl.tokens import TokenBatch
 
-# Bytes between two items that are still read in one go, and thrown away.
+# Greatest gap in bytes between two items in a single read; the gap is discarded.
 GAP = 64 * 2**10
-# Bytes read in one go.
+# Greatest number of bytes per read.
 RUN = 4 * 2**20
 
 
@@ -26,10 +26,10 @@ class Excerpt:
     """Some items of a store, held in memory.
 
     Attributes:
-        rows: [N] rows of the store, ascending.
-        values: [tokens, D] their tokens one after another.
-        offsets: [N + 1] where each item begins.
-        slots: places that a batch of no items has.
+        rows: rows of the store [N], ascending.
+        values: tokens [tokens, D] of the items, concatenated.
+        offsets: start of each item, [N + 1].
+        slots: number of places in a batch without items.
     """
 
     rows: np.ndarray
@@ -38,35 +38,35 @@ class Excerpt:
     slots: int
 
     def gather(self, rows: np.ndarray) -> TokenBatch:
-        """Tokens of the items at `rows` [B], all of them in the excerpt, in that order."""
+        """Return the tokens of the items at `rows` [B], in that order; all of them must be in the excerpt."""
         return pad(self.values, self.offsets, np.searchsorted(self.rows, rows), self.slots)
 
 
 def pad(values: np.ndarray, offsets: np.ndarray, items: np.ndarray, slots: int, most: int | None = None) -> TokenBatch:
-    """Tokens of `items` [B] out of `values` [tokens, D], padded to the longest; at most the first `most` of each."""
+    """Return tokens of `items` [B] out of `values` [tokens, D], padded to the longest; at most `most` of each item."""
     starts = np.asarray(offsets[items])
     lengths = np.asarray(offsets[items + 1]) - starts
     if most is not None:
         lengths = np.minimum(lengths, most)
-    # A process may have no items of a modality in a batch: its tokens have the right shape all the same.
+    # A process may have no items of a modality in a batch; its tokens still need the right shape.
     places = np.arange(int(lengths.max()) if len(items) else slots)
     mask = places < lengths[:, None]
-    # Padding repeats the item's first token: it is masked, and a read stays within the item.
+    # Padding repeats the item's first token: it is masked, and the index stays within the item.
     index = starts[:, None] + np.where(mask, places, 0)
-    # Torch, other than numpy, lets other threads of Python work meanwhile.
-    found = torch.from_numpy(values).index_select(0, torch.from_numpy(index.reshape(-1)))
-    return TokenBatch(found.view(*index.shape, values.shape[1]), torch.from_numpy(mask))
+    # Torch releases the interpreter lock meanwhile, unlike numpy.
+    padded = torch.from_numpy(values).index_select(0, torch.from_numpy(index.reshape(-1)))
+    return TokenBatch(padded.view(*index.shape, values.shape[1]), torch.from_numpy(mask))
 
 
 def read_tokens(path: Path, header: int, starts: np.ndarray, counts: np.ndarray, out: np.ndarray) -> None:
     """Fill `out` [sum(counts), D] with `counts` [N] tokens from each of `starts` [N], ascending, of an array in a file.
 
     Args:
-        path: of a `.npy` file.
-        header: bytes before the array.
-        starts: the first token of each item.
-        counts: how many tokens of it.
-        out: where they go, one item after another.
+        path: path of a `.npy` file.
+        header: number of bytes before the array.
+        starts: first token of each item.
+        counts: number of tokens of each item.
+        out: destination of the tokens, item after item.
 
     Raises:
         TornStoreError: the file ends before the last token.
@@ -98,10 +98,10 @@ def read_tokens(path: Path, header: int, starts: np.ndarray, counts: np.ndarray,
 def _read(file: int, path: Path, position: int, into: np.ndarray) -> None:
     left = into.reshape(-1).view(np.uint8).data
     while left:
-        found = os.preadv(file, [left], position)
-        if not found:
+        count = os.preadv(file, [left], position)
+        if not count:
             raise TornStoreError(
-                f"{path} ends at byte {position}, {len(left)} bytes before what was asked of it: it was cut since the "
-                "store was opened. Remove it and manifest.json and run the recipe again."
+                f"{path} ends at byte {position}, {len(left)} bytes short: it was truncated after the store was "
+                "opened. Remove it and manifest.json and run the recipe again."
             )
-        left, position = left[found:], position + found
+        left, position = left[count:], position + count

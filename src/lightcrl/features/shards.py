@@ -1,7 +1,7 @@
-"""Shards of a store as pieces of work: which items each has, and how one is made. Any process can make any of them.
+"""Shards of a store as pieces of work: their items, and the way to make them. Any process can make any shard.
 
-Items are cut into shards by their number alone and batched within a shard, so that whoever makes one, and however
-often it was begun, makes the same batches, hence the same bytes.
+The cut into shards depends only on the number of items, and batches are formed within a shard. So every process makes
+the same batches, hence the same bytes, however often a shard was begun.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from lightcrl.tokens import TokenSpec
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What all shards of a store have in common.
+    """Settings that all shards of a store have in common.
 
     Attributes:
         folder: path or URI of the store.
-        fingerprint: the store's.
-        encoder: the encoder's fingerprint.
-        dtype: of the stored values.
-        strict: stop at the first item that cannot be read.
-        workers: threads that decode.
+        fingerprint: fingerprint of the store.
+        encoder: fingerprint of the encoder.
+        dtype: dtype of the stored values.
+        strict: true to stop at the first unreadable item.
+        workers: number of decoding threads.
     """
 
     folder: str
@@ -45,13 +45,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One shard that is to be made.
+    """A missing shard.
 
     Attributes:
-        number: of the shard.
-        items: in it, in order.
+        number: number of the shard.
+        items: items of the shard, in order.
         links: place of an item among them, its group and the group's split; in order of places.
-        copies: by place, where a finished store of the same encoder holds that item.
+        copies: location of an item in a finished store of the same encoder, by place.
     """
 
     number: int
@@ -62,14 +62,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A shard that is complete, and what it took.
+    """A complete shard, and the work that it took.
 
     Attributes:
-        number: of the shard.
-        shard: its entry of the manifest.
-        shape: of the encoder's tokens.
-        encoded: items that went through the encoder.
-        copied: items taken from other stores.
+        number: number of the shard.
+        shard: its entry in the manifest.
+        shape: shape of the encoder's tokens.
+        encoded: number of items that went through the encoder.
+        copied: number of items from other stores.
     """
 
     number: int
@@ -80,12 +80,12 @@ class Made:
 
 
 def shard_size(count: int) -> int:
-    """Items of each shard but the last: at least 1,024, and at most 1,024 shards in all."""
+    """Return the number of items per shard except the last: at least 1,024, and at most 1,024 shards in total."""
     return max(1024, -(-count // 1024))
 
 
 def shard_count(count: int) -> int:
-    """Shards that `count` items are cut into.
+    """Return the number of shards of `count` items.
 
     >>> shard_count(0), shard_count(1024), shard_count(1025), shard_count(10_000_000)
     (0, 1, 2, 1024)
@@ -94,7 +94,7 @@ def shard_count(count: int) -> int:
 
 
 def plan_tasks(dataset: Dataset, modality: str, siblings: Siblings, complete: Collection[int]) -> Iterator[Task]:
-    """The shards of a modality that are not `complete`, each when it is asked for."""
+    """Yield the shards of a modality that are not `complete`."""
     items, links = dataset.items[modality], dataset.links[modality]
     size = shard_size(len(items))
     for number in range(shard_count(len(items))):
@@ -109,7 +109,7 @@ def plan_tasks(dataset: Dataset, modality: str, siblings: Siblings, complete: Co
                 (int(item) - number * size, dataset.groups[group], dataset.splits[group])
                 for item, group in links[first:last]
             ],
-            {place: found for place, item in enumerate(part) if (found := siblings.find(item.key)) is not None},
+            {place: location for place, item in enumerate(part) if (location := siblings.find(item.key)) is not None},
         )
 
 
@@ -119,22 +119,22 @@ def make_shard(
     encoder: Callable[[], Encoder],
     advance: Callable[[int], None] = lambda items: None,
 ) -> Made:
-    """Encode what has to be encoded, copy the rest, and write the shard's files; its entry comes last.
+    """Encode new items, copy the others, and write the shard's files; its entry is written last.
 
     Args:
-        job: what the shard has in common with others.
+        job: settings of all shards.
         task: the shard.
-        encoder: gives the encoder; called when there is something to encode.
-        advance: called with the number of items that are done since the last call.
+        encoder: function that returns the encoder; it is called only if an item must be encoded.
+        advance: function that is called with the number of items finished since its last call.
 
     Raises:
-        DataError: the job is `strict`, and an item cannot be read.
+        DataError: the job is `strict`, and an item is unreadable.
         StorageError: the shard cannot be written.
     """
-    found, cut, shape = _copied(task.copies)
-    fresh = [place for place in range(len(task.items)) if place not in found]
+    tokens, cut, shape = _copied(task.copies)
+    fresh = [place for place in range(len(task.items)) if place not in tokens]
     rejected = []
-    advance(len(found))
+    advance(len(tokens))
     if fresh:
         made = encoder()
         for place, outcome in encode(made, task.items, fresh, job.dtype, workers=job.workers, cut=cut.add):
@@ -144,18 +144,18 @@ def make_shard(
                     raise DataError(f"{source}: {outcome}. strict = true stops at the first such item.")
                 rejected.append({"source": source, "reason": outcome.reason, "detail": outcome.detail})
             else:
-                found[place] = outcome
+                tokens[place] = outcome
             advance(1)
         shape = shape or TokenSpec(made.dim, made.slots, made.sequence)
-    assert shape is not None  # a shard has items, and each is either copied or fresh
-    places = sorted(found)
-    sequences = [found[place] for place in places]
+    assert shape is not None  # a shard has items, and each is either copied or encoded
+    places = sorted(tokens)
+    sequences = [tokens[place] for place in places]
     shard = write_shard(
         folder_at(job.folder),
         task.number,
         job.fingerprint,
         sequences,
-        _metadata(task, found),
+        _metadata(task, tokens),
         rejected,
         shape.dim,
         job.dtype,
@@ -165,22 +165,22 @@ def make_shard(
 
 
 def _copied(copies: Mapping[int, Place]) -> tuple[dict[int, np.ndarray], set[int], TokenSpec | None]:
-    """Tokens by place from other stores, the places of texts that were cut, and the shape of the tokens."""
+    """Return tokens by place from other stores, the places of texts that were cut, and the shape of the tokens."""
     stores = {folder: FeatureStore(folder) for folder in sorted({folder for folder, _ in copies.values()})}
     shapes = [TokenSpec(store.dim, store.slots, store.sequence) for store in stores.values()]
-    found: dict[Place, np.ndarray] = {}
+    copied: dict[Place, np.ndarray] = {}
     for folder, store in stores.items():
-        # All rows in one go: neighbours are read together, and no file is opened twice.
+        # All rows at once: neighbours are read together, and no file is opened twice.
         held = store.read(np.array([row for other, row in copies.values() if other == folder]))
         sequences = np.split(held.values, held.offsets[1:-1])
-        found |= {(folder, row): tokens for row, tokens in zip(held.rows.tolist(), sequences, strict=True)}
+        copied |= {(folder, row): tokens for row, tokens in zip(held.rows.tolist(), sequences, strict=True)}
     short = {(folder, row) for folder, store in stores.items() for row in store.cut.tolist()}
     cut = {place for place, copy in copies.items() if copy in short}
-    return {place: found[copy] for place, copy in copies.items()}, cut, next(iter(shapes), None)
+    return {place: copied[copy] for place, copy in copies.items()}, cut, next(iter(shapes), None)
 
 
-def _metadata(task: Task, found: Mapping[int, Any]) -> dict[str, list[Any]]:
-    rows = {place: row for row, place in enumerate(sorted(found))}
+def _metadata(task: Task, tokens: Mapping[int, Any]) -> dict[str, list[Any]]:
+    rows = {place: row for row, place in enumerate(sorted(tokens))}
     kept = [link for link in task.links if link[0] in rows]
     return {
         "row": [rows[place] for place, _, _ in kept],

@@ -1,4 +1,4 @@
-"""Items that finished stores of the same encoder already hold: they are copied, not encoded again."""
+"""Items in finished stores of the same encoder, which are copied instead of encoded again."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Place: TypeAlias = tuple[str, int]
 
 
 class Siblings:
-    """What the finished stores below a folder hold; of a store on an object store only the metadata are read."""
+    """Items in the finished stores below a folder; for a store on an object store only the metadata is read."""
 
     def __init__(self, root: Folder, wanted: Mapping[str, Any], encoder: str, exclude: str) -> None:
-        """Look at all stores below `root` but that called `exclude`.
+        """Read all stores below `root` except `exclude`.
 
         Args:
             root: folder of all stores.
-            wanted: entries of the manifest that have to be these.
+            wanted: required entries of the manifest.
             encoder: fingerprint of the encoder.
-            exclude: name of the store that is being made.
+            exclude: name of the store in the making.
         """
         self._places: dict[str, Place] = {}
         for name in root.folders():
@@ -35,19 +35,19 @@ class Siblings:
                     self._places.setdefault(key, (folder.uri, row))
 
     def find(self, key: str) -> Place | None:
-        """Where the item of that key is, if anywhere."""
+        """Return the location of the item with that key, or None."""
         return self._places.get(key)
 
 
 def _manifest(folder: Folder, wanted: Mapping[str, Any], encoder: str) -> dict[str, Any] | None:
-    """The manifest of a store that is whole and of the wanted kind."""
+    """Return the manifest of a complete store of the wanted kind, or None."""
     try:
         manifest: dict[str, Any] = json.loads(folder.read("manifest.json"))
     except (FileNotFoundError, ValueError):
         return None
     if manifest["encoder"]["fingerprint"] != encoder or any(manifest[key] != value for key, value in wanted.items()):
         return None
-    # A torn sibling only means that its items are encoded again.
+    # The items of a torn sibling are encoded again.
     sizes = folder.sizes()
     files = [file for shard in manifest["shards"] for file in shard["files"].items()]
     return manifest if all(sizes.get(name) == stamp["bytes"] for name, stamp in files) else None

@@ -1,4 +1,4 @@
-"""The `[features]` table of a recipe: where features are kept, and who encodes."""
+"""The `[features]` table of a recipe: the folder of the stores, and the encoding processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightcrl.files.local import cache_folder
 
 
 def default_features_folder() -> str:
-    """`$LIGHTCRL_CACHE/features`, or `~/.cache/lightcrl/features`: stores are shared by all recipes."""
+    """Return `$LIGHTCRL_CACHE/features`, or `~/.cache/lightcrl/features`: all recipes share their stores."""
     return str(cache_folder() / "features")
 
 
@@ -19,14 +19,14 @@ class FeaturesSpec(BaseModel):
     """The `[features]` table.
 
     Attributes:
-        folder: of all feature stores, a path or a URI of an object store (`s3://bucket/features`).
-        dtype: of stored values.
-        workers: threads that decode pictures and sounds, in every process that encodes.
+        folder: folder of all feature stores, a path or a URI of an object store (`s3://bucket/features`).
+        dtype: dtype of stored values.
+        workers: number of threads that decode pictures and sounds, in every encoding process.
         engine: a member of `ENGINES`: `"local"` encodes in this process, `"ray"` on the machines of a Ray cluster; or
             `"package.module:function"` for the user's own.
-        actors: processes that encode at once, for engine `"ray"`; `"auto"` takes as many as there is room for.
-        actor_cpus: cores of each, and threads of its arithmetic.
-        actor_gpus: GPUs of each; below 1, several share one. With 0 they encode on the CPU.
+        actors: number of encoding processes, for engine `"ray"`; `"auto"` starts as many as fit.
+        actor_cpus: cores of each actor, and threads of its arithmetic.
+        actor_gpus: GPUs of each actor; below 1, several actors share a GPU. With 0 they encode on the CPU.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,5 +49,5 @@ class FeaturesSpec(BaseModel):
 
     @property
     def crew(self) -> Crew:
-        """Who encodes, where the engine is not the local one."""
+        """The encoding processes of an engine other than the local one."""
         return Crew(self.actors, self.actor_cpus, self.actor_gpus)

@@ -1,12 +1,12 @@
-"""The feature store: what a frozen encoder said of every item, on disk, ragged and without padding.
+"""The feature store: outputs of a frozen encoder for every item, on disk, ragged and without padding.
 
-    manifest.json            format, fingerprint, encoder, sizes and digests of all files; written last
-    values-00000.npy         [tokens, D] floats, the items' tokens one after another
-    offsets-00000.npy        [items + 1] int64, where each item begins
-    items-00000.parquet      row, item, group, split, source; one line per item and group
-    shard-00000.json         the shard's entry of the manifest; written when the shard is complete
+        manifest.json            format, fingerprint, encoder, sizes and digests of all files; written last
+        values-00000.npy         [tokens, D] floats, the tokens of all items, concatenated
+        offsets-00000.npy        [items + 1] int64, start of each item
+        items-00000.parquet      row, item, group, split, source; a line per item and group
+        shard-00000.json         the shard's entry of the manifest; written when the shard is complete
 
-A store knows nothing of encoders or data sets: `extract` fills it, training and evaluation read it.
+A store does not depend on encoders or data sets: `extract` fills it, training and evaluation read it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from lightcrl.files.remote import Folder, folder_at
 from lightcrl.tokens import TokenBatch
 
 FORMAT = 1
-# Files read at a time: a disk, and more so a network, gives more when it is asked for several things at once.
+# Number of files that are read in parallel: disks and networks are faster with several requests.
 READERS = 8
 METADATA = pa.schema(
     [
@@ -47,13 +47,13 @@ METADATA = pa.schema(
 
 @dataclass(frozen=True)
 class Shard:
-    """One complete shard as the manifest knows it.
+    """A complete shard, as in the manifest.
 
     Attributes:
-        rows: items in it.
-        tokens: tokens of all its items.
-        longest: tokens of its longest item.
-        rejected: what was set aside while it was made: source, reason, detail.
+        rows: number of items.
+        tokens: number of tokens of all items.
+        longest: number of tokens of the longest item.
+        rejected: items that were set aside: source, reason, detail.
         files: bytes and digest by file name.
         cut: rows of the texts whose end the encoder left out, ascending; stores from before this was kept have none.
     """
@@ -66,7 +66,7 @@ class Shard:
     cut: list[int] = field(default_factory=list)
 
     def entry(self) -> dict[str, Any]:
-        """As JSON values; `cut` only where there is something in it."""
+        """Return the shard as JSON values; `cut` only if it is not empty."""
         return {name: value for name, value in vars(self).items() if name != "cut" or value}
 
 
@@ -81,7 +81,7 @@ def write_shard(
     dtype: str,
     cut: Sequence[int] = (),
 ) -> Shard:
-    """Write one shard of items' tokens, each [T_i, D]; its entry comes last and makes it complete.
+    """Write a shard of items' tokens, each [T_i, D]; its entry is written last and makes it complete.
 
     `cut` are the rows of texts whose end is not in their tokens.
     """
@@ -105,7 +105,7 @@ def write_shard(
 
 
 def complete_shards(folder: Folder | Path, count: int, fingerprint: str) -> dict[int, Shard]:
-    """By number, those of `count` shards that an earlier run completed; the others have to be made."""
+    """Return the complete shards from an earlier run, by number, out of `count` shards."""
     folder = folder_at(folder)
     sizes = folder.sizes()
 
@@ -117,7 +117,7 @@ def complete_shards(folder: Folder | Path, count: int, fingerprint: str) -> dict
         if entry.pop("format", None) != FORMAT or entry.pop("fingerprint", None) != fingerprint:
             return None
         shard = Shard(**entry)
-        # Objects appear whole, and asking for their digests would fetch them.
+        # Objects appear only when complete, and their digests would require a download.
         whole = all(
             sizes.get(name) == stamp["bytes"] and folder.digest(name) in (None, stamp["digest"])
             for name, stamp in shard.files.items()
@@ -137,25 +137,25 @@ def write_manifest(folder: Folder | Path, fingerprint: str, header: Mapping[str,
 
 
 class FeatureStore:
-    """A complete store, opened for reading: item by item from its files, or held in memory when `memory` is true.
+    """A complete store, opened for reading: item by item from its files, or in memory if `memory` is true.
 
     Attributes:
-        folder: where it lies on this machine.
+        folder: local folder of the store.
         manifest: its JSON manifest.
-        fingerprint: stands for encoder, tokens, dtype and data.
-        rows: items in it.
+        fingerprint: digest of encoder, tokens, dtype and data.
+        rows: number of items.
         dim: D, width of a token.
         slots: see `Encoder.slots`.
         sequence: see `Encoder.sequence`.
-        memory: whether all of it is held in memory.
+        memory: true if the whole store is held in memory.
     """
 
     def __init__(self, folder: Path | str, fingerprint: str | None = None, *, memory: bool = False) -> None:
-        """Open the store in `folder`, a local one or a URI (see `local_copy`).
+        """Open the store in `folder`, a local folder or a URI (see `local_copy`).
 
         Raises:
-            StoreError: there is no complete store, or its format is newer than this version reads.
-            StaleStoreError: its fingerprint is not the one expected.
+            StoreError: there is no complete store, or its format is too new for this version.
+            StaleStoreError: its fingerprint is not the expected one.
             TornStoreError: a file is missing or has another size; with `memory`, or another content.
         """
         self.folder = local_copy(folder)
@@ -195,12 +195,12 @@ class FeatureStore:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest item."""
+        """Number of tokens of the longest item."""
         return max((shard.longest for shard in self._shards), default=0)
 
     @property
     def tokens(self) -> int:
-        """Tokens of all items."""
+        """Number of tokens of all items."""
         return sum(shard.tokens for shard in self._shards)
 
     @property
@@ -216,23 +216,23 @@ class FeatureStore:
 
     @property
     def rejected(self) -> list[dict[str, str]]:
-        """What was set aside while the store was made."""
+        """Items that were set aside when the store was made."""
         return [entry for shard in self._shards for entry in shard.rejected]
 
     def metadata(self) -> pa.Table:
-        """Columns row, item, group, split, source: one line per item and group, in order of rows."""
+        """Return columns row, item, group, split, source: a line per item and group, in order of rows."""
         parts = list(self.lines(METADATA.names))
         return pa.concat_tables(parts) if parts else METADATA.empty_table()
 
     def lines(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """The named columns of the metadata, `row` the first of them, shard by shard."""
+        """Yield the named columns of the metadata, `row` the first of them, shard by shard."""
         for number, first in enumerate(self._first_row[:-1]):
             with pq.ParquetFile(self.folder / f"items-{number:05d}.parquet") as file:
                 table = file.read(list(columns), use_threads=False)
             yield table.set_column(0, "row", pa.array(table["row"].to_numpy() + first))
 
     def count_lines(self) -> int:
-        """How many lines the metadata has: each item one for every group that it is in."""
+        """Return the number of lines of the metadata: an item has a line for each of its groups."""
         files = (self.folder / f"items-{number:05d}.parquet" for number in range(len(self._shards)))
         return sum(pq.read_metadata(file).num_rows for file in files)
 
@@ -245,9 +245,9 @@ class FeatureStore:
         return self if self.memory else FeatureStore(self.folder, self.fingerprint, memory=True)
 
     def gather(self, rows: np.ndarray, *, sequence: bool = True) -> TokenBatch:
-        """Tokens of the items at `rows` [B] in that order, padded to the longest among them, in the stored dtype.
+        """Return tokens of the items at `rows` [B] in that order, padded to the longest of them, in the stored dtype.
 
-        Without `sequence`, what follows the slots is not read.
+        Without `sequence`, tokens after the slots are not read.
         """
         rows = np.asarray(rows)
         if self._held is None:
@@ -255,10 +255,10 @@ class FeatureStore:
         return pad(*self._held, rows, self.slots, self._most(sequence))
 
     def read(self, rows: np.ndarray, *, sequence: bool = True) -> Excerpt:
-        """The items at `rows` [B], each once, read in order of the store; neighbours are read in one go.
+        """Read the items at `rows` [B], each once, in order of the store; neighbours are read together.
 
         Raises:
-            TornStoreError: a file has been cut since the store was opened.
+            TornStoreError: a file was truncated after the store was opened.
         """
         rows = np.unique(rows)
         most = self._most(sequence)
@@ -288,7 +288,7 @@ class FeatureStore:
         return Excerpt(rows, values, offsets, self.slots)
 
     def item(self, row: int) -> np.ndarray:
-        """Tokens [T, D] of one item, as stored."""
+        """Return the tokens [T, D] of an item, as stored."""
         return self.read(np.array([row])).values
 
     def verify(self) -> None:
@@ -299,29 +299,29 @@ class FeatureStore:
         """
         for shard in self._shards:
             for name, stamp in shard.files.items():
-                if (found := file_digest(self.folder / name)) != stamp["digest"]:
+                if (digest := file_digest(self.folder / name)) != stamp["digest"]:
                     raise TornStoreError(
-                        f"{self.folder / name} has digest {found}, expected {stamp['digest']}. Remove the file and "
-                        "manifest.json and run the recipe again: that shard alone is made anew."
+                        f"{self.folder / name} has digest {digest}, expected {stamp['digest']}. Remove the file and "
+                        "manifest.json and run the recipe again: only that shard is made again."
                     )
 
     def _check_sizes(self) -> None:
         for shard in self._shards:
             for name, stamp in shard.files.items():
                 try:
-                    found = os.stat(f"{self.folder}/{name}").st_size  # noqa: PTH116 - twice as fast, thousands of times
+                    size = os.stat(f"{self.folder}/{name}").st_size  # noqa: PTH116 - twice as fast, thousands of times
                 except FileNotFoundError:
-                    found = None
-                if found != stamp["bytes"]:
+                    size = None
+                if size != stamp["bytes"]:
                     path = self.folder / name
-                    state = "is missing" if found is None else f"has {found} bytes (digest {file_digest(path)})"
+                    state = "is missing" if size is None else f"has {size} bytes (digest {file_digest(path)})"
                     raise TornStoreError(
                         f"{path} {state}, expected {stamp['bytes']} bytes (digest {stamp['digest']}). Remove "
-                        "manifest.json and run the recipe again: that shard alone is made anew."
+                        "manifest.json and run the recipe again: only that shard is made again."
                     )
 
     def _span(self, number: int, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where the tokens of a shard's `items` [N] begin, and how many each has."""
+        """Return the first token of each of a shard's `items` [N], and their numbers of tokens."""
         shard = self._shards[number]
         if shard.tokens == shard.rows * shard.longest:
             return items * shard.longest, np.full(len(items), shard.longest)
@@ -331,7 +331,7 @@ class FeatureStore:
         return starts, np.asarray(self._offsets[number][items + 1]) - starts
 
     def _most(self, sequence: bool) -> int | None:
-        """How many tokens of an item are read, where that is not all of them."""
+        """Return the number of tokens to read per item, or None for all."""
         return self.slots if self.sequence and not sequence else None
 
 

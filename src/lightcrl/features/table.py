@@ -1,4 +1,4 @@
-"""Features of several modalities side by side: who belongs to whom, split by split."""
+"""Features of several modalities side by side, with their groups, split by split."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SPLITS = ("train", "dev", "test")
 
 @dataclass(frozen=True)
 class Members:
-    """The items of one modality in one split, by group.
+    """The items of a modality in a split, by group.
 
     Attributes:
-        rows: [L] rows of the feature store, ordered by group.
-        groups: [L] the group of each, numbers within the split, ascending.
-        starts: [G + 1] where each group begins in `rows`.
+        rows: rows of the feature store [L], ordered by group.
+        groups: group of each row [L], numbers within the split, ascending.
+        starts: start of each group in `rows`, [G + 1].
     """
 
     rows: np.ndarray
@@ -34,17 +34,17 @@ class Members:
 
     @property
     def counts(self) -> np.ndarray:
-        """[G] items of each group."""
+        """Return the number of items of each group, [G]."""
         return np.diff(self.starts)
 
 
 @dataclass(frozen=True)
 class Split:
-    """The groups of one split.
+    """The groups of a split.
 
     Attributes:
-        count: G, how many there are.
-        members: by modality.
+        count: G, number of groups.
+        members: items by modality.
     """
 
     count: int
@@ -55,9 +55,9 @@ class Split:
 
     @property
     def usable(self) -> np.ndarray:
-        """[U] numbers of the groups that training can use.
+        """Return the numbers [U] of the groups that training can use.
 
-        A contrastive loss needs items of two modalities; where the split has a single one, its items have labels.
+        A contrastive loss needs items of two modalities; in a split with a single modality, the items have labels.
         """
         present = np.zeros(len(self), np.int8)
         for members in self.members.values():
@@ -65,12 +65,12 @@ class Split:
         return np.flatnonzero(present >= min(2, len(self.members)))
 
     def subset(self, groups: np.ndarray) -> Split:
-        """The split of these groups [S] alone, numbered anew in ascending order; rows stay those of the stores."""
+        """Return the split restricted to groups [S], renumbered in ascending order; rows stay those of the stores."""
         chosen = np.unique(groups)
         members = {}
-        for modality, found in self.members.items():
-            kept = np.isin(found.groups, chosen)
-            members[modality] = make_members(found.rows[kept], np.searchsorted(chosen, found.groups[kept]), len(chosen))
+        for modality, items in self.members.items():
+            kept = np.isin(items.groups, chosen)
+            members[modality] = make_members(items.rows[kept], np.searchsorted(chosen, items.groups[kept]), len(chosen))
         return Split(len(chosen), members)
 
 
@@ -78,13 +78,13 @@ class Features:
     """Open feature stores by modality, and the groups that tie their items together.
 
     Attributes:
-        stores: by modality.
+        stores: stores by modality.
         splits: `"train"`, `"dev"`, `"test"`, as far as there are groups.
-        items: raw items of the modalities whose encoders are to be trained.
+        items: raw items of the modalities whose encoders are trained.
     """
 
     def __init__(self, stores: Mapping[str, Store], items: Mapping[str, Sequence[Item]] | None = None) -> None:
-        """Read who belongs to whom from the stores' own metadata."""
+        """Read the groups of all items from the stores' own metadata."""
         self.stores: dict[str, Store] = dict(stores)
         self.items = dict(items or {})
         rows, numbers, belongs = _read_groups(list(self.stores.values()))
@@ -96,13 +96,13 @@ class Features:
                 continue
             local = np.cumsum(chosen, dtype=np.int32 if count < 2**31 else np.int64) - 1
             members = {}
-            for modality, found, groups in zip(self.stores, rows, numbers, strict=True):
+            for modality, store_rows, groups in zip(self.stores, rows, numbers, strict=True):
                 here = chosen[groups]
-                members[modality] = make_members(found[here], local[groups[here]], int(chosen.sum()))
+                members[modality] = make_members(store_rows[here], local[groups[here]], int(chosen.sum()))
             self.splits[split] = Split(int(chosen.sum()), members)
 
     def names(self, split: str) -> list[str]:
-        """Names of the groups of one of the stores' own splits, read from their metadata."""
+        """Return the names of the groups of a split of the stores, read from their metadata."""
         seen: dict[str, None] = {}
         for store in self.stores.values():
             for lines in store.lines(("row", "group", "split")):
@@ -111,14 +111,14 @@ class Features:
 
     @property
     def specs(self) -> dict[str, TokenSpec]:
-        """By modality, the shape of its tokens."""
+        """The shape of the tokens, by modality."""
         return {modality: TokenSpec(store.dim, store.slots, store.sequence) for modality, store in self.stores.items()}
 
     def split(self, name: str) -> Split:
-        """The groups of a split.
+        """Return the groups of a split.
 
         Raises:
-            EmptyDatasetError: there are none.
+            EmptyDatasetError: the split has no groups.
         """
         if name not in self.splits:
             raise EmptyDatasetError(
@@ -128,27 +128,27 @@ class Features:
         return self.splits[name]
 
     def store(self, modality: str) -> Store:
-        """The store of a modality.
+        """Return the store of a modality.
 
         Raises:
-            ModalityError: there is none.
+            ModalityError: there is no such modality.
         """
         if modality not in self.stores:
             raise ModalityError(f"no modality {modality!r} in the features; they have {', '.join(self.stores)}.")
         return self.stores[modality]
 
     def in_memory(self, limit: float) -> Features:
-        """The same features, read into memory and checked if all of them together have at most `limit` bytes."""
+        """Return the features, read into memory and checked if they have at most `limit` bytes in total."""
         if sum(store.nbytes for store in self.stores.values()) > limit:
             return self
         return self.replace_stores({modality: store.in_memory() for modality, store in self.stores.items()})
 
     def replace_stores(self, stores: Mapping[str, Store]) -> Features:
-        """The same groups, with other stores of the same rows for some modalities."""
+        """Return features with the same groups, and other stores of the same rows for some modalities."""
         return self._with({**self.stores, **stores}, self.splits)
 
     def replace_split(self, name: str, split: Split) -> Features:
-        """The same stores with other groups in one split."""
+        """Return features with the same stores, and other groups in a split."""
         return self._with(self.stores, {**self.splits, name: split})
 
     @classmethod
@@ -158,18 +158,18 @@ class Features:
         splits: Mapping[str, Split],
         items: Mapping[str, Sequence[Item]] | None = None,
     ) -> Features:
-        """Stores with groups of one's own in the place of those that the stores' metadata tell."""
+        """Make features from stores and given groups, in place of the groups in the stores' metadata."""
         made = object.__new__(cls)
         made.stores, made.splits, made.items = dict(stores), dict(splits), dict(items or {})
         return made
 
     def _with(self, stores: Mapping[str, Store], splits: Mapping[str, Split]) -> Features:
-        """Without reading who belongs to whom again."""
+        """Return a copy without reading the groups again."""
         return Features.of(stores, splits, self.items)
 
 
 def make_members(rows: np.ndarray, groups: np.ndarray, count: int) -> Members:
-    """Members from rows and their groups in any order; `count` groups in all."""
+    """Make members from rows and their groups in any order; `count` groups in total."""
     later, equal = groups[1:] > groups[:-1], groups[1:] == groups[:-1]
     if not (later | (equal & (rows[1:] >= rows[:-1]))).all():
         order = np.lexsort((rows, groups))
@@ -181,14 +181,14 @@ def make_members(rows: np.ndarray, groups: np.ndarray, count: int) -> Members:
 
 
 def _read_groups(stores: Sequence[Store]) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-    """By store the row and the group's number of every line of metadata, and the number of every group's split."""
+    """Read by store the row and the group's number of every line of metadata, and the number of every group's split."""
     rows: list[np.ndarray] = []
     names: list[np.ndarray] = []
     splits: list[np.ndarray] = []
     for store in stores:
-        found, digest, split = _lines(store)
-        rows.append(found)
-        # Modalities mostly name the same groups line by line; then one array does for all.
+        store_rows, digest, split = _lines(store)
+        rows.append(store_rows)
+        # Modalities mostly have the same groups line by line; a single array then serves all.
         names.append(next((other for other in names if np.array_equal(other, digest)), digest))
         splits.append(split)
         del digest
@@ -200,7 +200,7 @@ def _read_groups(stores: Sequence[Store]) -> tuple[list[np.ndarray], list[np.nda
 
 
 def _lines(store: Store) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of every line of a store's metadata its row, the digest [2] of its group's name, and its split's number."""
+    """Return the row, the digest [2] of the group's name and the split's number of every line of a store's metadata."""
     count = store.count_lines()
     rows = np.empty(count, np.int32 if store.rows < 2**31 else np.int64)
     names, splits = np.empty((count, 2), np.uint64), np.empty(count, np.int8)

@@ -1,1 +1,1 @@
-"""Files and folders: whole or not there, on this machine or on an object store."""
+"""Files and folders that are complete or absent, on this machine or on an object store."""

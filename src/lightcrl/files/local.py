@@ -1,4 +1,4 @@
-"""Files that are whole or not there: everything is written beside its place and moved into it."""
+"""Atomic files: everything is written beside its final place and moved into it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _REASONS = {
 
 
 def cache_folder() -> Path:
-    """`$LIGHTCRL_CACHE`, or `~/.cache/lightcrl`."""
+    """Return `$LIGHTCRL_CACHE`, or `~/.cache/lightcrl`."""
     return Path(os.environ.get("LIGHTCRL_CACHE") or "~/.cache/lightcrl").expanduser()
 
 
 @contextmanager
 def clear_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write into `StorageError`."""
+    """Convert the operating system's write errors to `StorageError`."""
     try:
         yield
     except OSError as error:
@@ -43,7 +43,7 @@ def clear_errors(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> Path:
-    """Create `path` and the folders above it; returns it."""
+    """Create `path` and the folders above it, and return it."""
     with clear_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
@@ -51,7 +51,7 @@ def make_folder(path: Path) -> Path:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; on success it becomes `path` in one step, else it is removed."""
+    """Yield a temporary path to write to; on success it becomes `path` in one step, otherwise it is removed."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with clear_errors(path):
         try:
@@ -63,9 +63,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder to fill; on success it takes the place of `path`.
+    """Yield a temporary folder to fill; on success it takes the place of `path`.
 
-    Two moves are needed; if the process dies between them, `recover_folder` finishes the second.
+    This takes two moves; if the process dies between them, `recover_folder` does the second.
     """
     fresh = path.with_name(f"{path.name}.new.tmp")
     with clear_errors(path):
@@ -97,22 +97,22 @@ def recover_folder(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text, whole or not at all."""
+    """Write a text atomically."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value; see `json_text`."""
+    """Write a JSON value atomically; see `json_text`."""
     write_text(path, json_text(value))
 
 
 def json_text(value: Any) -> str:
-    """A JSON value for people too: lines of its own for all of it, keys in the order given."""
+    """Format a JSON value for people too: each top-level entry has its own line, in the given order."""
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def file_digest(path: Path) -> str:
-    """32 hex digits of a file's bytes."""
+    """Return the 32 hex digits of a file's digest."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -3,16 +3,16 @@
 A writer keeps two files in its folder and removes them when it is done:
 
     .lightcrl.lock      a lease of `filelock`, touched every `HEARTBEAT` seconds
-    .lightcrl.holder    process, host, since when, by which command
+    .lightcrl.holder    process, host, start time, command
 
-The lease is a plain file, created exclusively, so it also holds where a network file system has no `flock`. The lease
-of a process of this host that has ended (its number is free, or another process has it now) is taken over at once. The
-lease of another host is taken over when nobody has touched it for `LEASE` seconds, by the clock of the process that
-waits: clocks need not agree. Only one of several takers wins. A process that was stopped for so long finds its lock
-lost when it resumes, and ends.
+The lease is a plain file, created exclusively, so it also works where a network file system has no `flock`. The lease
+of an ended process of this host (its number is free, or belongs to another process now) is taken over at once. The
+lease of another host is taken over when nobody has touched it for `LEASE` seconds, by the clock of the waiting
+process: clocks need not agree. Only one of several takers wins. A process that was stopped for so long notices the loss
+of its lock when it resumes, and ends.
 
-Object stores have no such files: who writes to a URI locks the local mirror of it (`folders.local_place`), which keeps
-processes of one machine apart, and no others.
+Object stores have no such files: a writer to a URI locks its local mirror (`folders.local_place`), which separates
+the processes of one machine, but not of several.
 """
 
 from __future__ import annotations
@@ -39,32 +39,32 @@ from lightcrl.files.local import clear_errors, make_folder, write_json
 LOCK = ".lightcrl.lock"
 HOLDER = ".lightcrl.holder"
 TAKER = ".lightcrl.taker"
-# Seconds between two touches of a lease, and seconds without one after which its holder counts as dead. File servers
-# may show a touch a minute late.
+# Seconds between two touches of a lease, and seconds without a touch after which its holder counts as dead. File
+# servers may show a touch a minute late.
 HEARTBEAT = 10.0
 LEASE = 120.0
-# Seconds between two looks at a folder that is taken.
+# Seconds between two checks of a taken folder.
 POLL = 0.1
 ENDED = -1
-# Characters of a command that are recorded.
+# Greatest number of recorded characters of a command.
 COMMAND = 200
 
 
 Touched: TypeAlias = tuple[int, int]
-"""Which file a lease is, and when it was touched last, by the file server's clock."""
+"""Identity of a lease's file, and its last touch by the file server's clock."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that writes a folder.
+    """The process that writes to a folder.
 
     Attributes:
         pid: number of the process.
         host: name of its machine.
-        since: date and time in UTC; empty if it has not said yet, as what follows.
+        since: date and time in UTC; empty if not recorded yet, like the following fields.
         command: its command line.
-        place: machine, its start, and namespace of the number.
-        start: when the process started, in ticks of its machine; None where the system does not tell.
+        place: machine, its boot, and the namespace of the number.
+        start: start of the process, in ticks of its machine; None if the system does not provide it.
     """
 
     pid: int
@@ -76,14 +76,14 @@ class Holder:
 
     @property
     def lives(self) -> bool | None:
-        """Whether the process runs; None where this cannot be told from here."""
+        """True if the process runs; None if this is unknown on this host."""
         if self.place != _place():
             return None
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
-        except OSError:  # another user's
+        except OSError:  # another user's process
             pass
         start = _start(self.pid)
         return start != ENDED and (None in (start, self.start) or start == self.start)
@@ -96,7 +96,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class Hold:
-    """A folder that this process alone writes.
+    """A folder that only this process writes to.
 
     Attributes:
         folder: the folder.
@@ -106,10 +106,10 @@ class Hold:
     _lease: SoftFileLease
 
     def check(self) -> None:
-        """Return if the folder is still this process's to write.
+        """Return if the folder still belongs to this process.
 
         Raises:
-            LockedError: the process was stopped for so long that another one took the folder over.
+            LockedError: the process was stopped for so long that another process took the folder over.
         """
         if self._lease.compromise is not None:
             raise LockedError(
@@ -119,7 +119,7 @@ class Hold:
             )
 
     def guard(self, tell: Tell) -> Tell:
-        """`tell`, which first checks the hold: a process whose lock is lost stops at its next event."""
+        """Return `tell` with a check of the hold first: a process without its lock stops at its next event."""
 
         def told(event: Mapping[str, Any]) -> None:
             self.check()
@@ -132,17 +132,17 @@ class Hold:
 def only_writer(
     folder: Path, tell: Tell = lambda event: None, instead: str = "choose another folder with --output"
 ) -> Iterator[Hold]:
-    """Write a folder alone; a folder that another process writes is refused.
+    """Hold a folder for writing; a folder that another process writes to is refused.
 
-    Whether a holder on another host lives shows within `HEARTBEAT` seconds, or it does not within `LEASE`.
+    A holder on another host is recognised as alive within `HEARTBEAT` seconds, or as dead after `LEASE` seconds.
 
     Args:
-        folder: made if it is not there.
-        tell: called with `waiting` where a holder on another host has to be watched.
-        instead: what else to do than to wait, for the message.
+        folder: folder to write to; it is created if needed.
+        tell: function that is called with `waiting` if a holder on another host has to be watched.
+        instead: alternative to waiting, for the message.
 
     Raises:
-        LockedError: another process writes the folder, or this one has lost it.
+        LockedError: another process writes to the folder, or this process has lost it.
         StorageError: the folder cannot be written.
     """
     with _held(folder, tell, instead) as hold:
@@ -152,11 +152,11 @@ def only_writer(
 
 @contextmanager
 def in_turn(folder: Path, tell: Tell = lambda event: None) -> Iterator[Hold]:
-    """Write a folder when no other process does; what the other one has made is there by then.
+    """Wait until no other process writes to a folder, and hold it; the other's results are complete then.
 
     Args:
-        folder: made if it is not there.
-        tell: called once with `waiting` if another process writes the folder.
+        folder: folder to write to; it is created if needed.
+        tell: function that is called once with `waiting` if another process writes to the folder.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -166,7 +166,7 @@ def in_turn(folder: Path, tell: Tell = lambda event: None) -> Iterator[Hold]:
 
 
 def holder(folder: Path) -> Holder | None:
-    """Who writes a folder, dead or alive; None if nobody does."""
+    """Return the holder of a folder, dead or alive; None if there is no holder."""
     return _holder(folder, _lease(folder))
 
 
@@ -191,45 +191,45 @@ def _held(folder: Path, tell: Tell, instead: str | None) -> Iterator[Hold]:
 
 
 def _acquire(folder: Path, lease: SoftFileLease, tell: Tell, instead: str | None) -> None:
-    """Take the lease; with `instead`, only one whose holder is dead."""
+    """Take the lease; with `instead`, only if its holder is dead."""
     told, dead = False, 0
     first = seen = _touched(folder)
     began = since = time.monotonic()
     while not _try(folder, lease):
-        now, known = _touched(folder), _holder(folder, lease)
+        now, current = _touched(folder), _holder(folder, lease)
         if now != seen:
             seen, since = now, time.monotonic()
-        if (known is not None and known.lives is False) or time.monotonic() - since > LEASE + HEARTBEAT:
-            # filelock takes over by an exchange of names, which network file systems do not have.
+        if (current is not None and current.lives is False) or time.monotonic() - since > LEASE + HEARTBEAT:
+            # filelock takes over by an exchange of names, which network file systems lack.
             dead += 1
             if dead > 1:
                 _remove(folder, seen)
             time.sleep(POLL if dead > 2 else 0)
             continue
-        if instead is not None and known is not None and (known.lives or seen != first):
-            raise LockedError(f"{folder} is being written by {known}. Wait for it to end, or {instead}.")
-        # Without a name it was released just now, is not written yet, or was lost with its machine.
-        if not told and ((known is not None and known.since) or time.monotonic() - began > 1):
-            tell({"event": "waiting", "folder": str(folder), "holder": str(known or "an unnamed process")})
+        if instead is not None and current is not None and (current.lives or seen != first):
+            raise LockedError(f"{folder} is being written by {current}. Wait for it to end, or {instead}.")
+        # A lease without a holder was released just now, is not signed yet, or was lost with its machine.
+        if not told and ((current is not None and current.since) or time.monotonic() - began > 1):
+            tell({"event": "waiting", "folder": str(folder), "holder": str(current or "an unnamed process")})
             told = True
         time.sleep(POLL)
 
 
 def _try(folder: Path, lease: SoftFileLease) -> bool:
-    """Take the lease if it is free or its holder dead."""
+    """Take the lease if it is free or its holder is dead, and return true on success."""
     with clear_errors(folder):
         try:
             lease.acquire(blocking=False)
         except Timeout:
             return False
         except LeaseSettingsMismatch:
-            # Another version of this library, with other times: it can be waited for, but not taken over.
+            # Another version of this library has other times: its lease is waited for, but not taken over.
             return False
     return True
 
 
 def _remove(folder: Path, seen: Touched | None) -> None:
-    """Remove a dead holder's lease unless it has changed since it was `seen`; one process at a time does so."""
+    """Remove a dead holder's lease unless it has changed since it was `seen`; a single process at a time does so."""
     guard = folder / TAKER
     with clear_errors(folder):
         try:
@@ -247,15 +247,15 @@ def _remove(folder: Path, seen: Touched | None) -> None:
 
 
 def _touched(folder: Path) -> Touched | None:
-    """The state of the lease; the file is opened, so that no cache answers."""
+    """Return the state of the lease; the file is opened to bypass caches."""
     with suppress(OSError), (folder / LOCK).open("rb") as stream:
-        found = os.fstat(stream.fileno())
-        return found.st_ino, found.st_mtime_ns
+        status = os.fstat(stream.fileno())
+        return status.st_ino, status.st_mtime_ns
     return None
 
 
 def _sign(folder: Path, lease: SoftFileLease) -> None:
-    """Write who holds the lease."""
+    """Write the holder of the lease."""
     holder = Holder(
         os.getpid(),
         socket.gethostname(),
@@ -269,10 +269,10 @@ def _sign(folder: Path, lease: SoftFileLease) -> None:
 
 def _signature(folder: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        signature: dict[str, Any] = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {"token": None}
-    return found
+    return signature
 
 
 def _holder(folder: Path, lease: SoftFileLease) -> Holder | None:
@@ -282,12 +282,12 @@ def _holder(folder: Path, lease: SoftFileLease) -> Holder | None:
     signed = _signature(folder)
     if signed.pop("token") == owner.token:
         return Holder(**signed)
-    # It has not signed yet. filelock adds to the name where containers share one.
+    # The holder has not signed yet. filelock adds to the name where containers share one.
     return Holder(owner.pid, owner.hostname.partition("?")[0])
 
 
 def _place() -> str:
-    """What has to be equal for numbers of processes to mean the same: machine, its start, namespace."""
+    """Return the scope of process numbers: machine, its boot, namespace."""
     boot = namespace = ""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -296,7 +296,7 @@ def _place() -> str:
 
 
 def _start(pid: int) -> int | None:
-    """When a process started, in ticks; `ENDED` for one that only waits for its parent, None where nobody says."""
+    """Return the start of a process in ticks; `ENDED` for a zombie, None if unknown."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""A store that lies on an object store, brought here: training reads files."""
+"""Local copies of stores on an object store: training reads files."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from lightcrl.errors import StoreError, TornStoreError
 from lightcrl.files.local import file_digest, make_folder, whole_file
 from lightcrl.files.remote import Folder, LocalFolder, folder_at, local_place
 
-# Files that are fetched side by side.
+# Number of files that are fetched in parallel.
 STREAMS = 8
 
 
 def local_copy(folder: Path | str) -> Path:
-    """The local folder of a store: its own, or for a URI its copy below `$LIGHTCRL_CACHE/mirror`.
+    """Return the local folder of a store: the folder itself, or for a URI its copy below `$LIGHTCRL_CACHE/mirror`.
 
-    What is there already is not fetched again; the copy's manifest comes last. A copy may be removed at any time.
+    Files that are already there are not fetched again; the copy's manifest is written last. A copy may be removed any
+    time.
 
     Raises:
         StoreError: there is no complete store at the URI.
-        TornStoreError: a file is missing there, or has not the content that its manifest says.
+        TornStoreError: a file is missing there, or its content differs from the manifest.
         StorageError: the object store or the disk refuses.
     """
     source, here = folder_at(folder), local_place(folder)
@@ -61,11 +62,11 @@ def _bring(source: Folder, name: str, stamp: dict[str, Any], here: Path) -> None
     with whole_file(path) as temporary:
         try:
             source.fetch(name, temporary)
-            found = f"has digest {file_digest(temporary)}"
+            state = f"has digest {file_digest(temporary)}"
         except FileNotFoundError:
-            found = "is missing"
-        if found != f"has digest {stamp['digest']}":
+            state = "is missing"
+        if state != f"has digest {stamp['digest']}":
             raise TornStoreError(
-                f"{source.uri}/{name} {found}, expected digest {stamp['digest']}. Remove manifest.json there, and the "
-                "file, and run the recipe again: that shard alone is made anew."
+                f"{source.uri}/{name} {state}, expected digest {stamp['digest']}. Remove manifest.json there, and the "
+                "file, and run the recipe again: only that shard is made again."
             )

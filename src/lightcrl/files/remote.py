@@ -1,7 +1,7 @@
-"""Folders that files are put into whole: on a disk, or below a URI of an object store (`s3://bucket/features`).
+"""Folders of atomically written files: on a disk, or below a URI of an object store (`s3://bucket/features`).
 
-A URI is one that fsspec knows; credentials and endpoints come from where its driver looks for them (for S3 the
-environment and `~/.aws`).
+The URI must be supported by fsspec; its driver looks for credentials and endpoints (for S3 in the environment and
+`~/.aws`).
 """
 
 from __future__ import annotations
@@ -17,55 +17,55 @@ from typing import Any
 from lightcrl.errors import MissingExtraError, StorageError, first_line
 from lightcrl.files.local import cache_folder, clear_errors, file_digest, make_folder, whole_file
 
-# Schemes whose driver is an extra of ours.
+# Schemes whose driver is an extra of this package.
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
 class Folder(ABC):
-    """A flat folder of whole files, with folders below it.
+    """A flat folder of atomically written files, with folders below it.
 
     Attributes:
-        uri: a local path or a URI.
+        uri: local path or URI of the folder.
     """
 
     uri: str
 
     @property
     def name(self) -> str:
-        """The last part of its path."""
+        """The last part of the path."""
         return PurePosixPath(self.uri).name
 
     @abstractmethod
     def below(self, name: str) -> Folder:
-        """The folder called `name` in this one, there or not."""
+        """Return the folder `name` in this folder; it need not exist."""
 
     @abstractmethod
     def make(self) -> None:
-        """Create it, and see that it can be written.
+        """Create the folder, and check that it is writable.
 
         Raises:
-            StorageError: it cannot.
+            StorageError: the folder is not writable.
         """
 
     @abstractmethod
     def sizes(self) -> dict[str, int]:
-        """Bytes of the files in it, by name; none where there is no such folder."""
+        """Return the sizes of the files in bytes, by name; empty if there is no such folder."""
 
     @abstractmethod
     def folders(self) -> list[str]:
-        """Names of the folders in it, in order."""
+        """Return the names of the folders in it, in order."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """The bytes of a file.
+        """Return the bytes of a file.
 
         Raises:
-            FileNotFoundError: it is not there.
+            FileNotFoundError: there is no such file.
         """
 
     @abstractmethod
     def whole(self, name: str) -> AbstractContextManager[Path]:
-        """Give a local path to write to; on success it becomes the file `name` in one step."""
+        """Yield a local path to write to; on success it becomes the file `name` in one step."""
 
     @abstractmethod
     def fetch(self, name: str, path: Path) -> None:
@@ -73,22 +73,22 @@ class Folder(ABC):
 
     @abstractmethod
     def digest(self, name: str) -> str | None:
-        """`file_digest` of a file; None where it would have to be fetched whole."""
+        """Return the `file_digest` of a file; None if that would require a download."""
 
     def tidy(self) -> None:
-        """Remove what killed writers have left."""
+        """Remove the leftovers of killed writers."""
         return
 
 
 @dataclass(frozen=True, slots=True)
 class LocalFolder(Folder):
-    """A folder on a disk of this machine, or one that it shares."""
+    """A folder on a local or shared disk."""
 
     path: Path
 
     @property
     def uri(self) -> str:  # type: ignore[override]
-        """Its path."""
+        """The path."""
         return str(self.path)
 
     def below(self, name: str) -> LocalFolder:
@@ -124,7 +124,7 @@ class LocalFolder(Folder):
 
 @dataclass(frozen=True, slots=True)
 class RemoteFolder(Folder):
-    """Objects whose keys begin with a URI. An object appears when all of it is there."""
+    """Objects whose keys begin with a URI. An object appears only when it is complete."""
 
     uri: str
 
@@ -132,12 +132,12 @@ class RemoteFolder(Folder):
         return RemoteFolder(f"{self.uri}/{name}")
 
     def make(self) -> None:
-        # Object stores have no folders; better to be refused here than after the first hour of encoding.
+        # Object stores have no folders; a refusal here is better than after the first hour of encoding.
         files, path = self._open()
         probe = f"{path}/.writable"
         with self._clear("write"):
             files.pipe_file(probe, b"")
-            with suppress(PermissionError):  # there are stores in which nothing may be deleted
+            with suppress(PermissionError):  # some stores forbid deletion
                 files.rm_file(probe)
 
     def sizes(self) -> dict[str, int]:
@@ -176,25 +176,25 @@ class RemoteFolder(Folder):
         return []
 
     def _open(self) -> tuple[Any, str]:
-        """The file system (fsspec keeps one of each kind) and this folder's path in it."""
+        """Return the file system (fsspec keeps one of each kind) and this folder's path in it."""
         from fsspec.core import url_to_fs
 
         try:
-            # Listings change under our feet: other machines write here.
+            # Listings must not be cached: other machines write here.
             files, path = url_to_fs(self.uri, use_listings_cache=False)
-        except Exception as error:  # drivers have no root of their own errors
+        except Exception as error:  # drivers have no common class of errors
             extra = EXTRAS.get(self.uri.partition(":")[0])
             if extra and isinstance(error, ImportError):
                 raise MissingExtraError(self.uri, extra) from None
             raise StorageError(
                 f"{self.uri} cannot be used: {first_line(error)} Expected a path, or the URI of a store that fsspec "
-                "knows and whose driver is installed, such as s3://bucket/features."
+                "supports and whose driver is installed, such as s3://bucket/features."
             ) from None
         return files, str(path)
 
     @contextmanager
     def _clear(self, what: str, *, missing: bool = False) -> Iterator[None]:
-        """Turn a driver's refusals into `StorageError`; with `missing`, a file that is not there is no refusal."""
+        """Convert a driver's errors to `StorageError`; with `missing`, an absent file is not an error."""
         try:
             yield
         except FileNotFoundError:
@@ -210,7 +210,7 @@ class RemoteFolder(Folder):
             ) from error
         except StorageError:
             raise
-        except Exception as error:  # drivers have no root of their own errors
+        except Exception as error:  # drivers have no common class of errors
             raise StorageError(
                 f"cannot {what} {self.uri}: {type(error).__name__}: {first_line(error)} Check the URI, the credentials "
                 "and the network."
@@ -218,7 +218,7 @@ class RemoteFolder(Folder):
 
 
 def is_uri(place: str) -> bool:
-    """Whether a folder's name is a URI, and no path.
+    """Return true if a folder's name is a URI and not a path.
 
     >>> is_uri("s3://bucket/features"), is_uri("features")
     (True, False)
@@ -227,7 +227,7 @@ def is_uri(place: str) -> bool:
 
 
 def folder_at(place: Folder | Path | str) -> Folder:
-    """The folder that a path or a URI names."""
+    """Return the folder at a path or a URI."""
     if isinstance(place, Folder):
         return place
     text = str(place)
@@ -239,7 +239,7 @@ def folder_at(place: Folder | Path | str) -> Folder:
 
 
 def local_place(place: Path | str) -> Path:
-    """A local folder that belongs to `place`: itself, or for a URI one below the cache.
+    """Return the local folder of `place`: the path itself, or for a URI a folder below the cache.
 
     >>> local_place("s3://bucket/features").parts[-4:]
     ('mirror', 's3', 'bucket', 'features')

@@ -1,4 +1,4 @@
-"""ASIF (arXiv 2210.01738, NeurIPS 2023): an item is what it is similar to among pairs that are kept as anchors."""
+"""ASIF (arXiv 2210.01738, NeurIPS 2023): an embedding made of similarities to pairs that are kept as anchors."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class ASIFOptions(MethodOptions):
 
     Attributes:
         dim: number of anchors, and so the width of the embedding.
-        input_dropout: nothing is trained, so there is none.
-        neighbours: anchors that an item keeps, the most similar ones; the paper's 800 of 1.6 M.
-        power: similarities to them are taken to this power; the paper's 8.
+        input_dropout: always 0, since nothing is trained.
+        neighbours: number of anchors per item, the most similar ones; the paper's 800 of 1.6 M.
+        power: exponent of the similarities to the anchors; the paper's 8.
     """
 
     dim: int = Field(default=6000, gt=0)
@@ -32,19 +32,21 @@ class ASIFOptions(MethodOptions):
 
 
 class ASIF(Method):
-    """e = normalize(top_k(max(0, cos(x, anchor_1..n)))^p): relative representations, made sparse (section 2).
+    """e = normalize(top_k(max(0, cos(x, anchor_1..n)))^p): sparse relative representations (section 2).
 
-    Anchor j of every modality is what group j has of it (their mean where it has several), so coordinates of different
-    modalities mean the same. The first `dim` groups that an epoch shows are the anchors, a sample drawn by the seed.
-    Where data has fewer, the rest of the embedding is zero. A modality that a group lacks has a zero anchor there.
+    Anchor j of a modality is the item of group j in that modality (the mean of several items), so coordinates of
+    different modalities have the same meaning. The anchors are the first `dim` groups of an epoch, a sample drawn by
+    the seed. With fewer groups, the rest of the embedding is zero. A modality without an item in a group has a zero
+    anchor there.
 
-    Nothing is trained, and the model is its data: it grows with anchors, and a query costs as many products.
-    Kept: top-k, power, unit length. Changed: features are centred by `standardise`; anchors are few, like the data.
-    With 6,000 anchors and the features of recipes/flickr8k.toml dev R@1 is 0.121 text to image, 0.130 image to text.
+    Nothing is trained; the model consists of its data. It grows with the anchors, and a query costs a product with
+    each. As published: top-k, power, unit length. Changed: `standardise` centres the features; the anchors are few,
+    like the data. With 6,000 anchors and the features of recipes/flickr8k.toml dev R@1 is 0.121 text to image, 0.130
+    image to text.
     """
 
     Options: ClassVar[type[MethodOptions]] = ASIFOptions
-    # Fewer neighbours for a few thousand anchors, and a flatter power.
+    # Fewer neighbours suit a few thousand anchors, and so does a lower power.
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {"neighbours": 200},
@@ -55,7 +57,7 @@ class ASIF(Method):
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: ASIFOptions) -> None:
         super().__init__(modalities, options)
-        # Kept as parameters for the sake of their names; they are data and receive no gradient.
+        # Parameters have names in checkpoints; these are data and receive no gradient.
         self.anchors = nn.ParameterDict(
             {
                 name: nn.Parameter(torch.zeros(options.dim, self.stem(name).width), requires_grad=False)
@@ -64,7 +66,7 @@ class ASIF(Method):
         )
 
     def make_stem(self, modality: str) -> Inlet:
-        """Features as they are."""
+        """Return an inlet: the features are not projected."""
         return Inlet(self.modalities[modality], self.options)
 
     @torch.no_grad()
@@ -94,15 +96,15 @@ class ASIF(Method):
             raise TrainingError("no two modalities share a group; expected pairs to keep as anchors.")
 
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """[B, d], most of it zero."""
+        """Return [B, d], mostly zeros."""
         features = normalize(self.stem(modality).features(tokens), dim=-1)
         return sparse_power(features @ self.anchors[modality].T, self.options.neighbours, self.options.power)
 
 
 def sparse_power(similarities: Tensor, neighbours: int, power: float) -> Tensor:
-    """[B, n] with all but the `neighbours` largest of a row set to zero, those to `power`, the largest scaled to 1.
+    """Return [B, n] with the `neighbours` largest of each row to `power`, scaled to a maximum of 1, else zeros.
 
-    Negative ones are zero too, unless a row has no other: then its largest alone is kept.
+    Negative similarities become zero. If a row has no positive similarity, only its largest is kept.
     """
     values, places = similarities.topk(min(neighbours, similarities.shape[1]), dim=-1)
     largest = values[:, :1]

@@ -1,4 +1,4 @@
-"""Attention pooling: one vector from the words of a text, the patches of a picture, the segments of a sound."""
+"""Attention pooling: a vector from the words of a text, the patches of a picture or the segments of a sound."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from lightcrl.tokens import TokenBatch
 
 
 class SequencePool(nn.Module):
-    """Several heads, each looking for something else in the sequence, and a projection of what each has found.
+    """Several attention heads over the sequence, and a projection of their outputs.
 
         a_h = softmax_t(q_h · x_t)          q_h: learnable, one per head
         p = [W_1 y_1 ; ... ; W_H y_H]       y_h = sum_t a_ht x_t, standardised
 
     This is multi-head attention with fixed queries (Set Transformer, arXiv 1810.00825, equation 11) whose keys are the
-    features themselves: H x D weights decide where to look, too few to overfit on a thousand groups.
+    features themselves: H x D weights choose the positions, too few to overfit a thousand groups.
     """
 
     mean: Tensor
     deviation: Tensor
 
     def __init__(self, features: int, dim: int, heads: int, dropout: float, parts: int = 1) -> None:
-        """Of `heads` heads, each of `parts` equal parts of them drops its own features in training."""
+        """Make a pool of `heads` heads; each of `parts` equal parts of the heads has its own dropout."""
         super().__init__()
         self.parts = parts
         self.query = nn.Parameter(torch.randn(heads, features) * 0.02)
@@ -37,26 +37,26 @@ class SequencePool(nn.Module):
         self.register_buffer("deviation", torch.ones(()))
 
     def forward(self, tokens: TokenBatch) -> Tensor:
-        """[B, T, D] -> [B, d]. For an item of no tokens, the bias."""
-        # These are the largest tensors there are: cast once, and never copied again.
+        """Return [B, d] from tokens [B, T, D]; the bias for an item without tokens."""
+        # These are the largest tensors of a step: they are cast once and not copied again.
         dtype = compute_dtype(self.query)
         hidden = ~tokens.mask.unsqueeze(-1)
         values = tokens.filled(dtype)
-        # The mean shifts all scores of a head alike, so standardising can wait until there is one vector a head.
+        # The mean shifts all scores of a head equally, so standardisation can follow the pooling.
         scores = (values @ (self.query / self.deviation).to(dtype).T).float()
         shares = scores.masked_fill(hidden, torch.finfo(torch.float32).min).softmax(1)
-        found = shares.to(dtype).mT @ values - self.mean.to(dtype)
-        items, _, width = found.shape
-        kept = self.dropout.mask((items, self.parts, 1, width), found) / self.deviation.to(dtype)
+        pooled = shares.to(dtype).mT @ values - self.mean.to(dtype)
+        items, _, width = pooled.shape
+        kept = self.dropout.mask((items, self.parts, 1, width), pooled) / self.deviation.to(dtype)
         kept = kept * tokens.mask.any(1)[:, None, None, None]
-        found = (found.view(items, self.parts, -1, width) * kept).flatten(1, 2)
-        # Heads first and in one piece: the gradient of `weight` would take ten times as long from a strided view.
-        found = found.transpose(0, 1).contiguous()
-        return (found @ self.weight.to(dtype)).transpose(0, 1).flatten(1) + self.bias
+        pooled = (pooled.view(items, self.parts, -1, width) * kept).flatten(1, 2)
+        # Heads first and contiguous: the gradient of `weight` takes ten times as long with a strided view.
+        pooled = pooled.transpose(0, 1).contiguous()
+        return (pooled @ self.weight.to(dtype)).transpose(0, 1).flatten(1) + self.bias
 
     @torch.no_grad()
     def fit(self, tokens: TokenBatch) -> None:
-        """Take each feature's mean and the mean deviation of all from `tokens`."""
+        """Set each feature's mean and the mean deviation of all features from `tokens`."""
         values = tokens.values[tokens.mask].float()
         self.mean.copy_(values.mean(0))
         deviation = values.var(0, correction=0).mean().sqrt()
@@ -64,6 +64,6 @@ class SequencePool(nn.Module):
 
 
 def compute_dtype(weight: Tensor) -> torch.dtype:
-    """What products with `weight` are computed in: autocast's dtype where it is on."""
+    """Return the dtype of products with `weight`: autocast's dtype if autocast is on."""
     device = weight.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype

@@ -1,4 +1,4 @@
-"""What every method is: tokens of a modality in, unit vectors in one space out, and a logit scale for the loss."""
+"""The interface of all methods: tokens of a modality in, unit vectors of one space out, a logit scale for the loss."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ MAX_LOGIT_SCALE = 100.0
 
 @dataclass(frozen=True)
 class Step:
-    """What a training step has at hand, by modality.
+    """The inputs of a training step, by modality.
 
     Attributes:
-        tokens: features [N_m, T, D_m]; in several processes this process' share of them.
+        tokens: features [N_m, T, D_m]; with several processes the share of this process.
         groups: group numbers [N_m]; equal numbers are positives of each other.
-        done: share of all steps that are done, 0 at the first.
+        done: share of all steps that are done, 0 at the first step.
     """
 
     tokens: dict[str, TokenBatch]
@@ -37,14 +37,14 @@ class Step:
 
 
 class MethodOptions(BaseModel):
-    """Options that every method has; the `[method]` table of a recipe is `name` and these.
+    """Options of every method; the `[method]` table of a recipe is `name` and these keys.
 
     Attributes:
         dim: d, width of the embedding.
         input_dropout: share of input features set to zero in training.
-        standardise: bring every input feature to mean 0 and the features of a slot to a mean square of 1, by figures
-            of the training split. One scale for all features of a slot keeps the encoder's geometry.
-        by_slot: give every slot (a layer's pool) a projection of its own; false shares one.
+        standardise: scaling of every input feature to mean 0, and of the features of a slot to a mean square of 1, with
+            statistics of the training split. A common scale for the features of a slot keeps the encoder's geometry.
+        by_slot: a separate projection for every slot (a layer's pool); false shares a single projection.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,7 +56,7 @@ class MethodOptions(BaseModel):
 
 
 class Inlet(nn.Module):
-    """Where a modality's features come in: brought to one scale, with input dropout in training."""
+    """The input of a modality: its features on a common scale, with input dropout in training."""
 
     mean: Tensor
     deviation: Tensor
@@ -71,42 +71,42 @@ class Inlet(nn.Module):
 
     @property
     def width(self) -> int:
-        """F, the number of features that `features` gives of an item."""
+        """F, the number of features per item in `features`."""
         return self.slots * self.spec.dim
 
     def standardised(self, tokens: TokenBatch) -> Tensor:
-        """[B, T, D] -> [B, T, D], without dropout."""
-        # Padding may hold anything, and a NaN times zero is still a NaN, in attention and in gradients.
+        """Return standardised tokens [B, T, D], without dropout."""
+        # Padding may contain NaN, which stays NaN when multiplied by zero, in attention and in gradients.
         values = tokens.filled(self.mean.dtype) if self.slots == 1 else tokens.values.to(self.mean.dtype)
         return (values - self.mean) / self.deviation
 
     def features(self, tokens: TokenBatch) -> Tensor:
-        """An item as one vector, without dropout: [B, T, D] -> [B, F], slots side by side or the mean token."""
+        """Return a vector per item, [B, T, D] -> [B, F], without dropout: concatenated slots, or the mean token."""
         values = self.standardised(tokens)
         return values.flatten(1) if self.slots > 1 else TokenBatch(values, tokens.mask).mean()
 
     @torch.no_grad()
     def fit(self, tokens: TokenBatch) -> None:
-        """Take each feature's mean and each slot's deviation from `tokens`."""
+        """Set each feature's mean and each slot's deviation from `tokens`."""
         if self.slots == 1:
             values = tokens.values[tokens.mask].float().unsqueeze(1)
         else:
             values = tokens.values.float()
         self.mean.copy_(values.mean(0))
         deviation = values.var(0, correction=0).mean(-1, keepdim=True).sqrt()
-        # A slot that does not vary says nothing; dividing by its deviation would blow up noise.
+        # A constant slot has no information; division by its deviation would amplify noise.
         self.deviation.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
 
 
 class Stem(Inlet):
-    """Per-token projection D -> d, the only weights that belong to one modality.
+    """The projection D -> d of every token, the only weights of a single modality.
 
-    Tokens with a meaning of their own (slots) each have their own projection. The mean over tokens of a per-slot
-    projection is one linear map of the slots side by side.
+    Each slot has its own projection. The mean over tokens of these projections is one linear map of the concatenated
+    slots.
     """
 
     def __init__(self, spec: TokenSpec, options: MethodOptions, width: int | None = None, parts: int = 1) -> None:
-        """A stem to `width` features in place of `options.dim`; each of `parts` equal parts of them drops its own."""
+        """Make a stem to `width` features (default `options.dim`); each of `parts` equal parts has its own dropout."""
         super().__init__(spec, options)
         width = options.dim if width is None else width
         self.parts = parts
@@ -116,30 +116,30 @@ class Stem(Inlet):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, tokens: TokenBatch) -> Tensor:
-        """[B, T, D] -> [B, T, d]; T is the number of slots where there are several."""
+        """Return [B, T, d] from [B, T, D]; T is the number of slots if there are several."""
         values = self.standardised(tokens)
         if self.slots == 1:
-            found = [self.dropout(values) @ weight for weight in self.weight[0].chunk(self.parts, -1)]
+            projected = [self.dropout(values) @ weight for weight in self.weight[0].chunk(self.parts, -1)]
         else:
             rule = "btd,tdk->btk"
-            found = [torch.einsum(rule, self.dropout(values), part) for part in self.weight.chunk(self.parts, -1)]
-        return torch.cat(found, -1) + self.bias
+            projected = [torch.einsum(rule, self.dropout(values), part) for part in self.weight.chunk(self.parts, -1)]
+        return torch.cat(projected, -1) + self.bias
 
 
 class Method(nn.Module, ABC):
-    """Maps tokens of any of its modalities to unit vectors [B, d].
+    """A map from tokens of any of its modalities to unit vectors [B, d].
 
     Attributes:
         modalities: names and token shapes.
-        logit_scale: learnable log of the scale s in the loss; starts at log 1/0.07, never above log 100.
-        logit_bias: learnable bias of the sigmoid loss; None where the loss has none.
-        suits: what `"auto"` means for the method in a recipe's `[training]` table, where that is not the default
+        logit_scale: learnable log of the scale s in the loss; log 1/0.07 at the start, never above log 100.
+        logit_bias: learnable bias of the sigmoid loss; None for a loss without bias.
+        suits: values that `"auto"` resolves to in a recipe's `[training]` table, where they differ from the default
             (`TrainingSpec.suited`).
-        grid: options that a fair comparison tries on dev, each on top of the defaults; the empty one is the defaults.
-        closed_form: `solve` finds the weights; there are no steps.
-        solves: `solve` is called before the first step.
-        sequences: it reads the tokens after the slots; without, they are cut off before `embed`.
-        one_process: `augment` or `objective` needs the whole batch's tokens, so several processes cannot share it.
+        grid: options that a fair comparison tries on dev, each on top of the defaults; the empty entry is the defaults.
+        closed_form: true if `solve` determines all weights, so that there are no steps.
+        solves: true if `solve` is called before the first step.
+        sequences: true if the method reads the tokens after the slots; otherwise they are cut off before `embed`.
+        one_process: true if `augment` or `objective` needs the tokens of the whole batch, which several processes lack.
     """
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
@@ -153,7 +153,7 @@ class Method(nn.Module, ABC):
     def __init__(self, modalities: Mapping[str, TokenSpec], options: MethodOptions) -> None:
         super().__init__()
         for name in modalities:
-            # torch keeps stems and contexts under these names, as attributes.
+            # torch stores stems and contexts as attributes of these names.
             if not name or "." in name or hasattr(nn.ModuleDict(), name) or hasattr(nn.ParameterDict(), name):
                 raise ModalityError(
                     f"{name!r} cannot name a modality: it is empty, has a dot or is an attribute of torch's."
@@ -166,17 +166,17 @@ class Method(nn.Module, ABC):
         self.logit_bias: nn.Parameter | None = None
 
     def make_stem(self, modality: str) -> Inlet:
-        """A fresh stem for a modality; a bare `Inlet` where features are not projected one by one."""
+        """Return a fresh stem for a modality; an `Inlet` if features are not projected one by one."""
         return Stem(self.modalities[modality], self.options)
 
     def stem(self, modality: str) -> Inlet:
-        """The stem of a modality."""
+        """Return the stem of a modality."""
         stem = self.stems[modality]
         assert isinstance(stem, Inlet)
         return stem
 
     def pooled(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """The mean over tokens of what the stem makes of them, [B, d]."""
+        """Return the mean over tokens of the stem's output, [B, d]."""
         return TokenBatch(self.stem(modality)(tokens), tokens.mask).mean()
 
     @property
@@ -186,55 +186,55 @@ class Method(nn.Module, ABC):
 
     @property
     def trained_dim(self) -> int:
-        """How many columns of an embedding gradients reach, the first ones: those that there are in training."""
+        """The number of leading columns of an embedding that receive gradients: those present in training."""
         return self.dim
 
     @abstractmethod
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """Vectors [B, d] of any length; `finish` makes them unit vectors."""
+        """Return vectors [B, d] of any length; `forward` normalises them."""
 
     def augment(self, step: Step) -> Step:
-        """What the step is to see instead of the features as they are."""
+        """Return the step that training sees in place of the given step."""
         return step
 
     def objective(self, loss: Loss, embeddings: Mapping[str, Tensor], step: Step) -> Tensor:
-        """The scalar that a step lowers, from the embeddings [N_m, d] of the whole batch: `loss` over all pairs."""
+        """Return the scalar to minimise, from embeddings [N_m, d] of the whole batch: `loss` over all pairs."""
         bias = self.scale.new_zeros(()) if self.logit_bias is None else self.logit_bias
         return over_pairs(loss, embeddings, step.groups, self.scale, bias)
 
     def solve(self, steps: Iterable[Step]) -> None:
-        """Find what has a closed form from one pass over the training split, all of every batch in this process."""
+        """Solve the closed-form weights in one pass over the training split, with whole batches in this process."""
         raise NotImplementedError(f"{type(self).__name__} is trained, not solved")
 
     def forward(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """What `finish` makes of `embed`'s vectors: unit vectors [B, d].
+        """Return unit vectors [B, d].
 
         Raises:
             ModalityError: the method was not made for this modality.
-            ShapeError: the tokens' width or number is not the one it was made for.
+            ShapeError: the width or number of tokens differs from the method's.
         """
         self.check(modality, tokens)
-        # Lower precisions are for products alone.
+        # Lower precision is for products only.
         return self.finish(self.embed(modality, self.visible(modality, tokens)).to(self.logit_scale.dtype))
 
     def finish(self, vectors: Tensor) -> Tensor:
-        """Vectors [B, d] at unit length; what is no embedding, such as a classifier's logits, stays as it is."""
+        """Return vectors [B, d] at unit length; outputs that are no embedding, such as logits, stay as they are."""
         return normalize(vectors, dim=-1)
 
     def visible(self, modality: str, tokens: TokenBatch) -> TokenBatch:
-        """What of `tokens` the method reads."""
+        """Return the tokens that the method reads."""
         return tokens if self.sequences else self.modalities[modality].slots_of(tokens)
 
     def fit(self, modality: str, tokens: TokenBatch) -> None:
-        """Take means and deviations of features from a sample of the training split."""
+        """Set means and deviations of features from a sample of the training split."""
         self.stem(modality).fit(self.visible(modality, tokens))
 
     def check(self, modality: str, tokens: TokenBatch) -> None:
-        """Raise unless `tokens` are what this method takes for `modality`."""
+        """Raise an error unless `tokens` fit this method's `modality`."""
         if modality not in self.modalities:
             raise ModalityError(f"no modality {modality!r} in this model; it has {', '.join(sorted(self.modalities))}.")
-        spec, found = self.modalities[modality], tokens.values.shape[1]
-        fits = found >= spec.slots + self.sequences if spec.sequence else spec.slots in (1, found)
+        spec, count = self.modalities[modality], tokens.values.shape[1]
+        fits = count >= spec.slots + self.sequences if spec.sequence else spec.slots in (1, count)
         if tokens.dim != spec.dim or not fits:
             raise ShapeError(
                 f"{modality} tokens of shape {list(tokens.values.shape)}; this model expects [B, "
@@ -247,24 +247,24 @@ class Method(nn.Module, ABC):
         return self.logit_scale.clamp(max=math.log(MAX_LOGIT_SCALE)).exp()
 
     def start_logits(self, scale: float, bias: float | None) -> None:
-        """Set where logit scale and bias start; a bias of None removes it."""
+        """Set the initial logit scale and bias; a bias of None removes it."""
         with torch.no_grad():
             self.logit_scale.fill_(math.log(scale))
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
 
     def fix_scale(self, temperature: float) -> None:
-        """Hold the logit scale at 1 / `temperature`: it is not trained."""
+        """Fix the logit scale at 1 / `temperature`, without training it."""
         with torch.no_grad():
             self.logit_scale.fill_(-math.log(temperature))
         self.logit_scale.requires_grad_(False)
 
     @torch.no_grad()
     def bound_logit_scale(self) -> None:
-        """Bring the parameter itself back under its bound, so that it can come down again."""
+        """Clamp the parameter itself to its bound, so that later steps can lower it."""
         self.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
 
     def parts(self) -> dict[str, int]:
-        """Trained parameters by part: the stem of each modality, then whatever the method shares."""
+        """Return the number of trained parameters by part: the stem of each modality, then the shared parts."""
         counts = {f"stem {name}": _count(stem) for name, stem in self.stems.items()}
         counts |= {name: _count(part) for name, part in self.named_children() if name != "stems"}
         counts |= {name: parameter.numel() for name, parameter in self.named_parameters(recurse=False)}

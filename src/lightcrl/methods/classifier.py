@@ -1,4 +1,4 @@
-"""A linear classifier on any method's embedding: what fine-tuning trains."""
+"""A linear classifier on any method's embedding, for fine-tuning."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from lightcrl.methods.base import Inlet, Method, MethodOptions, Step
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 NAME = "lightcrl.methods.classifier:Classifier"
-"""Its name in checkpoints; a literal, since files hold it. It is no member of `METHODS`, since it embeds nothing."""
+"""The name in checkpoints, a literal because files contain it. It is not in `METHODS`, since it embeds nothing."""
 
 
 class ClassifierOptions(MethodOptions):
     """Options of the classifier.
 
     Attributes:
-        method: the method below, a member of `METHODS`.
-        below: its options.
+        method: the wrapped method, a member of `METHODS`.
+        below: options of the wrapped method.
         classes: names of the classes.
     """
 
@@ -37,11 +37,11 @@ class ClassifierOptions(MethodOptions):
 class Classifier(Method):
     """logits = W f + b, f the trained part of the method's embedding as a unit vector, scaled to a mean square of 1.
 
-    The method below is trained too. A part of an embedding that no gradient reaches, such as the DFE's canonical one,
-    is left out.
+    The wrapped method is trained too. A part of an embedding without gradient, such as the DFE's canonical part, is
+    omitted.
 
     Attributes:
-        body: the method below.
+        body: the wrapped method.
         labels: [G] class numbers of the groups of the training split; not part of a checkpoint.
     """
 
@@ -68,23 +68,23 @@ class Classifier(Method):
         return len(self.options.classes)
 
     def make_stem(self, modality: str) -> Inlet:
-        """Nothing of its own: the method below has the stems."""
+        """Return an inlet: the wrapped method has the stems."""
         return Inlet(TokenSpec(1), self.options)
 
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """Logits [B, C]."""
-        found = self.body.embed(modality, tokens)[:, : self.body.trained_dim]
-        logits: Tensor = self.head(normalize(found.float(), dim=-1) * self.body.trained_dim**0.5)
+        """Return logits [B, C]."""
+        vectors = self.body.embed(modality, tokens)[:, : self.body.trained_dim]
+        logits: Tensor = self.head(normalize(vectors.float(), dim=-1) * self.body.trained_dim**0.5)
         return logits
 
     def finish(self, vectors: Tensor) -> Tensor:
-        """Logits [B, C] as they are: they are no embedding."""
+        """Return logits [B, C] unchanged: they are no embedding."""
         return vectors
 
     def objective(self, loss: Loss, embeddings: Mapping[str, Tensor], step: Step) -> Tensor:
-        """The cross-entropy of the items' labels; `loss`, which is for pairs, has no part."""
+        """Return the cross-entropy of the items' labels; `loss` is for pairs and is ignored."""
         values = [cross_entropy(logits, self.labels[step.groups[name]]) for name, logits in embeddings.items()]
         return torch.stack(values).mean()
 
     def bound_logit_scale(self) -> None:
-        """There is none."""
+        """Do nothing: a classifier has no logit scale."""

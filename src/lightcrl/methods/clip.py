@@ -1,4 +1,4 @@
-"""The projections of CLIP: with towers that are trained too, the whole system; on frozen ones, its heads alone."""
+"""The projections of CLIP: with trained towers the complete system, with frozen encoders its heads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class CLIPOptions(MethodOptions):
     """Options of the projections.
 
     Attributes:
-        head: `"linear"`, or `"gelu_norm"`: a linear map, GELU, LayerNorm.
+        head: kind of the projection: `"linear"`, or `"gelu_norm"` (a linear map, GELU, LayerNorm).
     """
 
     input_dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -27,19 +27,20 @@ class CLIPOptions(MethodOptions):
 class CLIP(Headed):
     """e = normalize(head_m(W_m mean_t x_t)), Radford et al. (arXiv 2103.00020, section 2.3), `head` the identity there.
 
-    Texts and patches are averaged over what the mask leaves, unless the encoder's `tokens` say otherwise ("cls"). The
-    loss is InfoNCE in both directions without label smoothing, its scale learnt from 1/0.07 and at most 100. Nothing
-    published is reproduced: that took 400 million pairs.
+    The mean runs over the real tokens of texts and patches, unless the encoder's `tokens` are "cls". The loss is
+    InfoNCE in both directions without label smoothing, with a learnable scale from 1/0.07 to at most 100. No published
+    figure is
+    reproduced: those need 400 million pairs.
     """
 
     Options: ClassVar[type[MethodOptions]] = CLIPOptions
     options: CLIPOptions
     suits: ClassVar[Mapping[str, Any]] = {"label_smoothing": 0.0}
-    # On frozen towers small data overfits: the strengths of what holds against it.
+    # Small data overfits on frozen encoders, so the grid varies the regularisation.
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"input_dropout": 0.45}, {"head": "gelu_norm"})
 
     def make_head(self, modality: str) -> nn.Module:
-        """What follows the linear map."""
+        """Return the layers after the linear map."""
         if self.options.head == "linear":
             return nn.Identity()
         return nn.Sequential(nn.GELU(), nn.LayerNorm(self.options.dim))

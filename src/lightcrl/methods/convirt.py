@@ -16,12 +16,12 @@ from lightcrl.methods.heads import Headed
 
 
 class ConVIRTOptions(MethodOptions):
-    """Options of ConVIRT. Two layers want less input dropout than one (docs/LOG.md).
+    """Options of ConVIRT. Two layers need less input dropout than one (docs/LOG.md).
 
     Attributes:
         loss_weight: lambda, the weight of the direction from the first modality (in alphabetical order, so the image of
-            image and text) to the second; the other direction has the rest.
-        temperature: of the softmax, held fixed; null learns the logit scale, as other methods do.
+            image and text) to the second; the other direction has weight 1 - lambda.
+        temperature: fixed temperature of the softmax; null learns the logit scale, as in other methods.
     """
 
     input_dropout: float = Field(default=0.2, ge=0, lt=1)
@@ -32,13 +32,13 @@ class ConVIRTOptions(MethodOptions):
 class ConVIRT(Headed):
     """e = normalize(W2 relu(W1 x)) (section 3.2) under lambda l(v -> u) + (1 - lambda) l(u -> v) (equation 4).
 
-    The paper trains both towers on radiographs and their reports; here they are frozen, so its figures cannot be
-    compared. With more than two modalities the loss is the mean over their pairs.
+    The paper trains both towers on radiographs and their reports; here they are frozen, so its figures are not
+    comparable. With more than two modalities the loss is the mean over their pairs.
     """
 
     Options: ClassVar[type[MethodOptions]] = ConVIRTOptions
     suits: ClassVar[Mapping[str, Any]] = {"label_smoothing": 0.0}
-    # As published; the same without and with more input dropout; the loss that the other methods have.
+    # The published settings; without and with more input dropout; the loss of the other methods.
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {"input_dropout": 0.0},
@@ -48,25 +48,25 @@ class ConVIRT(Headed):
     options: ConVIRTOptions
 
     def make_head(self, modality: str) -> nn.Module:
-        """[B, d] -> [B, d]."""
+        """Return the second layer, [B, d] -> [B, d]."""
         return nn.Sequential(nn.ReLU(), nn.Linear(self.options.dim, self.options.dim))
 
     def start_logits(self, scale: float, bias: float | None) -> None:
-        """Set where logit scale and bias start; a temperature of its own stays as it is."""
+        """Set the initial logit scale and bias; a fixed temperature is not changed."""
         super().start_logits(scale, bias)
         if self.options.temperature is not None:
             self.fix_scale(self.options.temperature)
 
     def objective(self, loss: Loss, embeddings: Mapping[str, Tensor], step: Step) -> Tensor:
-        """The loss with its two directions weighted.
+        """Return the loss with weighted directions.
 
         Raises:
-            TrainingError: the loss is not InfoNCE, the only one with two directions.
+            TrainingError: the loss is not InfoNCE, the only loss with two directions.
         """
         if self.options.loss_weight != 0.5:
-            if getattr(loss, "func", loss) is not info_nce:  # smoothing is bound by a partial
+            if getattr(loss, "func", loss) is not info_nce:  # a partial binds the smoothing
                 raise TrainingError(
-                    f"method.loss_weight is {self.options.loss_weight}, but the loss has no directions to weigh. Use "
+                    f"method.loss_weight is {self.options.loss_weight}, but the loss has no directions to weight. Use "
                     'training.loss = "info_nce", or method.loss_weight = 0.5.'
                 )
             directed: Callable[..., Tensor] = loss

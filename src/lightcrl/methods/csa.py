@@ -16,13 +16,14 @@ class CSAOptions(MethodOptions):
     """Options of CSA.
 
     Attributes:
-        standardise: without effect, as correlations do not depend on units.
-        input_dropout: nothing is trained, so there is none; shrinkage is what it does in expectation.
-        shrinkage: p of the covariances (1 - p) C + p diag(C), those of features under dropout p in expectation, but for
-            a factor (marginalised dropout, arXiv 1206.4683). "auto" follows the data: p = F / (F + G) for F features on
-            average over modalities and G groups; the fewer groups to a feature, the less covariances are believed.
-        power: variates are weighted by their correlations to this power, so similarities by its double; the paper's
-            are weighted once, power 0.5.
+        standardise: ignored, since correlations do not depend on units.
+        input_dropout: always 0, since nothing is trained; shrinkage has the expected effect of dropout.
+        shrinkage: p of the covariances (1 - p) C + p diag(C), which are those of features under dropout p in
+            expectation, up to a factor (marginalised dropout, arXiv 1206.4683). "auto" follows the data: p = F / (F +
+            G) for F features on average over modalities and G groups; the fewer groups per feature, the stronger the
+            shrinkage.
+        power: exponent of the correlations as weights of the variates, so similarities have its double; the paper
+            weights similarities once, power 0.5.
     """
 
     input_dropout: float = Field(default=0.0, ge=0, le=0)
@@ -33,18 +34,18 @@ class CSAOptions(MethodOptions):
 class CSA(Linear):
     """e = normalize(rho^power * A_m (x - mean)), A_m the maps to canonical variates (`correlation`), strongest first.
 
-    The map found is the stem's own, so an embedding is that of `linear`. Covariances are taken in float64 over all
-    items, and over all pairs of items of one group, that an epoch shows. Where `dim` exceeds the number of positive
-    correlations (at most the rank of the narrower features) the rest of the embedding is zero.
+    The solved map is the stem's own, so an embedding is computed as in `linear`. Covariances are accumulated in float64
+    over all items, and over all pairs of items of a group, of an epoch. If `dim` exceeds the number of positive
+    correlations (at most the rank of the narrower features), the rest of the embedding is zero.
 
-    Kept: centring, CCA, weights by correlation, truncation. Changed: regularisation, without which CCA fits noise at a
-    few thousand pairs; vectors are brought to unit length after the weighting, not before; any number of modalities.
+    As published: centring, CCA, weights by correlation, truncation. Changed: regularisation, without which CCA fits
+    noise at a few thousand pairs; vectors are normalised after the weighting, not before; any number of modalities.
     With its defaults and the features of recipes/flickr8k.toml dev R@1 is 0.306 text to image, 0.392 image to text
     (mean of five seeds).
     """
 
     Options: ClassVar[type[MethodOptions]] = CSAOptions
-    # More and much more regularisation than follows from the data, and the paper's weights.
+    # Stronger and much stronger regularisation than the data suggests, and the paper's weights.
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {"shrinkage": 0.5},
@@ -55,7 +56,7 @@ class CSA(Linear):
     options: CSAOptions
 
     def solve(self, steps: Iterable[Step]) -> None:
-        """Find the maps from one pass over the training split.
+        """Solve the maps in one pass over the training split.
 
         Raises:
             TrainingError: no two modalities share a group.

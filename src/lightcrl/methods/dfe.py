@@ -1,4 +1,4 @@
-"""The Deep Fusion Encoder: one small network that all modalities share, told apart by a context vector each."""
+"""The Deep Fusion Encoder: a small network shared by all modalities, with a context vector for each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightcrl.methods.fusion import OPERATIONS, FusionName, shrink
 from lightcrl.methods.solve import solve_stems
 from lightcrl.tokens import TokenBatch, TokenSpec
 
-# Of all modalities together, for the canonical part: some minutes and some gigabytes.
+# Limit on the features of all modalities together for the canonical part: some minutes and some gigabytes.
 MOST_FEATURES = 12_288
 
 
@@ -28,16 +28,16 @@ class DFEOptions(MethodOptions):
 
     Attributes:
         dim: width of all trained parts together.
-        parts: the embedding is this many unit vectors side by side, each with its own context, through one encoder.
+        parts: number of unit vectors that form the embedding, each with its own context, through a shared encoder.
         fusion: the fusion operation.
-        heads: of each part, in the pooling of sequences.
+        heads: attention heads of each part, in the pooling of sequences.
         feedforward: hidden width of the shared block.
-        dropout: share of its hidden features set to zero in training.
-        canonical: share of the similarity that comes from one more part, solved in closed form; 0 leaves it out. "auto"
+        dropout: share of the block's hidden features set to zero in training.
+        canonical: share of the similarity from an additional part, which is solved in closed form; 0 omits it. "auto"
             follows the data: F / (1.5 F + G) for F features of the slots on average over modalities and G groups, times
-            the share of directions that items fill. Where groups are few, what is trained errs more than what is
-            solved; where they share a few captions, there is little to solve (docs/LOG.md).
-        layer_scale: how strongly the block's output is added at the start, learnable per feature (arXiv 2103.17239).
+            the share of directions that the items span. With few groups trained parts err more than solved parts; with
+            few distinct captions few directions can be solved (docs/LOG.md).
+        layer_scale: initial factor of the block's output, learnable per feature (arXiv 2103.17239).
     """
 
     dim: int = Field(default=512, gt=0)
@@ -58,22 +58,22 @@ class DFEOptions(MethodOptions):
 
 
 class DeepFusionEncoder(Method):
-    """Section 3 of the LightCRL paper (arXiv 2403.04650), made to generalise from few groups.
+    """The encoder of section 3 of the LightCRL paper (arXiv 2403.04650), adapted to generalise from few groups.
 
-        u_t = stem_m(x_t)                     a token per slot, and one that attention pools from the sequence
-        v = mean_t fuse(u, c_m)               c_m: learnable vector of m through a small MLP that all modalities share
-        e = normalize(v + g F(LayerNorm(v)))  F: one shared feed-forward block; g: layer scale, small at the start
+            u_t = stem_m(x_t)                     one token per slot, and one that attention pools from the sequence
+            v = mean_t fuse(u, c_m)               c_m: learnable vector of m, passed through a small shared MLP
+            e = normalize(v + g F(LayerNorm(v)))  F: one shared feed-forward block; g: layer scale, small at the start
 
-    The stem and the pool (`SequencePool`) are the only weights of one modality. The paper's transformer layer lets all
-    tokens attend to each other; on fewer than some ten thousand groups that overfits, and attention with fixed queries
-    does not (docs/LOG.md); `lightcrl_paper` has the former. Near the start the encoder is a linear map.
+    The stem and the pool (`SequencePool`) are the only weights of a single modality. In the paper's transformer layer
+    all tokens attend to each other, which overfits fewer than some ten thousand groups; attention with fixed queries
+    does not (docs/LOG.md). `lightcrl_paper` has the transformer layer. Near the start the encoder is a linear map.
 
-    Of an embedding in several parts, each part is an embedding in its own right, with its share of u, its own c_m and
-    its own loss; side by side they err less than one of their joint width, as an ensemble does. One more part is not
-    trained: the strongest canonical variates of the slots, weighted by their correlations (as `csa`), solved in one
-    pass before the first step. Its errors are others than those of what is trained. Its cost grows with the cube of the
-    features, so beyond `MOST_FEATURES` it is left out. With one token per item the fusion operations that attend have
-    nothing to choose from.
+    Each part of an embedding is an embedding in its own right, with its share of u, its own c_m and its own loss.
+    Together the parts err less than a single part of their joint width, as an ensemble does. An additional part is not
+    trained: the strongest canonical variates of the slots, weighted by their correlations (as in `csa`), solved in one
+        pass before the
+    first step. Its errors differ from those of the trained parts. Its cost grows with the cube of the features, so it
+    is omitted beyond `MOST_FEATURES`. With a single token per item the attention operations have no choice of tokens.
     """
 
     Options: ClassVar[type[MethodOptions]] = DFEOptions
@@ -121,11 +121,11 @@ class DeepFusionEncoder(Method):
         return self.options.dim
 
     def make_stem(self, modality: str) -> Stem:
-        """A stem whose parts drop their own features."""
+        """Return a stem with separate dropout for each part."""
         return Stem(self.modalities[modality], self.options, parts=self.options.parts)
 
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """[B, d]; in training without the canonical part, which no gradient would reach."""
+        """Return [B, d]; in training without the canonical part, which receives no gradient."""
         stem, mask = self.stem_tokens(modality, tokens)
         contexts = self.fusion.neutral + self.context(modality)
         parts = [
@@ -140,7 +140,7 @@ class DeepFusionEncoder(Method):
         return torch.cat([trained * (1 - self.share).sqrt(), solved * self.share.sqrt()], -1)
 
     def stem_tokens(self, modality: str, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
-        """u [B, T, d] and its mask: the projected slots and the pooled sequence, or every token of a plain one."""
+        """Return u [B, T, d] and its mask: projected slots and the pooled sequence, or all tokens without slots."""
         spec = self.modalities[modality]
         if not spec.sequence:
             return self.stem(modality)(tokens), tokens.mask
@@ -150,13 +150,13 @@ class DeepFusionEncoder(Method):
         return torch.cat([self.stem(modality)(slots), pooled.unsqueeze(1)], 1), mask
 
     def encode(self, stem: Tensor, mask: Tensor, context: Tensor) -> Tensor:
-        """One part [B, d] from its tokens [B, T, d] and its context [d]."""
+        """Return a part [B, d] of the embedding from its tokens [B, T, d] and its context [d]."""
         fused = TokenBatch(self.fusion(stem, mask, context), mask).mean()
         encoded: Tensor = fused + self.layer_scale * self.block(fused)
         return encoded
 
     def fit(self, modality: str, tokens: TokenBatch) -> None:
-        """Take means and deviations of features from a sample of the training split."""
+        """Set means and deviations of features from a sample of the training split."""
         spec = self.modalities[modality]
         if spec.sequence:
             pool = self.pools[modality]
@@ -170,7 +170,7 @@ class DeepFusionEncoder(Method):
             canonical.fit(tokens)
 
     def solve(self, steps: Iterable[Step]) -> None:
-        """Find the canonical part, and its share of the similarity.
+        """Solve the canonical part and set its share of the similarity.
 
         Raises:
             TrainingError: no two modalities share a group.
@@ -185,19 +185,19 @@ class DeepFusionEncoder(Method):
             self.share.fill_(solved.filled * solved.shrinkage / (1 + solved.shrinkage / 2))
 
     def objective(self, loss: Loss, embeddings: Mapping[str, Tensor], step: Step) -> Tensor:
-        """The mean over parts of the loss of each."""
+        """Return the mean of the losses of all parts."""
         values = []
         for number in range(self.options.parts):
             part = {
-                name: normalize(found[:, : self.options.dim].chunk(self.options.parts, -1)[number], dim=-1)
-                for name, found in embeddings.items()
+                name: normalize(vectors[:, : self.options.dim].chunk(self.options.parts, -1)[number], dim=-1)
+                for name, vectors in embeddings.items()
             }
             values.append(super().objective(loss, part, step))
         return torch.stack(values).mean()
 
 
 class ContextEncoder(nn.Module):
-    """Learnable vectors for each part of each modality, through a small MLP that all share."""
+    """Learnable vectors for each part of each modality, passed through a small shared MLP."""
 
     def __init__(self, modalities: list[str], parts: int, dim: int) -> None:
         super().__init__()
@@ -206,5 +206,5 @@ class ContextEncoder(nn.Module):
         shrink(self.mlp[-1])
 
     def forward(self, modality: str) -> Tensor:
-        """The encoded contexts [parts, d] of a modality."""
+        """Return the encoded contexts [parts, d] of a modality."""
         return self.mlp(self.vectors[modality])

@@ -1,4 +1,4 @@
-"""Dropout with cheap masks: on a CPU, drawing one random number per feature takes longer than multiplying by it."""
+"""Dropout with cheap masks: on a CPU, drawing a random number per feature takes longer than multiplying by it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ LEVELS = 256
 
 
 class Dropout(nn.Module):
-    """As `torch.nn.Dropout`, with one random byte per feature: the share dropped is `p` to the nearest 1/256.
+    """Dropout as in `torch.nn.Dropout`, with a random byte per feature: the dropped share is `p` to the nearest 1/256.
 
-    What is kept grows by the share that is really kept, so that the mean stays exactly as it is.
+    Kept features are divided by the actual kept share, so that the mean stays exactly the same.
     """
 
     def __init__(self, p: float) -> None:
@@ -19,13 +19,13 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, values: Tensor) -> Tensor:
-        """The same shape, in training with features set to zero."""
+        """Return the values, in training with features set to zero; the shape does not change."""
         if not self.training or not self.p:
             return values
         return values * self.mask(values.shape, values)
 
     def mask(self, shape: torch.Size | tuple[int, ...], like: Tensor) -> Tensor:
-        """Factors of 0 or 1 / share kept, ones outside of training, on the device and of the dtype of `like`."""
+        """Return factors 0 or 1 / kept share (1 outside of training) on the device and with the dtype of `like`."""
         if not self.training or not self.p:
             return like.new_ones(shape)
         kept = max(1, round((1 - self.p) * LEVELS))

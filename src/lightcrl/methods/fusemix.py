@@ -19,9 +19,9 @@ class FuseMixOptions(MethodOptions):
 
     Attributes:
         blocks: residual blocks per modality.
-        expansion: width within a block, in widths of the embedding.
+        expansion: inner width of a block, as a multiple of the embedding's width.
         dropout: share of a block's hidden features set to zero in training; the paper's 0.6.
-        alpha: mixing shares are drawn from Beta(alpha, alpha); the paper's 1 makes all alike likely.
+        alpha: parameter of the mixing share, drawn from Beta(alpha, alpha); the paper's 1 is the uniform distribution.
     """
 
     input_dropout: float = Field(default=0.2, ge=0, lt=1)
@@ -35,17 +35,17 @@ class FuseMix(Headed):
     """e = normalize(block_k(... block_1(W x))), block(u) = u + W2 drop(gelu(W1 LayerNorm(u))).
 
     Every training step sees mixtures in place of pairs (section 5): lambda x_i + (1 - lambda) x_j for each modality,
-    with one lambda and one partner j for all modalities of group i; mixture i is positive of mixture i.
+    with the same lambda and the same partner j for all modalities of group i; mixture i is positive of mixture i.
 
-    Kept: mixing, residual blocks, their dropout, InfoNCE from temperature 0.07. Changed: the stem comes before the
-    blocks, which are two of expansion 2 instead of four of 4, to stay below 2.5 M parameters; a batch is mixed with
+    As published: mixing, residual blocks, their dropout, InfoNCE from temperature 0.07. Changed: the stem comes before
+    the blocks, which are two of expansion 2 instead of four of 4, to stay below 2.5 M parameters; a batch is mixed with
     a permutation of itself instead of one half with the other. The paper's figures are those of 5 M pairs and were not
     reproduced.
     """
 
     Options: ClassVar[type[MethodOptions]] = FuseMixOptions
     suits: ClassVar[Mapping[str, Any]] = {"weight_decay": 0.1, "label_smoothing": 0.0}
-    # Input dropout, which the paper has none of; mixtures near one of the two.
+    # Input dropout, which the paper lacks; mixtures near one of their two items.
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {"input_dropout": 0.0},
@@ -56,11 +56,11 @@ class FuseMix(Headed):
     options: FuseMixOptions
 
     def make_head(self, modality: str) -> nn.Module:
-        """The blocks: [B, d] -> [B, d]."""
+        """Return the blocks, [B, d] -> [B, d]."""
         return nn.Sequential(*(Block(self.options) for _ in range(self.options.blocks)))
 
     def augment(self, step: Step) -> Step:
-        """Mix every group with a partner; what has no slots is mixed as its mean token."""
+        """Mix every group with a partner; tokens without slots are mixed as their mean token."""
         partner, share = draw_partners(step.groups, self.options.alpha)
         tokens = {}
         for name, batch in step.tokens.items():
@@ -73,7 +73,7 @@ class FuseMix(Headed):
 
 
 class Block(nn.Module):
-    """A residual block of a perceptron."""
+    """A residual perceptron block."""
 
     def __init__(self, options: FuseMixOptions) -> None:
         super().__init__()
@@ -87,22 +87,22 @@ class Block(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, d] -> [B, d]."""
+        """Return [B, d] from [B, d]."""
         return features + self.branch(features)
 
 
 def draw_partners(groups: Mapping[str, Tensor], alpha: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """For every item the row of its partner in the same modality, and the item's own share in the mixture.
+    """Draw for every item the row of its partner in the same modality, and the item's share in the mixture.
 
-    Groups are permuted among those that have items of the same modalities, so that a partner always has what is mixed;
-    items of a group share partner and lambda. Of a partner with fewer items some are taken again.
+    Groups are permuted among those with items of the same modalities, so that every partner has them too. Items of a
+    group share partner and lambda. If the partner has fewer items, some are used repeatedly.
 
     Args:
-        groups: by modality, group numbers [N_m].
+        groups: group numbers [N_m] by modality.
         alpha: lambda ~ Beta(alpha, alpha).
 
     Returns:
-        By modality, partner rows [N_m] and shares [N_m].
+        Partner rows [N_m] and shares [N_m] by modality.
     """
     names = sorted(groups)
     device = groups[names[0]].device
@@ -120,7 +120,7 @@ def draw_partners(groups: Mapping[str, Tensor], alpha: float) -> tuple[dict[str,
     rows, shares = {}, {}
     for name, count in zip(names, counts, strict=True):
         own = torch.searchsorted(numbers, groups[name])
-        # Items by group: the k-th of a group meets the k-th of its partner.
+        # Items by group: the k-th item of a group is mixed with the k-th of its partner.
         order = own.argsort(stable=True)
         start = count.cumsum(0) - count
         place = torch.empty_like(own)

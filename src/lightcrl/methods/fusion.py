@@ -1,8 +1,8 @@
-"""The six fusion operations: how a modality's context vector enters its tokens (LightCRL, arXiv 2403.04650).
+"""The six fusion operations: combinations of a modality's context vector with its tokens (LightCRL, arXiv 2403.04650).
 
-Every operation takes tokens u [B, T, d], their mask [B, T] and the encoded context c [d], and gives tokens [B, T, d].
-`neutral` is the context that the operation adds its context to at the start: 0 where a context of zero changes nothing,
-1 for the product.
+Every operation maps tokens u [B, T, d], their mask [B, T] and the encoded context c [d] to tokens [B, T, d].
+`neutral` is the constant to which the context is added at the start: 0 for an operation that a zero context leaves
+unchanged, 1 for the product.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lightcrl.registry import Table
 
 
 class FusionOperation(nn.Module, ABC):
-    """One way to fuse tokens with a context vector; made for a width `dim`."""
+    """A fusion of tokens with a context vector, for a width `dim`."""
 
     neutral: ClassVar[float] = 0.0
 
@@ -29,7 +29,7 @@ class FusionOperation(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, tokens: Tensor, mask: Tensor, context: Tensor) -> Tensor:
-        """[B, T, d], [B, T], [d] -> [B, T, d]. Masked tokens are never read by the others."""
+        """Return tokens [B, T, d] from tokens, mask [B, T] and context [d]; masked tokens do not affect others."""
 
 
 class Addition(FusionOperation):
@@ -63,18 +63,18 @@ class Concatenation(FusionOperation):
 
 
 class Attention(FusionOperation):
-    """The context asks, the tokens answer: u + sum_t softmax_t(score(c, u_t)) value(u_t), the same for every token."""
+    """Attention of the context to the tokens: u + sum_t softmax_t(score(c, u_t)) value(u_t), one sum for all tokens."""
 
     @abstractmethod
     def score(self, tokens: Tensor, context: Tensor) -> Tensor:
-        """[B, T] from tokens [B, T, d] and context [d]."""
+        """Return scores [B, T] from tokens [B, T, d] and context [d]."""
 
     def value(self, tokens: Tensor) -> Tensor:
-        """[B, T, d], what is attended to: the tokens themselves."""
+        """Return the attended values [B, T, d]: the tokens themselves."""
         return tokens
 
     def forward(self, tokens: Tensor, mask: Tensor, context: Tensor) -> Tensor:
-        # Not -inf: a row of padding alone would become NaN. And 0 * inf is NaN: what is hidden must be zero as well.
+        # -inf would give NaN in a row of padding only; 0 * inf is NaN too, so masked values must be zero.
         scores = self.score(tokens, context)
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         values = self.value(tokens).masked_fill(~mask.unsqueeze(-1), 0)
@@ -147,6 +147,6 @@ FusionName = Annotated[str, AfterValidator(_known)]
 
 @torch.no_grad()
 def shrink(linear: nn.Module) -> None:
-    """Start what is added to the tokens small, so that training begins near the linear map."""
+    """Scale down the initial contribution to the tokens, so that training begins near the linear map."""
     for parameter in linear.parameters():
         parameter.mul_(0.1)

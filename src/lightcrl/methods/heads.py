@@ -1,4 +1,4 @@
-"""What the methods with a network per modality behind the stem have in common."""
+"""The common base of methods with a network per modality after the stem."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightcrl.tokens import TokenBatch, TokenSpec
 
 
 class Headed(Method):
-    """e = normalize(head_m(mean_t stem_m(x_t))): nothing is shared between modalities, and there is no context."""
+    """e = normalize(head_m(mean_t stem_m(x_t))): no weights are shared between modalities, and there is no context."""
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: MethodOptions) -> None:
         super().__init__(modalities, options)
@@ -20,8 +20,8 @@ class Headed(Method):
 
     @abstractmethod
     def make_head(self, modality: str) -> nn.Module:
-        """A fresh head for a modality: [B, width of the stem] -> [B, d]."""
+        """Return a fresh head for a modality: [B, width of the stem] -> [B, d]."""
 
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """[B, d]."""
+        """Return [B, d]."""
         return self.heads[modality](self.pooled(modality, tokens))

@@ -1,4 +1,4 @@
-"""The Deep Fusion Encoder as it was published (arXiv 2403.04650), with the training settings of its paper."""
+"""The Deep Fusion Encoder as published (arXiv 2403.04650), with the training settings of its paper."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PaperOptions(MethodOptions):
     Attributes:
         fusion: the fusion operation.
         heads: attention heads of the transformer layer.
-        feedforward: width of its feed-forward part.
+        feedforward: hidden width of the feed-forward part.
         dropout: share of that part's hidden features set to zero in training.
     """
 
@@ -41,16 +41,17 @@ class PaperOptions(MethodOptions):
 
 
 class LightCRLPaper(Method):
-    """Section 3 of the paper: one pre-norm transformer layer over all tokens, nothing standardised.
+    """The encoder of section 3 of the paper: one pre-norm transformer layer over all tokens, without standardisation.
 
-        u = stem_m(x)                         per token
-        v = fuse(u, c_m)                      c_m: learnable vector of m through a small MLP that all modalities share
+            u = stem_m(x)                         for every token
+            v = fuse(u, c_m)                      c_m: learnable vector of m, passed through a small shared MLP
         e = normalize(masked mean of v + Transformer(LayerNorm(v)))
 
-    Of features with slots and a sequence it takes the sequence, the tokens of the last layer. The bugs of its code are
-    mended: padding is masked, a picture's captions are positives of each other, and the logit scale starts at 1 / 0.07
-    (see tests/test_official_mistakes.py). `epochs = "auto"` is 5 here, in place of at most 100 with early stop: batches
-    of 64 make an epoch dear, and its dev loss rises after the second (docs/benchmarks.md).
+    If features have slots and a sequence, it reads the sequence, the tokens of the last layer. The bugs of the
+    published code are fixed: padding is masked, a picture's captions are positives of each other, and the logit scale
+    starts at 1 / 0.07 (see tests/test_official_mistakes.py). `epochs = "auto"` is 5 here, in place of at most 100 with
+    early stop: batches of 64 make an epoch expensive, and the dev loss rises after the second epoch
+    (docs/benchmarks.md).
     """
 
     Options: ClassVar[type[MethodOptions]] = PaperOptions
@@ -72,19 +73,19 @@ class LightCRLPaper(Method):
         self.transformer = TransformerLayer(options)
 
     def make_stem(self, modality: str) -> Stem:
-        """One projection for all tokens of a sequence."""
+        """Return a single projection for all tokens of a sequence."""
         spec = self.modalities[modality]
         return Stem(TokenSpec(spec.dim) if spec.sequence else spec, self.options)
 
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """[B, d]."""
+        """Return [B, d]."""
         tokens = self.modalities[modality].sequence_of(tokens)
         context = self.fusion.neutral + self.context(modality)[0]
         fused = self.fusion(self.stem(modality)(tokens), tokens.mask, context)
         return TokenBatch(fused + self.transformer(self.norm(fused), tokens.mask), tokens.mask).mean()
 
     def fit(self, modality: str, tokens: TokenBatch) -> None:
-        """Take means and deviations of features from a sample of the training split."""
+        """Set means and deviations of features from a sample of the training split."""
         self.stem(modality).fit(self.modalities[modality].sequence_of(tokens))
 
 
@@ -107,16 +108,16 @@ class TransformerLayer(nn.Module):
         )
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """[B, T, d], [B, T] -> [B, T, d]."""
+        """Return [B, T, d] from tokens [B, T, d] and mask [B, T]."""
         attended = tokens + self.attend(self.attention_norm(tokens), mask)
         fed: Tensor = self.feedforward(attended)
         return attended + fed
 
     def attend(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Every token looks at every real one."""
+        """Return the self-attention of the tokens; every token attends to all real tokens."""
         batch, length, dim = tokens.shape
         query, key, value = self.project_in(tokens).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        # What padding holds must not matter, not even as 0 * inf.
+        # Padding values must have no effect, not even as 0 * inf.
         value = value.masked_fill(~mask[:, None, :, None], 0)
         mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
         projected: Tensor = self.project_out(mixed.transpose(1, 2).reshape(batch, length, dim))

@@ -1,4 +1,4 @@
-"""A linear map per modality: the baseline that every other method has to beat."""
+"""A linear map per modality: the baseline for all other methods."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lightcrl.tokens import TokenBatch
 
 
 class Linear(Method):
-    """e = normalize(mean_t W x_t): the stem alone. With slots, one linear map of the slots side by side."""
+    """e = normalize(mean_t W x_t): only the stem. With slots, one linear map of the concatenated slots."""
 
-    # Input dropout and width are all that there is to tune.
+    # Input dropout and width are the only options to tune.
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {"input_dropout": 0.0},
@@ -23,5 +23,5 @@ class Linear(Method):
     )
 
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """[B, d]."""
+        """Return [B, d]."""
         return self.pooled(modality, tokens)

@@ -1,4 +1,4 @@
-"""A plain multilayer perceptron per modality: what a network adds to a linear map, and nothing else."""
+"""A plain multilayer perceptron per modality: it shows the effect of depth over a linear map."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class MLPOptions(MethodOptions):
     """Options of the perceptrons.
 
     Attributes:
-        layers: linear layers, the stem among them.
-        hidden: width of what is between two layers.
+        layers: number of linear layers, including the stem.
+        hidden: width between two layers.
         dropout: share of hidden features set to zero in training.
     """
 
@@ -29,10 +29,10 @@ class MLPOptions(MethodOptions):
 
 
 class MLP(Headed):
-    """e = normalize(W_k ... drop(gelu(W_1 x))); no norms, no residual paths, nothing published to reproduce."""
+    """e = normalize(W_k ... drop(gelu(W_1 x))), without norms, residual paths or a published model to reproduce."""
 
     Options: ClassVar[type[MethodOptions]] = MLPOptions
-    # Less and more dropout at the input, where small data overfits first; one layer more.
+    # Less and more dropout at the input, where small data overfits first; an additional layer.
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {"input_dropout": 0.0},
@@ -42,11 +42,11 @@ class MLP(Headed):
     options: MLPOptions
 
     def make_stem(self, modality: str) -> Stem:
-        """The first layer."""
+        """Return the first layer."""
         return Stem(self.modalities[modality], self.options, self.options.hidden)
 
     def make_head(self, modality: str) -> nn.Module:
-        """The layers behind it: [B, hidden] -> [B, d]."""
+        """Return the layers after the stem, [B, hidden] -> [B, d]."""
         widths = [self.options.hidden] * (self.options.layers - 1) + [self.options.dim]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):

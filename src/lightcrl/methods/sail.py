@@ -29,15 +29,16 @@ class SAILOptions(MethodOptions):
 class SAIL(Method):
     """e = normalize(W3 (relu6(W1 n) * W2 n)), n = LayerNorm(x): LayerNorm and a gated linear unit (section 3.2).
 
-    Kept: the layer, the sigmoid loss, its scale of 20 and bias of -10 at the start, every caption of a picture as
+    As published: the layer, the sigmoid loss, its initial scale of 20 and bias of -10, every caption of a picture as a
     positive. Changed: branches of 320 instead of eight times the input, to stay below 2.5 M parameters; input dropout;
     AdamW in batches of about a thousand instead of LION in 32,768; the loss is the sum over a row's pairs, not the
-    mean over all, which AdamW does not see. The paper's figures are those of 23 M pairs and were not reproduced.
+    mean over all, which makes no difference to AdamW. The paper's figures are those of 23 M pairs and were not
+    reproduced.
     """
 
     Options: ClassVar[type[MethodOptions]] = SAILOptions
     suits: ClassVar[Mapping[str, Any]] = {"loss": "sigmoid"}
-    # No input dropout, as published, and more of it; narrower branches, for less data.
+    # No input dropout, as published, and more input dropout; narrower branches, for less data.
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {"input_dropout": 0.0},
@@ -53,21 +54,21 @@ class SAIL(Method):
         )
 
     def make_stem(self, modality: str) -> Inlet:
-        """Features as they are: the layer norm comes before any weight."""
+        """Return an inlet: the layer norm comes before any weight."""
         return Inlet(self.modalities[modality], self.options)
 
     def start_logits(self, scale: float, bias: float | None) -> None:
-        """Set where logit scale and bias start: with a bias, the scale at the paper's 20."""
+        """Set the initial logit scale and bias: with a bias, the scale is the paper's 20."""
         super().start_logits(scale if bias is None else START_SCALE, bias)
 
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """[B, d]."""
+        """Return [B, d]."""
         inlet = self.stem(modality)
         return self.heads[modality](inlet.dropout(inlet.features(tokens)))
 
 
 class GatedHead(nn.Module):
-    """Layer norm, two branches of which one gates the other, and a projection."""
+    """A layer norm, two branches of which one gates the other, and a projection."""
 
     def __init__(self, width: int, options: SAILOptions) -> None:
         super().__init__()
@@ -76,6 +77,6 @@ class GatedHead(nn.Module):
         self.project = nn.Linear(options.hidden, options.dim)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, F] -> [B, d]."""
+        """Return [B, d] from [B, F]."""
         gate, value = self.branches(self.norm(features)).chunk(2, dim=-1)
         return self.project(relu6(gate) * value)

@@ -1,4 +1,4 @@
-"""ShareLock (arXiv 2410.07173): one modality's features stay as they are, the others learn to meet them."""
+"""ShareLock (arXiv 2410.07173): one modality keeps its features, and the others are trained to match them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class ShareLockOptions(MethodOptions):
 
     Attributes:
         dim: width of the heads' hidden layers. The embedding is as wide as the locked features.
-        locked: the modality whose features stay as they are; null takes `image`, else the first in alphabetical order.
-        layers: linear layers of a head.
+        locked: modality that keeps its features; null takes `image`, else the first in alphabetical order.
+        layers: number of linear layers of a head.
         dropout: share of hidden features set to zero in training; the paper's 0.2.
     """
 
@@ -33,19 +33,19 @@ class ShareLockOptions(MethodOptions):
 
 
 class ShareLock(Headed):
-    """e = normalize(MLP(x)) for what is trained, e = normalize(x) for what is locked; slots side by side.
+    """e = normalize(MLP(x)) for trained modalities, e = normalize(x) for the locked modality, with concatenated slots.
 
-    An index over the locked modality can be made before training and outlives it.
+    An index over the locked modality can be made before training and stays valid after it.
 
-    Kept: the locked side, ReLU, dropout 0.2, InfoNCE. Changed: layers of 512 instead of 4,096, three of them, to stay
-    below 2.5 M parameters; layer norm instead of batch norm, so that an item is itself whatever is trained beside it;
+    As published: the locked side, ReLU, dropout 0.2, InfoNCE. Changed: layers of 512 instead of 4,096, three of them,
+    to stay below 2.5 M parameters; layer norm instead of batch norm, so that an embedding does not depend on the batch;
     features are standardised unless `standardise` is false. The paper's figures are those of 563 k pairs and were not
     reproduced.
     """
 
     Options: ClassVar[type[MethodOptions]] = ShareLockOptions
     suits: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-3, "label_smoothing": 0.0}
-    # More dropout; a shallower head; the locked features not even centred, as in the paper.
+    # More dropout; a shallower head; locked features without centring, as in the paper.
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {"dropout": 0.5},
@@ -68,11 +68,11 @@ class ShareLock(Headed):
         return self.stem(self.locked).width
 
     def make_stem(self, modality: str) -> Inlet:
-        """A projection for what is trained."""
+        """Return a projection for a trained modality, an inlet for the locked one."""
         return (Inlet if modality == self.locked else Stem)(self.modalities[modality], self.options)
 
     def make_head(self, modality: str) -> nn.Module:
-        """The layers behind the stem; none for what is locked."""
+        """Return the layers after the stem; the identity for the locked modality."""
         if modality == self.locked:
             return nn.Identity()
         widths = [self.options.dim] * (self.options.layers - 1) + [self.dim]
@@ -82,7 +82,7 @@ class ShareLock(Headed):
         return nn.Sequential(*layers)
 
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """[B, d]."""
+        """Return [B, d]."""
         if modality == self.locked:
             return self.stem(modality).features(tokens)
         return super().embed(modality, tokens)

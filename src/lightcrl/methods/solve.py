@@ -1,4 +1,4 @@
-"""Stems solved in closed form: canonical variates of the training split."""
+"""Closed-form stems: canonical variates of the training split."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lightcrl.metrics.cca import Moments, canonical_variates
 
 
 class Solved(NamedTuple):
-    """How `solve_stems` came to its maps.
+    """Properties of the maps that `solve_stems` computed.
 
     Attributes:
-        shrinkage: of covariances.
-        filled: directions found, as a share of those that widths allow: 1, or less where items repeat, since there
-            are never more directions than different items.
+        shrinkage: shrinkage of the covariances.
+        filled: number of solved directions, as a share of the number that the widths allow: 1, or less if items repeat,
+            since there are at most as many directions as distinct items.
     """
 
     shrinkage: float
@@ -32,16 +32,16 @@ class Solved(NamedTuple):
 def solve_stems(
     stems: Mapping[str, Inlet], steps: Iterable[Step], shrinkage: float | Literal["auto"], power: float
 ) -> Solved:
-    """Make stems map to canonical variates, weighted by their correlations to `power`, strongest first.
+    """Set stems to canonical variates, weighted by their correlations to `power`, strongest first.
 
     Args:
-        stems: by modality; their weights are overwritten.
+        stems: stems by modality; their weights are overwritten.
         steps: one pass over the training split.
-        shrinkage: of covariances; see `CSAOptions`.
-        power: 0 weighs all variates alike.
+        shrinkage: shrinkage of the covariances; see `CSAOptions`.
+        power: exponent of the correlations; 0 gives all variates equal weight.
 
     Returns:
-        What was taken and found.
+        The shrinkage and the share of directions.
 
     Raises:
         TrainingError: no two modalities share a group.
@@ -52,8 +52,8 @@ def solve_stems(
     groups = torch.zeros(0, dtype=torch.int64)
     for step in steps:
         features = {name: stems[name].features(tokens) for name, tokens in step.tokens.items()}
-        for name, found in features.items():
-            own[name].add(found, found)
+        for name, values in features.items():
+            own[name].add(values, values)
         for a, b in combinations(sorted(features), 2):
             left, right = (step.groups[a][:, None] == step.groups[b]).nonzero(as_tuple=True)
             cross[a, b].add(features[a][left], features[b][right])
@@ -71,7 +71,7 @@ def solve_stems(
     most = min(stem.weight.shape[-1], *width.values())
     pairs = {pair: moments.covariance for pair, moments in cross.items()}
     correlations, maps = canonical_variates(regularised, pairs, stem.weight.shape[-1])
-    # What rounding leaves of a correlation of nothing is no direction.
+    # Rounding errors of a zero correlation are not directions.
     real = correlations > 1e-9
     weights = correlations.clamp(min=0) ** power * real
     for name, stem in stems.items():
@@ -80,9 +80,9 @@ def solve_stems(
     return Solved(shrinkage, min(1.0, int(real.sum()) / most))
 
 
-def _set(stem: Stem, found: Tensor, mean: Tensor) -> None:
-    """Make x -> (x - mean) A [F, k] what the stem does to an item."""
-    found = pad(found, (0, stem.weight.shape[-1] - found.shape[1]))
+def _set(stem: Stem, directions: Tensor, mean: Tensor) -> None:
+    """Set a stem to the map x -> (x - mean) A [F, k] of an item."""
+    directions = pad(directions, (0, stem.weight.shape[-1] - directions.shape[1]))
     # The mean over slots divides by their number.
-    stem.weight.copy_(found.view(stem.weight.shape) * stem.slots)
-    stem.bias.copy_((-mean @ found).expand_as(stem.bias))
+    stem.weight.copy_(directions.view(stem.weight.shape) * stem.slots)
+    stem.bias.copy_((-mean @ directions).expand_as(stem.bias))

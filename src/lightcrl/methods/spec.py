@@ -1,4 +1,4 @@
-"""The `[method]` table of a recipe, and a method made from it."""
+"""The `[method]` table of a recipe, and the method that it describes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MethodSpec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, table: Any) -> Any:
-        """Take the keys beside `name` as options, and fill in the method's defaults."""
+        """Collect the keys beside `name` as options, and add the method's defaults."""
         if not isinstance(table, dict):
             return table
         name, options = table.get("name", "dfe"), table.get("options", {})
@@ -42,30 +42,31 @@ class MethodSpec(BaseModel):
         return {"name": name, "options": parse(method_class(name).Options, given, "method").model_dump(mode="json")}
 
     def parsed(self) -> MethodOptions:
-        """The options as the method takes them."""
+        """The options as an object of the method's `Options`."""
         return METHODS.load(self.name).Options.model_validate(self.options)
 
 
 def method_class(name: Any) -> type[Method]:
-    """The class that a recipe calls `name`.
+    """Return the class that a recipe calls `name`.
 
     Raises:
         UnknownNameError: there is no such method.
         LightCRLError: its module cannot be imported.
-        RecipeError: what is named is no method that can be made.
+        RecipeError: the named object is not a concrete method.
     """
     if not isinstance(name, str):
         raise RecipeError(f"method.name is {name!r}, expected a member of METHODS or 'package.module:Class'.")
-    found: Any = METHODS.load(name)
-    if not (isinstance(found, type) and issubclass(found, Method)) or isabstract(found):
-        raise RecipeError(f"method {name!r} is {found!r}, expected a subclass of lightcrl.methods.Method with `embed`.")
-    return found
+    method: Any = METHODS.load(name)
+    if not (isinstance(method, type) and issubclass(method, Method)) or isabstract(method):
+        expected = "expected a subclass of lightcrl.methods.Method with `embed`"
+        raise RecipeError(f"method {name!r} is {method!r}, {expected}.")
+    return method
 
 
 def make_method(
     name: str, modalities: Mapping[str, TokenSpec], options: Mapping[str, Any], loss: str, seed: int = 0
 ) -> Method:
-    """A method with fresh weights drawn by `seed`, its logit scale and bias where the loss wants them to start."""
+    """Make a method with initial weights drawn by `seed`, and the loss's initial logit scale and bias."""
     kind = METHODS.load(name)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

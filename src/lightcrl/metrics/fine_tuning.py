@@ -1,6 +1,6 @@
-"""Fine-tuning: the accuracy of a classifier whose method, and encoder if asked for, was trained on the classes.
+"""Fine-tuning: the accuracy of a classifier whose method, and optionally encoder, was trained on the classes.
 
-The figures alone; `lightcrl.tasks.fine_tuning` trains.
+This module has only the figures; `lightcrl.tasks.fine_tuning` trains.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from lightcrl.metrics.result import Result
 
 
 def evaluate(logits: Tensor, labels: np.ndarray, train_labels: np.ndarray) -> Result:
-    """`top1` with its 95 % interval over items; chance is what the frequencies of train alone tell.
+    """Return `top1` with its 95 % interval over items; chance is the share of train's most frequent class.
 
     Args:
-        logits: [N, C].
-        labels: [N] class numbers below C.
-        train_labels: [M] those of the items that were trained on.
+        logits: logits [N, C].
+        labels: class numbers [N], below C.
+        train_labels: class numbers [M] of the training items.
 
     Raises:
         ShapeError: sizes disagree, there are no items, or a label has no column.

@@ -1,4 +1,4 @@
-"""Figures from ranks and places, and their intervals: pure functions, blind to the order of items."""
+"""Figures from ranks and places, and their intervals: pure functions that do not depend on the order of items."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 WEIGHTS = 10_000_000
-"""Weights of draws that are held at once: those of a million groups need no gigabytes."""
+"""Number of draws whose weights are held at once: those of a million groups stay below a gigabyte."""
 MANY = 10_000
-"""More values than these have their median's interval looked for about the middle."""
+"""Number of values above which the interval of the median is searched near the middle only."""
 
 
 def precision_recall(within: np.ndarray, answers: np.ndarray, ks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall over the first k, means over queries, each [K].
+    """Return precision and recall over the first k, means over queries, each [K].
 
-    Precision is the share of right items among the first k, recall the share of a query's right items that are there.
+    Precision is the share of right items among the first k, recall the share of a query's right items among them.
 
     Args:
-        within: [Q, K] right items among each query's first k; see `found_within`.
-        answers: [Q] right items of each query in all.
-        ks: [K], none greater than the gallery.
+        within: number of right items among each query's first k, [Q, K]; see `found_within`.
+        answers: number of right items of each query, [Q].
+        ks: values of k [K], none greater than the gallery.
 
     >>> within = found_within(np.array([[0, 0, 1], [0, 2, 1]]), np.array([1, 2, 4]))
     >>> precision, recall = precision_recall(within, np.array([2]), np.array([1, 2, 4]))
@@ -31,7 +31,7 @@ def precision_recall(within: np.ndarray, answers: np.ndarray, ks: np.ndarray) ->
 
 
 def found_within(places: np.ndarray, ks: np.ndarray) -> np.ndarray:
-    """[Q, K] how many right items each query has among the first k, ties broken at random; see `precision_recall`.
+    """Return the number of right items of each query among the first k, [Q, K], with ties broken at random.
 
     >>> found_within(np.array([[0, 0, 1], [0, 2, 1], [1, 1, 2]]), np.array([1, 2, 4])).tolist()
     [[1.0, 1.0, 2.0], [0.0, 0.5, 1.0]]
@@ -42,7 +42,7 @@ def found_within(places: np.ndarray, ks: np.ndarray) -> np.ndarray:
 
 
 def curve_ks(size: int, most: int = 40) -> np.ndarray:
-    """[K] whole numbers from 1 to `size`, about evenly spaced on a logarithmic axis; all of them where few.
+    """Return whole numbers [K] from 1 to `size`, about evenly spaced on a logarithmic axis; all numbers if few.
 
     >>> curve_ks(4).tolist(), curve_ks(1000, most=6).tolist()
     ([1, 2, 3, 4], [1, 4, 16, 63, 251, 1000])
@@ -53,14 +53,14 @@ def curve_ks(size: int, most: int = 40) -> np.ndarray:
 
 
 def hits(counts: np.ndarray, k: int) -> np.ndarray:
-    """[Q] probability that a right item is among the first k, ties broken at random, from `ranks`' counts.
+    """Return the probability [Q] of a right item among the first k, with ties broken at random, from `ranks`' counts.
 
     >>> hits(np.array([[0, 0, 1], [3, 0, 1], [0, 1, 1]]), 1).tolist()
     [1.0, 0.0, 0.5]
     """
     better, wrong, right = counts.T
     places = np.clip(k - better, 0, wrong + right)
-    # All places of the tie taken by wrong items: C(wrong, places) / C(wrong + right, places).
+    # The probability that wrong items take all places of the tie: C(wrong, places) / C(wrong + right, places).
     miss = np.ones(len(counts))
     for step in range(int(right.max(initial=0))):
         left = wrong + right - step
@@ -70,24 +70,24 @@ def hits(counts: np.ndarray, k: int) -> np.ndarray:
 
 
 def best_ranks(counts: np.ndarray) -> np.ndarray:
-    """[Q] rank of each query's best positive (1 is first), the middle of its tie, from `ranks`' counts."""
+    """Return the rank [Q] of each query's best positive (1 is first), the middle of its tie, from `ranks`' counts."""
     better, wrong, right = counts.T
     middle: np.ndarray = better + 1 + wrong / (right + 1)
     return middle
 
 
 def median_rank(counts: np.ndarray) -> float:
-    """Median over queries of the best positive's rank."""
+    """Return the median over queries of the best positive's rank."""
     return float(np.median(best_ranks(counts)))
 
 
 def group_weights(groups: int, samples: int, seed: int = 0, width: int = 0) -> Iterator[np.ndarray]:
-    """How often each of `groups` is in each of `samples` draws with replacement, [b, groups] at a time.
+    """Yield the number of times that each group is drawn in each of `samples` draws with replacement, [b, groups].
 
     Args:
-        groups: how many there are.
-        samples: how often to draw.
-        seed: of the draws; how many come at a time does not change them.
+        groups: number of groups.
+        samples: number of draws.
+        seed: seed of the draws, which do not depend on the size of a block.
         width: numbers that the caller holds per draw, if more than `groups`; keeps memory bounded.
     """
     generator = np.random.default_rng(seed)
@@ -107,7 +107,7 @@ def bootstrap_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """As `bootstrap_intervals`, of one statistic: from weights [S, groups] to values [S]."""
+    """Return the interval of a single statistic: from weights [S, groups] to values [S]; see `bootstrap_intervals`."""
 
     def named(weights: np.ndarray) -> dict[str, np.ndarray]:
         return {"": statistic(weights)}
@@ -124,14 +124,14 @@ def bootstrap_intervals(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap over groups, the same draws for every statistic.
+    """Return percentile bootstrap intervals over groups, with the same draws for every statistic.
 
     Args:
-        statistics: from weights [S, groups] (how often each group was drawn) to values [S] by name.
-        groups: how many there are.
+        statistics: function from weights [S, groups] (number of times that each group was drawn) to values [S] by name.
+        groups: number of groups.
         width: numbers that `statistics` holds per sample, if more than `groups`; keeps memory bounded.
-        samples: S, how often to draw.
-        seed: of the draws.
+        samples: S, number of draws.
+        seed: seed of the draws.
         level: share of the draws inside the interval.
 
     Returns:
@@ -139,29 +139,29 @@ def bootstrap_intervals(
     """
     values: dict[str, list[np.ndarray]] = {}
     for weights in group_weights(groups, samples, seed, width):
-        for name, found in statistics(weights).items():
-            values.setdefault(name, []).append(found)
+        for name, drawn in statistics(weights).items():
+            values.setdefault(name, []).append(drawn)
     tail = (1 - level) / 2
-    ends = {name: np.quantile(np.concatenate(found), [tail, 1 - tail]) for name, found in values.items()}
+    ends = {name: np.quantile(np.concatenate(drawn), [tail, 1 - tail]) for name, drawn in values.items()}
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
 def mean_interval(values: np.ndarray, groups: np.ndarray, *, samples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean of `values` [N], drawing whole `groups` [N], since members of one group go together."""
+    """Return the 95 % interval of the mean of `values` [N], drawing whole `groups` [N], which are not independent."""
     return mean_intervals({"": values}, groups, samples=samples, seed=seed)[""]
 
 
 def mean_intervals(
     values: Mapping[str, np.ndarray], groups: np.ndarray, *, samples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """`mean_interval` of several values [N] by name, of the same groups [N], which are drawn once for all."""
+    """Return `mean_interval` for several values [N] by name, with shared draws of the same groups [N]."""
     _, codes = np.unique(groups, return_inverse=True)
-    sums = {name: np.bincount(codes, weights=found) for name, found in values.items()}
+    sums = {name: np.bincount(codes, weights=numbers) for name, numbers in values.items()}
     sizes = np.bincount(codes).astype(np.float64)
 
     def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
         drawn = weights @ sizes
-        return {name: weights @ found / drawn for name, found in sums.items()}
+        return {name: weights @ numbers / drawn for name, numbers in sums.items()}
 
     return bootstrap_intervals(statistics, len(sizes), samples=samples, seed=seed)
 
@@ -169,12 +169,12 @@ def mean_intervals(
 def median_interval(
     values: np.ndarray, groups: np.ndarray, *, samples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of the (lower) median of `values` [N], drawing whole `groups` [N]."""
+    """Return the 95 % interval of the (lower) median of `values` [N], drawing whole `groups` [N]."""
     names, codes = np.unique(groups, return_inverse=True)
     order = np.argsort(values, kind="stable")
     codes, values = codes[order], values[order]
     sizes = np.bincount(codes)
-    # Of many values the medians of draws lie about the middle: those before it need only be counted.
+    # With many values the medians of draws lie near the middle: earlier values are only counted.
     middle = slice(int(0.4 * len(values)), int(0.6 * len(values))) if len(values) > MANY else slice(0, len(values))
     before = np.bincount(codes[: middle.start], minlength=len(names))
 

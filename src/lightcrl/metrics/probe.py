@@ -1,14 +1,14 @@
-"""Linear probe: what a linear classifier, trained on frozen vectors, tells of their classes.
+"""Linear probe: the accuracy of a linear classifier on frozen vectors.
 
-One linear map and nothing behind it: multinomial logistic regression with an L2 penalty, fitted to the end by L-BFGS in
-float64. Its strength is chosen on a held part of train by log loss (the accuracy of a small part jumps and ties), then
-all of train is fitted with it; test is never looked at. This is CLIP's protocol (arXiv 2103.00020, appendix A.3).
+The probe is a single linear map: multinomial logistic regression with an L2 penalty, fitted to convergence by L-BFGS in
+float64. Its strength is chosen by log loss on a held-out part of train (the accuracy of a small part jumps and ties),
+then it is fitted on all of train; test is not used. This is CLIP's protocol (arXiv 2103.00020, appendix A.3).
 
-Beside it the protocol of LightCRL's paper (arXiv 2403.04650): the accuracy of the same map trained by AdamW, after 20,
-40, 60, 80 and 100 epochs.
+The module also has the protocol of LightCRL's paper (arXiv 2403.04650): the accuracy of the same map trained by AdamW,
+after 20, 40, 60, 80 and 100 epochs.
 
 Every space is centred and scaled as a whole by train, so that one grid of strengths suits all; no direction of a space
-is stretched against another.
+is stretched relative to another.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from lightcrl.metrics.intervals import mean_interval
 from lightcrl.metrics.result import Result
 
 STRENGTHS = tuple(float(10**power) for power in np.arange(1, -6.5, -0.5))
-"""Tried from the strongest on, each fit starting where the one before ended."""
+"""The grid of strengths, strongest first; each fit starts from the previous one."""
 
 PATIENCE = 3
-"""Strengths in a row that do not lower the held loss, after which weaker ones are not tried."""
+"""Number of consecutive strengths without a lower held-out loss after which weaker ones are not tried."""
 
 HELD = 0.2
-"""Share of each class of train that the strength is judged on."""
+"""Share of each class of train that is held out for the choice of the strength."""
 
 EPOCHS = (20, 40, 60, 80, 100)
 BATCH, RATE, DECAY = 64, 1e-3, 1e-3
-"""Of the paper's protocol: its batch size, learning rate and weight decay."""
+"""The paper's protocol: its batch size, learning rate and weight decay."""
 
 TIE = 1e-6
-"""Scores this close are equal, as in `metrics`."""
+"""Scores within this distance are equal, as in `metrics`."""
 
 
 def hold_out(labels: np.ndarray, share: float = HELD, seed: int = 0) -> np.ndarray:
-    """[N] bool: a `share` of each class of `labels` [N], drawn by lot, at least one item and not all.
+    """Return a mask [N] of a random `share` of each class of `labels` [N], at least one item and not all.
 
     Raises:
         DataError: a class has fewer than two items.
@@ -62,16 +62,16 @@ def hold_out(labels: np.ndarray, share: float = HELD, seed: int = 0) -> np.ndarr
 
 
 def fit(vectors: Tensor, labels: Tensor, classes: int, strength: float, start: Tensor | None = None) -> Tensor:
-    """Weights [D + 1, C] of logistic regression, the last row the biases, in float64.
+    """Return weights [D + 1, C] of logistic regression, the last row the biases, in float64.
 
-    They minimise the mean cross-entropy plus `strength` / 2 times the squared norm of all weights but the biases.
+    They minimise the mean cross-entropy plus `strength` / 2 times the squared norm of all weights except the biases.
 
     Args:
-        vectors: [N, D] float64.
-        labels: [N] class numbers below C.
+        vectors: vectors [N, D] in float64.
+        labels: class numbers [N], below C.
         classes: C.
-        strength: of the penalty.
-        start: weights to begin with; zeros by default.
+        strength: strength of the penalty.
+        start: initial weights; zeros by default.
     """
     weights = torch.zeros(vectors.shape[1] + 1, classes, dtype=torch.float64) if start is None else start.clone()
     weights.requires_grad_()
@@ -90,12 +90,12 @@ def fit(vectors: Tensor, labels: Tensor, classes: int, strength: float, start: T
 
 
 def scores(vectors: Tensor, weights: Tensor) -> Tensor:
-    """[N, C] of vectors [N, D] under weights [D + 1, C], the last row the biases."""
+    """Return scores [N, C] of vectors [N, D] under weights [D + 1, C], the last row the biases."""
     return vectors @ weights[:-1] + weights[-1]
 
 
 def choose_strength(vectors: Tensor, labels: Tensor, classes: int, seed: int = 0) -> float:
-    """The strength among `STRENGTHS` of least log loss on a held part of train; arguments as in `fit`.
+    """Return the strength among `STRENGTHS` with the least log loss on a held-out part of train; see `fit`.
 
     Raises:
         DataError: a class has fewer than two items.
@@ -115,14 +115,14 @@ def choose_strength(vectors: Tensor, labels: Tensor, classes: int, seed: int = 0
 def trained(
     vectors: Tensor, labels: Tensor, classes: int, epochs: Sequence[int] = EPOCHS, seed: int = 0
 ) -> Iterator[tuple[int, Tensor]]:
-    """The linear map trained by AdamW with a constant rate: each number of `epochs`, and the weights [D + 1, C] then.
+    """Train the linear map by AdamW with a constant rate; yield each number of `epochs` and the weights [D + 1, C].
 
     Args:
-        vectors: [N, D] float32.
-        labels: [N] class numbers below C.
+        vectors: vectors [N, D] in float32.
+        labels: class numbers [N], below C.
         classes: C.
-        epochs: when to look, ascending.
-        seed: of the order of items; weights start at zero.
+        epochs: numbers of epochs to report, ascending.
+        seed: seed of the order of items; weights start at zero.
     """
     weights = torch.zeros(vectors.shape[1] + 1, classes, requires_grad=True)
     optimizer = torch.optim.AdamW([weights], lr=RATE, weight_decay=DECAY)
@@ -137,7 +137,7 @@ def trained(
 
 
 def centred(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float64, centred and scaled as a whole by train: [N, D] and [M, D]."""
+    """Return train [N, D] and test [M, D] in float64, centred and scaled as a whole by train."""
     mean = train.double().mean(0)
     scale = (train.double() - mean).square().mean().sqrt().clamp(min=1e-12)
     return (train.double() - mean) / scale, (test.double() - mean) / scale
@@ -146,29 +146,29 @@ def centred(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
 def by_epoch(
     train: Tensor, goal: Tensor, test: Tensor, wanted: Tensor, epochs: Sequence[int] = EPOCHS, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """`epochN/top1` of the paper's protocol: [M] which items of test are right; arguments as `centred` gives them.
+    """Return `epochN/top1` of the paper's protocol: the correctness [M] of items of test; inputs as from `centred`.
 
     Args:
         train: vectors [N, D].
-        goal: [N] class numbers.
+        goal: class numbers [N].
         test: vectors [M, D].
-        wanted: [M] class numbers.
-        epochs: when to look, ascending, at least one.
-        seed: of the order of items.
+        wanted: class numbers [M].
+        epochs: numbers of epochs to report, ascending, at least one.
+        seed: seed of the order of items.
     """
     maps = trained(train.float(), goal, int(goal.max()) + 1, epochs, seed)
     return {f"epoch{epoch}/top1": right(scores(test.float(), weights), wanted) for epoch, weights in maps}
 
 
-def right(found: Tensor, labels: Tensor) -> np.ndarray:
-    """[N] probability that the highest of `found` [N, C] is that of the label [N], ties broken at random."""
-    top = found >= found.max(1, keepdim=True).values - TIE
+def right(logits: Tensor, labels: Tensor) -> np.ndarray:
+    """Return the probability [N] that the highest score [N, C] is that of the label [N], with ties broken at random."""
+    top = logits >= logits.max(1, keepdim=True).values - TIE
     hit: np.ndarray = (top.gather(1, labels[:, None])[:, 0].double() / top.sum(1)).numpy()
     return hit
 
 
 def blind(train_labels: np.ndarray, test_labels: np.ndarray) -> float:
-    """Accuracy on labels of test [M] of naming one of the most frequent classes among those of train [N] by lot.
+    """Return the accuracy on test labels [M] of guessing among the most frequent classes of train [N].
 
     >>> blind(np.array([0, 0, 1]), np.array([0, 1, 1, 1]))
     0.25
@@ -187,18 +187,18 @@ def evaluate(
     epochs: Sequence[int] = EPOCHS,
     seed: int = 0,
 ) -> Result:
-    """Accuracy on test, with 95 % intervals over its items, of probes fitted on train in each of several spaces.
+    """Return the accuracy on test, with 95 % intervals over items, of probes fitted on train in each of several spaces.
 
-    Keys are `space/top1` of logistic regression and `space/epochN/top1` of the paper's protocol. Chance is what the
-    frequencies of train alone tell: the share in test of train's most frequent class.
+    Keys are `space/top1` of logistic regression and `space/epochN/top1` of the paper's protocol. Chance is the share in
+    test of train's most frequent class.
 
     Args:
-        train: by space, vectors [N, D].
-        train_labels: [N] class numbers; every class from 0 to the greatest has items.
-        test: by space, vectors [M, D].
-        test_labels: [M] class numbers that train has.
-        epochs: of the paper's protocol; none leaves it out.
-        seed: of the held part and of the order of items.
+        train: vectors [N, D] by space.
+        train_labels: class numbers [N]; every class from 0 to the greatest has items.
+        test: vectors [M, D] by space.
+        test_labels: class numbers [M], all of them in train.
+        epochs: numbers of epochs of the paper's protocol; none omits it.
+        seed: seed of the held-out part and of the order of items.
 
     Raises:
         ShapeError: sizes disagree, there are no items, or test has a class that train has not.

@@ -1,7 +1,7 @@
-"""Who is found before whom: counts of better and of equal items, exact, in blocks, blind to their size and order.
+"""Ranks: exact counts of better and of equal items, computed in blocks whose size and order have no effect.
 
-Who is right for whom is said by pairs [P, 2]: number of a query, number of an item of the gallery; each pair once, in
-order of queries. Scores of right items are summed in float64, those of all others are float32 products.
+The right items are given as pairs [P, 2]: number of a query, number of an item of the gallery; each pair once, in
+order of queries. Scores of right items are summed in float64; all other scores are float32 products.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from lightcrl.errors import ShapeError
 from lightcrl.metrics.scores import exact_scores
 
 CHUNK = 256
-"""Queries scored at once against the gallery's next part; their scores stay in the cache while they are counted."""
+"""Number of queries that are scored at once against a part of the gallery; their scores stay in the cache."""
 
 GALLERY_CHUNK = 4096
 
 FEW = 32
-"""Up to so many answers of a query are counted against one by one; for more of them scores are sorted."""
+"""Number of answers per query up to which each is counted separately; for more answers scores are sorted."""
 
 TIE = 1e-6
-"""Scores this close are equal: how a float32 product is rounded depends on where in the gallery an item stands."""
+"""Scores within this distance are equal: float32 rounding depends on the item's place in the gallery."""
 
 
 def ranks(queries: Tensor, gallery: Tensor, pairs: np.ndarray) -> np.ndarray:
-    """How each query's best right item fares: [Q, 3] counts of better wrong, equal wrong, equal right items.
+    """Return counts [Q, 3] for each query's best right item: better wrong, equal wrong, equal right items.
 
-    Equal right items counts the best one itself and others of the same score (within `TIE`). Together they give the
+    Equal right items are the best one itself and others of the same score (within `TIE`). The three counts give the
     exact expected recall if ties are broken at random, so that a constant embedding scores chance, not 1.
 
     Args:
         queries: unit vectors [Q, d].
         gallery: unit vectors [N, d], each item once.
-        pairs: [P, 2] who is right for whom; every query has a right item.
+        pairs: right items [P, 2] of queries; every query has a right item.
 
     Raises:
         ShapeError: sizes disagree, or a query has no right item.
@@ -46,15 +46,15 @@ def ranks(queries: Tensor, gallery: Tensor, pairs: np.ndarray) -> np.ndarray:
 
 
 def mutual_ranks(left: Tensor, right: Tensor, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`ranks` of either side's items in the other, for the price of one product.
+    """Return `ranks` of each side's items in the other, at the cost of one product.
 
     Args:
         left: unit vectors [N, d], each item once.
         right: unit vectors [M, d], each item once.
-        pairs: [P, 2] who is right for whom, left and right; there may be items that are in none.
+        pairs: right pairs [P, 2], left and right; items without a pair are allowed.
 
     Returns:
-        [N, 3] and [M, 3]; three zeros for an item without a right one.
+        Counts [N, 3] and [M, 3]; three zeros for an item without a right one.
 
     Raises:
         ShapeError: sizes disagree.
@@ -65,18 +65,18 @@ def mutual_ranks(left: Tensor, right: Tensor, pairs: np.ndarray) -> tuple[np.nda
 
 
 def answer_places(queries: Tensor, gallery: Tensor, pairs: np.ndarray) -> np.ndarray:
-    """Where every right item of every query stands: [P, 3] number of its query, items better, items equal.
+    """Return the place of every right item of every query, [P, 3]: number of its query, items better, items equal.
 
-    Equal items are those within `TIE`, itself among them, right or wrong. From these follows how many right items are
-    among the first k if ties are broken at random; see `intervals.found_within`.
+    Equal items are those within `TIE`, itself among them, right or wrong. They determine the expected number of right
+    items among the first k if ties are broken at random; see `intervals.found_within`.
 
     Args:
         queries: unit vectors [Q, d].
         gallery: unit vectors [N, d], each item once.
-        pairs: [P, 2] who is right for whom; every query has a right item.
+        pairs: right items [P, 2] of queries; every query has a right item.
 
     Raises:
-        ShapeError: as `ranks`.
+        ShapeError: see `ranks`.
     """
     _check(queries, gallery, pairs)
     queries, gallery = queries.float(), gallery.float()
@@ -90,13 +90,13 @@ def answer_places(queries: Tensor, gallery: Tensor, pairs: np.ndarray) -> np.nda
         there = torch.arange(int(lengths.max())) < lengths[:, None]
         right = torch.full(there.shape, torch.inf)
         right[there] = scores[part]
-        # Right items are counted by their own scores, wrong ones block by block.
+        # Right items are counted by their own scores, wrong items block by block.
         better, equal = _count_sorted(right.sort(1).values, right, lengths[:, None])
-        for _, _, found in _blocks(queries[start : start + CHUNK], gallery, own, column[part]):
+        for _, _, block in _blocks(queries[start : start + CHUNK], gallery, own, column[part]):
             if right.shape[1] > FEW:
-                more = _count_sorted(found.sort(1).values, right, found.shape[1])
+                more = _count_sorted(block.sort(1).values, right, block.shape[1])
             else:
-                each = [_count(found, score[:, None], 1) for score in right.T]
+                each = [_count(block, score[:, None], 1) for score in right.T]
                 more = torch.stack([above for above, _ in each], 1), torch.stack([equal for _, equal in each], 1)
             better, equal = better + more[0], equal + more[1]
         places[part, 1], places[part, 2] = better[there], equal[there]
@@ -129,27 +129,27 @@ def first_shares(scores: Tensor, right: Tensor) -> Tensor:
 
 
 def _ranks(left: Tensor, right: Tensor, pairs: np.ndarray, sides: int) -> list[np.ndarray]:
-    """Counts [N, 3] of the left's items, and with two sides [M, 3] of the right's."""
+    """Return counts [N, 3] for the left's items, and with two sides [M, 3] for the right's."""
     row, column = torch.from_numpy(pairs.T.copy())
     scores = exact_scores(left, right, row, column)
     counts, best = [], []
     for size, of in ((len(left), row), (len(right), column))[:sides]:
-        # Nothing is better than what is not a number, nor equal to it: so it stays for items without a right one.
+        # No score is better than NaN or equal to it, so NaN marks items without a right one.
         highest = torch.full((size,), torch.nan).scatter_reduce_(0, of, scores, "amax", include_self=False)
         count = torch.zeros(size, 3, dtype=torch.int64)
         count[:, 2] = torch.bincount(of[scores >= highest[of] - TIE], minlength=size)
         best.append(highest)
         counts.append(count)
-    for rows, columns, found in _blocks(left, right, row, column):
+    for rows, columns, block in _blocks(left, right, row, column):
         for count, highest, part, axis in zip(counts, best, (rows, columns), (1, 0), strict=False):
-            above, equal = _count(found, highest[part].unsqueeze(axis), axis)
+            above, equal = _count(block, highest[part].unsqueeze(axis), axis)
             count[part, 0] += above
             count[part, 1] += equal
     return [count.numpy() for count in counts]
 
 
 def _blocks(left: Tensor, right: Tensor, row: Tensor, column: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Rows, columns and scores of one block after another, minus infinity for the pairs of `row` [P] and `column` [P].
+    """Yield rows, columns and scores of each block, with -inf for the pairs of `row` [P] and `column` [P].
 
     Rows come in order.
     """
@@ -164,22 +164,22 @@ def _blocks(left: Tensor, right: Tensor, row: Tensor, column: Tensor) -> Iterato
             yield rows, columns, scores
 
 
-def _count(found: Tensor, scores: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Along an axis of a block, how many are better than `scores` and how many equal."""
-    flags = torch.empty_like(found)  # numbers are compared and summed sooner than truth values
-    above = torch.gt(found, scores + TIE, out=flags).sum(axis).long()
-    return above, torch.ge(found, scores - TIE, out=flags).sum(axis).long() - above
+def _count(block: Tensor, scores: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Count along an axis of a block the scores better than `scores` and those equal."""
+    flags = torch.empty_like(block)  # numbers are compared and summed faster than booleans
+    above = torch.gt(block, scores + TIE, out=flags).sum(axis).long()
+    return above, torch.ge(block, scores - TIE, out=flags).sum(axis).long() - above
 
 
 def _count_sorted(rising: Tensor, scores: Tensor, size: Tensor | int) -> tuple[Tensor, Tensor]:
-    """[C, T] how many of the first `size` of `rising` [C, n] are better than `scores` [C, T], how many equal."""
+    """Count, [C, T], the first `size` of `rising` [C, n] that are better than `scores` [C, T], and those equal."""
     above = size - torch.searchsorted(rising, scores + TIE, right=True)
     return above, size - torch.searchsorted(rising, scores - TIE) - above
 
 
 def _check(queries: Tensor, gallery: Tensor, pairs: np.ndarray, *, every: bool = True) -> None:
     if queries.shape[1] != gallery.shape[1]:
-        raise ShapeError(f"widths {queries.shape[1]} and {gallery.shape[1]}; expected vectors of one width.")
+        raise ShapeError(f"widths {queries.shape[1]} and {gallery.shape[1]}; expected vectors of equal width.")
     if len(pairs) and ((pairs < 0).any() or (pairs.max(0) >= (len(queries), len(gallery))).any()):
         raise ShapeError(
             f"pairs name query {pairs[:, 0].max()} and item {pairs[:, 1].max()} of {len(queries)} queries and "

@@ -1,4 +1,4 @@
-"""Figures of one evaluation, with intervals, chance and counts."""
+"""Figures of an evaluation, with intervals, chance and counts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 OPTIONAL = ("thresholds", "strengths", "curves")
-"""What stands in JSON only where there is some."""
+"""Fields that are omitted from JSON if empty."""
 
 
 @dataclass(frozen=True)
@@ -15,13 +15,13 @@ class Result:
     """Figures of one evaluation.
 
     Attributes:
-        metrics: name to value; recalls and accuracies are fractions, ranks start at 1.
-        interval: name to the two ends of its 95 % bootstrap interval.
-        chance: what a blind guess scores, for those metrics where that is known.
-        counts: what was evaluated: queries, items, classes.
-        thresholds: those calibrated on other data, by what they belong to.
-        strengths: of penalties chosen on other data, by what they belong to.
-        curves: by what they belong to, columns of equal length by name, such as `k`, `precision` and `recall`.
+        metrics: value by name; recalls and accuracies are fractions, ranks start at 1.
+        interval: the two ends of the 95 % bootstrap interval, by name.
+        chance: score of a random guess, for the metrics where it is known.
+        counts: number of queries, items and classes.
+        thresholds: thresholds calibrated on other data, by space.
+        strengths: strengths of penalties chosen on other data, by space.
+        curves: columns of equal length by name (such as `k`, `precision` and `recall`), by direction or space.
     """
 
     metrics: dict[str, float]
@@ -33,18 +33,18 @@ class Result:
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return plain JSON values."""
         return {
             "metrics": self.metrics,
             "interval": {name: list(ends) for name, ends in self.interval.items()},
             "chance": self.chance,
             "counts": self.counts,
-            **{name: found for name in OPTIONAL if (found := getattr(self, name))},
+            **{name: entries for name in OPTIONAL if (entries := getattr(self, name))},
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Result:
-        """The inverse of `to_json`."""
+        """Return the result of `to_json`'s values."""
         interval = {name: (low, high) for name, (low, high) in value["interval"].items()}
         more = {name: value[name] for name in OPTIONAL if name in value}
         return cls(value["metrics"], interval, value["chance"], value["counts"], **more)

@@ -1,8 +1,8 @@
 """Retrieval between any two modalities: R@K, median rank, mean R@1, with intervals over groups.
 
 A query is one item; its right answers are all items of the other modality that share a group with it. Every item stands
-in the gallery once. A hit at K means that a right answer is among the first K (CLIP's convention, not the share of all
-right answers found).
+in the gallery once. A hit at K means that at least one right answer is among the first K (CLIP's convention, not the
+share of a query's right answers).
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ KS = (1, 5, 10)
 
 @dataclass(frozen=True)
 class _Direction:
-    """From one modality to another.
+    """Retrieval from one modality to another.
 
     Attributes:
         asking: modality of the queries.
         searched: modality of the gallery.
-        queries: [Q] items that have an answer.
-        pairs: [P, 2] who is right for whom, in order: number of a query, item of the gallery.
-        groups: [Q] the first group of each query.
+        queries: items with an answer, [Q].
+        pairs: right items [P, 2] in order: number of a query, item of the gallery.
+        groups: first group of each query, [Q].
     """
 
     asking: str
@@ -51,18 +51,18 @@ class _Direction:
     groups: np.ndarray
 
     def places(self, embeddings: Mapping[str, Tensor]) -> np.ndarray:
-        """As `ranks.answer_places`."""
+        """Return `ranks.answer_places` of this direction."""
         vectors = embeddings[self.asking]
         chosen = vectors if len(self.queries) == len(vectors) else vectors[self.queries]
         return answer_places(chosen, embeddings[self.searched], self.pairs)
 
 
 class Retrieval:
-    """Who should find whom: prepared once from links, asked as often as embeddings change.
+    """Retrieval between modalities, prepared once from links and applied to any embeddings.
 
     Args:
-        links: by modality, int64 [L, 2]: item number, group number.
-        ks: the K of R@K.
+        links: item number and group number, int64 [L, 2], by modality.
+        ks: values K of R@K.
 
     Raises:
         EmptyDatasetError: no group has items of two modalities.
@@ -70,8 +70,8 @@ class Retrieval:
 
     def __init__(self, links: Mapping[str, np.ndarray], ks: Sequence[int] = KS) -> None:
         self.ks = tuple(ks)
-        found = {f"{a}_to_{b}": _direction(a, b, links) for a, b in permutations(sorted(links), 2)}
-        self._directions = {name: direction for name, direction in found.items() if len(direction.queries)}
+        directions = {f"{a}_to_{b}": _direction(a, b, links) for a, b in permutations(sorted(links), 2)}
+        self._directions = {name: direction for name, direction in directions.items() if len(direction.queries)}
         if not self._directions:
             raise EmptyDatasetError(
                 f"no group has items of two modalities ({', '.join(sorted(links))}); retrieval needs some that do."
@@ -79,76 +79,77 @@ class Retrieval:
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """Such as `("image_to_text", "text_to_image")`."""
+        """Names of the directions, such as `("image_to_text", "text_to_image")`."""
         return tuple(self._directions)
 
     def mean_recall(self, embeddings: Mapping[str, Tensor]) -> float:
-        """Mean R@1 over all directions, without intervals: what training watches."""
+        """Return mean R@1 over all directions, without intervals, for use in training."""
         return float(np.mean([hits(counts, 1).mean() for counts, _ in self.per_query(embeddings).values()]))
 
     def per_query(self, embeddings: Mapping[str, Tensor]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """By direction, how each query fares ([Q, 3], see `ranks.ranks`) and its group [Q]."""
+        """Return the ranks of each query ([Q, 3], see `ranks.ranks`) and its group [Q], by direction."""
         counts = {}
-        for one in self._directions.values():
-            if one.asking < one.searched:
-                a, b = one.asking, one.searched
-                pairs = np.stack([one.queries[one.pairs[:, 0]], one.pairs[:, 1]], 1)
+        for direction in self._directions.values():
+            if direction.asking < direction.searched:
+                a, b = direction.asking, direction.searched
+                pairs = np.stack([direction.queries[direction.pairs[:, 0]], direction.pairs[:, 1]], 1)
                 counts[a, b], counts[b, a] = mutual_ranks(embeddings[a], embeddings[b], pairs)
         return {
-            name: (counts[one.asking, one.searched][one.queries], one.groups) for name, one in self._directions.items()
+            name: (counts[direction.asking, direction.searched][direction.queries], direction.groups)
+            for name, direction in self._directions.items()
         }
 
     def answers(self, direction: str) -> np.ndarray:
-        """Return [Q], how many right answers each query of a direction has."""
+        """Return the number of right answers of each query of a direction, [Q]."""
         return np.bincount(self._directions[direction].pairs[:, 0])
 
     def answers_within(self, embeddings: Mapping[str, Tensor], direction: str, ks: np.ndarray) -> np.ndarray:
-        """Return [Q, K], the right answers among each query's first k, ties broken at random.
+        """Return the number of right answers among each query's first k, [Q, K], with ties broken at random.
 
         Args:
             embeddings: unit vectors [N_m, d] by modality.
             direction: one of `directions`.
-            ks: [K], none greater than the gallery.
+            ks: values of k [K], none greater than the gallery.
         """
         return found_within(self._directions[direction].places(embeddings), ks)
 
     def gallery(self, direction: str, sizes: Mapping[str, int]) -> int:
-        """Return how many items are searched in a direction; `sizes` by modality."""
+        """Return the size of a direction's gallery, from `sizes` by modality."""
         return sizes[self._directions[direction].searched]
 
     def curves(self, embeddings: Mapping[str, Tensor]) -> dict[str, dict[str, list[float]]]:
-        """By direction, `precision` and `recall` over the first `k`, from 1 to the gallery's size; see `curve`.
+        """Return `precision` and `recall` over the first `k`, from 1 to the gallery's size, by direction; see `curve`.
 
-        Other than in recall@K, recall is here the share of a query's right answers that are found.
+        Unlike in recall@K, recall is here the share of a query's right answers.
         """
         curves = {}
-        for name, one in self._directions.items():
-            ks = curve_ks(len(embeddings[one.searched]))
+        for name, direction in self._directions.items():
+            ks = curve_ks(len(embeddings[direction.searched]))
             curves[name] = curve(self.answers_within(embeddings, name, ks), self.answers(name), ks)
         return curves
 
     def __call__(self, embeddings: Mapping[str, Tensor]) -> Result:
-        """All figures, from unit vectors [N_m, d] by modality; see `result`."""
+        """Return all figures, from unit vectors [N_m, d] by modality; see `result`."""
         sizes = {modality: len(vectors) for modality, vectors in embeddings.items()}
         return self.result(self.per_query(embeddings), sizes)
 
     def result(self, per_query: Mapping[str, tuple[np.ndarray, np.ndarray]], sizes: Mapping[str, int]) -> Result:
-        """All figures, from what `per_query` gave and the number of items by modality.
+        """Return all figures, from the output of `per_query` and the number of items by modality.
 
         Keys are `a_to_b/recall@K`, `a_to_b/median_rank`, and `mean_recall@1` over all directions.
         """
         result = Result({})
         first: list[tuple[np.ndarray, np.ndarray]] = []
         for name, (counts, groups) in per_query.items():
-            one = self._directions[name]
-            size, right = sizes[one.searched], np.bincount(one.pairs[:, 0])
+            direction = self._directions[name]
+            size, right = sizes[direction.searched], np.bincount(direction.pairs[:, 0])
             recalls = {f"{name}/recall@{k}": hits(counts, k) for k in self.ks}
             result.metrics.update({key: float(hit.mean()) for key, hit in recalls.items()})
             result.interval.update(mean_intervals(recalls, groups))
             result.chance.update({f"{name}/recall@{k}": _chance(right, size, k) for k in self.ks})
             result.metrics[f"{name}/median_rank"] = median_rank(counts)
             result.interval[f"{name}/median_rank"] = median_interval(best_ranks(counts), groups)
-            result.counts[f"{name}/queries"], result.counts[f"{name}/gallery"] = len(one.queries), size
+            result.counts[f"{name}/queries"], result.counts[f"{name}/gallery"] = len(direction.queries), size
             first.append((hits(counts, 1), groups))
         result.metrics["mean_recall@1"] = float(np.mean([hit.mean() for hit, _ in first]))
         result.interval["mean_recall@1"] = _interval_of_means(first)
@@ -159,7 +160,7 @@ class Retrieval:
 
 
 def evaluate(embeddings: Mapping[str, Tensor], links: Mapping[str, np.ndarray]) -> Result:
-    """`Retrieval` in one call: embeddings [N_m, d] and links [L_m, 2] by modality."""
+    """Evaluate embeddings [N_m, d] with links [L_m, 2], both by modality, in a single call of `Retrieval`."""
     return Retrieval(links)(embeddings)
 
 
@@ -181,7 +182,7 @@ def _direction(asking: str, searched: str, links: Mapping[str, np.ndarray]) -> _
     first, last = (np.searchsorted(by_group[:, 1], left[:, 1], side=side) for side in ("left", "right"))
     counts = last - first
     queries, at = np.unique(left[counts > 0, 0], return_index=True)
-    # Every link's right items, one link's after another's; an item in several groups may have one of them twice.
+    # The right items of all links, concatenated; an item in several groups may have a right item twice.
     within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
     items = by_group[np.repeat(first, counts) + within, 0]
     asker = np.searchsorted(queries, np.repeat(left[:, 0], counts))
@@ -193,13 +194,13 @@ def _direction(asking: str, searched: str, links: Mapping[str, np.ndarray]) -> _
 
 
 def _chance(right: np.ndarray, gallery: int, k: int) -> float:
-    """Expected R@K of a random order: 1 - C(N - p, k) / C(N, k), averaged over queries with `right` [Q] answers p."""
+    """Return the expected R@K of a random order: 1 - C(N - p, k) / C(N, k), averaged over the p in `right` [Q]."""
     counts = np.stack([np.zeros_like(right), gallery - right, right], 1)
     return float(hits(counts, k).mean())
 
 
 def _interval_of_means(directions: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
-    """Interval of the mean over directions, the same groups drawn for all of them."""
+    """Return the interval of the mean over directions, with the same draws of groups for all of them."""
     names = np.unique(np.concatenate([groups for _, groups in directions]))
     sums = np.zeros((len(directions), len(names)))
     sizes = np.zeros_like(sums)

@@ -1,4 +1,4 @@
-"""Scores of queries and vectors: exact ones of pairs, and quick ones of whole blocks with a bound of their error."""
+"""Scores of queries and vectors: exact scores of pairs, and quick scores of whole blocks with an error bound."""
 
 from __future__ import annotations
 
@@ -10,57 +10,57 @@ from torch import Tensor
 from lightcrl.machine import multiplies_bfloat16
 
 BLOCK = 4096
-"""Vectors scored at once, so that they and their scores are still in the cache when they are read again."""
+"""Number of vectors per block, so that they and their scores stay in the cache until they are read again."""
 
 ALONE = 3
-"""Up to so many queries are multiplied one by one with the vectors as they are stored: reading those takes the time."""
+"""Number of queries up to which each is multiplied with the stored vectors separately: reading those dominates."""
 
 BLOCK_ALONE = 1_048_576
 
 LONGEST = 1.01
-"""Greatest length of a vector: 1, with room for its rounding to float16."""
+"""Greatest length of a vector: 1, with room for rounding to float16."""
 
 PAIRS = 4096
-"""Pairs scored exactly at a time."""
+"""Number of pairs that are scored exactly at a time."""
 
 ROUNDING = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
-"""How far a number moves at most when it is rounded, as a share of it."""
+"""Greatest relative error of rounding a number."""
 
 
 def exact_scores(queries: Tensor, vectors: Tensor, rows: Tensor, places: Tensor) -> Tensor:
-    """[P] float32 <queries_r, vectors_p> of pairs, summed in float64 and rounded once.
+    """Return scores [P] float32 <queries_r, vectors_p> of pairs, summed in float64 and rounded once.
 
-    A score depends on its pair alone, not on what is scored beside it.
+    A score depends only on its pair, not on other pairs.
 
     Args:
-        queries: [Q, d] float64.
-        vectors: [N, d].
-        rows: [P] numbers of queries.
-        places: [P] numbers of vectors.
+        queries: queries [Q, d] float64.
+        vectors: vectors [N, d].
+        rows: numbers of queries [P].
+        places: numbers of vectors [P].
     """
-    found = torch.empty(len(rows), device=vectors.device)
+    scores = torch.empty(len(rows), device=vectors.device)
     for start in range(0, len(rows), PAIRS):
         part = slice(start, start + PAIRS)
-        # float16 becomes float64 sooner by way of float32.
+        # The conversion of float16 to float64 is faster through float32.
         products = vectors[places[part]].float().double().mul_(queries[rows[part]])
-        found[part] = products.sum(1).float()
-    return found
+        scores[part] = products.sum(1).float()
+    return scores
 
 
 @final
 class QuickScores:
-    """Scores of some queries with one block of vectors after another, in the precision that is quickest here.
+    """Scores of some queries with one block of vectors after another, in the fastest precision of the device.
 
-    With q' and v' what a query and a vector of at most `LONGEST` are rounded to, Cauchy and Schwarz give
+    With q' and v' the rounded values of a query and a vector of at most `LONGEST`, the Cauchy-Schwarz inequality gives
 
         |<q, v> - <q', v'>| <= |q - q'| |v| + |q'| |v - v'|
 
-    and a sum of d products in float32 errs by d roundings at most. `error` is both together.
+    and a sum of d products in float32 errs by at most d roundings. `error` is the sum of both.
 
     Attributes:
-        dtype: of the product and of the scores. These are rounded to it after all, which `error` leaves out.
-        error: [Q] float32.
-        step: vectors of a block.
+        dtype: dtype of the product and of the scores. The final rounding of the scores is not part of `error`.
+        error: error bound of each query, [Q] float32.
+        step: number of vectors per block.
     """
 
     def __init__(self, queries: Tensor, vectors: Tensor) -> None:
@@ -73,13 +73,13 @@ class QuickScores:
         rounded = self._queries.double()
         of_vectors = ROUNDING[self.dtype] if ROUNDING[self.dtype] > ROUNDING[vectors.dtype] else 0.0
         if self.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
-            of_vectors += 2 * ROUNDING[torch.bfloat16]  # what the processor may round both to on the way
+            of_vectors += 2 * ROUNDING[torch.bfloat16]  # the processor may round both operands
         of_sum = 2 * vectors.shape[1] * ROUNDING[torch.float32]
         error = (queries - rounded).norm(dim=1) + rounded.norm(dim=1) * (of_vectors + of_sum)
         self.error = (LONGEST * error + 1e-6).float()
 
     def __call__(self, start: int) -> Tensor:
-        """[Q, n] of the block of vectors that begins at `start`."""
+        """Return scores [Q, n] of the block of vectors that begins at `start`."""
         block = self._vectors[start : start + self.step]
         if self._alone:
             scores = block.new_empty(len(self._queries), len(block))
@@ -87,13 +87,13 @@ class QuickScores:
                 torch.mv(block, query, out=row)
             return scores
         if self.dtype != block.dtype:
-            block = block.float().to(self.dtype)  # float16 becomes bfloat16 sooner by way of float32
+            block = block.float().to(self.dtype)  # float16 to bfloat16 is faster through float32
         return self._queries @ block.T
 
 
 def quickest(device: str) -> torch.dtype:
-    """What a device multiplies quickest: bfloat16 where a CPU has it, else float32.
+    """Return the dtype of a device's fastest products: bfloat16 on a CPU that supports it, otherwise float32.
 
-    Graphics processors stay with float32: they may round partial sums of bfloat16 to bfloat16.
+    GPUs stay with float32: they may round partial sums of bfloat16 to bfloat16.
     """
     return torch.bfloat16 if device == "cpu" and multiplies_bfloat16(device) else torch.float32

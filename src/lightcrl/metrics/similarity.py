@@ -1,11 +1,11 @@
-"""Text similarity: do cosines of two texts tell similar pairs from dissimilar ones, and rise with people's scores?
+"""Text similarity: separation of similar from dissimilar pairs by cosine, and correlation with people's scores.
 
-Labelled pairs are called similar from a threshold upwards. It is calibrated on other pairs, for every space by itself:
-cosines of one encoder lie between 0.95 and 1, those of another between 0 and 1, and one fixed threshold calls all pairs
-of the first similar.
+Labelled pairs are called similar at or above a threshold. It is calibrated on other pairs, for every space separately:
+the cosines of one encoder may lie between 0.95 and 1, those of another between 0 and 1, and a fixed threshold would
+call all pairs of the first similar.
 
-Every figure is a function of weights [S, N], how often each of N pairs was drawn, to values [S]: the figure itself is
-that of weights of one, its interval that of the bootstrap's.
+Every figure is a function of weights [S, N], the number of times that each of N pairs was drawn, to values [S]. Weights
+of one give the figure itself, those of the bootstrap its interval.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ CORRELATIONS = ("spearman", "pearson")
 """Measures that may be below zero."""
 BINS = 40
 DECIMALS = 6
-"""Cosines are rounded to these: what differs less is the rounding of float32, and counts as equal."""
+"""Number of decimals of cosines; smaller differences are rounding errors of float32 and count as equal."""
 
 Figures = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 def cosines(left: Tensor, right: Tensor) -> np.ndarray:
-    """Cosine of each pair, [N] float64, from vectors [N, d]."""
-    found: np.ndarray = cosine_similarity(left.double(), right.double(), dim=-1).numpy().round(DECIMALS)
-    return found
+    """Return the cosine of each pair, [N] float64, from vectors [N, d]."""
+    values: np.ndarray = cosine_similarity(left.double(), right.double(), dim=-1).numpy().round(DECIMALS)
+    return values
 
 
 def calibrate(similarities: np.ndarray, labels: np.ndarray) -> float:
-    """The threshold of greatest accuracy: similar are pairs of at least that similarity.
+    """Return the threshold of greatest accuracy: pairs of at least that similarity are similar.
 
-    It lies midway between two neighbouring similarities, or beyond all cosines where calling every pair the same is
-    best. Of several equally good places the middle one is taken (the lower of two).
+    It lies midway between two neighbouring similarities, or beyond all cosines if it is best to call every pair the
+    same. Among several equally good places the middle one is taken (the lower of two).
 
     Args:
-        similarities: [N] cosines.
+        similarities: cosines [N].
         labels: [N], 1 or true where a pair is similar.
 
     >>> calibrate(np.array([0.1, 0.2, 0.4, 0.8]), np.array([0, 0, 1, 1]))
@@ -57,34 +57,34 @@ def calibrate(similarities: np.ndarray, labels: np.ndarray) -> float:
     values, place = np.unique(similarities, return_inverse=True)
     similar = np.bincount(place, weights=labels, minlength=len(values))
     gained = np.bincount(place, minlength=len(values)) - 2 * similar
-    # Right answers with the first k values below the threshold: all similar pairs, then what each step adds.
+    # Right answers with the first k values below the threshold: all similar pairs, plus the change of each step.
     right = similar.sum() + np.concatenate([[0], gained.cumsum()])
     best = np.flatnonzero(right == right.max())
-    # Two cosines are at most 2 apart.
+    # Two cosines differ by at most 2.
     edges = np.concatenate([[values[0] - 2], (values[1:] + values[:-1]) / 2, [values[-1] + 2]])
     return float(edges[best[(len(best) - 1) // 2]].round(DECIMALS + 1))
 
 
 def classification(similarities: np.ndarray, labels: np.ndarray, threshold: float) -> Figures:
-    """Accuracy, and precision, recall and F1 of either class; 0 where nothing was called or is of the class."""
+    """Return accuracy, and precision, recall and F1 of each class; 0 if no pair was called or is of the class."""
     said, labels = similarities >= threshold, labels.astype(bool)
 
     def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
-        found = {"accuracy": weights @ (said == labels) / weights.sum(1)}
+        rates = {"accuracy": weights @ (said == labels) / weights.sum(1)}
         for name, wanted in CLASSES:
             hit, called, there = (
                 weights @ chosen.astype(np.float64)
                 for chosen in ((said == wanted) & (labels == wanted), said == wanted, labels == wanted)
             )
-            found[f"{name}/precision"], found[f"{name}/recall"] = _ratio(hit, called), _ratio(hit, there)
-            found[f"{name}/f1"] = _ratio(2 * hit, called + there)
-        return found
+            rates[f"{name}/precision"], rates[f"{name}/recall"] = _ratio(hit, called), _ratio(hit, there)
+            rates[f"{name}/f1"] = _ratio(2 * hit, called + there)
+        return rates
 
     return figures
 
 
 def precisions(similarities: np.ndarray, labels: np.ndarray, threshold: float) -> dict[str, float]:
-    """Precision of either class, without intervals: `similar/precision` and `dissimilar/precision`.
+    """Return the precision of each class, without intervals: `similar/precision` and `dissimilar/precision`.
 
     >>> precisions(np.array([0.1, 0.6, 0.8, 0.9]), np.array([0, 0, 1, 1]), 0.5)
     {'similar/precision': 0.6666666666666666, 'dissimilar/precision': 1.0}
@@ -94,26 +94,26 @@ def precisions(similarities: np.ndarray, labels: np.ndarray, threshold: float) -
 
 
 def distribution(similarities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> dict[str, list[float]]:
-    """How the similarities of either class are spread: middles of `bins` equal bins, and the share of each in them.
+    """Return the distribution of similarities: middles of `bins` equal bins, and the share of each class in them.
 
     Args:
-        similarities: [N] cosines.
+        similarities: cosines [N].
         labels: [N], 1 or true where a pair is similar.
-        bins: between the least and the greatest similarity of both classes.
+        bins: number of bins between the least and the greatest similarity of both classes.
 
     >>> distribution(np.array([0.0, 0.2, 0.8, 1.0]), np.array([0, 0, 1, 0]), bins=2)
     {'similarity': [0.25, 0.75], 'similar': [0.0, 1.0], 'dissimilar': [0.666667, 0.333333]}
     """
     edges = np.histogram_bin_edges(similarities, bins)
-    found = {"similarity": ((edges[1:] + edges[:-1]) / 2).round(DECIMALS).tolist()}
+    columns = {"similarity": ((edges[1:] + edges[:-1]) / 2).round(DECIMALS).tolist()}
     for name, wanted in CLASSES:
         chosen = similarities[labels.astype(bool) == wanted]
-        found[name] = (np.histogram(chosen, edges)[0] / max(1, len(chosen))).round(DECIMALS).tolist()
-    return found
+        columns[name] = (np.histogram(chosen, edges)[0] / max(1, len(chosen))).round(DECIMALS).tolist()
+    return columns
 
 
 def ranking(similarities: np.ndarray, labels: np.ndarray) -> Figures:
-    """Average precision of the similar class, and area under the ROC curve, equal similarities taken together.
+    """Return average precision of the similar class, and area under the ROC curve, with equal similarities pooled.
 
     Average precision is the sum over thresholds of the gain in recall times the precision, without interpolation; the
     area is the share of (similar, dissimilar) pairs in the right order, ties counting half.
@@ -139,7 +139,7 @@ def ranking(similarities: np.ndarray, labels: np.ndarray) -> Figures:
 
 
 def correlation(similarities: np.ndarray, scores: np.ndarray) -> Figures:
-    """Spearman's (Pearson's of ranks, equal values sharing the middle of theirs) and Pearson's; 0 without variance."""
+    """Return Spearman's (Pearson's of ranks; equal values share a middle rank) and Pearson's; 0 without variance."""
 
     def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
         return {
@@ -153,33 +153,35 @@ def correlation(similarities: np.ndarray, scores: np.ndarray) -> Figures:
 def evaluate(
     similarities: Mapping[str, np.ndarray], truth: np.ndarray, thresholds: Mapping[str, float] | None = None
 ) -> Result:
-    """All figures of several spaces on the same pairs, as `space/figure`, with 95 % intervals over pairs.
+    """Return all figures of several spaces on the same pairs, as `space/figure`, with 95 % intervals over pairs.
 
-    Where there are thresholds, the distribution of each space stands among the curves.
+    With thresholds, the curves contain the distribution of each space.
 
     Args:
-        similarities: by space, [N] cosines.
+        similarities: cosines [N] by space.
         truth: [N]: 1 for similar and 0 for dissimilar, or scores.
-        thresholds: by space, from `calibrate`; None where `truth` holds scores.
+        thresholds: output of `calibrate` by space; None if `truth` has scores.
 
     Raises:
         ShapeError: sizes disagree, or there are no pairs.
     """
-    for space, found in similarities.items():
-        if len(found) != len(truth) or len(truth) == 0:
-            raise ShapeError(f"{space}: {len(found)} similarities of {len(truth)} pairs; expected as many, at least 1.")
+    for space, cosine in similarities.items():
+        if len(cosine) != len(truth) or len(truth) == 0:
+            raise ShapeError(
+                f"{space}: {len(cosine)} similarities of {len(truth)} pairs; expected as many, at least 1."
+            )
     result = Result({}, counts={"pairs": len(truth)}, thresholds=dict(thresholds or {}))
     chance = {"spearman": 0.0, "pearson": 0.0}
     if thresholds is not None:
         share = float(np.mean(truth))
         result.counts["similar"] = int(np.sum(truth))
         chance = {"accuracy": max(share, 1 - share), "average_precision": share, "roc_auc": 0.5}
-    for space, found in similarities.items():
+    for space, cosine in similarities.items():
         if thresholds is None:
-            parts = [correlation(found, truth)]
+            parts = [correlation(cosine, truth)]
         else:
-            parts = [classification(found, truth, thresholds[space]), ranking(found, truth)]
-            result.curves[space] = distribution(found, truth)
+            parts = [classification(cosine, truth, thresholds[space]), ranking(cosine, truth)]
+            result.curves[space] = distribution(cosine, truth)
         for part in parts:
             values = part(np.ones((1, len(truth))))
             intervals = bootstrap_intervals(part, len(truth), width=6 * len(truth))
@@ -190,13 +192,13 @@ def evaluate(
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Their ratio, 0 where there is nothing below."""
-    found: np.ndarray = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
-    return found
+    """Return the ratio, 0 where `below` is zero."""
+    ratio: np.ndarray = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    return ratio
 
 
 def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Ranks [S, N] of `values` [N] in draws that hold each as often as `weights` [S, N] says."""
+    """Return ranks [S, N] of `values` [N] in draws that contain each value as often as `weights` [S, N]."""
     names, place = np.unique(values, return_inverse=True)
     order = np.argsort(place, kind="stable")
     counts = np.add.reduceat(weights[:, order], np.searchsorted(place[order], np.arange(len(names))), axis=1)
@@ -205,7 +207,7 @@ def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _pearson(left: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Correlation [S] of `left` and `right` ([S, N] or [1, N]) under weights [S, N]."""
+    """Return the correlation [S] of `left` and `right` ([S, N] or [1, N]) under weights [S, N]."""
     total = weights.sum(1, keepdims=True)
     left = left - (weights * left).sum(1, keepdims=True) / total
     right = right - (weights * right).sum(1, keepdims=True) / total

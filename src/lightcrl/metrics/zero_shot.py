@@ -1,4 +1,4 @@
-"""Zero-shot classification: an item goes to the class whose prompts lie nearest."""
+"""Zero-shot classification: an item belongs to the class whose prompts are nearest."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lightcrl.metrics.ranks import ranks
 from lightcrl.metrics.result import Result
 
 TOPS = (1, 2, 3, 4, 5)
-"""The k of top-k accuracy, as far as there are classes."""
+"""Values k of top-k accuracy, up to the number of classes."""
 
-# A few of CLIP's own prompts (github.com/openai/CLIP, notebooks): plain ones, for pictures and for sounds.
+# A few of CLIP's own prompts (github.com/openai/CLIP, notebooks): plain prompts, for pictures and for sounds.
 TEMPLATES = {
     "image": (
         "a photo of a {}.",
@@ -31,7 +31,7 @@ TEMPLATES = {
 
 
 def prompts(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Every template filled with every class name, classes first.
+    """Return every template filled with every class name, classes first.
 
     Raises:
         RecipeError: a template has no `{}`.
@@ -46,15 +46,15 @@ def prompts(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
 
 
 def class_vectors(embeddings: Tensor, classes: int) -> Tensor:
-    """Unit vectors [classes, d]: the mean over each class's prompts, from `prompts`' embeddings [classes x P, d]."""
+    """Return unit vectors [classes, d]: the mean of each class's prompts, from embeddings [classes x P, d]."""
     return normalize(embeddings.reshape(classes, -1, embeddings.shape[-1]).mean(1), dim=-1)
 
 
 def label_ranks(items: Tensor, labels: np.ndarray, classes: Tensor) -> np.ndarray:
-    """[N, 3] how the right class of each item fares among all (see `ranks.ranks`); arguments as in `evaluate`.
+    """Return ranks [N, 3] of the right class of each item (see `ranks.ranks`); arguments as in `evaluate`.
 
     Raises:
-        ShapeError: a label is no class, or there are no items.
+        ShapeError: a label is not a class number, or there are no items.
     """
     if len(items) == 0 or len(items) != len(labels) or labels.max() >= len(classes) or labels.min() < 0:
         raise ShapeError(
@@ -65,7 +65,7 @@ def label_ranks(items: Tensor, labels: np.ndarray, classes: Tensor) -> np.ndarra
 
 
 def evaluate(items: Tensor, labels: np.ndarray, classes: Tensor) -> Result:
-    """Top-1 to top-5 accuracy (as far as there are classes), ties broken at random.
+    """Return top-1 to top-5 accuracy (up to the number of classes), with ties broken at random.
 
     Args:
         items: unit vectors [N, d].
@@ -73,17 +73,17 @@ def evaluate(items: Tensor, labels: np.ndarray, classes: Tensor) -> Result:
         classes: unit vectors [C, d].
 
     Raises:
-        ShapeError: a label is no class, or there are no items.
+        ShapeError: a label is not a class number, or there are no items.
     """
     counts = label_ranks(items, labels, classes)
     return accuracy(np.stack([hits(counts, k) for k in TOPS[: len(classes)]]), len(classes))
 
 
 def accuracy(hit: np.ndarray, classes: int) -> Result:
-    """Top-1 to top-K accuracy with 95 % intervals over items.
+    """Return top-1 to top-K accuracy with 95 % intervals over items.
 
     Args:
-        hit: [K, N] the probability that an item's right class is among the first k.
+        hit: probability that an item's right class is among the first k, [K, N].
         classes: number of classes.
     """
     result = Result({}, counts={"items": hit.shape[1], "classes": classes})
@@ -96,5 +96,5 @@ def accuracy(hit: np.ndarray, classes: int) -> Result:
 
 
 def predict(items: Tensor, classes: Tensor) -> Tensor:
-    """The nearest class of each item, [N]."""
+    """Return the nearest class of each item, [N]."""
     return torch.argmax(items @ classes.T, dim=1)

@@ -1,1 +1,1 @@
-"""Report: everything that a person looks at. Only the command line and the pipeline import it."""
+"""Report: all output for people. Only the command line and the pipeline import it."""

@@ -17,11 +17,11 @@ ABOUT = {
     "growth": "Mean recall@1 by number of training groups",
 }
 MOST = len(SERIES)
-"""Methods that a figure of lines tells apart: the best ones."""
+"""Greatest number of methods in a line chart: the best ones."""
 
 
 def draw(comparison: Comparison, curves: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Every figure by name, as `<svg>`; `curves` are [E, 2] step and recall by label."""
+    """Return every figure by name, as `<svg>`; `curves` are [E, 2] step and recall by label."""
     with drawing():
         drawn = {"forest": _forest(comparison)}
         if curves:
@@ -32,20 +32,19 @@ def draw(comparison: Comparison, curves: Mapping[str, np.ndarray]) -> dict[str, 
 
 
 def _forest(comparison: Comparison) -> Figure:
-    """A dot and its intervals per method, the best on top; those told apart from the best are muted."""
+    """Draw a dot and its intervals per method, the best on top; methods that differ significantly from it are muted."""
     ranked = comparison.ranked
     figure, axes = make_axes(0.9 + 0.3 * len(ranked))
-    for place, one in enumerate(ranked):
-        found = one.figures[MAIN]
-        level = place == 0 or comparison.differences[ranked[0].label, one.label].word == "not significant"
+    for place, method in enumerate(ranked):
+        recall = method.figures[MAIN]
+        level = place == 0 or comparison.differences[ranked[0].label, method.label].word == "not significant"
         tone = colour(0) if level else MUTED
-        axes.hlines(place, *found.both, color=tone, linewidth=1.2)
-        axes.hlines(place, *found.items, color=tone, linewidth=3.2)
-        axes.plot([found.mean], [place], color=tone, marker="o", markersize=5.5)
-        axes.annotate(
-            f"{100 * found.mean:.1f}", (found.mean, place), (0, 5), textcoords="offset points", ha="center", color=tone
-        )
-    axes.set_yticks(range(len(ranked)), [one.label for one in ranked])
+        axes.hlines(place, *recall.both, color=tone, linewidth=1.2)
+        axes.hlines(place, *recall.items, color=tone, linewidth=3.2)
+        axes.plot([recall.mean], [place], color=tone, marker="o", markersize=5.5)
+        text = f"{100 * recall.mean:.1f}"
+        axes.annotate(text, (recall.mean, place), (0, 5), textcoords="offset points", ha="center", color=tone)
+    axes.set_yticks(range(len(ranked)), [method.label for method in ranked])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.set_ylim(len(ranked) - 0.5, -0.75)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
@@ -67,21 +66,21 @@ def _learning(curves: Mapping[str, np.ndarray], chance: float) -> Figure:
 
 
 def _growth(comparison: Comparison) -> Figure:
-    """Means with the seeds' range, and fitted curves on to three times the data."""
+    """Draw means with the seeds' range, and fitted curves up to three times the data."""
     figure, axes = make_axes(3.2 + 0.09 * len(comparison.growth[:MOST]))
     growth = comparison.growth[:MOST]
     most = float(growth[0].sizes[-1])
-    for number, one in enumerate(growth):
-        means = one.recall.mean(0)
+    for number, method in enumerate(growth):
+        means = method.recall.mean(0)
         tone = colour(number)
-        axes.vlines(one.sizes, one.recall.min(0), one.recall.max(0), color=tone, linewidth=1.2)
-        style = "none" if one.forecast else "solid"
-        axes.plot(one.sizes, means, color=tone, marker="o", markersize=4, linestyle=style, label=one.label)
-        if one.forecast:
-            for first, last, dashes in ((float(one.sizes[0]), most, "solid"), (most, 3 * most, (0, (3, 2)))):
+        axes.vlines(method.sizes, method.recall.min(0), method.recall.max(0), color=tone, linewidth=1.2)
+        style = "none" if method.forecast else "solid"
+        axes.plot(method.sizes, means, color=tone, marker="o", markersize=4, linestyle=style, label=method.label)
+        if method.forecast:
+            for first, last, dashes in ((float(method.sizes[0]), most, "solid"), (most, 3 * most, (0, (3, 2)))):
                 places = np.geomspace(first, last, 60)
-                axes.plot(places, one.forecast.curve(places), color=tone, linewidth=1.3, linestyle=dashes)
-    target = next((one.forecast.target for one in growth if one.forecast), None)
+                axes.plot(places, method.forecast.curve(places), color=tone, linewidth=1.3, linestyle=dashes)
+    target = next((method.forecast.target for method in growth if method.forecast), None)
     if target is not None:
         axes.axhline(target, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
     axes.set_xscale("log")

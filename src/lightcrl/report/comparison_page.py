@@ -1,4 +1,4 @@
-"""A comparison on one self-contained page."""
+"""A comparison as a self-contained page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightcrl.training.log import read_log
 
 
 def render(comparison: Comparison) -> str:
-    """The page, as HTML.
+    """Return the page as HTML.
 
     Raises:
         MissingExtraError: the extra `report` is not installed.
@@ -40,7 +40,7 @@ def render(comparison: Comparison) -> str:
 
 
 def write_comparison(comparison: Comparison) -> None:
-    """Write the page into the comparison's folder, where the extra `report` is installed."""
+    """Write the page into the comparison's folder, if the extra `report` is installed."""
     try:
         page = render(comparison)
     except MissingExtraError:
@@ -49,11 +49,11 @@ def write_comparison(comparison: Comparison) -> None:
 
 
 def learning_curves(comparison: Comparison) -> dict[str, np.ndarray]:
-    """By label, [E, 2] step and mean R@1 on dev of the first seed; methods without steps are left out."""
-    found = {}
-    for one in comparison.ranked:
-        log = read_log(one.cells[0].folder)
+    """Return step and mean R@1 on dev of the first seed, [E, 2], by label; methods without steps are omitted."""
+    learning = {}
+    for method in comparison.ranked:
+        log = read_log(method.cells[0].folder)
         points = [(event["step"], event["dev_mean_recall@1"]) for event in log if event["event"] == "evaluation"]
         if points and points[-1][0] > 0:
-            found[one.label] = np.array(points, dtype=np.float64)
-    return found
+            learning[method.label] = np.array(points, dtype=np.float64)
+    return learning

@@ -24,7 +24,7 @@ _EPOCH = re.compile(r"(?:(.*)/)?epoch(\d+)/top1")
 
 
 def draw_result(result: Result, label: str = "") -> dict[str, str]:
-    """Every figure of what one result holds, as `<svg>` by name; `label` names its model."""
+    """Return every figure of a result as `<svg>` by name; `label` names its model."""
     columns = {name for curve in result.curves.values() for name in curve}
     with drawing():
         drawn = {}
@@ -38,7 +38,7 @@ def draw_result(result: Result, label: str = "") -> dict[str, str]:
 
 
 def precision(results: Mapping[str, Result]) -> Figure:
-    """A row for each direction that any model has: precision on the left, recall on the right, a line per model."""
+    """Draw a row for each direction: precision on the left, recall on the right, with a line per model."""
     directions = list(dict.fromkeys(name for result in results.values() for name in result.curves))
     # Two names fit beside each other.
     figure, axes = make_grid(len(directions), 2, 1.9, 0.5 + 0.19 * -(-len(results) // 2))
@@ -46,18 +46,18 @@ def precision(results: Mapping[str, Result]) -> Figure:
         for at, (label, result) in enumerate(results.items()):
             if direction in result.curves:
                 curve = result.curves[direction]
-                for one, what in zip(row, ("precision", "recall"), strict=True):
-                    one.plot(curve["k"], curve[what], color=colour(at), label=label if row is axes[0] else None)
-        for one, what in zip(row, ("precision", "recall"), strict=True):
-            one.set_title(f"{direction.replace('_to_', ' → ')}: {what}", loc="left", fontsize=8.5)
-            one.set_xscale("log")
-            one.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:,.0f}"))
-            one.xaxis.set_minor_formatter(NullFormatter())
-            one.set_ylim(bottom=0)
-            one.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-            one.grid(axis="y")
+                for panel, what in zip(row, ("precision", "recall"), strict=True):
+                    panel.plot(curve["k"], curve[what], color=colour(at), label=label if row is axes[0] else None)
+        for panel, what in zip(row, ("precision", "recall"), strict=True):
+            panel.set_title(f"{direction.replace('_to_', ' → ')}: {what}", loc="left", fontsize=8.5)
+            panel.set_xscale("log")
+            panel.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:,.0f}"))
+            panel.xaxis.set_minor_formatter(NullFormatter())
+            panel.set_ylim(bottom=0)
+            panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            panel.grid(axis="y")
             if row is axes[-1]:
-                one.set_xlabel("first k (logarithmic)")
+                panel.set_xlabel("first k (logarithmic)")
     if any(results):
         handles, names = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper left", ncols=2, frameon=False, handlelength=1)
@@ -65,7 +65,7 @@ def precision(results: Mapping[str, Result]) -> Figure:
 
 
 def similarities(result: Result) -> Figure:
-    """A panel per space: shares of both classes by similarity, and the calibrated threshold."""
+    """Draw a panel per space: shares of both classes by similarity, and the calibrated threshold."""
     figure, axes = make_grid(len(result.curves), 1, 1.25, 0.5)
     for (only,), (space, curve) in zip(axes, result.curves.items(), strict=True):
         for at, name in enumerate(("dissimilar", "similar")):
@@ -84,11 +84,11 @@ def similarities(result: Result) -> Figure:
 
 
 def epochs(result: Result) -> Figure:
-    """A line per space over the epochs of the paper's protocol; dashed is what is reported beside them."""
+    """Draw a line per space over the epochs of the paper's protocol; further figures are dashed lines."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for name, value in result.metrics.items():
-        if found := _EPOCH.fullmatch(name):
-            lines.setdefault(found[1] or "", []).append((int(found[2]), value))
+        if match := _EPOCH.fullmatch(name):
+            lines.setdefault(match[1] or "", []).append((int(match[2]), value))
     figure, axes = make_axes(3.0)
     draw_lines(axes, {space: np.array(points) for space, points in lines.items()}, marker="o")
     for at, space in enumerate(lines):
@@ -103,12 +103,12 @@ def epochs(result: Result) -> Figure:
 
 
 def classes_by_epoch(lines: Mapping[str, np.ndarray], result: Result, best: int) -> Figure:
-    """A panel per aligned space: precision of both classes over epochs.
+    """Draw a panel per aligned space: precision of both classes over epochs.
 
     Args:
-        lines: by space, [E, 3] epochs done, and precision of similar and of dissimilar pairs.
-        result: of the checkpoint kept, with the encoders as they come, which are dashed.
-        best: epochs done when it was kept, marked by an upright line.
+        lines: finished epochs, and precision of similar and of dissimilar pairs, [E, 3], by space.
+        result: figures of the kept checkpoint, with the frozen-encoder baselines, which are dashed.
+        best: number of epochs at the kept checkpoint, marked by a vertical line.
     """
     figure, axes = make_grid(len(lines), 1, 1.45, 0.5)
     alone = aligned_spaces(result)
@@ -126,7 +126,7 @@ def classes_by_epoch(lines: Mapping[str, np.ndarray], result: Result, best: int)
         only.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         only.grid(axis="y")
         only.set_xlim(left=0)
-    # One scale for all, so that panels compare; what none of them reaches is left out.
+    # A common scale makes panels comparable; unused ranges are cut off.
     low, high = (end(only.get_ylim()[side] for (only,) in axes) for side, end in enumerate((min, max)))
     for (only,) in axes:
         only.set_ylim(max(0, low), min(1.02, high))
@@ -137,9 +137,9 @@ def classes_by_epoch(lines: Mapping[str, np.ndarray], result: Result, best: int)
 
 
 def _mark(axes: Axes, threshold: float) -> None:
-    """A line at the threshold with its value, on the side where there is room."""
+    """Draw a line at the threshold with its value, on the side with enough room."""
     low, high = axes.get_xlim()
-    # A threshold beyond all cosines calls every pair the same.
+    # A threshold beyond all cosines puts every pair into the same class.
     place = min(max(threshold, low), high)
     axes.axvline(place, color=INK, linewidth=1.2)
     right = place < (low + high) / 2

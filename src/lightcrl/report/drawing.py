@@ -1,4 +1,4 @@
-"""What every figure is drawn with: SVG to stand inside a page, whose colours and font it takes over."""
+"""The common style of all figures: SVG inside a page, with the page's colours and font."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Drawn in these, shown in the page's variables of the same place, so that one figure serves light and dark pages.
+# Figures are drawn in these colours and shown in the page's variables at the same position, for light and dark pages.
 INK, MUTED, RULE, ON_COLOUR = "#1a1d21", "#5c6671", "#dfe3e8", "#fffffe"
 SERIES = ("#0b6599", "#b4540a", "#5b4a9e", "#3d7a34", "#a3316f", "#6b6300", "#1f7a78", "#8a4b3a")
 VARIABLES = {
@@ -50,15 +50,15 @@ WIDTH = 4.7  # inches: text keeps its size on a phone
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Within this, figures are drawn and turned into SVG in the style of the pages."""
+    """Draw figures and convert them to SVG in the style of the pages, within this context."""
     with rc_context(STYLE), warnings.catch_warnings():
-        # The browser has the letters of all languages, the font that places are reckoned with has not.
+        # The browser has glyphs for all languages; the font for the layout does not.
         warnings.filterwarnings("ignore", "Glyph .* missing")
         yield
 
 
 def draw_lines(axes: Axes, lines: Mapping[str, np.ndarray], marker: str | None = None) -> None:
-    """Lines [n, 2], each with its name at its end."""
+    """Draw lines [n, 2], each with its name at its end."""
     last = max(points[-1, 0] for points in lines.values())
     top = max(points[:, 1].max() for points in lines.values())
     for at, points in enumerate(lines.values()):
@@ -74,19 +74,19 @@ def draw_lines(axes: Axes, lines: Mapping[str, np.ndarray], marker: str | None =
 
 
 def make_axes(height: float = 2.6) -> tuple[Figure, Axes]:
-    """A figure of `WIDTH` by `height` inches."""
+    """Make a figure of `WIDTH` by `height` inches."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
 def make_grid(rows: int, columns: int, height: float, more: float) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of `WIDTH` with rows of axes, each `height` inches, and `more` inches for what is around them."""
+    """Make a figure of `WIDTH` with rows of axes, each `height` inches, and `more` inches for its margins."""
     figure = Figure(figsize=(WIDTH, rows * height + more), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False).tolist()
 
 
 def add_legend(axes: Axes) -> None:
-    """Names above the axes, what bars and points stand for before lines."""
+    """Add names above the axes, bars and points before lines."""
     handles, names = axes.get_legend_handles_labels()
     order = sorted(range(len(names)), key=lambda at: names[at].startswith("chance"))
     axes.legend(
@@ -102,12 +102,12 @@ def add_legend(axes: Axes) -> None:
 
 
 def colour(number: int) -> str:
-    """Of the series of this number; after eight they repeat."""
+    """Return the colour of the series with this number; colours repeat after eight."""
     return SERIES[number % len(SERIES)]
 
 
 def to_svg(figure: Figure, name: str, about: str) -> str:
-    """The figure without what a page has no use for: prologue, metadata, styles for all, namespaces, its own font."""
+    """Return the figure as SVG without prologue, metadata, global styles, namespaces and font."""
     stream = io.StringIO()
     with rc_context({"svg.hashsalt": name}):
         figure.savefig(stream, format="svg", transparent=True)

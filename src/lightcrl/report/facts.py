@@ -1,7 +1,7 @@
-"""The report of a run, or of several: everything worth seeing on one self-contained page.
+"""The report of a run, or of several, as a self-contained page.
 
-`gather` reads a run's folder and looks again at what its model does; `render` turns one or several of these into HTML,
-with figures as SVG, pictures and sounds inside. The page loads nothing from anywhere.
+`gather` reads a run's folder and evaluates its model again; `render` turns one or several of these into HTML,
+with figures as SVG, pictures and sounds inside. The page loads nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from lightcrl.tasks.zero_shot import ZeroShotSpec, ZeroShotTask
 from lightcrl.training.log import read_log
 
 MOST = 8
-"""Classes that a figure tells apart by colour."""
+"""Greatest number of classes with colours of their own in a figure."""
 
 
 @dataclass(frozen=True)
 class ModalityFacts:
-    """What was aligned.
+    """A modality of the run.
 
     Attributes:
-        name: of the modality.
+        name: name of the modality.
         kind: `"text"`, `"image"` or `"audio"`.
         encoder: its encoder.
-        trained: the encoder was trained too.
-        tokens: their number and width.
-        items: encoded ones, in all splits.
-        nbytes: of their features.
+        trained: true if the encoder was trained too.
+        tokens: number and width of its tokens.
+        items: number of encoded items, in all splits.
+        nbytes: size of their features in bytes.
     """
 
     name: str
@@ -66,21 +66,21 @@ class ModalityFacts:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """One trained model.
+    """A trained model.
 
     Attributes:
-        method: its name.
-        seed: its seed.
-        parts: trained parameters by part.
-        seconds: of training.
+        method: name of the method.
+        seed: seed of the training.
+        parts: number of trained parameters by part.
+        seconds: duration of training.
         retrieval: figures on the run's split.
-        zero_shot: figures, where the recipe asks for them.
-        text_similarity: likewise.
-        others: figures of further tasks by label.
-        loss: [S, 2] step and training loss.
-        recall: [E, 2] step and mean R@1 on dev.
-        precision: by aligned space, [E, 3] epochs done and precision of similar and of dissimilar pairs, where watched.
-        best_epoch: epochs done when dev chose the checkpoint.
+        zero_shot: figures of zero-shot classification, if the recipe has it.
+        text_similarity: figures of text similarity, if the recipe has it.
+        loss: step and training loss, [S, 2].
+        recall: step and mean R@1 on dev, [E, 2].
+        precision: finished epochs and precision of similar and of dissimilar pairs, [E, 3], by aligned space, if
+            watched.
+        best_epoch: number of epochs at which dev chose the checkpoint.
     """
 
     method: str
@@ -99,13 +99,13 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Confusion:
-    """What the run's model took the zero-shot items for.
+    """The confusion matrix of the run's model on the zero-shot items.
 
     Attributes:
-        modality: of the items.
-        classes: their names.
-        prompts: the templates, as far as the recipe names them.
-        counts: int64 [C, C]: right class, class it was taken for.
+        modality: modality of the items.
+        classes: names of the classes.
+        prompts: templates of the prompts, as far as the recipe names them.
+        counts: int64 [C, C]: right class, predicted class.
     """
 
     modality: str
@@ -116,22 +116,22 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a page shows of a run.
+    """The content of a run's page.
 
     Attributes:
-        name: of the run.
-        folder: its last part.
-        title: of the page.
-        version: of LightCRL.
-        split: that retrieval, gallery and space are of.
-        groups: by split.
-        modalities: what was aligned.
-        models: the run's own first.
-        settings: how it was trained, name to value.
-        confusion: zero-shot classification, where the recipe asks for it.
-        classes: a look at its items and the prompts of their classes.
-        space: a look at the embeddings.
-        gallery: queries with what they find.
+        name: name of the run.
+        folder: last part of its folder.
+        title: title of the page.
+        version: version of LightCRL.
+        split: split of retrieval, gallery and space.
+        groups: number of groups by split.
+        modalities: modalities of the run.
+        models: models, the run's own first.
+        settings: training settings, value by name.
+        confusion: zero-shot classification, if the recipe has it.
+        classes: embeddings of its items and of the prompts of their classes.
+        space: embeddings of all modalities.
+        gallery: queries with their results.
         notes: remarks on the data.
     """
 
@@ -152,14 +152,14 @@ class Report:
 
     @property
     def compared(self) -> tuple[ModelFacts, ...]:
-        """One model of each method, that of the first seed; the run's own first."""
+        """The model of each method with the first seed; the run's own first."""
         return tuple(model for model in self.models if model.seed == self.models[0].seed)
 
     @property
     def directions(self) -> tuple[tuple[str, str, str], ...]:
-        """Source, target, and the name that its figures begin with."""
-        named = ((a, b, f"{a}_to_{b}") for a, b in permutations((one.name for one in self.modalities), 2))
-        return tuple(found for found in named if f"{found[2]}/recall@1" in self.models[0].retrieval.metrics)
+        """Source, target, and the name with which its figures begin, for each direction."""
+        named = ((a, b, f"{a}_to_{b}") for a, b in permutations((facts.name for facts in self.modalities), 2))
+        return tuple(direction for direction in named if f"{direction[2]}/recall@1" in self.models[0].retrieval.metrics)
 
 
 def gather(
@@ -170,18 +170,18 @@ def gather(
     notes: Iterable[str] = (),
     tell: Tell = lambda event: None,
 ) -> Report:
-    """Read a finished run and look at what its model does. Features that are gone are made again.
+    """Read a finished run and evaluate its model again. Missing features are made again.
 
     Args:
-        folder: of the run.
-        title: of the page, if not the run's name.
-        labels: what is known of groups, by what it tells: group name to label. The space is coloured by one.
+        folder: folder of the run.
+        title: title of the page, if not the run's name.
+        labels: label by group name, by attribute of the groups. An attribute colours the space.
         notes: remarks on the data.
-        tell: called with what happens.
+        tell: function that is called with events.
 
     Raises:
         CheckpointError: there is no finished run in `folder`.
-        DataError: its data is gone.
+        DataError: the run's data is gone.
     """
     folder = Path(folder)
     recipe, figures = _read(folder)
@@ -201,7 +201,7 @@ def gather(
     if zero_shot is not None:
         classified = ZeroShotTask.prepare(zero_shot, Setting(encoders, recipe.features, tell))
     collection, names = _collect(method, features, dataset, recipe)
-    known = {
+    attributes = {
         what: {number: of_group[name] for number, name in enumerate(names) if name in of_group}
         for what, of_group in (labels or {}).items()
     }
@@ -228,7 +228,7 @@ def gather(
         settings=_settings(recipe, folder),
         confusion=_confusion(classified, method, zero_shot.templates or ()) if classified and zero_shot else None,
         classes=_classes(classified, method) if classified else None,
-        space=look(collection.vectors, collection.links, known),
+        space=look(collection.vectors, collection.links, attributes),
         gallery=gallery(collection),
         notes=tuple(notes),
     )
@@ -246,7 +246,7 @@ def _read(folder: Path) -> tuple[Recipe, dict[str, Any]]:
 
 
 def _collect(method: Method, features: Features, dataset: Dataset, recipe: Recipe) -> tuple[Collection, Sequence[str]]:
-    """The split's items with their embeddings, and the names of its groups."""
+    """Return the split's items with their embeddings, and the names of its groups."""
     split = features.split(recipe.evaluation.split)
     vectors, links = embed_split(method, features, split)
     items = {}
@@ -290,7 +290,7 @@ def _confusion(prepared: ZeroShotTask, method: Method, templates: tuple[str, ...
 
 
 def _classes(prepared: ZeroShotTask, method: Method) -> Space:
-    """The items of at most `MOST` classes, the largest, beside the classes' own vectors."""
+    """Return the items of at most `MOST` classes, the largest, with the classes' own vectors."""
     labels = prepared.items.labels
     shown = np.sort(np.argsort(-np.bincount(labels), kind="stable")[:MOST])
     here = np.flatnonzero(np.isin(labels, shown))
@@ -299,7 +299,7 @@ def _classes(prepared: ZeroShotTask, method: Method) -> Space:
         prepared.text: prepared.class_vectors(method)[shown],
     }
     groups = {prepared.items.modality: labels[here], prepared.text: shown}
-    links = {name: np.stack([np.arange(len(found)), found], 1) for name, found in groups.items()}
+    links = {name: np.stack([np.arange(len(numbers)), numbers], 1) for name, numbers in groups.items()}
     return look(vectors, links, {"class": dict(enumerate(prepared.classes))})
 
 

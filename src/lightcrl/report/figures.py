@@ -34,16 +34,16 @@ ABOUT = {
     "learning": "Mean recall@1 on dev by step",
     "modalities": "Embeddings on two axes, by modality",
     "labels": "Embeddings on two axes, by label",
-    "confusion": "Right classes against those taken for",
+    "confusion": "Right classes against predicted classes",
     "similarity": "Precision of similar and of dissimilar pairs by epoch and space",
 }
 PARTS = 120  # points of a loss curve
 FEW = 20  # points that are drawn larger
-NUMBERED = 16  # most classes whose confusion is told in numbers
+NUMBERED = 16  # greatest number of classes whose confusion is shown in numbers
 
 
 def draw(report: Report) -> dict[str, str]:
-    """Every figure of a report by name, as `<svg>`."""
+    """Return every figure of a report by name, as `<svg>`."""
     with drawing():
         compared = {model.method: model for model in report.compared}
         drawn = {"recall": _recall(report), "learning": _learning(compared)}
@@ -66,7 +66,7 @@ def draw(report: Report) -> dict[str, str]:
 
 
 def draw_together(reports: Mapping[str, Report]) -> dict[str, str]:
-    """Figures of several reports by label: each run's own model, and then its others as far as colours tell apart."""
+    """Return figures of several reports by label: each run's own model, then the others as far as colours suffice."""
     own = {label: report.models[0] for label, report in reports.items()}
     others = {f"{label} {model.method}": model for label, report in reports.items() for model in report.compared[1:]}
     shown = dict(list((own | others).items())[: len(SERIES)])
@@ -78,12 +78,12 @@ def draw_together(reports: Mapping[str, Report]) -> dict[str, str]:
 
 
 def outline(loudness: Sequence[float]) -> str:
-    """An SVG path for loudness between 0 and 1, one bar a unit, around y = 0."""
+    """Return an SVG path for loudness between 0 and 1, with a bar per unit, around y = 0."""
     return "".join(f"M{at + 0.5:g} {-max(value, 0.04):.2f}V{max(value, 0.04):.2f}" for at, value in enumerate(loudness))
 
 
 def _recall(report: Report) -> Figure:
-    """Bars of R@1 by direction and method, their intervals, and chance."""
+    """Draw bars of R@1 by direction and method, their intervals, and chance."""
     models, directions = report.compared, report.directions
     figure, axes = make_axes(0.9 + 0.22 * len(directions) * (len(models) + 0.8))
     height = 0.8 / len(models)
@@ -143,8 +143,8 @@ def _points(space: Space, by_label: bool) -> Figure:
     modalities = list(space.points)
     if by_label:
         middles = []
-        known = sorted(set(chain.from_iterable(space.labels.values())) - {""})
-        for at, label in enumerate(known):
+        names = sorted(set(chain.from_iterable(space.labels.values())) - {""})
+        for at, label in enumerate(names):
             here = {name: space.points[name][np.array(space.labels[name]) == label] for name in modalities}
             for number, (name, points) in enumerate(here.items()):
                 _scatter(axes, points, colour(at), MARKERS[number % len(MARKERS)], size=_size(space.points[name]))
@@ -152,7 +152,7 @@ def _points(space: Space, by_label: bool) -> Figure:
         for at, (x, y) in enumerate(_apart(np.array(middles))):
             box = {"boxstyle": "round,pad=0.25", "facecolor": colour(at), "edgecolor": "none"}
             axes.text(
-                x, y, known[at], color=ON_COLOUR, bbox=box, ha="center", va="center", fontweight="bold", fontsize=8
+                x, y, names[at], color=ON_COLOUR, bbox=box, ha="center", va="center", fontweight="bold", fontsize=8
             )
     else:
         for at, name in enumerate(modalities):
@@ -168,7 +168,7 @@ def _points(space: Space, by_label: bool) -> Figure:
 
 
 def _apart(places: np.ndarray) -> np.ndarray:
-    """Places [n, 2] of labels, those that would cover each other pushed upwards."""
+    """Return places [n, 2] of labels, with overlapping labels moved upwards."""
     wide, high = 0.22 * np.ptp(places[:, 0]), 0.11 * np.ptp(places[:, 1])
     moved = places.copy()
     order = np.argsort(places[:, 1])
@@ -180,7 +180,7 @@ def _apart(places: np.ndarray) -> np.ndarray:
 
 
 def _size(points: np.ndarray) -> float:
-    """Of a point; few of them, such as the prompts of classes, are large enough to be seen among many."""
+    """Return the size of a point; a few points, such as class prompts, are large enough to stand out."""
     return 9 if len(points) > FEW else 40
 
 
@@ -191,7 +191,7 @@ def _scatter(
 
 
 def _confusion(confusion: Confusion) -> Figure:
-    """Rows are right classes, columns what they were taken for; darker is more."""
+    """Draw a matrix: rows are right classes, columns predicted classes; darker is more."""
     count = len(confusion.classes)
     figure, axes = make_axes(4.2)
     shares = confusion.counts / np.maximum(confusion.counts.sum(1, keepdims=True), 1)

@@ -1,4 +1,4 @@
-"""Queries beside what they find: two drawn by lot, the best and the worst of a direction."""
+"""Queries with their results: two random queries, the best and the worst of each direction."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from lightcrl.encoders.image import read_image
 from lightcrl.errors import ItemError
 from lightcrl.metrics.ranks import ranks
 
-# What a query looks for first, and the order of queries on a page.
+# The preferred target kinds of a query, and the order of queries on a page.
 TARGETS = ("image", "text", "audio")
 QUERIES = ("text", "audio", "image")
 DRAWN = 2
 SHOWN = {"image": 5, "text": 4, "audio": 4}
 PIXELS = 128  # longer side of a picture on a page
 RATE = 16_000  # Hz
-SECONDS = 4.0  # of a sound on a page
-BARS = 48  # of a sound's outline
+SECONDS = 4.0  # greatest length of a sound on a page
+BARS = 48  # number of bars in a sound's outline
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One item as a page or a terminal can show it.
+    """An item for display on a page or a terminal.
 
     Attributes:
         kind: `"text"`, `"image"` or `"audio"`.
-        text: the text itself; of a picture or sound, what the first text of its group says, else where it comes from.
+        text: the text itself; for a picture or sound the first text of its group, otherwise its origin.
         uri: the picture or sound as a data URI.
-        outline: of a sound, its loudness in `BARS` steps, from 0 to 1.
+        outline: loudness of a sound in `BARS` steps, from 0 to 1.
     """
 
     kind: str
@@ -48,7 +48,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Found:
-    """One result of a query: the item, its cosine similarity, its place (1 is first) and whether it is right."""
+    """A result of a query: the item, its cosine similarity, its place (1 is first) and its correctness."""
 
     item: Shown
     score: float
@@ -61,14 +61,14 @@ class Query:
     """A query and its first results.
 
     Attributes:
-        why: how it was chosen: `"drawn"`, `"best"` or `"worst"`.
+        why: reason for its choice: `"drawn"`, `"best"` or `"worst"`.
         source: modality of the query.
-        target: modality searched.
+        target: modality of the gallery.
         item: the query.
         found: the first results.
-        answer: the best right result, where it is not among `found`.
+        answer: the best right result, if it is not among `found`.
         rank: place of the best right result.
-        size: items searched.
+        size: number of items in the gallery.
     """
 
     why: str
@@ -86,10 +86,10 @@ class Collection:
     """All items of a split with their embeddings.
 
     Attributes:
-        kinds: modality to `"text"`, `"image"` or `"audio"`.
-        items: by modality, N_m of them.
-        vectors: by modality, unit vectors [N_m, d].
-        links: by modality, int64 [L, 2]: item number, group number.
+        kinds: `"text"`, `"image"` or `"audio"` by modality.
+        items: N_m items by modality.
+        vectors: unit vectors [N_m, d] by modality.
+        links: int64 [L, 2] by modality: item number, group number.
     """
 
     kinds: Mapping[str, str]
@@ -98,25 +98,25 @@ class Collection:
     links: Mapping[str, np.ndarray]
 
     def by_group(self, modality: str) -> dict[int, list[int]]:
-        """Item numbers of each group."""
-        found: dict[int, list[int]] = {}
+        """Return the item numbers of each group."""
+        members: dict[int, list[int]] = {}
         for item, group in self.links[modality].tolist():
-            found.setdefault(group, []).append(item)
-        return found
+            members.setdefault(group, []).append(item)
+        return members
 
 
 def gallery(collection: Collection, seed: int = 0) -> tuple[Query, ...]:
-    """For every modality some queries to the modality that is best looked at; texts ask first.
+    """Return some queries of every modality to its preferred target; queries of texts come first.
 
     Args:
-        collection: what to query and to search.
-        seed: of the lot.
+        collection: items to query and to search.
+        seed: seed of the random choice.
     """
     show = _shower(collection)
     queries: list[Query] = []
     for kind in QUERIES:
-        for source in (name for name, found in collection.kinds.items() if found == kind):
-            targets = (name for wanted in TARGETS for name, found in collection.kinds.items() if found == wanted)
+        for source in (name for name, medium in collection.kinds.items() if medium == kind):
+            targets = (name for wanted in TARGETS for name, medium in collection.kinds.items() if medium == wanted)
             target = next(name for name in targets if name != source)
             queries += _direction(collection, source, target, show, seed)
     return tuple(queries)
@@ -140,21 +140,21 @@ def _direction(
     for why, at in _choose(rank, likeness, seed):
         number = numbers[at]
         scores = (searched @ asking[number]).numpy()
-        found = tuple(
+        results = tuple(
             Found(show(target, item), float(scores[item]), place, item in right[number])
             for place, item in enumerate(
                 np.argsort(-scores, kind="stable").tolist()[: SHOWN[collection.kinds[target]]], 1
             )
         )
         answer = None
-        if not any(one.right for one in found):
+        if not any(result.right for result in results):
             best = max(right[number], key=lambda item: (scores[item], -item))
             answer = Found(show(target, best), float(scores[best]), int(rank[at]), True)
-        yield Query(why, source, target, show(source, number), found, answer, int(rank[at]), len(searched))
+        yield Query(why, source, target, show(source, number), results, answer, int(rank[at]), len(searched))
 
 
 def _choose(rank: np.ndarray, likeness: np.ndarray, seed: int) -> list[tuple[str, int]]:
-    """Why and which, each query once: the best has the nearest right answer, the worst the right answer last."""
+    """Return reasons and queries, each query once: the best has the nearest right answer, the worst the last."""
     best, worst = int(np.lexsort((-likeness, rank))[0]), int(np.lexsort((likeness, -rank))[0])
     others = [int(at) for at in np.random.default_rng(seed).permutation(len(rank)) if at not in (best, worst)]
     chosen = [*(("drawn", at) for at in others[:DRAWN]), ("best", best)]
@@ -162,13 +162,13 @@ def _choose(rank: np.ndarray, likeness: np.ndarray, seed: int) -> list[tuple[str
 
 
 def _shower(collection: Collection) -> Callable[[str, int], Shown]:
-    """A function that shows an item of a modality."""
+    """Return a function that displays an item of a modality."""
     told: dict[int, str] = {}
     for modality, kind in collection.kinds.items():
         if kind == "text":
             for group, members in collection.by_group(modality).items():
                 told.setdefault(group, str(collection.items[modality][members[0]].read()))
-    # An item of several groups is told by its first.
+    # An item of several groups is described by its first group.
     group_of = {modality: dict(reversed(links.tolist())) for modality, links in collection.links.items()}
 
     def show(modality: str, number: int) -> Shown:
@@ -178,7 +178,7 @@ def _shower(collection: Collection) -> Callable[[str, int], Shown]:
         text = told.get(group_of[modality][number], item.source)
         try:
             return SHOW[kind](item.read(), text)
-        except ItemError:  # encoded once, but gone or changed since
+        except ItemError:  # the file was encoded once, but is gone or changed since
             return Shown(kind, text)
 
     return show

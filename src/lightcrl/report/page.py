@@ -1,4 +1,4 @@
-"""Self-contained pages from the templates beside this file; `style.css.j2` is what they have in common."""
+"""Self-contained pages from the templates beside this file; `style.css.j2` is their common style."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 
 def fill(template: str, figures: Mapping[str, str], **given: Any) -> str:
-    """The page of a template, with figures (`<svg>` by name) and whatever else it shows."""
+    """Return the page of a template, with figures (`<svg>` by name) and further values."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_read))
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
     environment.filters["count"] = lambda number: f"{number:,}"
@@ -19,7 +19,7 @@ def fill(template: str, figures: Mapping[str, str], **given: Any) -> str:
 
 
 def mark(figures: Mapping[str, str]) -> dict[str, Markup]:
-    """Figures by name as what a template takes as it is."""
+    """Return figures by name, marked as safe HTML for a template."""
     return {name: Markup(svg) for name, svg in figures.items()}
 
 

@@ -13,7 +13,7 @@ _AT = re.compile(r"precision@(\d+)")
 
 
 def write_figures(reproduction: Reproduction) -> None:
-    """Write `<task>.svg` of every task of retrieval, where the extra `report` is installed."""
+    """Write `<task>.svg` of every retrieval task, if the extra `report` is installed."""
     for task in reproduction.tasks:
         if task.spec.task == "retrieval":
             try:
@@ -24,7 +24,7 @@ def write_figures(reproduction: Reproduction) -> None:
 
 
 def precision_svg(task: Done) -> str:
-    """A task of retrieval as a whole SVG file: a panel for each direction, mean precision by k of every model.
+    """Return a retrieval task as an SVG file: a panel for each direction, mean precision by k of every model.
 
     Raises:
         ImportError: the extra `report` is not installed.
@@ -42,9 +42,9 @@ def precision_svg(task: Done) -> str:
                 if label == RAW or direction not in spaces:
                     continue
                 means = {
-                    int(found[1]): spaces[direction][name].mean
+                    int(match[1]): spaces[direction][name].mean
                     for name in spaces[direction]
-                    if (found := _AT.fullmatch(name))
+                    if (match := _AT.fullmatch(name))
                 }
                 # The last of the models is the rival of all the others.
                 style = "solid" if at + 1 < len(task.judged) else (0, (4, 2))
@@ -68,6 +68,6 @@ def precision_svg(task: Done) -> str:
         axes[-1][0].set_xlabel("first k (logarithmic)")
         figure.legend(loc="outside upper left", ncols=4, frameon=False, handlelength=1.6)
         stream = io.StringIO()
-        # On white, so that it can be read on a page of any colour.
+        # The background is white, so that the figure is legible on a page of any colour.
         figure.savefig(stream, format="svg", facecolor="white", metadata={"Date": None})
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""One evaluation on one self-contained page: its figures with intervals, and what of it can be drawn."""
+"""An evaluation as a self-contained page: its figures with intervals, and its charts."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from lightcrl.errors import MissingExtraError
 from lightcrl.metrics.result import Result
 
 TOLD = {
-    "similarities": "Share of pairs by cosine similarity, each class by itself. Where the two colours overlap, no "
-    "threshold tells them apart. The upright line is the threshold, calibrated on other pairs.",
+    "similarities": "Share of pairs by cosine similarity, for each class separately. Where the two colours overlap, no "
+    "threshold separates them. The vertical line is the threshold, calibrated on other pairs.",
     "precision": "Precision: the share of right items among the first k. Recall: the share of a query's right items "
     "that are among them. Means over queries; ties count as if broken at random.",
-    "epochs": "Accuracy on test by epoch. Dashed is, of linear probes, logistic regression fitted to the end; of "
-    "fine-tuning, the checkpoint that held items chose.",
+    "epochs": "Accuracy on test by epoch. The dashed line is, for linear probes, logistic regression fitted to "
+    "convergence; for fine-tuning, the checkpoint chosen by held-out items.",
 }
-"""What stands below each figure."""
+"""The caption below each figure."""
 
 
 def render_result(result: Result, task: str, data: str, model: str) -> str:
-    """The page, as HTML.
+    """Return the page as HTML.
 
     Args:
-        result: what was measured.
-        task: its name in `EVALUATIONS`.
-        data: what it was measured on, for people.
-        model: what was measured, for people.
+        result: the measured figures.
+        task: name of the task in `EVALUATIONS`.
+        data: description of the measured data, for people.
+        model: description of the measured model, for people.
 
     Raises:
         MissingExtraError: the extra `report` is not installed.

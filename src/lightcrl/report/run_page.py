@@ -1,4 +1,4 @@
-"""The page of one run, or of several side by side."""
+"""The page of a run, or of several side by side."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightcrl.tasks.text_similarity import aligned_spaces
 
 
 def render(*reports: Report) -> str:
-    """The page of one run, or of several side by side and then each by itself, as HTML.
+    """Return the page of a run, or of several side by side and then each alone, as HTML.
 
     Raises:
         MissingExtraError: the extra `report` is not installed.

@@ -1,4 +1,4 @@
-"""The embedding space in figures: two axes to look along, and how far apart the modalities lie."""
+"""Figures of the embedding space: two axes, and the distances between the modalities."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from itertools import combinations
 import numpy as np
 from torch import Tensor
 
-# Points of a modality; more only blacken a page.
+# Greatest number of points of a modality; more only blacken a page.
 POINTS = 400
 
 
 @dataclass(frozen=True)
 class Space:
-    """A look at the space of several modalities.
+    """A view of the space of several modalities.
 
     Attributes:
-        points: by modality, at most `POINTS` of its items on the first two principal axes of all, [n, 2].
-        variance: the share of each axis.
-        label: what `labels` tell, or "" where nothing is known.
-        labels: by modality, one for each point.
-        gaps: pair of modalities to the distance between their means; unit vectors are at most 2 apart.
-        partners: mean distance between items of different modalities that belong together.
-        strangers: the same for items drawn by lot.
+        points: positions of up to `POINTS` items on the first two principal axes of all, [n, 2], by modality.
+        variance: share of the variance of each axis.
+        label: attribute of `labels`, or "" if none is known.
+        labels: label of each point, by modality.
+        gaps: distance between the means of a pair of modalities; unit vectors are at most 2 apart.
+        partners: mean distance between items of different modalities in the same group.
+        strangers: mean distance between random items.
     """
 
     points: Mapping[str, np.ndarray]
@@ -42,17 +42,17 @@ def look(
     labels: Mapping[str, Mapping[int, str]] | None = None,
     seed: int = 0,
 ) -> Space:
-    """Principal axes, gaps and distances.
+    """Compute principal axes, gaps and distances.
 
     Args:
-        vectors: by modality, unit vectors [N_m, d].
-        links: by modality, int64 [L, 2]: item number, group number.
-        labels: by what they tell, the label of each group; those that the two axes tell apart best are taken.
-        seed: of the lot.
+        vectors: unit vectors [N_m, d] by modality.
+        links: int64 [L, 2] by modality: item number, group number.
+        labels: label of each group, by attribute; the attribute that the two axes separate best is taken.
+        seed: seed of the random choice.
     """
     rng = np.random.default_rng(seed)
-    chosen = {name: np.sort(rng.permutation(len(found))[:POINTS]) for name, found in vectors.items()}
-    arrays = {name: found.numpy().astype(np.float64) for name, found in vectors.items()}
+    chosen = {name: np.sort(rng.permutation(len(array))[:POINTS]) for name, array in vectors.items()}
+    arrays = {name: array.numpy().astype(np.float64) for name, array in vectors.items()}
     drawn = np.concatenate([arrays[name][rows] for name, rows in chosen.items()])
     centre = drawn.mean(0)
     _, strength, axes = np.linalg.svd(drawn - centre, full_matrices=False)
@@ -62,12 +62,12 @@ def look(
     best = ""
     taken: dict[str, tuple[str, ...]] = {}
     for label, of_group in (labels or {}).items():
-        known = {
+        named = {
             name: tuple(of_group.get(group, "") for group in _groups(links[name], rows))
             for name, rows in chosen.items()
         }
-        if not best or _told_apart(points, known) > _told_apart(points, taken):
-            best, taken = label, known
+        if not best or _told_apart(points, named) > _told_apart(points, taken):
+            best, taken = label, named
 
     partners, strangers = [], []
     for a, b in combinations(vectors, 2):
@@ -88,13 +88,13 @@ def look(
 
 
 def _groups(links: np.ndarray, rows: np.ndarray) -> list[int]:
-    """The (first) group of each of `rows`."""
+    """Return the (first) group of each of `rows`."""
     first = dict(reversed(links.tolist()))
     return [first[row] for row in rows.tolist()]
 
 
 def _told_apart(points: Mapping[str, np.ndarray], labels: Mapping[str, tuple[str, ...]]) -> float:
-    """The share of the points' variance that lies between the labels."""
+    """Return the share of the points' variance between the labels."""
     places = np.concatenate(list(points.values()))
     names = np.concatenate([np.array(labels[name]) for name in points])
     between = sum(

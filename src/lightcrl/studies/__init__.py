@@ -1,1 +1,1 @@
-"""Studies: whole experiments that give data back and draw nothing."""
+"""Studies: whole experiments that return data and draw nothing."""

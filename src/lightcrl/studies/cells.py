@@ -1,12 +1,12 @@
-"""One training of a comparison, and what is kept of it.
+"""Cells: the trainings of a comparison, and their files.
 
-    cells/<method>-seed<N>[-<groups>]-<digest>/    the digest stands for all that decides the training
-      best/ last/ log.jsonl     as every training leaves them
+    cells/<method>-seed<N>[-<groups>]-<digest>/    the digest covers all settings that determine the training
+      best/ last/ log.jsonl     as in every training
       outcomes.npz              the outcome of every task, item by item (`lightcrl.tasks.base.Outcome`)
-      cell.json                 what was measured; written last
+      cell.json                 figures and settings; written last
 
-A folder with a cell.json is finished and read; one without is gone on with, by one process at a time: others wait
-and read what it leaves.
+A folder with a cell.json is finished and read. A folder without it resumes, in one process at a time: other processes
+wait and then read its results.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Ground:
-    """What all trainings of a comparison share.
+    """The common setting of all trainings of a comparison.
 
     Attributes:
-        recipe: how to train and what to measure.
-        folder: of the comparison.
-        features: in memory.
-        encoders: that made them.
+        recipe: training settings and measured tasks.
+        folder: folder of the comparison.
+        features: features in memory.
+        encoders: encoders of the features.
         tasks: prepared tasks by label.
         tell: callback for events.
     """
@@ -61,7 +61,7 @@ class Ground:
 
     @property
     def setting(self) -> Setting:
-        """Surroundings in which the tasks were prepared."""
+        """The setting in which the tasks were prepared."""
         recipe = self.recipe
         split = recipe.evaluation.split
         return Setting(self.encoders, recipe.features, self.tell, recipe.data, self.features, split)
@@ -72,17 +72,17 @@ class Cell:
     """A finished training with its figures.
 
     Attributes:
-        folder: where it lies.
-        seed: its seed.
-        groups: training groups.
-        plan: batch size, epochs and steps at most, and steps done.
-        parameters: trained ones.
-        seconds: of training, its evaluations on dev included.
-        memory: peak of the process' resident set in bytes while it trained; None where the system does not tell.
+        folder: folder of the cell.
+        seed: seed of the training.
+        groups: number of training groups.
+        plan: batch size, greatest numbers of epochs and steps, and number of finished steps.
+        parameters: number of trained parameters.
+        seconds: duration of training, including its evaluations on dev.
+        memory: peak resident set of the process during training, in bytes; None if the system does not provide it.
         dev: mean R@1 on dev of the best checkpoint.
         outcomes: outcome by label of the task.
         figures: values by measure; see `figures`.
-        fresh: trained or measured just now, not read.
+        fresh: true if trained or measured in this call, false if read.
     """
 
     folder: Path
@@ -98,7 +98,7 @@ class Cell:
     fresh: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; outcomes stay in their file."""
+        """Return plain JSON values; outcomes stay in their file."""
         given = {name: getattr(self, name) for name in ("seed", "groups", "plan", "parameters", "seconds", "memory")}
         return {**given, "dev_mean_recall@1": self.dev, "figures": dict(self.figures), "folder": self.folder.name}
 
@@ -107,7 +107,7 @@ def figures(tasks: Mapping[str, Task], outcomes: Mapping[str, Outcome]) -> dict[
     """Return the figures of outcomes by measure, `mean_recall@K` over directions among them.
 
     The measures of retrieval are `<direction>/recall@K`, those of another task `<label>/<space>/<measure>`, without the
-    space where there is only one.
+    space if there is only one.
     """
     values = {}
     for label, task in tasks.items():
@@ -142,47 +142,47 @@ def mean_recall(values: Mapping[str, Any], task: Task) -> dict[str, Any]:
 
 
 def find_or_train(ground: Ground, label: str, spec: MethodSpec, seed: int, groups: int | None = None) -> Cell:
-    """The cell of these settings, trained and measured unless that is done.
+    """Return the cell of these settings, which is trained and measured if necessary.
 
     Args:
-        ground: what all cells share.
-        label: what events call it.
-        spec: the method.
-        seed: of weights, batches, dropout, and of the subset.
-        groups: how many training groups; None for all. Subsets of one seed are nested, and the same for every method.
+        ground: common setting of all cells.
+        label: name of the cell in events.
+        spec: method of the cell.
+        seed: seed of weights, batches, dropout, and of the subset.
+        groups: number of training groups; None for all. Subsets of a seed are nested, and the same for every method.
 
     Raises:
-        TrainingError: as `lightcrl.training.loop.train`.
-        LockedError: this process was stopped, and another one has taken the cell over.
+        TrainingError: see `lightcrl.training.loop.train`.
+        LockedError: this process was stopped, and another process has taken the cell over.
     """
     recipe, features = ground.recipe, ground.features
     train_split = features.split("train")
     settings = recipe.training.suited(METHODS.load(spec.name)).identity()
     stores = [f"{modality} {store.fingerprint}" for modality, store in sorted(features.stores.items())]
     tuning = [recipe.model_dump(mode="json", include={"tuning"})] if recipe.tuning else []
-    # Where stores are not held, the memory allowed decides what is shuffled with what.
+    # For stores outside memory, the allowed memory determines the shuffling.
     windows = [] if all(store.memory for store in features.stores.values()) else [recipe.training.memory]
     identity = fingerprint([FORMAT, spec.name, spec.options, settings, seed, groups, stores, *tuning, *windows])
     subset = "" if groups is None else f"-{groups}"
     name = re.sub(r"[^\w.-]", ".", spec.name)
     folder = ground.folder / "cells" / f"{name}-seed{seed}{subset}-{identity[:10]}"
     measured = fingerprint([identity, recipe.evaluation.split, _tasks_identity(ground)])
-    if (known := _read(folder, measured)) is not None:
-        return known
+    if (cell := _read(folder, measured)) is not None:
+        return cell
     if groups is not None:
         order = np.random.default_rng([seed, len(train_split)]).permutation(train_split.usable)
         features = features.replace_split("train", train_split.subset(order[:groups]))
     with in_turn(folder, ground.tell) as hold:
         # Another comparison may have trained it in the meantime.
-        known = _read(folder, measured)
-        if known is None:
+        cell = _read(folder, measured)
+        if cell is None:
             held = replace(ground, features=features, tell=hold.guard(ground.tell))
-            known = _train(held, label, spec, seed, folder, measured)
-    return known
+            cell = _train(held, label, spec, seed, folder, measured)
+    return cell
 
 
 def _train(ground: Ground, label: str, spec: MethodSpec, seed: int, folder: Path, measured: str) -> Cell:
-    """Train and measure on all of the ground's features; the cell's files come last."""
+    """Train and measure on all features of the ground; the cell's files are written last."""
     recipe, features = ground.recipe, ground.features
 
     def report(event: Mapping[str, Any]) -> None:
@@ -192,7 +192,7 @@ def _train(ground: Ground, label: str, spec: MethodSpec, seed: int, folder: Path
     checkpoint, trained, features = train_method(recipe, spec, seed, folder, features, ground.encoders, report)
     memory = peak.read()
     tasks = ground.tasks
-    if checkpoint.towers:  # they see the tasks' items through encoders of their own
+    if checkpoint.towers:  # towers encode the tasks' items themselves
         tasks = comparison_tasks(recipe, ground.setting.as_trained(checkpoint, features))
     outcomes = {label: task.measure(checkpoint, folder / "tasks" / label) for label, task in tasks.items()}
     plan = trained.plan
@@ -226,7 +226,7 @@ def comparison_tasks(recipe: Recipe, setting: Setting) -> dict[str, Task]:
 
 
 def _tasks_identity(ground: Ground) -> list[Any] | None:
-    """All that decides the tasks' outcomes beside the model; None for retrieval on the recipe's split alone."""
+    """Return all settings that determine the tasks' outcomes, except the model; None for retrieval only."""
     others = {label: task for label, task in ground.tasks.items() if label != RETRIEVAL}
     return [[label, task.name, task.identity] for label, task in others.items()] or None
 
@@ -237,7 +237,7 @@ def _write(cell: Cell, measured: str) -> None:
 
 
 def write_outcomes(path: Path, outcomes: Mapping[str, Outcome]) -> None:
-    """Write outcomes by label into a file, which is whole or not there."""
+    """Write outcomes by label into a file, atomically."""
     arrays: dict[str, Any] = {}
     for label, outcome in outcomes.items():
         arrays |= {f"{label}/items/{space}": rows for space, rows in outcome.items.items()}
@@ -247,11 +247,11 @@ def write_outcomes(path: Path, outcomes: Mapping[str, Outcome]) -> None:
 
 
 def read_outcomes(path: Path) -> dict[str, Outcome]:
-    """Read what `write_outcomes` wrote.
+    """Read a file of `write_outcomes`.
 
     Raises:
         OSError: there is no such file.
-        ValueError: it is none of outcomes.
+        ValueError: the file does not contain outcomes.
     """
     outcomes: dict[str, Outcome] = {}
     with np.load(path, allow_pickle=False) as arrays:
@@ -266,19 +266,19 @@ def read_outcomes(path: Path) -> dict[str, Outcome]:
 def _read(folder: Path, measured: str) -> Cell | None:
     """Return a finished cell; None if it is not finished, or was measured on something else."""
     try:
-        known = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
         old = folder / "queries.npz"
         outcomes = _read_queries(old) if old.exists() else read_outcomes(folder / "outcomes.npz")
     except (OSError, ValueError, KeyError):
         return None
-    if known["measured"] != measured:
+    if content["measured"] != measured:
         return None
-    given = {name: known[name] for name in ("seed", "groups", "plan", "parameters", "seconds", "memory")}
-    return Cell(folder, **given, dev=known["dev_mean_recall@1"], outcomes=outcomes, figures=known["figures"])
+    given = {name: content[name] for name in ("seed", "groups", "plan", "parameters", "seconds", "memory")}
+    return Cell(folder, **given, dev=content["dev_mean_recall@1"], outcomes=outcomes, figures=content["figures"])
 
 
 def _read_queries(path: Path) -> dict[str, Outcome]:
-    """Retrieval's outcome from a file of version 0.1, which had ranks and groups alone."""
+    """Read retrieval's outcome from a file of version 0.1, which had only ranks and groups."""
     with np.load(path, allow_pickle=False) as arrays:
         names = dict.fromkeys(key.rpartition("/")[0] for key in arrays)
         rows = {name: np.column_stack([arrays[f"{name}/ranks"], arrays[f"{name}/groups"]]) for name in names}
@@ -286,12 +286,12 @@ def _read_queries(path: Path) -> dict[str, Outcome]:
 
 
 class _PeakMemory:
-    """The peak of the process' resident set from here on. Linux alone can forget an earlier peak."""
+    """The peak resident set of the process since the start of this object. Only Linux can reset an earlier peak."""
 
     def __init__(self) -> None:
         gc.collect()
         with suppress(AttributeError, OSError, TypeError):
-            # What earlier trainings left with the C library's allocator is none of this one's.
+            # Memory that earlier trainings left in the C library's allocator must not count.
             ctypes.CDLL(None).malloc_trim(0)
         try:
             Path("/proc/self/clear_refs").write_text("5")
@@ -300,9 +300,9 @@ class _PeakMemory:
             self._told = False
 
     def read(self) -> int | None:
-        """Bytes."""
+        """Return the peak in bytes."""
         if not self._told:
             return None
         status = Path("/proc/self/status").read_text(encoding="ascii")
-        found = re.search(r"VmHWM:\s+(\d+) kB", status)
-        return int(found[1]) * 1024 if found else None
+        match = re.search(r"VmHWM:\s+(\d+) kB", status)
+        return int(match[1]) * 1024 if match else None

@@ -1,4 +1,4 @@
-"""Who takes part: methods and variants of them, what each tries on dev, and on how many groups."""
+"""Entries of a comparison: methods and their variants, their tries on dev, and their numbers of groups."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SMALLEST = 125
 
 @dataclass(frozen=True)
 class Entry:
-    """A method that takes part.
+    """A method in a comparison.
 
     Attributes:
-        label: what tables call it.
+        label: name in tables.
         method: a member of `METHODS`, or `"package.module:Class"`.
-        options: on top of the method's defaults (of the recipe's options, for the recipe's method). Tuning leaves
-            them alone.
+        options: options on top of the method's defaults (for the recipe's method: of the recipe's options). Tuning does
+            not change them.
     """
 
     label: str
@@ -36,49 +36,49 @@ class Entry:
 
 
 def parse_entry(text: str) -> Entry:
-    """An entry from `name` or `name[key=value,key=value]`; the text is its label, values are TOML or plain words.
+    """Parse an entry from `name` or `name[key=value,key=value]`; the text is its label, values are TOML or plain words.
 
     >>> parse_entry("dfe[fusion=addition,heads=2]")
     Entry(label='dfe[fusion=addition,heads=2]', method='dfe', options={'fusion': 'addition', 'heads': 2})
 
     Raises:
-        RecipeError: it is neither.
+        RecipeError: the text has neither form.
     """
-    found = re.fullmatch(r"([^\[\]]+)(?:\[(.*)\])?", text.strip())
-    if not found:
+    match = re.fullmatch(r"([^\[\]]+)(?:\[(.*)\])?", text.strip())
+    if not match:
         raise RecipeError(f"cannot read the method {text!r}; expected name or name[key=value,key=value].")
     options = {}
-    for pair in _split(found[2] or ""):
+    for pair in _split(match[2] or ""):
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
             raise RecipeError(f"cannot read {pair!r} in {text!r}; expected name[key=value,key=value].")
         options[key.strip()] = _value(value.strip())
-    return Entry(text.strip(), found[1].strip(), options)
+    return Entry(text.strip(), match[1].strip(), options)
 
 
 def parse_entries(text: str) -> list[Entry]:
-    """Entries from a list with commas between them.
+    """Parse a list of entries with commas between them.
 
     >>> [entry.label for entry in parse_entries("linear, dfe[fusion=addition,heads=2]")]
     ['linear', 'dfe[fusion=addition,heads=2]']
 
     Raises:
-        RecipeError: as `parse_entry`.
+        RecipeError: see `parse_entry`.
     """
     return [parse_entry(part) for part in _split(text)]
 
 
 def default_entries(recipe: Recipe) -> list[Entry]:
-    """The recipe's method, then all other methods of this library."""
+    """Return the recipe's method, then all other methods of this library."""
     return [Entry(name, name) for name in dict.fromkeys((recipe.method.name, *METHODS))]
 
 
 def method_spec(entry: Entry, recipe: Recipe, tried: Mapping[str, Any] | None = None) -> MethodSpec:
-    """The method with all its options: defaults or the recipe's, then what is tried, then the entry's own.
+    """Return the method with all its options: defaults or the recipe's, then tried options, then the entry's own.
 
     Raises:
         UnknownNameError: there is no such method.
-        RecipeError: it has no such option, or not of that value.
+        RecipeError: the method has no such option, or the value is invalid.
     """
     base = recipe.method.options if entry.method == recipe.method.name else {}
     options = {**base, **(tried or {}), **entry.options}
@@ -87,28 +87,28 @@ def method_spec(entry: Entry, recipe: Recipe, tried: Mapping[str, Any] | None = 
 
 
 def tries(entry: Entry, recipe: Recipe, tune: bool) -> list[tuple[dict[str, Any], MethodSpec]]:
-    """What the entry tries on dev: options of the method's grid, and the method with them; no two alike.
+    """Return the entry's distinct tries on dev: options of the method's grid, and the method with them.
 
     Raises:
         UnknownNameError: there is no such method.
-        RecipeError: it has no such option, or not of that value.
+        RecipeError: the method has no such option, or the value is invalid.
     """
     grid: Sequence[Mapping[str, Any]] = METHODS.load(entry.method).grid if tune else ({},)
-    found: list[tuple[dict[str, Any], MethodSpec]] = []
+    distinct: list[tuple[dict[str, Any], MethodSpec]] = []
     for tried in grid:
         own = {key: value for key, value in tried.items() if key not in entry.options}
         spec = method_spec(entry, recipe, own)
-        if spec not in [other for _, other in found]:
-            found.append((own, spec))
-    return found
+        if spec not in [other for _, other in distinct]:
+            distinct.append((own, spec))
+    return distinct
 
 
 def check_entries(entries: Sequence[Entry], recipe: Recipe) -> None:
-    """Say what is wrong with the entries before anything is encoded.
+    """Validate the entries before anything is encoded.
 
     Raises:
         UnknownNameError: there is no such method.
-        RecipeError: fewer than two, two of one label, or unknown options.
+        RecipeError: there are fewer than two entries, two with the same label, or unknown options.
     """
     labels = [entry.label for entry in entries]
     if len(labels) < 2:
@@ -123,9 +123,9 @@ def check_entries(entries: Sequence[Entry], recipe: Recipe) -> None:
 def subset_sizes(
     wanted: Sequence[int] | str, entries: Iterable[Entry], recipe: Recipe, features: Features
 ) -> list[int]:
-    """Numbers of training groups, ascending, all of them last.
+    """Return numbers of training groups, ascending, with the number of all groups last.
 
-    `"auto"`: 125, 250, 500, ... as far as there are more groups and the settings allow.
+    `"auto"`: 125, 250, 500, ... while there are more groups and the settings allow it.
 
     Raises:
         TrainingError: a subset is larger than the data, or smaller than a batch.
@@ -158,7 +158,7 @@ def subset_sizes(
 
 
 def _split(text: str) -> list[str]:
-    """At commas outside of brackets and quotes."""
+    """Split a text at commas outside of brackets and quotes."""
     parts = re.findall(r"""(?:[^,\[\]"']|"[^"]*"|'[^']*'|\[(?:[^\[\]]|\[[^\]]*\])*\])+|[\[\]"']""", text)
     return [part for part in (part.strip() for part in parts) if part]
 

@@ -1,4 +1,4 @@
-"""From outcomes of several models and seeds to figures with their draws, the same units drawn for all."""
+"""Figures and their draws from outcomes of several models and seeds, with the same units drawn for all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def judge(task: Task, outcomes: Mapping[str, Sequence[Outcome]], samples: int = 
 
     Args:
         task: task of the outcomes.
-        outcomes: by label, one or more, one for each seed.
+        outcomes: one outcome for each seed, by label.
         samples: number of draws.
     """
     figures = {
@@ -38,7 +38,7 @@ def judge(task: Task, outcomes: Mapping[str, Sequence[Outcome]], samples: int = 
             weighted = [each(weights) for each in by_seed]
             for measure in weighted[0]:
                 drawn[label, space, measure].append(np.mean([each[measure] for each in weighted], axis=0))
-    # Trainings of different models are independent: each has draws of its own for the seeds' error.
+    # Trainings of different models are independent: each has its own draws of the seeds' error.
     numbers = {label: number for number, label in enumerate(outcomes)}
     judged: dict[str, dict[str, dict[str, Draws]]] = defaultdict(lambda: defaultdict(dict))
     for (label, space, measure), parts in drawn.items():

@@ -1,4 +1,4 @@
-"""Which items meet in a batch: a pure function of the split, the seed and the epoch."""
+"""Composition of batches: a pure function of the split, the seed and the epoch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lightcrl.tokens import TokenBatch
 
 @dataclass(frozen=True)
 class Batch:
-    """Items of one step, by modality.
+    """The items of a step, by modality.
 
     Attributes:
         rows: rows of the feature store [N_m].
         groups: group numbers [N_m]; equal numbers are positives of each other.
-        window: pass and number of the window that it was drawn from; batches of one window are read together.
-        tokens: stored tokens, once they have been read: of this process' share of the rows.
+        window: pass and number of the window of the batch; batches of a window are read together.
+        tokens: stored tokens of this process' share of the rows, once they have been read.
     """
 
     rows: dict[str, np.ndarray]
@@ -31,11 +31,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Window:
-    """How groups are shuffled that do not fit into memory: in blocks of neighbours, which are read in one go.
+    """A way to shuffle groups that do not fit into memory: in blocks of neighbours, each read at once.
 
     Attributes:
-        block: groups that stay together on their way into a window.
-        batches: drawn from a window, whose groups are shuffled in full.
+        block: number of groups that stay together on their way into a window.
+        batches: number of batches per window, whose groups are shuffled completely.
     """
 
     block: int
@@ -45,16 +45,16 @@ class Window:
 def epoch_batches(
     split: Split, batch_size: int, items_per_group: int, seed: int, epoch: int, window: Window | None = None
 ) -> Iterator[Batch]:
-    """The batches of one epoch.
+    """Yield the batches of an epoch.
 
-    An epoch makes as many passes over the groups as the richest has items, a group taking part as long as it has items
-    that the epoch has not shown; so every item of the richest modality is shown once, with another item of the others.
-    A pass is cut into batches of nearly equal size, so that no batch is tiny. Groups with items of a single modality
-    take no part, nor does a group that is alone in its pass: there is nothing to tell it from.
+    An epoch makes as many passes over the groups as the richest group has items; a group takes part as long as it has
+    items that the epoch has not shown. So every item of the richest modality is shown once, with another item of the
+    other modalities. A pass is cut into batches of nearly equal size, so that no batch is tiny. Groups with items of a
+    single modality take no part, nor does a group that is alone in its pass: it has no negatives.
 
-    A pass shuffles all its groups; with a `window` it shuffles blocks of neighbouring groups, lays them end to end, and
-    shuffles the groups of so many batches at a time. The groups of a batch then stand in order of the stores: the first
-    of several processes embeds the first of them, and so reads a part of the window that is its own.
+    A pass shuffles all its groups. With a `window` it shuffles blocks of neighbouring groups, concatenates them, and
+    shuffles the groups of `window.batches` batches at a time. The groups of a batch are then in the order of the
+    stores, so that each of several processes embeds, and reads, its own part of the window.
     """
     generator = np.random.default_rng([seed, epoch])
     turns = _turns(split, items_per_group)
@@ -73,14 +73,14 @@ def epoch_batches(
 
 
 def count_batches(split: Split, batch_size: int, items_per_group: int) -> int:
-    """How many batches `epoch_batches` gives, the same for every epoch."""
+    """Return the number of batches of `epoch_batches`, the same for every epoch."""
     turns = _turns(split, items_per_group)
     present = [int((turns > turn).sum()) for turn in range(int(turns.max(initial=0)))]
     return sum(_pieces(groups, batch_size) for groups in present if groups >= 2)
 
 
 def _shuffled(members: Members, generator: np.random.Generator) -> np.ndarray:
-    """[L] each group's items in a random order, in one array beside the groups' starts."""
+    """Return each group's items in random order, [L], in an array with the groups' starts."""
     keys = generator.random(len(members.rows))
     if members.counts.max(initial=0) <= 1:
         return members.rows
@@ -90,7 +90,7 @@ def _shuffled(members: Members, generator: np.random.Generator) -> np.ndarray:
 def _by_blocks(
     present: np.ndarray, pieces: int, window: Window, generator: np.random.Generator
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The groups of each of `pieces` batches, with the number of the window that they come from."""
+    """Yield the groups of each of `pieces` batches, with the number of their window."""
     starts = generator.permutation(np.arange(0, len(present), window.block))
     order = np.concatenate([present[start : start + window.block] for start in starts])
     ends = np.cumsum([0, *(len(part) for part in np.array_split(order, pieces))])
@@ -103,7 +103,7 @@ def _by_blocks(
 
 
 def _turns(split: Split, items_per_group: int) -> np.ndarray:
-    """[G] in how many passes of an epoch each group takes part."""
+    """Return the number of passes of an epoch in which each group takes part, [G]."""
     most, turns = np.zeros(len(split), np.int32), np.zeros(len(split), np.int32)
     for members in split.members.values():
         np.maximum(most, members.counts, out=most)
@@ -113,7 +113,7 @@ def _turns(split: Split, items_per_group: int) -> np.ndarray:
 
 
 def _pieces(groups: int, batch_size: int) -> int:
-    """Into how many batches a pass of two groups or more is cut, none of them with fewer than two."""
+    """Return the number of batches of a pass over two groups or more, each with at least two groups."""
     return max(1, min(round(groups / batch_size), groups // 2))
 
 
@@ -134,17 +134,17 @@ def _batch(split: Split, shuffled: dict[str, np.ndarray], groups: np.ndarray, tu
 def _merge_shared(rows: dict[str, np.ndarray], owners: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Give groups that share an item in this batch (two images of one caption) the same number: they are positives."""
     links = []
-    for modality, found in rows.items():
-        order = np.argsort(found, kind="stable")
-        same = np.flatnonzero(found[order][1:] == found[order][:-1])
+    for modality, items in rows.items():
+        order = np.argsort(items, kind="stable")
+        same = np.flatnonzero(items[order][1:] == items[order][:-1])
         links.append(np.stack([owners[modality][order[same]], owners[modality][order[same + 1]]], 1))
     pairs = np.concatenate(links) if links else np.zeros((0, 2), dtype=np.int64)
     if not len(pairs):
         return owners
     names, places = np.unique(pairs, return_inverse=True)
     least = names[least_connected(len(names), places.reshape(pairs.shape))]
-    known = dict(zip(names.tolist(), least.tolist(), strict=True))
+    number_of = dict(zip(names.tolist(), least.tolist(), strict=True))
     return {
-        modality: np.array([known.get(group, group) for group in groups.tolist()], dtype=np.int64)
+        modality: np.array([number_of.get(group, group) for group in groups.tolist()], dtype=np.int64)
         for modality, groups in owners.items()
     }

@@ -1,4 +1,4 @@
-"""What the data set and the encoders tell of a training before any item is encoded: refused now, not after hours."""
+"""Checks of a training against the data set and the encoders before any item is encoded, not hours later."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def check_early(
     tuning: Mapping[str, TuningSpec],
     evaluated: str,
 ) -> None:
-    """Refuse what would fail once all items are encoded, as far as that is certain.
+    """Refuse a training that is certain to fail after encoding.
 
     Args:
-        dataset: of which encoding may still set items aside, so that it has at least what training will have.
-        encoders: by modality.
-        methods: all that are to be trained.
-        training: how.
-        tuning: by modality, how its encoder is trained too.
+        dataset: groups and items; encoding may still set items aside, so training has at most these.
+        encoders: encoders by modality.
+        methods: all methods to train.
+        training: training settings.
+        tuning: settings of the trained encoders, by modality.
         evaluated: the split that is measured.
 
     Raises:
-        EmptyDatasetError: that split has no groups.
-        EncoderError: an encoder that cannot be trained, or not in this way.
-        MissingExtraError: adapters without their package.
-        ModalityError: a name that a method cannot have, or lacks.
-        TrainingError: too few groups for the batch, or a method that cannot be made here.
+        EmptyDatasetError: the evaluated split has no groups.
+        EncoderError: an encoder cannot be trained, or not in this way.
+        MissingExtraError: the package for adapters is missing.
+        ModalityError: a modality's name is not allowed in a method, or is missing there.
+        TrainingError: there are too few groups for the batch, or a method cannot be made on this machine.
     """
     if evaluated not in dataset.splits:
         raise EmptyDatasetError(
@@ -59,7 +59,7 @@ def check_early(
 
 
 def split_of(dataset: Dataset, name: str) -> Split:
-    """The groups of a split with item numbers in the place of rows, as if every item could be encoded."""
+    """Return the groups of a split with item numbers in place of rows, as if every item could be encoded."""
     chosen = np.array([split == name for split in dataset.splits], dtype=bool)
     number = np.cumsum(chosen) - 1
     members = {}
@@ -70,17 +70,17 @@ def split_of(dataset: Dataset, name: str) -> Split:
 
 
 def check_method(spec: MethodSpec, encoders: Mapping[str, Encoder]) -> None:
-    """Make a method of this library without memory for its weights; one of the user's own is left alone.
+    """Make a method of this library without memory for its weights; skip a user's own method.
 
     Raises:
-        ModalityError: as its constructor.
-        TrainingError: its sizes are beyond what can be made, or its weights beyond the machine's memory.
+        ModalityError: see the method's constructor.
+        TrainingError: its sizes are impossible, or its weights exceed the machine's memory.
     """
     if ":" in spec.name:
         return
     try:
-        shapes = {name: TokenSpec(found.dim, found.slots, found.sequence) for name, found in encoders.items()}
-    except EncoderError:  # the user's own, whose width shows when it encodes
+        shapes = {name: TokenSpec(encoder.dim, encoder.slots, encoder.sequence) for name, encoder in encoders.items()}
+    except EncoderError:  # a user's own encoder, whose width is known only when it encodes
         return
     try:
         with torch.device("meta"):

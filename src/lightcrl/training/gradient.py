@@ -1,8 +1,8 @@
-"""The gradient of one batch, whatever the features come from: stored ones, or raw items through a tower.
+"""The gradient of a batch, from stored features or from raw items through a tower.
 
 With a tower, the batch goes through it in chunks, and the gradient is still that of the whole batch (GradCache, arXiv
-2101.06983): embeddings are made chunk by chunk without a graph, the loss gives the gradient of each of them, and every
-chunk is embedded once more to pass its own on.
+2101.06983): embeddings are computed chunk by chunk without a graph, the loss gives the gradient of each embedding, and
+every chunk is embedded once more to propagate its gradient.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from lightcrl.training.spec import TrainingSpec
 A = TypeVar("A")
 B = TypeVar("B")
 
-# Items that go through a tower at once, at least.
+# Least number of items per pass through a tower.
 CHUNK = 64
 
 
@@ -45,10 +45,10 @@ class Stepper:
 
     Attributes:
         method: the network.
-        features: where frozen modalities come from.
+        features: source of the frozen modalities.
         live: modalities with a tower.
         accelerator: device, precision, processes.
-        spec: how to train.
+        spec: training settings.
     """
 
     method: Method
@@ -58,59 +58,59 @@ class Stepper:
     spec: TrainingSpec
 
     def modules(self) -> dict[str, nn.Module]:
-        """All that is trained: the method under the empty name, each tower under `towers.<modality>.`."""
+        """Return all trained modules: the method under the empty name, each tower under `towers.<modality>.`."""
         towers = {f"towers.{name}.": store.tower.network for name, store in sorted(self.live.items())}
         return {"": self.method, **towers}
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Trained parameters by name."""
+        """Return trained parameters by name."""
         for prefix, module in self.modules().items():
             for name, parameter in module.named_parameters():
                 if parameter.requires_grad:
                     yield prefix + name, parameter
 
     def train(self, mode: bool = True) -> None:
-        """Put the method and the towers in or out of training mode."""
+        """Switch training mode of the method and the towers on or off."""
         for module in (self.method, *(store.tower for store in self.live.values())):
             module.train(mode)
 
     def read(self, batches: Iterable[Batch], *, whole: bool = False, stored: bool = False) -> Iterator[Batch]:
-        """The batches with their stored tokens, gathered while the batch before is in use.
+        """Yield the batches with their stored tokens, which are gathered while the previous batch is in use.
 
-        Tokens are those of this process' share of each batch, unless it is to have the `whole`. Modalities with a tower
-        have none, unless what its first weights gave is wanted: `stored`.
+        The tokens are those of this process' share of each batch, or of the `whole` batch. Modalities with a tower have
+        none, unless `stored` asks for the outputs of its initial weights.
         """
         live = frozenset(() if stored else self.live)
         return _ahead(lambda batch: self._gathered(batch, whole, live), self._windows(batches, whole, live))
 
     def _gathered(self, batch: Batch, whole: bool, live: frozenset[str]) -> Batch:
-        found = dict(batch.tokens)
-        for name in batch.rows.keys() - found.keys() - live:
+        tokens = dict(batch.tokens)
+        for name in batch.rows.keys() - tokens.keys() - live:
             rows = self._rows(batch.rows[name], whole)
-            found[name] = self.features.store(name).gather(rows, sequence=self.method.sequences)
+            tokens[name] = self.features.store(name).gather(rows, sequence=self.method.sequences)
         if self.accelerator.device.type == "cuda":
-            found = {name: tokens.pinned() for name, tokens in found.items()}
-        return replace(batch, tokens=found)
+            tokens = {name: stored.pinned() for name, stored in tokens.items()}
+        return replace(batch, tokens=tokens)
 
     def _windows(self, batches: Iterable[Batch], whole: bool, live: frozenset[str]) -> Iterator[Batch]:
-        """The batches; of stores that are not in memory with their tokens, a window read while another is in use."""
+        """Yield the batches, with tokens from stores outside memory; the next window is read while one is in use."""
         if all(store.memory for name, store in self.features.stores.items() if name not in live):
             yield from batches
             return
         windows = (list(window) for _, window in groupby(batches, key=attrgetter("window")))
         for window, excerpts in _ahead(lambda window: (window, self._excerpts(window, whole, live)), windows):
             yield from self._filled(window, excerpts, whole)
-            # The next window is read while one is in use, and no third is held.
+            # The next window is read while one is in use; a third window is never held.
             del window, excerpts
 
     def _excerpts(self, window: Sequence[Batch], whole: bool, live: frozenset[str]) -> dict[str, Excerpt]:
-        """What the batches of a window need of every store that is not in memory."""
-        found = {}
+        """Read the rows that the batches of a window need from every store outside memory."""
+        excerpts = {}
         for name, store in self.features.stores.items():
             rows = [self._rows(batch.rows[name], whole) for batch in window if name in batch.rows]
             if rows and isinstance(store, FeatureStore) and not store.memory and name not in live:
-                found[name] = store.read(np.concatenate(rows), sequence=self.method.sequences)
-        return found
+                excerpts[name] = store.read(np.concatenate(rows), sequence=self.method.sequences)
+        return excerpts
 
     def _filled(self, window: Sequence[Batch], excerpts: Mapping[str, Excerpt], whole: bool) -> Iterator[Batch]:
         for batch in window:
@@ -118,34 +118,34 @@ class Stepper:
             yield replace(batch, tokens={name: excerpts[name].gather(chosen) for name, chosen in rows.items()})
 
     def stored(self, batch: Batch, done: float) -> Step:
-        """The stored features of a batch that `read` gave."""
+        """Return the stored features of a batch from `read`."""
         return Step({name: self._stored(name, batch) for name in batch.rows}, self._groups(batch), done)
 
     def loss(self, batch: Batch, done: float, seed: int) -> Tensor:
-        """The loss of a batch, all of whose activations are kept; `seed` is that of what is random in towers."""
+        """Return the loss of a batch with all its activations; `seed` is the seed of the towers' randomness."""
         inputs = self._inputs(batch, seed)
         with self.accelerator.autocast():
-            step = Step({name: self._tokens(name, found) for name, found in inputs.items()}, self._groups(batch), done)
+            step = Step({name: self._tokens(name, given) for name, given in inputs.items()}, self._groups(batch), done)
             if self.method.training:
                 step = self.method.augment(step)
             embeddings: dict[str, Tensor] = {name: self.method(name, tokens) for name, tokens in step.tokens.items()}
         return self._objective(embeddings, batch, step)
 
     def backward(self, batch: Batch, done: float, seed: int) -> Tensor:
-        """The loss of a batch, its gradient added to every parameter's."""
+        """Return the loss of a batch, and add its gradient to every parameter's."""
         if not self.live or all(len(rows) <= self.chunk for rows in batch.rows.values()):
             loss = self.loss(batch, done, seed)
             self.accelerator.backward(loss)
         else:
             loss = self._backward_in_chunks(batch, done, seed)
         if self.accelerator.num_processes > 1:
-            # Every process has the whole gradient of logit scale and bias already.
+            # Every process already has the whole gradient of logit scale and bias.
             sum_gradients(parameter for name, parameter in self.parameters() if not name.startswith("logit_"))
         return loss.detach()
 
     @property
     def chunk(self) -> int:
-        """Items of a modality that go through a tower at once."""
+        """Return the number of items of a modality per pass through a tower."""
         if self.spec.chunk != "auto":
             return int(self.spec.chunk)
         return max(CHUNK, *(store.tower.encoder.batch_size for store in self.live.values()))
@@ -154,14 +154,14 @@ class Stepper:
         inputs = self._inputs(batch, seed)
         chunks = [
             (name, slice(start, start + self.chunk), number)
-            for number, (name, found) in enumerate(sorted(inputs.items()))
-            for start in range(0, len(found), self.chunk)
+            for number, (name, given) in enumerate(sorted(inputs.items()))
+            for start in range(0, len(given), self.chunk)
         ]
 
         def embed(name: str, place: slice, number: int) -> Tensor:
             torch.manual_seed(mix(seed, number, place.start))
-            found = inputs[name]
-            part = found.rows(place) if isinstance(found, TokenBatch) else found[place]
+            given = inputs[name]
+            part = given.rows(place) if isinstance(given, TokenBatch) else given[place]
             with self.accelerator.autocast():
                 embedding: Tensor = self.method(name, self._tokens(name, part))
             return embedding
@@ -170,7 +170,7 @@ class Stepper:
             parts: dict[str, list[Tensor]] = {}
             for name, place, number in chunks:
                 parts.setdefault(name, []).append(embed(name, place, number))
-        embeddings = {name: torch.cat(found).requires_grad_() for name, found in parts.items()}
+        embeddings = {name: torch.cat(given).requires_grad_() for name, given in parts.items()}
         loss = self._objective(embeddings, batch, Step({}, self._groups(batch), done))
         self.accelerator.backward(loss)
         for name, place, number in chunks:
@@ -185,7 +185,7 @@ class Stepper:
         return self.method.objective(_loss(self.spec), embeddings, step)
 
     def _inputs(self, batch: Batch, seed: int) -> dict[str, Any]:
-        """By modality, stored tokens, or prepared items for the tower."""
+        """Return stored tokens, or prepared items for the tower, by modality."""
         generator = np.random.default_rng(seed) if self.method.training else None
         return {
             name: self.live[name].prepare(self._rows(rows), generator)
@@ -194,8 +194,8 @@ class Stepper:
             for name, rows in batch.rows.items()
         }
 
-    def _tokens(self, name: str, found: Any) -> TokenBatch:
-        tokens: TokenBatch = self.live[name].tower(found) if name in self.live else found
+    def _tokens(self, name: str, given: Any) -> TokenBatch:
+        tokens: TokenBatch = self.live[name].tower(given) if name in self.live else given
         return tokens
 
     def _stored(self, name: str, batch: Batch) -> TokenBatch:
@@ -212,7 +212,7 @@ class Stepper:
 
 
 def _ahead(work: Callable[[A], B], things: Iterable[A]) -> Iterator[B]:
-    """What `work` makes of each thing, in order: the next one's in a thread while one is in use."""
+    """Yield the results of `work` in order; the next result is computed in a thread while one is in use."""
     with ThreadPoolExecutor(1, "ahead") as reader:
         coming = None
         for thing in things:
@@ -227,7 +227,7 @@ def _ahead(work: Callable[[A], B], things: Iterable[A]) -> Iterator[B]:
 def parameter_groups(
     method: Method, spec: TrainingSpec, live: Mapping[str, LiveStore] | None = None
 ) -> list[dict[str, Any]]:
-    """Groups for AdamW: weight decay for matrices alone; `share` is a group's learning rate by that of the method."""
+    """Return groups for AdamW: weight decay for matrices only; `share` is a group's rate relative to the method's."""
     kinds: list[tuple[nn.Module, float, float]] = [(method, float(spec.weight_decay), 1.0)]
     for _, store in sorted((live or {}).items()):
         tuning, weights = store.tower.spec, store.tower.encoder.spec.weights
@@ -243,7 +243,7 @@ def parameter_groups(
 
 
 def mix(*numbers: int) -> int:
-    """A seed from several numbers."""
+    """Combine several numbers into a seed."""
     return int(fingerprint(list(numbers))[:15], 16)
 
 

@@ -1,4 +1,4 @@
-"""log.jsonl, one line a step and one an evaluation, and TensorBoard beside it."""
+"""log.jsonl, with a line for each step and evaluation, and TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lightcrl.files.local import clear_errors, whole_file
 
 
 class Log:
-    """log.jsonl, cut back to where the run goes on from, and TensorBoard beside it."""
+    """log.jsonl, cut back to the point of resumption, and TensorBoard."""
 
     def __init__(self, folder: Path, step: int, tensorboard: bool, report: Tell, *, active: bool = True) -> None:
-        """Open the log; one that is not active writes nothing."""
+        """Open the log; an inactive log writes nothing."""
         self._active = active
         if not active:
             return
@@ -38,7 +38,7 @@ class Log:
             self._writer.close()
 
     def write(self, event: Mapping[str, Any]) -> None:
-        """Add a line."""
+        """Write an event."""
         if not self._active:
             return
         with clear_errors(self._path):
@@ -52,7 +52,7 @@ class Log:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Whole lines: a killed run may leave half of one."""
+    """Yield complete lines: a killed run may leave an incomplete line."""
     with path.open(encoding="utf-8") as stream:
         for line in stream:
             if line.endswith("\n"):
@@ -60,7 +60,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _happened(event: Mapping[str, Any], step: int) -> bool:
-    """Whether an event lies before the step that the run goes on with."""
+    """True if an event lies before the step at which the run resumes."""
     at: int = event.get("step", -1)
     return at < step or (at == step and event["event"] == "evaluation")
 
@@ -74,5 +74,5 @@ def _tensorboard(folder: Path, step: int) -> Any:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The events of a run's log.jsonl."""
+    """Return the events of a run's log.jsonl."""
     return [json.loads(line) for line in _lines(folder / "log.jsonl")]

@@ -1,11 +1,11 @@
-"""The training loop. There is one, for every method and loss.
+"""The training loop, the only one for all methods and losses.
 
-Every random draw is a function of the seed and the step (or epoch), so a run can go on from any step as if it had never
-stopped. The folder it writes:
+Every random draw is a function of the seed and the step (or epoch), so a resumed run equals an uninterrupted run. The
+loop writes a folder:
 
-    best/       the checkpoint that dev says is the best
-    last/       the latest checkpoint, with state.safetensors: the optimiser's moments and where the run stands
-    log.jsonl   one line a step and one an evaluation
+    best/       the checkpoint with the best dev figure
+    last/       the latest checkpoint, with state.safetensors: the optimiser's moments and the progress of the run
+    log.jsonl   a line for each step and for each evaluation
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ from lightcrl.training.plan import Plan, learning_rate, make_accelerator, make_p
 from lightcrl.training.settings import identity, words
 from lightcrl.training.spec import TrainingSpec
 
-# A long epoch is saved in its midst after this many seconds.
+# Seconds after which a long epoch is saved before its end.
 SAVE_SECONDS = 120.0
-# Items from which a stem takes its means and deviations.
+# Number of items from which a stem computes its means and deviations.
 STATISTICS_ITEMS = 16_384
 
 
 @dataclass
 class Progress:
-    """Where a run stands; kept in last/ and read back when it goes on.
+    """The progress of a run; kept in last/ and read back on resumption.
 
     Attributes:
-        step: steps done.
-        epoch: the epoch that the next step belongs to.
+        step: number of finished steps.
+        epoch: epoch of the next step.
         best: best dev mean R@1 so far.
-        best_epoch: when that was.
-        stale: evaluations since.
-        rate_factor: what the plateau schedule has made of the learning rate.
+        best_epoch: epoch of the best figure.
+        stale: number of evaluations since then.
+        rate_factor: factor of the learning rate from the plateau schedule.
         plateau_best: lowest dev loss so far.
-        plateau_stale: epochs since.
-        seconds: spent in training and its evaluations.
-        finished: the run is over.
+        plateau_stale: number of epochs since then.
+        seconds: duration of training and its evaluations.
+        finished: true if the run is over.
     """
 
     step: int = 0
@@ -82,11 +82,11 @@ class Trained:
     """A finished training.
 
     Attributes:
-        folder: with best/, last/ and log.jsonl.
+        folder: folder with best/, last/ and log.jsonl.
         result: dev figures of the best checkpoint.
-        progress: where it ended.
-        plan: what it was to do.
-        resumed_at: the step that it went on from; 0 for an undisturbed run.
+        progress: final progress.
+        plan: plan of the training.
+        resumed_at: step at which the run resumed; 0 for an uninterrupted run.
     """
 
     folder: Path
@@ -98,11 +98,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a look at dev says.
+    """The result of an evaluation on dev.
 
     Attributes:
-        figures: for the log; the first decides which checkpoint is best.
-        result: all figures, made when they are wanted.
+        figures: figures for the log; the first decides the best checkpoint.
+        result: function that computes all figures.
     """
 
     figures: Mapping[str, float]
@@ -110,11 +110,11 @@ class Judgement:
 
 
 Judge = Callable[[Method, Features, int], Judgement]
-"""Measures a method after so many epochs."""
+"""A function that evaluates a method after a number of epochs."""
 
 
 def by_retrieval(method: Method, features: Features, epoch: int) -> Judgement:
-    """Mean R@1 over all directions on dev, which all processes embed together."""
+    """Return mean R@1 over all directions on dev, which all processes embed together."""
     vectors, links = embed_together(method, features, features.split("dev"))
     retrieval = Retrieval(links)
     return Judgement({"dev_mean_recall@1": retrieval.mean_recall(vectors)}, lambda: retrieval(vectors))
@@ -131,19 +131,19 @@ def train(
     live: Mapping[str, LiveStore] | None = None,
     judge: Judge = by_retrieval,
 ) -> Trained:
-    """Train the checkpoint's method on the `train` split, choose by what `judge` says of dev, keep best and last.
+    """Train the checkpoint's method on the `train` split, choose by `judge` on dev, keep best and last checkpoint.
 
-    A folder that holds an unfinished run of the same settings is gone on with; a finished one is returned as it is.
+    If the folder holds an unfinished run of the same settings, training resumes; a finished run is returned.
 
     Args:
-        checkpoint: holds the method, trained in place (left with its best weights), and what best/ has to say of it.
-        features: with splits `train` and `dev`.
-        spec: how to train.
-        folder: of the run.
-        seed: of weights, batches and dropout.
-        report: called with every line of log.jsonl.
-        live: modalities whose encoder is trained too, in the place of their stores.
-        judge: how dev is measured.
+        checkpoint: checkpoint whose method is trained in place (it ends with its best weights); a template for best/.
+        features: features with the splits `train` and `dev`.
+        spec: training settings.
+        folder: folder of the run.
+        seed: seed of weights, batches and dropout.
+        report: function that is called with every line of log.jsonl.
+        live: modalities with a trained encoder, in place of their stores.
+        judge: evaluation on dev.
 
     Raises:
         TrainingError: there is too little data for these settings.
@@ -185,8 +185,8 @@ def train(
         if resumed_at == 0:
             _initialise(method, features, train_split, seed)
         if not progress.finished:
-            # The method is not "prepared": that would leave its forward in the training's precision for good, and
-            # gradients of several processes are added up in `Stepper.backward`, over the whole batch's loss.
+            # The method is not "prepared": that would leave its forward pass in the training's precision for good, and
+            # `Stepper.backward` sums the gradients of several processes, over the whole batch's loss.
             optimizer = accelerator.prepare_optimizer(optimizer)
             seen = features.replace_stores(live)
             loop = _Loop(checkpoint, stepper, optimizer, judge, seen, train_split, dev_split, plan, seed)
@@ -230,7 +230,7 @@ class _Loop:
             start = saved = time.monotonic()
             earlier = progress.seconds
             if progress.step == 0 and self.method.solves:
-                # What is solved reads what encoders gave with their first weights, those of towers too.
+                # The closed form reads stored outputs of the encoders, also those of towers with their initial weights.
                 epoch = self.stepper.read(self.epoch(self.train_split, 0), whole=True, stored=True)
                 self.method.solve(self.stepper.stored(batch, 0.0) for batch in epoch)
             while not progress.finished:
@@ -258,7 +258,7 @@ class _Loop:
         return epoch_batches(split, plan.batch_size, plan.items_per_group, self.seed, number, plan.window)
 
     def step(self, batch: Batch, progress: Progress) -> dict[str, Any]:
-        """One update; returns its line of the log."""
+        """Do an update and return its line of the log."""
         seed = mix(self.seed, progress.step, self.accelerator.process_index)
         torch.manual_seed(seed)
         rate = learning_rate(self.spec, progress.step, self.plan.steps) * progress.rate_factor
@@ -287,13 +287,13 @@ class _Loop:
         }
 
     def evaluate(self, folder: Path, progress: Progress) -> dict[str, Any]:
-        """Measure on dev, keep the checkpoint if it is the best; returns the line of the log."""
-        found = self.judge(self.method, self.features, progress.epoch)
-        score = next(iter(found.figures.values()))
-        event = {"event": "evaluation", "step": progress.step, "epoch": progress.epoch, **found.figures}
+        """Measure on dev, keep the checkpoint if it is the best, and return the line of the log."""
+        judgement = self.judge(self.method, self.features, progress.epoch)
+        score = next(iter(judgement.figures.values()))
+        event = {"event": "evaluation", "step": progress.step, "epoch": progress.epoch, **judgement.figures}
         if score > progress.best:
             progress.best, progress.best_epoch, progress.stale = score, progress.epoch, 0
-            self.checkpoint.figures = {"split": "dev", **found.result().to_json()}
+            self.checkpoint.figures = {"split": "dev", **judgement.result().to_json()}
             if self.accelerator.is_main_process:
                 self.keep_towers()
                 self.checkpoint.save(folder / "best")
@@ -315,7 +315,7 @@ class _Loop:
         return sum(values) / len(values)
 
     def plateau(self, progress: Progress, dev_loss: float) -> None:
-        """As torch's ReduceLROnPlateau with a relative threshold of 1e-4, kept where it can be resumed."""
+        """Update the rate like torch's ReduceLROnPlateau with a relative threshold of 1e-4, in resumable state."""
         if dev_loss < progress.plateau_best * (1 - 1e-4):
             progress.plateau_best, progress.plateau_stale = dev_loss, 0
         else:
@@ -339,13 +339,13 @@ class _Loop:
             (fresh / "state.safetensors").write_bytes(save(moments, metadata={"state": state}))
 
     def keep_towers(self) -> None:
-        """Give the checkpoint what the towers have become."""
+        """Store the trained towers in the checkpoint."""
         for name, store in self.stepper.live.items():
             self.checkpoint.towers[name] = Tuned(store.tower.spec, store.tower.tuned())
 
 
 def _initialise(method: Method, features: Features, split: Split, seed: int) -> None:
-    """Give the stems the means and deviations of a sample of the training split."""
+    """Set the stems' means and deviations from a sample of the training split."""
     generator = torch.Generator().manual_seed(seed)
     for modality, members in split.members.items():
         if not len(members.rows):
@@ -377,7 +377,7 @@ def _resume(folder: Path, stepper: Stepper, optimizer: torch.optim.Optimizer, se
 
 
 def _put_back(saved: Checkpoint, stepper: Stepper) -> None:
-    """Bring the method and the towers to what was saved."""
+    """Restore the method and the towers from a checkpoint."""
     stepper.method.load_state_dict(saved.method.state_dict())
     for name, store in stepper.live.items():
         store.tower.load(saved.towers[name].tensors)

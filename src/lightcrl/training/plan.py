@@ -1,4 +1,4 @@
-"""What a training spec comes to for the data and the machine at hand."""
+"""The plan of a training: settings resolved for the data and the machine."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from lightcrl.training.batches import Window, count_batches
 from lightcrl.training.refusals import Combination, check_combination
 from lightcrl.training.spec import TrainingSpec
 
-# Share of the memory allowed that a window takes: there are two, one in use and one being read, and as much again for
-# what else there is.
+# Share of the allowed memory for a window: there are two windows, one in use and one being read, and the rest of the
+# process needs as much again.
 WINDOW_SHARE = 1 / 4
-# A window is filled from so many blocks: the more, the nearer to a full shuffle, and the shorter what is read at once.
+# Number of blocks per window: more blocks are nearer to a full shuffle, but each read is shorter.
 BLOCKS = 256
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a spec comes to for the data at hand.
+    """Training settings resolved for the data.
 
     Attributes:
         batch_size: groups per step.
-        items_per_group: of each modality, as far as a group has them.
-        epochs: at most.
-        steps: at most.
-        steps_per_epoch: the same for every epoch.
-        window: how groups are shuffled where stores are not held in memory.
+        items_per_group: items of each modality per group, as far as the group has them.
+        epochs: greatest number of epochs.
+        steps: greatest number of steps.
+        steps_per_epoch: number of steps, the same for every epoch.
+        window: shuffling of groups if stores are not held in memory.
     """
 
     batch_size: int
@@ -46,11 +46,11 @@ class Plan:
 
 
 def make_plan(spec: TrainingSpec, split: Split) -> Plan:
-    """Batch size, items per group, epochs and steps for a training split.
+    """Return batch size, items per group, epochs and steps for a training split.
 
-    `"auto"`: the batch is a quarter of the groups, at least 16 and at most 1,024; a group brings two items of each
-    modality where the richest has two or more on average; epochs are as many as make 400 steps, at least 20 and at
-    most 100 (docs/LOG.md).
+    `"auto"`: the batch is a quarter of the groups, at least 16 and at most 1,024; a group has two items of each
+    modality per batch if the richest modality has two or more on average; the number of epochs gives 400 steps, but is
+    at least 20 and at most 100 (docs/LOG.md).
 
     Raises:
         TrainingError: fewer than two groups, or a batch larger than the data.
@@ -76,9 +76,9 @@ def make_plan(spec: TrainingSpec, split: Split) -> Plan:
 
 
 def make_window(features: Features, split: Split, plan: Plan, memory: float, sequences: bool) -> Window | None:
-    """How to shuffle a split whose stores may take `memory` bytes; None where they are held in memory.
+    """Return the shuffling of a split whose stores may take `memory` bytes; None if they are held in memory.
 
-    It follows from data and settings alone, so that a run goes on anywhere, and with any number of processes.
+    It depends only on data and settings, so that a run can resume on any machine and with any number of processes.
     """
     if all(store.memory for store in features.stores.values()):
         return None
@@ -94,7 +94,7 @@ def make_window(features: Features, split: Split, plan: Plan, memory: float, seq
 
 
 def learning_rate(spec: TrainingSpec, step: int, steps: int) -> float:
-    """A step's rate: a linear rise to the peak, then half a cosine to zero, or the peak for the plateau schedule."""
+    """Return a step's rate: a linear rise to the peak, then half a cosine to zero, or the peak (plateau schedule)."""
     peak = float(spec.learning_rate)
     rising = round(spec.warmup * steps)
     if step < rising:
@@ -105,17 +105,17 @@ def learning_rate(spec: TrainingSpec, step: int, steps: int) -> float:
 
 
 def bfloat16_pays(cpu: bool, batch_size: int) -> bool:
-    """Whether the machine multiplies in bfloat16 itself, and the products are large enough to gain by it."""
+    """True if the machine has bfloat16 arithmetic and the products are large enough to gain from it."""
     return multiplies_bfloat16("cpu" if cpu else "cuda") and (batch_size >= 256 or not cpu)
 
 
 def make_accelerator(spec: TrainingSpec, batch_size: int, method: Method, live: tuple[str, ...]) -> Accelerator:
-    """Device, precision and processes for a training with towers of the modalities `live`.
+    """Return device, precision and processes for a training with towers of the modalities `live`.
 
     Raises:
-        TrainingError: there are too many processes for the batch, or the combination is one of `REFUSALS`.
+        TrainingError: there are too many processes for the batch, or the combination is in `REFUSALS`.
     """
-    # Accelerate keeps one precision per process; several trainings in one process may differ.
+    # Accelerate keeps a single precision per process; several trainings in a process may differ.
     AcceleratorState._reset_state(reset_partial_state=True)
     cpu = spec.device == "cpu" or (spec.device == "auto" and not torch.cuda.is_available())
     bfloat16 = spec.precision == "bfloat16" or (spec.precision == "auto" and bfloat16_pays(cpu, batch_size))

@@ -1,4 +1,4 @@
-"""What cannot be trained together: one table, looked at before anything is encoded."""
+"""Refused combinations of training settings: a table that is checked before encoding."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lightcrl.methods import Method, MethodOptions
 
 @dataclass(frozen=True)
 class Combination:
-    """A training as far as it may be refused.
+    """The properties of a training that may be refused.
 
     Attributes:
-        method: what is trained.
-        towers: modalities whose encoder is trained too.
-        processes: how many the training was launched as.
+        method: the trained method.
+        towers: modalities with a trained encoder.
+        processes: number of launched processes.
         loss: a member of `LOSSES`.
-        options: of the method; its defaults where none are given.
+        options: options of the method; None for its defaults.
     """
 
     method: type[Method]
@@ -29,23 +29,23 @@ class Combination:
 
     @property
     def loss_weight(self) -> float:
-        """The weight of one direction of the loss, for methods that have one; 0.5 weighs both alike."""
+        """Weight of a direction of the loss, for methods that have such an option; 0.5 is equal weights."""
         return float(getattr(self.options or self.method.Options(), "loss_weight", 0.5))
 
     @property
     def whole(self) -> bool:
-        """The method needs each batch whole, in one process and without chunks."""
+        """True if the method needs whole batches, in a single process and without chunks."""
         return self.method.one_process or self.method.closed_form
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A combination that is refused.
+    """A refused combination.
 
     Attributes:
-        what: its name in tables.
-        when: whether a combination is one.
-        message: what is wrong and what to do, with the fields `method`, `towers`, `processes`, `loss` and `weight`.
+        what: name of the refusal in tables.
+        when: function that is true for refused combinations.
+        message: problem and remedy, with the fields `method`, `towers`, `processes`, `loss` and `weight`.
     """
 
     what: str
@@ -55,33 +55,33 @@ class Refusal:
 
 REFUSALS = (
     Refusal(
-        "an encoder trained through a method that needs each batch whole",
+        "an encoder trained through a method that needs whole batches",
         lambda given: given.whole and bool(given.towers),
-        "{method} needs each batch whole, so no encoder can be trained through it (found [tuning] for {towers}). "
-        "Remove the [tuning] tables, or take another method.",
+        "{method} needs whole batches, so no encoder can be trained through it (found [tuning] for {towers}). "
+        "Remove the [tuning] tables, or choose another method.",
     ),
     Refusal(
-        "several processes with a method that needs each batch whole",
+        "several processes with a method that needs whole batches",
         lambda given: given.whole and given.processes > 1,
-        "launched as {processes} processes, but {method} needs each batch whole in one. Launch it without accelerate "
-        "or torchrun.",
+        "launched as {processes} processes, but {method} needs whole batches in a single process. Launch it without "
+        "accelerate or torchrun.",
     ),
     Refusal(
-        "unequal weights of the two directions with a loss that has none",
+        "unequal weights of the two directions with a loss without directions",
         lambda given: given.loss != "info_nce" and given.loss_weight != 0.5,
-        "method.loss_weight is {weight}, but the loss {loss!r} has no directions to weigh. Use training.loss = "
+        "method.loss_weight is {weight}, but the loss {loss!r} has no directions to weight. Use training.loss = "
         "'info_nce', or method.loss_weight = 0.5.",
     ),
 )
 
 
 def check_combination(given: Combination) -> None:
-    """Refuse what cannot be trained together.
+    """Refuse a combination in `REFUSALS`.
 
     Raises:
         TrainingError: the combination is in `REFUSALS`.
     """
     for refusal in REFUSALS:
         if refusal.when(given):
-            found = {"method": given.method.__name__, "towers": ", ".join(given.towers), "processes": given.processes}
-            raise TrainingError(refusal.message.format(**found, loss=given.loss, weight=given.loss_weight))
+            fields = {"method": given.method.__name__, "towers": ", ".join(given.towers), "processes": given.processes}
+            raise TrainingError(refusal.message.format(**fields, loss=given.loss, weight=given.loss_weight))

@@ -1,4 +1,4 @@
-"""All that decides a training, by name: its identity, and in what two trainings differ."""
+"""The settings that determine a training: its identity, and the differences between two trainings."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 from lightcrl.encoders.base import fingerprint
 
 MOST_NAMED = 8
-"""Differences that a message names."""
+"""Greatest number of differences in a message."""
 
 
 def identity(settings: Mapping[str, Any]) -> str:
-    """A digest of the settings' values, in their order."""
+    """Return a digest of the settings' values, in their order."""
     return fingerprint(list(settings.values()))
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What differs, key by key: old and new value.
+    """Return the differences, key by key: old and new value.
 
     >>> differences({"training": {"epochs": 3, "warmup": 0.1}}, {"training": {"epochs": 4, "warmup": 0.1}, "seed": 0})
     ['training.epochs: 3 there, 4 here', 'seed: none there, 0 here']
@@ -31,10 +31,10 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 
 def words(there: Mapping[str, Any] | None, here: Mapping[str, Any]) -> str:
-    """The differences in a sentence; nothing where the other settings were not kept."""
-    found = differences(there, here) if there else []
-    more = f"; and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-    return f" They differ in {'; '.join(found[:MOST_NAMED])}{more}." if found else ""
+    """Return the differences as a sentence; empty if the other settings are unknown."""
+    differing = differences(there, here) if there else []
+    more = f"; and {len(differing) - MOST_NAMED} more" if len(differing) > MOST_NAMED else ""
+    return f" They differ in {'; '.join(differing[:MOST_NAMED])}{more}." if differing else ""
 
 
 def _leaves(table: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:

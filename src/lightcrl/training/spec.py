@@ -11,33 +11,33 @@ from lightcrl.methods import Method
 
 
 class TrainingSpec(BaseModel):
-    """The `[training]` table. `"auto"` takes what suits the method (`suited`) and the amount of data (`make_plan`).
+    """The `[training]` table. `"auto"` is resolved by the method (`suited`) and the amount of data (`make_plan`).
 
     Attributes:
-        epochs: an epoch draws every group as often as it has items of its richest modality, so that each caption is
-            seen about once.
+        epochs: number of epochs; an epoch draws every group as often as it has items of its richest modality, so that
+            each caption is seen about once.
         batch_size: groups per step.
-        items_per_group: items of each modality that a group brings into a batch, all positives of each other.
+        items_per_group: items of each modality per group and batch, all positives of each other.
         loss: a member of `LOSSES`.
-        label_smoothing: of InfoNCE's targets; other losses have none.
+        label_smoothing: smoothing of InfoNCE's targets; other losses have none.
         learning_rate: peak rate of AdamW.
-        weight_decay: of weight matrices; biases, norms and the logit scale have none.
+        weight_decay: decay of weight matrices; biases, norms and the logit scale have none.
         warmup: share of all steps in which the rate rises.
-        schedule: `"cosine"`, or the paper's `"plateau"` (times `plateau_factor` after `plateau_patience` epochs
-            without a better dev loss).
-        plateau_patience: epochs.
-        plateau_factor: of the learning rate.
-        clip: greatest norm of the gradient; 0 leaves it as it is.
-        patience: stop after this many evaluations without a better dev mean R@1; 0 never stops early.
+        schedule: `"cosine"`, or the paper's `"plateau"` (times `plateau_factor` after `plateau_patience` epochs without
+            a better dev loss).
+        plateau_patience: number of epochs.
+        plateau_factor: factor of the learning rate.
+        clip: greatest norm of the gradient; 0 does not clip.
+        patience: number of evaluations without a better dev mean R@1 after which training stops; 0 never stops early.
         evaluate_every: epochs between two evaluations on dev.
-        precision: of the forward pass; `"auto"` takes bfloat16 where the GPU, or the CPU for batches of 256 and more,
-            multiplies in it.
-        chunk: items that go through a tower at once; the gradient is that of the whole batch. `"auto"` takes the
+        precision: precision of the forward pass; `"auto"` is bfloat16 if the GPU supports it, or the CPU for batches of
+            256 and more.
+        chunk: number of items per pass through a tower; the gradient is that of the whole batch. `"auto"` is the
             encoder's batch size.
-        memory: GiB of features that a process may hold. Stores that have more together are not held, but read in
-            windows of groups, each shuffled by itself (`training.batches.Window`).
-        device: `"auto"` takes the GPU when there is one.
-        tensorboard: write TensorBoard logs beside log.jsonl (extra `tensorboard`).
+        memory: GiB of features that a process may hold. Larger stores are read in windows of groups, each shuffled
+            separately (`training.batches.Window`).
+        device: device of the training; `"auto"` is the GPU if there is one.
+        tensorboard: true to write TensorBoard logs beside log.jsonl (extra `tensorboard`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,19 +75,19 @@ class TrainingSpec(BaseModel):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What decides the outcome, as JSON values: not where it runs, nor in what portions."""
+        """Return the settings that determine the outcome, as JSON values, without device and chunk sizes."""
         return self.model_dump(mode="json", exclude={"device", "tensorboard", "chunk", "memory"})
 
     @property
     def memory_bytes(self) -> float:
-        """`memory` in bytes."""
+        """The limit `memory` in bytes."""
         return self.memory * 2**30
 
     def suited(self, method: type[Method]) -> TrainingSpec:
-        """This spec with what is `"auto"` filled in; batch size and epochs stay so unless the method has its own."""
+        """Resolve `"auto"` for a method; batch size and epochs stay `"auto"` unless the method has its own."""
         usual = {"loss": "info_nce", "learning_rate": 3e-3, "weight_decay": 0.05, "schedule": "cosine"}
-        known = {**usual, **method.suits}
-        chosen = {key: value for key, value in known.items() if getattr(self, key) == "auto"}
+        preferred = {**usual, **method.suits}
+        chosen = {key: value for key, value in preferred.items() if getattr(self, key) == "auto"}
         spec = self.model_copy(update=chosen)
         if spec.label_smoothing == "auto":
             spec = spec.model_copy(update={"label_smoothing": 0.1 if spec.loss == "info_nce" else 0.0})

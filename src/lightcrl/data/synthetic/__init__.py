@@ -1,6 +1,6 @@
-"""A generated world of three modalities: pictures, sounds and texts of the same scenes, made when they are read.
+"""A generated world of three modalities: pictures, sounds and texts of the same scenes, generated on demand.
 
-It needs no network and no disk, takes seconds, and is the same everywhere: for demos, tests and first steps.
+It needs no network and no disk, takes seconds, and is the same on every machine: for demos, tests and first steps.
 """
 
 from lightcrl.data.synthetic.caption import describe

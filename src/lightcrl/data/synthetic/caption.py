@@ -11,7 +11,7 @@ from lightcrl.data.synthetic.scene import Scene
 
 T = TypeVar("T")
 
-SHAPES: Mapping[str, tuple[tuple[str, str], ...]] = {  # one, many
+SHAPES: Mapping[str, tuple[tuple[str, str], ...]] = {  # singular, plural
     "circle": (("circle", "circles"), ("disc", "discs")),
     "square": (("square", "squares"), ("box", "boxes")),
     "triangle": (("triangle", "triangles"),),
@@ -58,7 +58,7 @@ BACKGROUNDS: Mapping[str, tuple[str, ...]] = {
     "mint": ("a mint green background", "mint green"),
     "night": ("a dark background", "black"),
 }
-SENTENCES: Mapping[tuple[bool, bool], tuple[str, ...]] = {  # by what is told: the place, the background
+SENTENCES: Mapping[tuple[bool, bool], tuple[str, ...]] = {  # by the attributes in the text: the place, the background
     (True, True): (
         "{what} {where} on {ground}",
         "{where}, {what} on {ground}",
@@ -72,9 +72,9 @@ LEFT_OUT = (None, None, None, None, "colour", "position", "texture")
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> str:
-    """One of many ways to tell a scene: synonyms, another order, now and then without one of its attributes.
+    """Describe a scene in one of many ways: synonyms, another order, sometimes without some of its attributes.
 
-    The shape and the count are always told; the background in two cases of five.
+    The text always has the shape and the count, and the background in two cases of five.
 
     >>> describe(Scene("star", "red", "two", "top", "striped", "night"), np.random.default_rng(0))
     'on a dark background: two stripy scarlet stars'
@@ -96,5 +96,5 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
     where = "" if left_out == "position" else one_of(PLACES[scene.position])
     ground = one_of(BACKGROUNDS[scene.background]) if rng.random() < 0.4 else ""
     sentence = one_of(SENTENCES[bool(where), bool(ground)])
-    be = "is" if count.startswith(("a", "one")) else "are"  # a pair is
+    be = "is" if count.startswith(("a", "one")) else "are"  # "a pair" is singular
     return sentence.format(what=f"{count} {phrase}", where=where, ground=ground, be=be)

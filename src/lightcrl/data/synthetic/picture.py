@@ -1,4 +1,4 @@
-"""Scenes as pictures: 96 x 96, smooth edges, a soft shadow, a little noise."""
+"""Pictures of scenes: 96 x 96, with smooth edges, a soft shadow and slight noise."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SPREAD = 1.18  # distance of a shape from the middle of its group, in radii, for
 
 
 def draw(scene: Scene, seed: Seed) -> Image.Image:
-    """A picture of a scene; `seed` decides size, tilt, arrangement, shade and noise."""
+    """Draw a scene; `seed` determines size, tilt, arrangement, shade and noise."""
     rng = np.random.default_rng(seed)
     mask, outline = _silhouettes(scene, rng)
     shadow = mask.filter(ImageFilter.GaussianBlur(2.5)).transform(
@@ -59,7 +59,7 @@ def draw(scene: Scene, seed: Seed) -> Image.Image:
 
 
 def _silhouettes(scene: Scene, rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
-    """The shapes filled, and their outlines."""
+    """Return the filled shapes, and their outlines."""
     canvases = [Image.new("L", (SIZE * FINER, SIZE * FINER)) for _ in range(2)]
     filled, lined = (ImageDraw.Draw(canvas) for canvas in canvases)
     radius = RADII[scene.number] * rng.uniform(0.88, 1.1)
@@ -75,7 +75,7 @@ def _silhouettes(scene: Scene, rng: np.random.Generator) -> tuple[Image.Image, I
 
 
 def _arrangement(scene: Scene, radius: float, rng: np.random.Generator) -> np.ndarray:
-    """[number, 2] pixels: the middle of each shape."""
+    """Return the middle of each shape, [number, 2] pixels."""
     number = scene.number
     if number == 1:
         offsets = np.zeros((1, 2))
@@ -90,7 +90,7 @@ def _arrangement(scene: Scene, radius: float, rng: np.random.Generator) -> np.nd
 
 
 def _pattern(texture: str, rng: np.random.Generator) -> np.ndarray:
-    """[SIZE, SIZE] in [0, 1]: how much of the light tone stands where."""
+    """Return the share of the light tone at each pixel, [SIZE, SIZE] in [0, 1]."""
     across, down = (SIZE * axis for axis in _grid())
     angle, shift = rng.uniform(-0.3, 0.3) + np.pi / 4, rng.uniform(0, 2 * np.pi, 2)
     period = rng.uniform(6.5, 7.5)
@@ -108,14 +108,14 @@ def _pattern(texture: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def _grid() -> tuple[np.ndarray, np.ndarray]:
-    """[SIZE, SIZE] each: how far to the right, how far down, in [0, 1]."""
+    """Return the distance to the right and the distance down, each [SIZE, SIZE] in [0, 1]."""
     axis = (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE
     across, down = np.meshgrid(axis, axis)
     return across, down
 
 
 def _polygon(corners: int, *radii: float, start: float = -np.pi / 2) -> np.ndarray:
-    """[corners, 2]: points around the middle, at radii that take turns."""
+    """Return points around the middle, [corners, 2], with alternating radii."""
     angles = start + 2 * np.pi * np.arange(corners) / corners
     return np.asarray(np.resize(radii, corners)[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1))
 
@@ -126,7 +126,7 @@ def _heart() -> np.ndarray:
     return np.stack([16 * np.sin(t) ** 3, -up - 2], 1) / 15
 
 
-# Closed paths around (0, 0) that fit a circle of radius 1; what a second path encloses is a hole.
+# Closed paths around (0, 0) that fit a circle of radius 1; the area within a second path is a hole.
 PATHS: Mapping[str, tuple[np.ndarray, ...]] = {
     "circle": (_polygon(64, 0.95),),
     "square": (_polygon(4, 1.05, start=np.pi / 4),),

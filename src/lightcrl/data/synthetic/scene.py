@@ -1,4 +1,4 @@
-"""What there is to see, hear and tell: a scene is one value for each of six attributes."""
+"""Scenes: a value for each of six attributes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Some shapes of one colour, pattern and kind, somewhere on a background: 30,720 different ones.
+    """Shapes of the same colour, pattern and kind, at a position on a background: 30,720 different scenes.
 
     Raises:
         UnknownNameError: an attribute has a value that is not in `ATTRIBUTES`.
@@ -43,10 +43,10 @@ class Scene:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> Scene:
-        """Every attribute on its own, every value equally likely."""
+        """Draw every attribute independently, with every value equally likely."""
         return cls(**{attribute: values[rng.integers(len(values))] for attribute, values in ATTRIBUTES.items()})
 
     @property
     def number(self) -> int:
-        """How many shapes there are, from 1."""
+        """Number of shapes, from 1."""
         return ATTRIBUTES["count"].index(self.count) + 1

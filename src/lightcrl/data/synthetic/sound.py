@@ -1,4 +1,4 @@
-"""Scenes as sounds: timbre by shape, pitch by colour, pulses by count, course by position, tremor by texture."""
+"""Sounds of scenes: timbre by shape, pitch by colour, pulses by count, glide by position, tremor by texture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOWEST = 165.0  # Hz, the first colour
 STEP = 2 ** (4.5 / 12)  # from one colour to the next
 GLIDE = 2 ** (7 / 12)  # from start to end
 
-# Frequency, as a multiple of the pitch, to amplitude.
+# Amplitude by frequency, as a multiple of the pitch.
 TIMBRES: Mapping[str, Mapping[float, float]] = {
     "circle": {1: 1},
     "square": {1: 1, 3: 0.8, 5: 0.65, 7: 0.5, 9: 0.4},
@@ -24,7 +24,7 @@ TIMBRES: Mapping[str, Mapping[float, float]] = {
     "heart": {1: 1, 2: 0.6, 3: 0.2},
     "diamond": {1: 0.4, 5: 1, 6: 0.9, 7: 0.6},
 }
-# How often and how deep the loudness dips: Hz, share.
+# Frequency and depth of the loudness dips: Hz, share.
 TREMORS: Mapping[str, tuple[float, float]] = {
     "plain": (0, 0),
     "striped": (24, 0.9),
@@ -34,7 +34,7 @@ TREMORS: Mapping[str, tuple[float, float]] = {
 
 
 def sound(scene: Scene, seed: Seed) -> tuple[np.ndarray, int]:
-    """Mono samples (float32 in [-1, 1], 0.7 to 1 s) of a scene and their rate in Hz; `seed` decides length, tuning,
+    """Return mono samples (float32 in [-1, 1], 0.7 to 1 s) of a scene and their rate in Hz; `seed` sets length, tuning,
     loudness and noise.
     """
     rng = np.random.default_rng(seed)
@@ -50,7 +50,7 @@ def sound(scene: Scene, seed: Seed) -> tuple[np.ndarray, int]:
 
 
 def _pulse(scene: Scene, pitch: float, length: int) -> np.ndarray:
-    """[length] samples of one tone."""
+    """Return the samples of a tone, [length]."""
     course = np.arange(length) / length
     glide = {"top": GLIDE**course, "bottom": GLIDE**-course}.get(scene.position, np.ones(length))
     phase = 2 * np.pi * np.cumsum(pitch * glide) / RATE

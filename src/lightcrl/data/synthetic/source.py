@@ -1,4 +1,4 @@
-"""The synthetic world as a source of groups: a scene each, with a picture, a sound and some texts."""
+"""The synthetic world as a source of groups: each is a scene with a picture, a sound and some texts."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from lightcrl.data.synthetic.scene import Scene, Seed
 from lightcrl.data.synthetic.sound import sound
 from lightcrl.errors import DataError
 
-VERSION = "1"  # of what is drawn and played: a change makes other items
+VERSION = "1"  # version of the generated content: a change makes other items
 MAKERS: Mapping[str, Callable[[Scene, Seed], Any]] = {"image": draw, "audio": sound}
-STREAMS = {"scene": 0, "text": 1, "image": 2, "audio": 3}  # random numbers of their own
+STREAMS = {"scene": 0, "text": 1, "image": 2, "audio": 3}  # independent random numbers
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Draws or plays a scene when it is read."""
+    """A picture or sound of a scene, generated on demand."""
 
     kind: str
     scene: Scene
     seed: Seed
 
     def __call__(self) -> Any:
-        """A picture, or samples and their rate."""
+        """Return a picture, or samples and their rate."""
         return MAKERS[self.kind](self.scene, self.seed)
 
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Groups `scene-000000` and on; each depends on `seed` and its number alone.
+    """Groups `scene-000000` and so on; each depends only on `seed` and its number.
 
-    The first modality of a kind gets the same content whatever else there is; a further one of the same kind gets
-    another picture, sound or set of texts of the same scenes.
+    The first modality of a kind has the same content whatever the other modalities; a further modality of the same kind
+    has another picture, sound or set of texts of the same scenes.
 
     Attributes:
-        kinds: modality to `"text"`, `"image"` or `"audio"`; any may be missing.
-        groups: how many.
-        seed: of everything.
+        kinds: `"text"`, `"image"` or `"audio"` by modality; any may be missing.
+        groups: number of groups.
+        seed: seed of all content.
         captions: texts per group.
 
     Raises:
@@ -63,7 +63,7 @@ class Synthetic:
                 raise DataError(f"source 'synthetic': found {name} = {value!r}; expected a whole number from {least}.")
 
     def rows(self) -> Iterator[Row]:
-        """Every group, by number; pictures and sounds are made when they are read."""
+        """Yield every group, by number; pictures and sounds are generated on demand."""
         for number in range(self.groups):
             scene = nth_scene(self.seed, number)
             name = f"scene-{number:06}"
@@ -81,16 +81,16 @@ class Synthetic:
 
 
 def seed_of(stream: str, seed: int, number: int, copy: int = 0) -> Seed:
-    """The seed of one thing about one group."""
+    """Return the seed of a kind of content of a group."""
     return (seed, number, STREAMS[stream], copy)
 
 
 def nth_scene(seed: int, number: int) -> Scene:
-    """The scene of a group."""
+    """Return the scene of a group."""
     return Scene.random(np.random.default_rng(seed_of("scene", seed, number)))
 
 
 def nth_captions(seed: int, number: int, captions: int, copy: int = 0) -> list[str]:
-    """The texts of a group."""
+    """Return the texts of a group."""
     rng = np.random.default_rng(seed_of("text", seed, number, copy))
     return [describe(nth_scene(seed, number), rng) for _ in range(captions)]

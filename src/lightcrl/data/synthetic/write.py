@@ -1,4 +1,4 @@
-"""The synthetic world on disk, for tests, demos and a look at it."""
+"""The synthetic world on disk, for tests and demos."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_table(path: str | Path, groups: int, seed: int = 0, captions: int = 3)
 
 
 def write_class_folder(path: str | Path, attribute: str = "shape", per_class: int = 20, seed: int = 1) -> Path:
-    """Write pictures as `path/<value of attribute>/000.png`, all else about them left to chance.
+    """Write pictures as `path/<value of attribute>/000.png`, with all other attributes random.
 
     Raises:
         UnknownNameError: there is no such attribute.

@@ -1,4 +1,4 @@
-"""Engines: who makes the shards of a store. `ENGINES` has them by name."""
+"""Engines: the processes that make the shards of a store. `ENGINES` has them by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every engine is: shards to be made in, complete ones out."""
+"""The interface of all engines: missing shards in, complete shards out."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lightcrl.features.shards import Job, Made, Task
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """Who encodes, where it is not this process.
+    """Encoding processes other than this process.
 
     Attributes:
-        actors: how many, `"auto"` for as many as there is room for.
-        cpus: cores of each, and threads of its arithmetic.
-        gpus: GPUs of each; below 1, several share one.
+        actors: number of actors, `"auto"` for as many as fit.
+        cpus: cores of each actor, and threads of its arithmetic.
+        gpus: GPUs of each actor; below 1, several actors share a GPU.
     """
 
     actors: int | Literal["auto"] = "auto"
@@ -26,15 +26,15 @@ class Crew:
 
 
 class Engine(Protocol):
-    """Has shards made by `make_shard`, in whatever order, until the iterator ends or is closed."""
+    """A function that makes shards by `make_shard`, in any order, until the iterator ends or is closed."""
 
     def __call__(
         self, job: Job, encoder: Encoder, tasks: Iterator[Task], advance: Callable[[int], None], crew: Crew
     ) -> Generator[Made, None, None]:
-        """Each shard when it is complete; `advance` is called with numbers of items that are done.
+        """Yield each shard when it is complete; call `advance` with numbers of finished items.
 
         Raises:
-            LightCRLError: whatever `make_shard` raises.
-            EngineError: the machines that should encode cannot.
+            LightCRLError: an error of `make_shard`.
+            EngineError: the encoding machines fail.
         """
         ...

@@ -1,4 +1,4 @@
-"""One shard after another, in this process."""
+"""The local engine: shards one after another, in this process."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from lightcrl.features.shards import Job, Made, Task, make_shard
 def run(
     job: Job, encoder: Encoder, tasks: Iterator[Task], advance: Callable[[int], None], crew: Crew
 ) -> Generator[Made, None, None]:
-    """See `Engine`; needs no crew."""
+    """Make the shards; see `Engine`. `crew` is ignored."""
     for task in tasks:
         yield make_shard(job, task, lambda: encoder, advance)

@@ -1,7 +1,7 @@
-"""Shards on many machines: actors of Ray Data hold the encoder and write to where the store lies.
+"""The Ray engine: actors of Ray Data on many machines hold the encoder and write to the store.
 
-Ray gives the shard of a worker that dies to another one. What comes back of a shard is small: its entry of the
-manifest, or the error that ended it.
+Ray gives the shard of a dead worker to another worker. The result of a shard is small: its entry of the manifest, or
+the error that ended it.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from lightcrl.features.engines.base import Crew
 from lightcrl.features.shards import Job, Made, Task, make_shard
 from lightcrl.files.remote import LocalFolder, folder_at
 
-# Workers that may die over one shard. Ray itself would try for ever, and what takes too much memory takes it again.
+# Workers that may die on a shard. Ray itself would retry for ever, and a lack of memory happens again.
 ATTEMPTS = 3
-# Shards that an actor is given: the one in work, and the next, so that it need not wait.
+# Number of shards per actor: the current one and the next, to avoid waiting.
 IN_FLIGHT = 2
 
 
 def run(
     job: Job, encoder: Encoder, tasks: Iterator[Task], advance: Callable[[int], None], crew: Crew
 ) -> Generator[Made, None, None]:
-    """See `Engine`; progress comes by whole shards.
+    """Make the shards; see `Engine`. Progress is reported by whole shards.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        EngineError: there is no cluster at `$RAY_ADDRESS`, no room for the crew, or workers die again and again.
+        EngineError: there is no cluster at `$RAY_ADDRESS`, the crew does not fit, or workers die repeatedly.
     """
     try:
         import ray.data
@@ -75,24 +75,24 @@ def run(
                     yield made
         except ray.exceptions.RayError as error:
             raise EngineError(
-                f"Ray could not go on: {type(error).__name__}: {first_line(error)} Complete shards are kept: "
-                "see to the cluster (ray status), and run the recipe again."
+                f"Ray failed: {type(error).__name__}: {first_line(error)} Complete shards are kept: "
+                "check the cluster (ray status), and run the recipe again."
             ) from error
 
 
 class Worker:
-    """What an actor runs: it makes the encoder when there is something to encode, and keeps it."""
+    """The code of an actor: it loads the encoder when it is first needed, and keeps it."""
 
     def __init__(self, job: Job, held: Any, crew: Crew, attempts: Any) -> None:
         import torch
 
         torch.set_num_threads(crew.cpus)
-        if not crew.gpus:  # those of the machine are not ours
+        if not crew.gpus:  # the machine's GPUs are not ours
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self.job, self.held, self.attempts = job, held, attempts
 
     def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
-        """The shard made, as bytes; an error comes back as it is, without Ray's wrappings around it."""
+        """Make the shard and return it as bytes; an error is returned as raised, without Ray's wrappers."""
         from ray import cloudpickle
 
         try:
@@ -100,13 +100,13 @@ class Worker:
         except Exception as error:
             try:
                 pickle.loads(cloudpickle.dumps(error))
-            except Exception:  # it holds what cannot travel
+            except Exception:  # it contains objects that cannot be pickled
                 error = LightCRLError(f"{type(error).__name__}: {error}")
             error.add_note(f"On {platform.node()}:\n{traceback.format_exc()}")
             return {"made": cloudpickle.dumps(error)}
 
     def make(self, task: Task) -> Made:
-        """`make_shard`, if this machine can, and the shard has not been the end of too many workers."""
+        """Run `make_shard`, unless this machine lacks access or too many workers died on the shard."""
         import ray
 
         if ray.get(self.attempts.begin.remote(task.number)) > ATTEMPTS:
@@ -118,27 +118,27 @@ class Worker:
         folder = folder_at(self.job.folder)
         if isinstance(folder, LocalFolder) and not folder.path.is_dir():
             raise StorageError(
-                f"{platform.node()} does not see the folder {folder.uri}. Expected features.folder on a disk that all "
-                "machines share, or on an object store (s3://bucket/features)."
+                f"{platform.node()} has no access to the folder {folder.uri}. Expected features.folder on a disk that "
+                "all machines share, or on an object store (s3://bucket/features)."
             )
         return make_shard(self.job, task, lambda: self.encoder)
 
     @cached_property
     def encoder(self) -> Encoder:
-        """Made here, and the same as the driver's."""
+        """Load the encoder here, and check that it is the same as the driver's."""
         import ray
 
         made: Encoder = ray.get(self.held)()
-        if (found := made.fingerprint) != self.job.encoder:
+        if (fingerprint := made.fingerprint) != self.job.encoder:
             raise EncoderError(
-                f"the encoder on {platform.node()} has fingerprint {found}, expected {self.job.encoder}: its files "
-                "there are others than those here. Copy the same model to all machines, or name a hub id and revision."
+                f"the encoder on {platform.node()} has fingerprint {fingerprint}, expected {self.job.encoder}: its "
+                "files differ from those here. Copy the same model to all machines, or name a hub id and revision."
             )
         return made
 
 
 class _Attempts:
-    """Counts how often each shard was begun, whatever becomes of the workers."""
+    """A count of the attempts at each shard, which survives the workers."""
 
     def __init__(self) -> None:
         self._begun: Counter[int] = Counter()
@@ -149,12 +149,12 @@ class _Attempts:
 
 
 def _hold(encoder: Encoder) -> Any:
-    """What makes the encoder in any process, in Ray's keeping."""
+    """Put into Ray's store the means to load the encoder in any process."""
     import ray
 
     try:
         return ray.put(encoder.origin or (lambda: encoder))
-    except Exception as error:  # what cannot be pickled fails in its own way
+    except Exception as error:  # pickling fails with any kind of error
         raise EngineError(
             f"{type(encoder).__name__} cannot be sent to other machines: {first_line(error)} Make it by load_encoder, "
             "or leave out of it what cannot be pickled."
@@ -162,14 +162,14 @@ def _hold(encoder: Encoder) -> Any:
 
 
 def connect() -> None:
-    """Join the cluster at `$RAY_ADDRESS`; without one Ray is started on this machine, until the process ends."""
+    """Join the cluster at `$RAY_ADDRESS`; without one, start Ray on this machine until the process ends."""
     import ray
 
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
     options = {"include_dashboard": False} if address == "local" else {}
-    # Its core reports every actor that can be restarted as an error.
+    # Ray reports every restartable actor as an error.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -182,9 +182,9 @@ def connect() -> None:
 
 
 def _count(crew: Crew) -> int:
-    """How many actors there are to be.
+    """Return the number of actors.
 
-    A cluster may grow, so that what does not fit now is waited for; a single machine will not.
+    A cluster may grow, so actors that do not fit now are waited for; a single machine cannot grow.
     """
     import ray
 
@@ -203,7 +203,7 @@ def _count(crew: Crew) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what Ray Data tells the console of its own workings; its logs have it all."""
+    """Silence Ray Data's console output; its logs are complete."""
     handlers = [h for h in logging.getLogger("ray.data").handlers if isinstance(h, logging.StreamHandler)]
     levels = [handler.level for handler in handlers]
     for handler in handlers:

@@ -1,1 +1,1 @@
-"""A look at encoders and data on a sample, before any training: what fits, what is weak, what leaks, what to expect."""
+"""Check of encoders and data on a sample before training: fit, weaknesses, leaks, expected recall."""

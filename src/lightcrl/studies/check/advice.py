@@ -1,4 +1,4 @@
-"""What a check comes to in words: pure functions of its findings."""
+"""Advice in words from the results of a check: pure functions."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from lightcrl.encoders.layout import write_layout
 from lightcrl.studies.check.check import Check, Match, Modality
 from lightcrl.studies.check.slots import Pair
 
-# An interval of R@1 on fewer dev groups is wider than most differences between methods.
+# With fewer dev groups, an interval of R@1 is wider than most differences between methods.
 TINY_DEV = 200
-# A text of more than this share of all groups says nothing of any one of them.
+# A text in more than this share of all groups does not identify any of them.
 GENERIC = 0.005
-# Of two captions of a group that find each other less often than this, one cannot find its group's picture either.
+# If captions of a group retrieve each other less often than this, they cannot retrieve their picture either.
 WEAK_SIBLINGS = 0.2
 
 
 @dataclass(frozen=True)
 class Advice:
-    """One finding and what to do.
+    """A result and a recommendation.
 
     Attributes:
         about: `"fit"`, `"layers"`, `"data"`, `"leak"`, `"texts"`, `"splits"` or `"weak"`.
-        urgent: figures of a run would be wrong or at chance as things stand.
-        text: for people.
+        urgent: true if the figures of a run would be wrong or at chance.
+        text: text for people.
     """
 
     about: str
@@ -33,19 +33,19 @@ class Advice:
 
 
 def advise(check: Check) -> list[Advice]:
-    """All advice, the urgent first."""
-    found = [
+    """Return all advice, urgent advice first."""
+    listed = [
         *[advice for pair, match in check.matches.items() for advice in _on_pair(pair, match)],
         *_on_layers(check),
         *[advice for name, modality in check.modalities.items() for advice in _on_modality(check, name, modality)],
         *_on_weakest(check),
         *_on_groups(check),
     ]
-    return sorted(found, key=lambda advice: not advice.urgent)
+    return sorted(listed, key=lambda advice: not advice.urgent)
 
 
 def unfit(match: Match) -> bool | None:
-    """Neither neighbours nor a linear map tell the two spaces from independent ones; None where that is not known."""
+    """True if neither neighbours nor a linear map distinguish the spaces from independent ones; None if unknown."""
     if match.likeness is None or match.baseline is None:
         return None
     by_chance = match.likeness.knn <= match.likeness.highest_by_chance
@@ -141,7 +141,7 @@ def _on_layers(check: Check) -> list[Advice]:
 
 
 def snippet(check: Check) -> str:
-    """The picked layers and tokens as TOML, for the modalities where they are not the default's."""
+    """Return the picked layers and tokens as TOML, for the modalities where they differ from the default."""
     lines = []
     for name, modality in check.modalities.items():
         picked = check.selection.picked[name]
@@ -205,7 +205,7 @@ def _on_modality(check: Check, name: str, modality: Modality) -> list[Advice]:
 
 
 def _on_weakest(check: Check) -> list[Advice]:
-    """Of three modalities and more, the one whose pairs do worst; of two, the one with far fewer dimensions."""
+    """Return advice on the weakest modality: by its pairs, or with two modalities by its dimensions."""
     names = list(check.modalities)
     recalls = {
         name: [match.baseline.recall for pair, match in check.matches.items() if name in pair and match.baseline]

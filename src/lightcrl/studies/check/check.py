@@ -1,4 +1,4 @@
-"""`lightcrl check`: everything that can be known of a recipe before training, on a sample."""
+"""`lightcrl check`: properties of a recipe's data and encoders before training, on a sample."""
 
 from __future__ import annotations
 
@@ -34,18 +34,19 @@ from lightcrl.studies.check.spaces import (
 
 @dataclass(frozen=True)
 class Modality:
-    """What was found of one modality.
+    """The results for a modality.
 
     Attributes:
-        kind: of its items.
-        items: in the whole of the data, and `sampled` of them looked at.
+        kind: kind of its items.
+        items: number of items in the data; `sampled` of them were examined.
         sampled: see `items`.
-        milliseconds: to encode one.
-        layout: the slots there are, and those taken.
-        dimensions: effective ones of its features: how many equally strong directions would vary as much.
-        siblings: share of items whose nearest other item is of their own group, where groups have several.
-        shared: texts of more than one group, with the number of their groups; the most frequent first.
-        leaks: between splits.
+        milliseconds: time to encode an item.
+        layout: available slots, and chosen slots.
+        dimensions: effective dimensions of its features: the number of equally strong directions with the same
+            variation.
+        siblings: share of items whose nearest other item is in their own group, among groups with several items.
+        shared: texts in more than one group, with the number of their groups; the most frequent first.
+        leaks: leaks between splits.
     """
 
     kind: str
@@ -61,12 +62,12 @@ class Modality:
 
 @dataclass(frozen=True)
 class Match:
-    """What was found of a pair of modalities; each is None where too few groups have both.
+    """The results for a pair of modalities; each is None if too few groups have both.
 
     Attributes:
-        likeness: of the spaces as they are.
+        likeness: similarity of the two spaces.
         baseline: the closed-form map.
-        prediction: of the trained DFE.
+        prediction: expected recall of the trained DFE.
     """
 
     likeness: Likeness | None
@@ -76,19 +77,19 @@ class Match:
 
 @dataclass(frozen=True)
 class Check:
-    """All that a check found.
+    """All results of a check.
 
     Attributes:
-        name: of the recipe.
-        seconds: that the check took.
-        groups: by split, in the data.
-        sampled: by split, groups looked at.
-        alone: by split, groups with items of one modality only, which training cannot use.
-        repeated: groups that reading the data set aside because they stand in two splits.
-        modalities: by name.
-        matches: by pair.
-        selection: of slots.
-        rejected: what was set aside, in the data and in the sample.
+        name: name of the recipe.
+        seconds: duration of the check.
+        groups: number of groups in the data, by split.
+        sampled: number of examined groups, by split.
+        alone: number of groups with items of only one modality, which training cannot use, by split.
+        repeated: number of groups that were set aside because they are in two splits.
+        modalities: results by modality.
+        matches: results by pair.
+        selection: selection of slots.
+        rejected: items set aside, in the data and in the sample.
     """
 
     name: str
@@ -104,16 +105,16 @@ class Check:
 
 
 def check(recipe: Recipe, *, size: int | None = None, tell: Tell = lambda event: None) -> Check:
-    """Look at a recipe's data and encoders before any training.
+    """Examine a recipe's data and encoders before training.
 
     Args:
-        recipe: whose data and encoders; its method and training settings play no part.
-        size: groups of train to look at; by default as many as can be encoded in about 45 seconds.
-        tell: called with what happens: events `data`, `encode`.
+        recipe: recipe whose data and encoders are examined; its method and training settings are ignored.
+        size: number of train groups to examine; by default as many as can be encoded in about 45 seconds.
+        tell: function that is called with the events `data` and `encode`.
 
     Raises:
-        DataError: the data cannot be used, or has too few groups.
-        EncoderError: an encoder cannot.
+        DataError: the data is unusable, or has too few groups.
+        EncoderError: an encoder is unusable.
     """
     start = time.perf_counter()
     dataset = load_dataset(recipe.data, recipe.kinds)
@@ -133,7 +134,7 @@ def examine(
     start: float | None = None,
     tell: Tell = lambda event: None,
 ) -> Check:
-    """`check` of data and encoders that are there already."""
+    """Run `check` on loaded data and encoders."""
     start = time.perf_counter() if start is None else start
     sample = take_sample(dataset, encoders, features.folder, size=size, workers=features.workers, tell=tell)
     train = {modality: parts["train"] for modality, parts in sample.parts.items()}
@@ -161,7 +162,7 @@ def examine(
         dict(Counter(dataset.splits)),
         {split: len(groups) for split, groups in sample.groups.items()},
         {split: int(((present == 1) & (splits == split)).sum()) for split in dict.fromkeys(dataset.splits)},
-        sum(one.reason == "leak" for one in dataset.rejected),
+        sum(rejection.reason == "leak" for rejection in dataset.rejected),
         modalities,
         matches,
         selection,
@@ -206,7 +207,7 @@ def _match(dataset: Dataset, sample: Sample, pair: Pair, selection: Selection) -
     shared = np.intersect1d(dataset.links[a][:, 1], dataset.links[b][:, 1])
     groups, gallery = ((splits[shared] == split).sum() for split in ("train", "dev"))
     closed_form = {**baseline.smaller, baseline.gallery: baseline.recall}
-    # Points of chance tell nothing of what training would bring.
+    # Recall near chance has no information on the result of training.
     if baseline.interval[0] <= 2 * baseline.chance:
         return Match(likeness, baseline, None)
     calibration = fit(measured())

@@ -1,4 +1,4 @@
-"""From the closed-form R@1 on a sample to the R@1 of the DFE trained on all groups: a fit to measured runs."""
+"""Forecast of the DFE's R@1 on all groups from the closed-form R@1 on a sample: a fit to measured runs."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from importlib.resources import files
 
 import numpy as np
 
-# Pulls of the fit towards "the DFE's logit is the closed form's plus a constant", in squared residuals: the slope needs
-# points of many levels to be believed, growth with the data fewer.
+# Ridge of the fit towards "the DFE's logit is the closed form's plus a constant", in squared residuals: the slope needs
+# points of many levels, growth with the data fewer.
 PULL = (0.0, 1.0, 0.05)
 
 
 @dataclass(frozen=True)
 class Point:
-    """One measured run.
+    """A measured run.
 
     Attributes:
-        run: what was run; points of one run are left out together.
-        sample: groups that the closed form was fitted on.
-        closed_form: its R@1 by the number of groups searched.
-        groups: that the DFE was trained on.
-        gallery: groups that the DFE's R@1 was measured among.
+        run: name of the run; points of a run are left out together.
+        sample: number of groups for the fit of the closed form.
+        closed_form: its R@1 by the number of groups in the gallery.
+        groups: number of groups that the DFE was trained on.
+        gallery: number of groups among which the DFE's R@1 was measured.
         trained: mean R@1 of the DFE on dev.
     """
 
@@ -36,7 +36,7 @@ class Point:
 
     @property
     def features(self) -> np.ndarray:
-        """[3]: one, logit of the closed form's R@1 among `gallery` groups, log of how many times more groups."""
+        """[3]: one, logit of the closed form's R@1 among `gallery` groups, log of the ratio of groups to sample."""
         at = recall_among(self.closed_form, self.gallery)
         return np.array([1.0, logit(at), np.log(self.groups / self.sample)])
 
@@ -47,8 +47,8 @@ class Calibration:
 
     Attributes:
         weights: a, b, c.
-        error: root mean square of what the fit misses a run by that it has not seen, in logits.
-        runs: how many runs it was fitted on.
+        error: root mean square error on left-out runs, in logits.
+        runs: number of runs of the fit.
     """
 
     weights: tuple[float, float, float]
@@ -58,15 +58,15 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The R@1 to expect of the DFE after training on all groups.
+    """The expected R@1 of the DFE after training on all groups.
 
     Attributes:
         recall: mean R@1 of both directions on all of dev.
-        low: one error below it: that of the fit on runs left out, and the noise of the closed form.
-        high: one above it.
-        gallery: groups that it is among.
+        low: recall minus an error: that of the fit on left-out runs, combined with the noise of the closed form.
+        high: recall plus that error.
+        gallery: number of groups in the gallery.
         growth: expected R@1 with 2, 4 and 10 times the groups.
-        runs: measured runs behind it.
+        runs: number of measured runs of the fit.
     """
 
     recall: float
@@ -78,13 +78,13 @@ class Prediction:
 
 
 def logit(share: float, least: float = 1e-3) -> float:
-    """log(p / (1 - p)), p kept `least` away from 0 and 1."""
+    """Return log(p / (1 - p)), with p kept at least `least` away from 0 and 1."""
     kept = min(max(share, least), 1 - least)
     return float(np.log(kept / (1 - kept)))
 
 
 def recall_among(measured: Mapping[int, float], size: int) -> float:
-    """R@1 among `size` groups from R@1 among others: logits on a line over the logarithm of the size.
+    """Return R@1 among `size` groups from R@1 among others: logits on a line over the logarithm of the size.
 
     >>> round(recall_among({100: 0.5, 200: 0.4, 400: 0.3077}, 200), 2)
     0.4
@@ -101,7 +101,7 @@ def recall_among(measured: Mapping[int, float], size: int) -> float:
 
 
 def fit(points: Sequence[Point]) -> Calibration | None:
-    """Least squares with the pulls of `PULL`, and its leave-one-run-out error; None for fewer than two runs, which
+    """Fit by least squares with the ridge `PULL`, and its leave-one-run-out error; None for fewer than two runs, which
     leave nothing to test the fit on.
     """
     runs = sorted({point.run for point in points})
@@ -123,7 +123,7 @@ def _target(point: Point) -> float:
 def _solve(points: Sequence[Point]) -> np.ndarray:
     features = np.stack([point.features for point in points])
     targets = np.array([_target(point) for point in points])
-    # Every run counts once, however many samples of it were taken.
+    # Every run counts once, regardless of its number of samples.
     counts = {point.run: sum(other.run == point.run for other in points) for point in points}
     share = np.array([1 / counts[point.run] for point in points])
     return np.linalg.solve((features.T * share) @ features + np.diag(PULL), (features.T * share) @ targets)
@@ -137,7 +137,7 @@ def predict(
     gallery: int,
     interval: tuple[float, float] | None = None,
 ) -> Prediction:
-    """The R@1 of the DFE among `gallery` groups after training on `groups`, from the closed form fitted on `sample`.
+    """Predict the R@1 of the DFE among `gallery` groups after training on `groups`, from the closed form on `sample`.
 
     `interval` is the closed form's own, 95 %: its noise adds to the error of the fit.
     """
@@ -154,7 +154,7 @@ def predict(
 
 
 def measured() -> list[Point]:
-    """The runs that come with the package (calibration.json; benchmarks/calibrate.py makes them)."""
+    """Return the runs that come with the package (calibration.json, made by benchmarks/calibrate.py)."""
     table = json.loads(files("lightcrl.studies.check").joinpath("calibration.json").read_text(encoding="utf-8"))
     return [
         Point(

@@ -1,4 +1,4 @@
-"""What stands in several splits or in too many groups: the same content exactly, nearly the same, the same text."""
+"""Content in several splits or in too many groups: equal content, near-duplicates, shared texts."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from torch.nn.functional import normalize
 from lightcrl.data import Dataset, Item
 from lightcrl.files.local import file_digest
 
-# Robust deviations below the median log distance at which a nearest neighbour is called a near-duplicate. Of nearest
-# neighbours that spread normally, one in 30,000 lies so close by chance.
+# Number of robust deviations below the median log distance that makes a nearest neighbour a near-duplicate. Among
+# normally distributed nearest neighbours, one in 30,000 is that close by chance.
 DEVIATIONS = 4.0
-# Whatever the spread: below this, two pictures of one scene or two like sentences are meant as often as duplicates.
+# Below this cosine, whatever the spread, two pictures of a scene are as likely as duplicates.
 LEAST_COSINE = 0.95
 SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Twin:
-    """Two items in two splits.
+    """Two similar items in two splits.
 
     Attributes:
-        train: source of the one in train.
-        other: source of the one in dev or test.
-        split: of the other.
-        cosine: of their features; 1 where the content is the same.
+        train: source of the item in train.
+        other: source of the item in dev or test.
+        split: split of the other item.
+        cosine: cosine of their features; 1 for equal content.
     """
 
     train: str
@@ -41,16 +41,16 @@ class Twin:
 
 @dataclass(frozen=True)
 class Leaks:
-    """What one modality has in several splits.
+    """The content of a modality in several splits.
 
     Attributes:
-        exact: items of dev and test whose content is in train too, under whatever name.
+        exact: number of items of dev and test whose content is also in train, under any name.
         exact_first: the first of them.
-        compared: items whose content could be compared.
-        near: items of the dev sample with a near-duplicate in the train sample, exact ones aside.
+        compared: number of items whose content could be compared.
+        near: number of items of the dev sample with a near-duplicate in the train sample, except exact ones.
         near_first: the closest of them.
-        near_within: share of the train sample with a near-duplicate in another group of train: what is usual here.
-        near_expected: near-duplicates to be expected between all of train and dev, from the sample's.
+        near_within: share of the train sample with a near-duplicate in another group of train, for comparison.
+        near_expected: expected number of near-duplicates between all of train and dev, extrapolated from the sample.
         threshold: cosine from which two items count as near-duplicates.
         typical: median cosine of an item of the train sample and its nearest neighbour in another group.
     """
@@ -67,10 +67,10 @@ class Leaks:
 
 
 def exact_twins(dataset: Dataset, modality: str) -> tuple[list[Twin], int]:
-    """Items of dev and test whose content is also in train, and how many items could be compared.
+    """Return items of dev and test whose content is also in train, and the number of comparable items.
 
-    Texts and bytes are known by their content. Files are compared by size first, and those of equal size by content;
-    items that are fetched on demand are not compared.
+    Texts and bytes are compared by content, files by size first and then by content; items that are loaded on demand
+    are not compared.
     """
     splits = np.array(dataset.splits)
     links = dataset.links[modality]
@@ -87,7 +87,7 @@ def exact_twins(dataset: Dataset, modality: str) -> tuple[list[Twin], int]:
 
 
 def _content_marks(items: Sequence[Item]) -> list[str | None]:
-    """What stands for the content of each item; None where that is not known without fetching it."""
+    """Return a digest of the content of each item; None if it would have to be loaded."""
     sizes: dict[int, list[int]] = {}
     marks: list[str | None] = []
     for number, item in enumerate(items):
@@ -108,7 +108,7 @@ def _content_marks(items: Sequence[Item]) -> list[str | None]:
 def near_twins(
     train: tuple[Tensor, Tensor, Sequence[Item]], dev: tuple[Tensor, Sequence[Item]]
 ) -> tuple[list[Twin], float, float, float]:
-    """Pairs of train and dev closer than what chance gives, closest first; the cosine from which a pair counts;
+    """Return pairs of train and dev closer than chance explains, closest first; the cosine from which a pair counts;
     the median cosine of a nearest neighbour within train; and the share of train with such a pair within train.
 
     Nearest neighbours within train, in other groups, show how close two different items come. Their log distances
@@ -140,12 +140,12 @@ def find_leaks(
     dev: tuple[Tensor, Sequence[Item]],
     totals: tuple[int, int],
 ) -> Leaks:
-    """All leaks of one modality; `totals` are the items of it in train and in dev, beyond the sample."""
+    """Return all leaks of a modality; `totals` are its numbers of items in train and in dev, beyond the sample."""
     exact, compared = exact_twins(dataset, modality)
     near, threshold, typical, within = near_twins(train, dev)
-    known = {(twin.train, twin.other) for twin in exact}
+    exact_pairs = {(twin.train, twin.other) for twin in exact}
     same = {twin.other for twin in exact}
-    near = [twin for twin in near if (twin.train, twin.other) not in known and twin.other not in same]
+    near = [twin for twin in near if (twin.train, twin.other) not in exact_pairs and twin.other not in same]
     scale = totals[0] * totals[1] / max(1, len(train[0]) * len(dev[0]))
     return Leaks(
         len(exact),
@@ -161,7 +161,7 @@ def find_leaks(
 
 
 def shared_texts(dataset: Dataset, modality: str) -> list[tuple[str, int]]:
-    """Texts that stand in more than one group, the most frequent first, with the number of their groups."""
+    """Return texts in more than one group, the most frequent first, with the number of their groups."""
     counts = np.bincount(dataset.links[modality][:, 0], minlength=len(dataset.items[modality]))
     order = np.argsort(-counts, kind="stable")
     return [(str(dataset.items[modality][n].raw), int(counts[n])) for n in order if counts[n] > 1]

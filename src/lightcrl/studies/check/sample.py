@@ -1,4 +1,4 @@
-"""A sample of groups, each item through its encoder once, with every layer and pool that a recipe could ask for."""
+"""A sample of groups: each item goes through its encoder once, with every layer and pool that a recipe can choose."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from lightcrl.features.encoding import encode_items
 from lightcrl.files.local import make_folder, whole_file, write_json
 from lightcrl.files.remote import local_place
 
-# Groups of train and dev that are encoded first, to learn what an item costs.
+# Number of train and dev groups that are encoded first, to measure the time per item.
 FIRST = 24
-# Items of a group and modality that are looked at; captions beyond tell little more.
+# Greatest number of examined items per group and modality; further captions add little.
 PER_GROUP = 2
-# Where time allows for more, more groups change the figures less than their intervals.
+# Greatest number of groups: more groups change the figures less than their intervals.
 MOST = {"train": 1500, "dev": 500}
-# Fewer leave nothing to fit on one part and judge on another.
+# Least number of groups: fewer cannot be divided for fitting and judging.
 LEAST = {"train": 60, "dev": 20}
 
 
 @dataclass(frozen=True)
 class Part:
-    """The items of one modality in one split of the sample.
+    """The items of a modality in a split of the sample.
 
     Attributes:
-        slots: [N, D_s] float32 of every slot.
-        groups: [N] places of their groups in the sample's list of that split, ascending.
-        items: [N] item numbers of the data set.
+        slots: features of every slot, [N, D_s] float32.
+        groups: places of the items' groups in the sample's list of that split, [N], ascending.
+        items: item numbers in the data set, [N].
     """
 
     slots: list[Tensor]
@@ -48,14 +48,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which slots an encoder has, and which of them a recipe takes.
+    """The slots of an encoder, and the recipe's choice.
 
     Attributes:
-        names: the slots: layers and pools, or where there is no choice the tokens as they are.
-        auto: numbers of those that `"auto"` takes; all where there is no choice.
-        chosen: numbers of those that the recipe takes; None where its tokens are not pools.
-        free: layers and tokens can be chosen.
-        sequence: what the recipe takes after the slots, `"all"` or `"grid:N"`; pools are judged without it.
+        names: names of the slots: layers and pools, or the tokens if there is no choice.
+        auto: numbers of the slots of `"auto"`; all if there is no choice.
+        chosen: numbers of the recipe's slots; None if its tokens are not pools.
+        free: true if layers and tokens can be chosen.
+        sequence: the recipe's tokens after the slots, `"all"` or `"grid:N"`; pools are judged without them.
     """
 
     names: tuple[Slot | str, ...]
@@ -67,14 +67,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class Sample:
-    """What was drawn and what the encoders said of it.
+    """The drawn groups and the encoders' outputs for them.
 
     Attributes:
-        groups: by split, numbers of the groups in the data set.
-        parts: by modality, by split.
-        layouts: by modality.
-        milliseconds: by modality, of one item.
-        rejected: items that could not be read.
+        groups: numbers of the groups in the data set, by split.
+        parts: items by modality and split.
+        layouts: slots by modality.
+        milliseconds: time per item, by modality.
+        rejected: unreadable items.
     """
 
     groups: dict[str, np.ndarray]
@@ -90,10 +90,10 @@ class Sample:
 
 
 def draw_groups(dataset: Dataset, seed: int) -> dict[str, np.ndarray]:
-    """By split, the groups with items of two modalities or more, in an order drawn from `seed`.
+    """Draw the groups with items of two modalities or more, by split, in an order that depends on `seed`.
 
     Raises:
-        DataError: fewer than the check needs, in train or in dev.
+        DataError: train or dev has fewer groups than the check needs.
     """
     present = np.stack(
         [np.bincount(links[:, 1], minlength=len(dataset.groups)) > 0 for links in dataset.links.values()]
@@ -128,19 +128,19 @@ def take_sample(
 
     Args:
         dataset: all of the data.
-        encoders: by modality.
-        folder: of the feature stores; what is encoded is kept below it, so that a second check encodes nothing. Where
-            it is a URI, on this machine, below the cache.
-        size: groups of train; by default as many as can be encoded in `seconds`, at most 1,500. Dev has a third of
-            that, at most 500.
-        seconds: for encoding, loading the encoders aside.
-        workers: threads that decode.
-        seed: of the draw.
-        tell: called with events `encode`.
+        encoders: encoders by modality.
+        folder: folder of the feature stores; outputs are kept below it, so that a second check encodes nothing. For a
+            URI they are kept on this machine, below the cache.
+        size: number of train groups; by default as many as can be encoded in `seconds`, at most 1,500. Dev has a third
+            of that, at most 500.
+        seconds: time for encoding, without loading the encoders.
+        workers: number of decoding threads.
+        seed: seed of the draw.
+        tell: function that is called with events `encode`.
 
     Raises:
-        DataError: too few groups, or too few that can be read.
-        EncoderError: an encoder whose tokens cannot be used.
+        DataError: there are too few groups, or too few readable ones.
+        EncoderError: an encoder's tokens are unusable.
     """
     order = draw_groups(dataset, seed)
     generator = np.random.default_rng(seed)
@@ -170,7 +170,7 @@ def take_sample(
     for name, reader in readers.items():
         reader.encode([item for split in wanted[name].values() for _, item in split])
         reader.keep()
-        parts[name] = {split: reader.part(found) for split, found in wanted[name].items()}
+        parts[name] = {split: reader.part(drawn) for split, drawn in wanted[name].items()}
         for split, part in parts[name].items():
             if not len(part.items):
                 raise DataError(
@@ -187,20 +187,20 @@ def take_sample(
 
 
 def _by_group(links: np.ndarray, generator: np.random.Generator) -> dict[int, list[int]]:
-    """At most `PER_GROUP` items of each group, drawn."""
-    found: dict[int, list[int]] = {}
+    """Draw at most `PER_GROUP` items of each group."""
+    by_group: dict[int, list[int]] = {}
     for item, group in links[generator.permutation(len(links))].tolist():
-        mine = found.setdefault(group, [])
+        mine = by_group.setdefault(group, [])
         if len(mine) < PER_GROUP:
             mine.append(item)
-    return found
+    return by_group
 
 
 class _Reader:
-    """Encodes items of one modality, none twice.
+    """An encoder of items of a modality, each at most once.
 
-    What it found lies in a folder of its own beside the feature stores: values.npy [N, S, D] float32, and items.json
-    with the keys of the items and the seconds that one of them took.
+    Its outputs are kept in a folder beside the feature stores: values.npy [N, S, D] float32, and items.json with the
+    keys of the items and the seconds per item.
     """
 
     def __init__(
@@ -219,10 +219,10 @@ class _Reader:
         self._known = self._load()
 
     def encode(self, numbers: list[int]) -> None:
-        """Have these items encoded; `cost` is then the seconds of one."""
+        """Encode these items; `cost` is then the number of seconds per item."""
         for number in numbers:
-            if number not in self.found and (known := self._known.get(self.items[number].key)) is not None:
-                self.found[number] = torch.from_numpy(np.array(known))
+            if number not in self.found and (earlier := self._known.get(self.items[number].key)) is not None:
+                self.found[number] = torch.from_numpy(np.array(earlier))
         todo = [n for n in dict.fromkeys(numbers) if n not in self.found and n not in self.failed]
         start = time.perf_counter()
         places = encode_items(self.encoder, [self.items[n] for n in todo], workers=self.workers)
@@ -239,7 +239,7 @@ class _Reader:
             self.cost, self._fresh = (time.perf_counter() - start) / len(todo), True
 
     def keep(self) -> None:
-        """Write what was encoded, with what was there before."""
+        """Write the outputs, together with earlier ones."""
         if not self._fresh:
             return
         values = {**self._known, **{self.items[n].key: tokens.numpy() for n, tokens in self.found.items()}}
@@ -254,14 +254,14 @@ class _Reader:
             values = np.load(self.folder / "values.npy", mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError):
             return {}
-        # A check that was killed between the two files leaves them unequal.
+        # A check that was killed between the two files leaves them inconsistent.
         if len(values) != len(header["items"]):
             return {}
         self.cost = header["seconds"]
         return dict(zip(header["items"], values, strict=True))
 
     def _slots(self, tokens: Tensor) -> Tensor:
-        """[S, D] of one item: its slots, or the mean of tokens that share a meaning."""
+        """Return [S, D] of an item: its slots, or the mean of tokens with a common meaning."""
         fixed = self.encoder.slots if self.encoder.slots > 1 else 0
         if fixed and (len(tokens) < fixed if self.encoder.sequence else len(tokens) != fixed):
             raise EncoderError(f"the encoder of {self.modality!r} gave {len(tokens)} tokens; it has {fixed} slots.")
@@ -269,7 +269,7 @@ class _Reader:
 
     @property
     def layout(self) -> Layout:
-        """The slots by name."""
+        """Return the slots by name."""
         if self.choices is None:
             count = len(next(iter(self.found.values())))
             names = tuple(f"slot {n}" for n in range(1, count + 1)) if count > 1 else ("tokens",)
@@ -285,7 +285,7 @@ class _Reader:
         )
 
     def part(self, wanted: list[tuple[int, int]]) -> Part:
-        """Items by (place of the group, number), those that were read."""
+        """Return the readable items, given as (place of the group, number)."""
         kept = [(place, item) for place, item in wanted if item in self.found]
         if not kept:
             return Part([], torch.zeros(0, dtype=torch.int64), np.zeros(0, dtype=np.int64))
@@ -294,6 +294,6 @@ class _Reader:
         return Part(slots, torch.tensor([place for place, _ in kept]), np.array([item for _, item in kept]))
 
     def _widths(self) -> list[int]:
-        """Of every slot, without the zeros that fill it up to the widest."""
+        """Return the width of every slot, without the zeros that pad it to the widest."""
         used = torch.stack([values != 0 for values in self.found.values()]).any(0)
         return [int(columns.nonzero().max()) + 1 if columns.any() else 1 for columns in used]

@@ -13,12 +13,12 @@ from lightcrl.studies.check.advice import advise, snippet, unfit
 from lightcrl.studies.check.check import Check, Match
 from lightcrl.studies.check.leaks import Leaks
 
-# Rows of the tables of slots; the JSON has all.
+# Number of rows in the tables of slots; the JSON has all.
 SHOWN = 8
 
 
 def to_json(check: Check) -> dict[str, Any]:
-    """All that a check found, as plain JSON values; docs/check.md says what the keys are."""
+    """Return all results of a check as plain JSON values; docs/check.md explains the keys."""
     selection = check.selection
 
     def names(slots: dict[str, tuple[int, ...]]) -> dict[str, list[str]]:
@@ -31,7 +31,7 @@ def to_json(check: Check) -> dict[str, Any]:
         "sampled_groups": check.sampled,
         "groups_of_one_modality": check.alone,
         "groups_repeated": check.repeated,
-        "set_aside": dict(Counter(one.reason for one in check.rejected)),
+        "set_aside": dict(Counter(rejection.reason for rejection in check.rejected)),
         "modalities": {
             name: {
                 "kind": modality.kind,
@@ -68,9 +68,9 @@ def to_json(check: Check) -> dict[str, Any]:
 
 
 def _pair_json(match: Match) -> dict[str, Any]:
-    found: dict[str, Any] = {"unfit": unfit(match)}
+    values: dict[str, Any] = {"unfit": unfit(match)}
     if (alike := match.likeness) is not None:
-        found["likeness"] = {
+        values["likeness"] = {
             "groups": alike.groups,
             "mutual_knn": alike.knn,
             "chance": alike.chance,
@@ -80,7 +80,7 @@ def _pair_json(match: Match) -> dict[str, Any]:
             "cka_by_slot": _rounded(alike.cka_by_slot),
         }
     if (line := match.baseline) is not None:
-        found["closed_form"] = {
+        values["closed_form"] = {
             "recall@1": line.recall,
             "interval": list(line.interval),
             "chance": line.chance,
@@ -90,8 +90,8 @@ def _pair_json(match: Match) -> dict[str, Any]:
             "held_out_correlations": [round(float(value), 4) for value in line.correlations],
         }
     if match.prediction is not None:
-        found["prediction"] = asdict(match.prediction)
-    return found
+        values["prediction"] = asdict(match.prediction)
+    return values
 
 
 def _rounded(values: Tensor) -> list[list[float]]:
@@ -99,7 +99,7 @@ def _rounded(values: Tensor) -> list[list[float]]:
 
 
 def sheets(check: Check) -> list[Sheet]:
-    """The tables: the data, the pairs, the slots, the leaks."""
+    """Return the tables: the data, the pairs, the slots, the leaks."""
     return [_data(check), _pairs(check), *_slots(check), _leaks(check)]
 
 
@@ -154,8 +154,8 @@ def _pairs(check: Check) -> Sheet:
 
 
 def _slots(check: Check) -> list[Sheet]:
-    """Per modality the slots that agree most with the partners' slots, and what each adds to the default."""
-    found = []
+    """Return per modality the slots that agree most with the partners' slots, and their gain over the default."""
+    tables = []
     for name, modality in check.modalities.items():
         if not modality.layout.free:
             continue
@@ -186,8 +186,8 @@ def _slots(check: Check) -> list[Sheet]:
             if n in means
         ]
         headings = ("layer, pool", "mutual kNN", "CKA", "adds to\nclosed-form R@1", "")
-        found.append(Sheet(f"{name}: slots beside those of the others", headings, rows))
-    return found
+        tables.append(Sheet(f"{name}: slots beside those of the others", headings, rows))
+    return tables
 
 
 def _leaks(check: Check) -> Sheet:

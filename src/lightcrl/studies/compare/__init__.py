@@ -1,4 +1,4 @@
-"""Methods side by side: the same features, splits, seeds and budget, and differences with intervals."""
+"""Comparison of methods: the same features, splits, seeds and budget, and differences with intervals."""
 
 from __future__ import annotations
 

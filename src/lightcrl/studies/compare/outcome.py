@@ -1,4 +1,4 @@
-"""What came out of a comparison: figures with intervals, paired differences, and what they say in words."""
+"""The outcome of a comparison: figures with intervals, paired differences, and sentences."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ MAIN = "mean_recall@1"
 
 @dataclass(frozen=True)
 class Try:
-    """One set of options that was tried on dev.
+    """A set of options that was tried on dev.
 
     Attributes:
-        options: of the method's grid.
-        dev: mean R@1 on dev; None where the training failed.
-        failed: why.
-        folder: of its cell.
+        options: options of the method's grid.
+        dev: mean R@1 on dev; None if the training failed.
+        failed: reason of the failure.
+        folder: folder of its cell.
     """
 
     options: Mapping[str, Any]
@@ -44,19 +44,19 @@ class Try:
 
 @dataclass(frozen=True)
 class Contestant:
-    """One method of a comparison.
+    """A method of a comparison.
 
     Attributes:
-        label: what it is called here.
-        method: its name in `METHODS`.
-        options: all of them, as chosen.
-        tries: what was tried on dev, in order.
-        chosen: place of the try that was taken.
+        label: name in the comparison.
+        method: name in `METHODS`.
+        options: all options, as chosen.
+        tries: tries on dev, in order.
+        chosen: place of the chosen try.
         cells: trainings on all groups, by seed.
-        figures: by measure.
-        rivals: by headline measure (`mean_recall@1`, `zero_shot/top1`, ...), the best other method and the difference
-            to it.
-        failed: why there are no cells.
+        figures: figures by measure.
+        rivals: the best other method and the difference from it, by headline measure (`mean_recall@1`,
+            `zero_shot/top1`, ...).
+        failed: reason for the lack of cells.
     """
 
     label: str
@@ -71,25 +71,25 @@ class Contestant:
 
     @property
     def seconds(self) -> float:
-        """Of training, mean over seeds."""
+        """Duration of training, mean over seeds."""
         return float(np.mean([cell.seconds for cell in self.cells]))
 
     @property
     def memory(self) -> int | None:
-        """Peak in bytes, the largest over seeds."""
-        known = [cell.memory for cell in self.cells if cell.memory is not None]
-        return max(known, default=None)
+        """Peak memory in bytes, the largest over seeds."""
+        peaks = [cell.memory for cell in self.cells if cell.memory is not None]
+        return max(peaks, default=None)
 
 
 @dataclass(frozen=True)
 class Growth:
-    """One method on nested subsets of the training groups.
+    """A method on nested subsets of the training groups.
 
     Attributes:
-        label: of the method.
-        sizes: [N] numbers of groups, ascending.
-        recall: [S, N] mean R@1 by seed.
-        forecast: what the fitted curve says of the target; None with too few sizes.
+        label: label of the method.
+        sizes: numbers of groups, ascending, [N].
+        recall: mean R@1 by seed, [S, N].
+        forecast: forecast of the fitted curve for the target; None with too few sizes.
     """
 
     label: str
@@ -100,20 +100,20 @@ class Growth:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison, or as much of it as is done.
+    """A comparison, finished or in progress.
 
     Attributes:
-        folder: where it lies.
-        recipe: what was compared on.
-        seeds: all of them.
-        tuned: whether every method tried its grid.
-        contestants: best mean R@1 first, failed ones last.
-        differences: in mean R@1, by pair of labels, the better first.
-        chance: by measure, what a blind guess scores.
+        folder: folder of the comparison.
+        recipe: data, encoders, training and evaluation of all methods.
+        seeds: all seeds.
+        tuned: true if every method tried its grid.
+        contestants: methods, best mean R@1 first, failed methods last.
+        differences: differences in mean R@1 by pair of labels, the better first.
+        chance: score of a random guess, by measure.
         queries: number of queries by direction of retrieval.
-        headlines: measures that stand for the further tasks, such as `zero_shot/top1`.
-        growth: by method, where it was asked for.
-        finished: all cells are done.
+        headlines: headline measures of the further tasks, such as `zero_shot/top1`.
+        growth: recall by number of groups, by method, if requested.
+        finished: true if all cells are finished.
     """
 
     folder: Path
@@ -130,28 +130,28 @@ class Comparison:
 
     @property
     def ranked(self) -> tuple[Contestant, ...]:
-        """Those with figures."""
-        return tuple(one for one in self.contestants if one.cells)
+        """The contestants with figures."""
+        return tuple(contestant for contestant in self.contestants if contestant.cells)
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """Such as `("image_to_text", "text_to_image")`."""
+        """Directions, such as `("image_to_text", "text_to_image")`."""
         return tuple(self.queries)
 
     @property
     def versus(self) -> tuple[str, ...]:
-        """Measures in which every method is held against the best other one."""
+        """Measures in which every method is compared with the best other method."""
         return (MAIN, *self.headlines)
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """What tables show: with two modalities each direction, with more the means over directions."""
+        """Measures in tables: each direction for two modalities, means over directions for more."""
         each = [f"{name}/recall@{k}" for name in self.directions for k in KS] if len(self.directions) == 2 else []
         means = [f"mean_recall@{k}" for k in (KS[1:] if not each else ())]
         return (MAIN, *means, *each, *self.headlines)
 
     def to_json(self) -> dict[str, Any]:
-        """What compare.json holds."""
+        """Return the content of compare.json."""
         return {
             "format": FORMAT,
             "lightcrl": __version__,
@@ -163,12 +163,13 @@ class Comparison:
             "tuned": self.tuned,
             "queries": dict(self.queries),
             "chance": dict(self.chance),
-            "methods": [_contestant(one) for one in self.contestants],
+            "methods": [_contestant(contestant) for contestant in self.contestants],
             "differences": [
-                {"better": pair[0], "other": pair[1], **_difference(found)} for pair, found in self.differences.items()
+                {"better": pair[0], "other": pair[1], **_difference(difference)}
+                for pair, difference in self.differences.items()
             ],
             "words": sentences(self),
-            "scaling": [_growth(one) for one in self.growth],
+            "scaling": [_growth(contestant) for contestant in self.growth],
         }
 
 
@@ -179,7 +180,7 @@ def judged(
 
     Args:
         tasks: prepared tasks by label.
-        cells: by label, one or more each, all measured on the same units.
+        cells: one or more cells by label, all measured on the same units.
     """
     by_label: dict[str, dict[str, Draws]] = {label: {} for label in cells}
     for name, task in tasks.items() if cells else ():
@@ -211,28 +212,32 @@ def least(measure: str) -> float:
 def rivals(
     draws: Mapping[str, Mapping[str, Draws]], label: str, measures: Sequence[str]
 ) -> dict[str, tuple[str, Difference]]:
-    """Return, by measure, the best other method and the difference to it."""
+    """Return the best other method and the difference from it, by measure."""
     rival = {}
     for measure in measures:
-        others = {other: known[measure] for other, known in draws.items() if other != label and measure in known}
+        others = {
+            other: by_measure[measure]
+            for other, by_measure in draws.items()
+            if other != label and measure in by_measure
+        }
         if others and measure in draws[label]:
             best = max(others, key=lambda other: others[other].mean)
             rival[measure] = best, difference(draws[label][measure], others[best])
     return rival
 
 
-def pairs(found: Mapping[str, Mapping[str, Draws]]) -> dict[tuple[str, str], Difference]:
-    """Differences in mean R@1 of all pairs, the better first, best pairs first."""
-    order = sorted(found, key=lambda label: -found[label][MAIN].mean)
+def pairs(draws: Mapping[str, Mapping[str, Draws]]) -> dict[tuple[str, str], Difference]:
+    """Return differences in mean R@1 of all pairs, the better first, best pairs first."""
+    order = sorted(draws, key=lambda label: -draws[label][MAIN].mean)
     return {
-        (one, other): difference(found[one][MAIN], found[other][MAIN])
-        for at, one in enumerate(order)
+        (better, other): difference(draws[better][MAIN], draws[other][MAIN])
+        for at, better in enumerate(order)
         for other in order[at + 1 :]
     }
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """What the differences in mean R@1 say: whom the first method beats, and who is not told apart."""
+    """Return sentences on the differences in mean R@1: significant and not significant ones."""
     ranked = comparison.ranked
     if len(ranked) < 2:
         return []
@@ -241,27 +246,27 @@ def sentences(comparison: Comparison) -> list[str]:
     said = [f"{first.label} has the highest mean R@1, {_points(first.figures[MAIN].mean)} % ({_range(low, high)})."]
     beaten, equal = [], []
     for other in ranked[1:]:
-        found = comparison.differences[first.label, other.label]
-        if found.word == "better":
-            beaten.append(f"{_points(found.mean)} points above {other.label} ({_range(*found.interval)})")
+        gap = comparison.differences[first.label, other.label]
+        if gap.word == "better":
+            beaten.append(f"{_points(gap.mean)} points above {other.label} ({_range(*gap.interval)})")
         else:
-            equal.append(f"{other.label} ({_points(found.mean)} points apart, {_range(*found.interval)})")
+            equal.append(f"{other.label} ({_points(gap.mean)} points apart, {_range(*gap.interval)})")
     if beaten:
         said.append(f"It is {_join(beaten)}.")
     if equal:
-        said.append(f"It is not told apart from {_join(equal)}.")
+        said.append(f"There is no significant difference from {_join(equal)}.")
     alike = [
-        f"{one} and {other}"
-        for (one, other), found in comparison.differences.items()
-        if one != first.label and found.word == "not significant"
+        f"{left} and {other}"
+        for (left, other), gap in comparison.differences.items()
+        if left != first.label and gap.word == "not significant"
     ]
     if alike:
-        said.append(f"Not told apart either: {'; '.join(alike)}.")
+        said.append(f"No significant difference either: {'; '.join(alike)}.")
     return said
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """What a reader of the figures has to know."""
+    """Return remarks that a reader of the figures needs."""
     split, seeds = comparison.recipe.evaluation.split, len(comparison.seeds)
     said = []
     if split == "dev":
@@ -276,46 +281,46 @@ def remarks(comparison: Comparison) -> list[str]:
             f"Intervals are 95 %, over groups (bootstrap) and {seeds} seeds (Student's t) together; differences are "
             "paired by groups, each interval that of one comparison."
         )
-    said += [f"{one.label} failed: {one.failed}" for one in comparison.contestants if one.failed]
+    said += [f"{member.label} failed: {member.failed}" for member in comparison.contestants if member.failed]
     if not comparison.finished:
-        said.append("The comparison is not finished; the same command goes on with it.")
+        said.append("The comparison is not finished; the same command resumes it.")
     return said
 
 
-def _contestant(one: Contestant) -> dict[str, Any]:
+def _contestant(member: Contestant) -> dict[str, Any]:
     return {
-        "label": one.label,
-        "method": one.method,
-        "options": dict(one.options),
-        "failed": one.failed or None,
+        "label": member.label,
+        "method": member.method,
+        "options": dict(member.options),
+        "failed": member.failed or None,
         "tries": [
             {"options": dict(tried.options), "dev_mean_recall@1": tried.dev, "failed": tried.failed or None}
-            | {"folder": tried.folder or None, "chosen": at == one.chosen}
-            for at, tried in enumerate(one.tries)
+            | {"folder": tried.folder or None, "chosen": at == member.chosen}
+            for at, tried in enumerate(member.tries)
         ],
-        "parameters": one.cells[0].parameters if one.cells else None,
-        "seconds": round(one.seconds, 3) if one.cells else None,
-        "memory": one.memory,
+        "parameters": member.cells[0].parameters if member.cells else None,
+        "seconds": round(member.seconds, 3) if member.cells else None,
+        "memory": member.memory,
         "figures": {
-            name: {"mean": found.mean, "seeds": found.seeds and list(found.seeds)}
-            | {"items": list(found.items), "both": list(found.both)}
-            for name, found in one.figures.items()
+            name: {"mean": figure.mean, "seeds": figure.seeds and list(figure.seeds)}
+            | {"items": list(figure.items), "both": list(figure.both)}
+            for name, figure in member.figures.items()
         },
-        "rivals": {name: {"label": label, **_difference(found)} for name, (label, found) in one.rivals.items()},
-        "cells": [cell.to_json() for cell in one.cells],
+        "rivals": {name: {"label": label, **_difference(figure)} for name, (label, figure) in member.rivals.items()},
+        "cells": [cell.to_json() for cell in member.cells],
     }
 
 
-def _difference(found: Difference) -> dict[str, Any]:
-    return {"difference": found.mean, "interval": list(found.interval), "word": found.word}
+def _difference(gap: Difference) -> dict[str, Any]:
+    return {"difference": gap.mean, "interval": list(gap.interval), "word": gap.word}
 
 
-def _growth(one: Growth) -> dict[str, Any]:
-    said = one.forecast
+def _growth(growth: Growth) -> dict[str, Any]:
+    said = growth.forecast
     return {
-        "label": one.label,
-        "groups": one.sizes.tolist(),
-        "mean_recall@1": one.recall.tolist(),
+        "label": growth.label,
+        "groups": growth.sizes.tolist(),
+        "mean_recall@1": growth.recall.tolist(),
         "forecast": None
         if said is None
         else {
@@ -331,7 +336,7 @@ def _growth(one: Growth) -> dict[str, Any]:
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no infinity."""
+    """Return None for infinity, which JSON lacks."""
     return value if np.isfinite(value) else None
 
 

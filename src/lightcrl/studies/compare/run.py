@@ -1,8 +1,8 @@
 """A fair comparison: every method on the same features, splits, seeds and budget, its options chosen on dev.
 
-compare.json, compare.md     figures, differences, words; written after every training
-report.html                  the same to look at, written by `lightcrl compare` at the end (`report.comparison_page`)
-cells/                       one folder a training: see `lightcrl.studies.cells`
+compare.json, compare.md     figures, differences, sentences; written after every training
+report.html                  the page, written by `lightcrl compare` at the end (`report.comparison_page`)
+cells/                       a folder per training: see `lightcrl.studies.cells`
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from lightcrl.studies.entries import (
 )
 from lightcrl.tasks.base import Setting, Task
 
-# What one method may not be able to do while the others can.
+# Errors of a single method that do not end the comparison.
 FAILURES = (TrainingError, ModalityError, ShapeError)
 
 
 @dataclass
 class _State:
-    """What is known so far."""
+    """The current state of a comparison."""
 
     ground: Ground
     entries: Sequence[Entry]
@@ -69,31 +69,31 @@ def compare(
     target: float | None = None,
     tell: Tell = lambda event: None,
 ) -> Comparison:
-    """Train every method with every seed on the same features and say who is better. What is done is not done again.
+    """Train every method with every seed on the same features and compare them. Finished work is reused.
 
     Args:
         recipe: a recipe, or the file of one: data, encoders, training and evaluation for all methods.
         methods: `"name"`, `"name[key=value,...]"` or `Entry`; by default the recipe's and all of this library.
-        seeds: how many, or which.
+        seeds: number of seeds, or the seeds.
         overrides: `section.key=value` on top of the file.
         output: folder of the comparison; by default the run's with `-compare`.
-        tune: every method first tries its `grid` with the first seed and goes on with what is best on dev.
-        scaling: train on nested subsets of so many training groups as well; `"auto"` doubles from 125.
-        target: a mean R@1 that `scaling` says the needed groups for; by default the next round one.
-        tell: called with what happens, as in `lightcrl.pipeline`.
+        tune: true if every method first tries its `grid` with the first seed and keeps the best options on dev.
+        scaling: numbers of training groups for nested subsets; `"auto"` doubles from 125.
+        target: mean R@1 for which `scaling` reports the needed groups; by default the next round one.
+        tell: function that is called with events, as in `lightcrl.pipeline`.
 
     Raises:
         UnknownNameError: there is no such method.
-        RecipeError: fewer than two methods, or options that a method does not have.
-        TrainingError: a subset larger than the data, no method that can be trained, several processes.
-        LightCRLError: whatever else the recipe, the data or the machine does not allow.
+        RecipeError: there are fewer than two methods, or options that a method does not have.
+        TrainingError: a subset is larger than the data, no method can be trained, or there are several processes.
+        LightCRLError: another setting of the recipe, the data or the machine is invalid.
     """
     if launched() > 1:
         raise TrainingError("a comparison trains in one process. Launch it without accelerate or torchrun.")
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
     folder = Path(output) if output is not None else recipe.folder.with_name(f"{recipe.folder.name}-compare")
-    entries = default_entries(recipe) if methods is None else [_entry(one) for one in methods]
+    entries = default_entries(recipe) if methods is None else [_entry(method) for method in methods]
     check_entries(entries, recipe)
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not numbers or len(set(numbers)) < len(numbers):
@@ -127,15 +127,15 @@ def _entry(given: str | Entry) -> Entry:
 
 
 def _choose(state: _State) -> None:
-    """Every method's options: those with the best mean R@1 on dev, the earlier of equals."""
+    """Choose every method's options: those with the best mean R@1 on dev, the earlier of equals."""
     for entry in state.entries:
-        known = tries(entry, state.ground.recipe, state.tuned)
-        if len(known) == 1:
-            state.chosen[entry.label] = 0, known[0][1]
+        options_tried = tries(entry, state.ground.recipe, state.tuned)
+        if len(options_tried) == 1:
+            state.chosen[entry.label] = 0, options_tried[0][1]
             continue
         best = -1.0
-        for number, (options, spec) in enumerate(known):
-            label = f"{entry.label} (try {number + 1} of {len(known)})"
+        for number, (options, spec) in enumerate(options_tried):
+            label = f"{entry.label} (try {number + 1} of {len(options_tried)})"
             try:
                 cell = find_or_train(state.ground, label, spec, state.seeds[0])
             except FAILURES as error:
@@ -150,7 +150,7 @@ def _choose(state: _State) -> None:
 
 
 def _train(state: _State, entry: Entry, seed: int, groups: int | None = None) -> None:
-    """Train one cell, unless its method has failed before."""
+    """Train a cell, unless its method has failed before."""
     label = entry.label
     if label in state.failed:
         return
@@ -167,7 +167,7 @@ def _train(state: _State, entry: Entry, seed: int, groups: int | None = None) ->
 
 
 def _chance(tasks: Mapping[str, Task]) -> dict[str, float]:
-    """Return, by measure, what a blind guess scores, as far as that is known."""
+    """Return the score of a random guess, by measure, as far as it is known."""
     chances = {}
     for label, task in tasks.items():
         for space, measure in compared(label, task):
@@ -177,7 +177,7 @@ def _chance(tasks: Mapping[str, Task]) -> dict[str, float]:
 
 
 def _write(state: _State, finished: bool = False) -> Comparison:
-    """What is known by now, written as JSON and Markdown."""
+    """Write the current results as JSON and Markdown, and return them."""
     ground = state.ground
     cells = {entry.label: state.cells[entry.label] for entry in state.entries if state.cells[entry.label]}
     estimates, drawn = judged(ground.tasks, cells)
@@ -199,7 +199,7 @@ def _write(state: _State, finished: bool = False) -> Comparison:
                 state.failed.get(label, ""),
             )
         )
-    contestants.sort(key=lambda one: -one.figures[MAIN].mean if one.cells else 1)
+    contestants.sort(key=lambda contestant: -contestant.figures[MAIN].mean if contestant.cells else 1)
     done = Comparison(
         ground.folder,
         ground.recipe,
@@ -219,7 +219,7 @@ def _write(state: _State, finished: bool = False) -> Comparison:
 
 
 def _headlines(tasks: Mapping[str, Task]) -> tuple[str, ...]:
-    """Return the measures that stand for the tasks beside retrieval."""
+    """Return the headline measures of the tasks other than retrieval."""
     others = [(label, task) for label, task in tasks.items() if label != RETRIEVAL]
     return tuple(measure_name(label, *headline) for label, task in others for headline in task.headlines)
 
@@ -229,16 +229,20 @@ def _queries(cell: Cell) -> dict[str, int]:
 
 
 def _growth(state: _State, contestants: Sequence[Contestant]) -> tuple[Growth, ...]:
-    """Recall by training groups, of the methods that were trained on all subsets."""
-    ranked = [one for one in contestants if one.cells and one.label in state.smaller and not one.failed]
+    """Return recall by training groups, for the methods that were trained on all subsets."""
+    ranked = [
+        contestant
+        for contestant in contestants
+        if contestant.cells and contestant.label in state.smaller and not contestant.failed
+    ]
     if not ranked:
         return ()
     target = state.target if state.target is not None else next_target(ranked[0].figures[MAIN].mean)
-    found = []
-    for one in ranked:
-        by_size = [*state.smaller[one.label].values(), list(one.cells)]
+    growths = []
+    for contestant in ranked:
+        by_size = [*state.smaller[contestant.label].values(), list(contestant.cells)]
         sizes = np.array([cells[0].groups for cells in by_size])
         recall = np.array([[cell.figures[MAIN] for cell in cells] for cells in by_size]).T
         said = forecast(sizes, recall, target) if len(sizes) >= LEAST_SIZES else None
-        found.append(Growth(one.label, sizes, recall, said))
-    return tuple(found)
+        growths.append(Growth(contestant.label, sizes, recall, said))
+    return tuple(growths)

@@ -21,7 +21,7 @@ class Reading:
         task: by its name in the family.
         space: of the models.
         measure: in what.
-        against: whom they are held against: a label, or a space of the encoders as they come.
+        against: whom they are held against: a label, or a space of the frozen-encoder baselines.
         differences: by label, how far the model is above.
     """
 
@@ -34,7 +34,7 @@ class Reading:
 
     @property
     def word(self) -> str:
-        """`"holds"`, `"does not hold"`, `"not told apart"`, or for whom which of them."""
+        """`"holds"`, `"does not hold"`, `"no significant difference"`, or for whom which of them."""
         by_word = defaultdict(list)
         for label, found in self.differences.items():
             by_word[WORDS[found.word]].append(label)
@@ -43,7 +43,7 @@ class Reading:
         return "; ".join(f"{word} for {', '.join(by_word[word])}" for word in WORDS.values() if word in by_word)
 
 
-WORDS = {"better": "holds", "not significant": "not told apart", "worse": "does not hold"}
+WORDS = {"better": "holds", "not significant": "no significant difference", "worse": "does not hold"}
 """What becomes of "is above", by what the difference is called."""
 
 

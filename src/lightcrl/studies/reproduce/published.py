@@ -14,7 +14,7 @@ from lightcrl.specs import parse
 from lightcrl.studies.entries import Entry
 
 RAW = "raw"
-"""What a claim is against when it is against the encoders as they come."""
+"""What a claim is against when it is against the frozen-encoder baselines."""
 
 
 class Table(BaseModel):
@@ -45,7 +45,7 @@ class Claim(BaseModel):
         words: the claim itself.
         task: where it shows.
         measures: in what.
-        against: the paper's name of another model, or `"raw"` for the encoders as they come.
+        against: the paper's name of another model, or `"raw"` for the frozen-encoder baselines.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -3,7 +3,7 @@
 reproduction.json, reproduction.md    figures, published ones beside them, claims; written after every recipe and seed
 <recipe>/cells/<method>-seed<N>-...   one folder a training, as in a comparison: see `lightcrl.studies.cells`
     tasks/<task>-<digest>.npz         how the model fares, item by item
-<recipe>/encoders/<task>-<digest>.npz the same of the encoders as they come
+<recipe>/encoders/<task>-<digest>.npz the same of the frozen-encoder baselines
 """
 
 from __future__ import annotations
