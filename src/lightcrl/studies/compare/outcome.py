@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,7 @@ class Comparison:
         chance: score of a random guess, by measure.
         queries: number of queries by direction of retrieval.
         headlines: headline measures of the further tasks, such as `zero_shot/top1`.
+        units: number of units by further task.
         growth: recall by number of groups, by method, if requested.
         finished: true if all cells are finished.
     """
@@ -125,6 +126,7 @@ class Comparison:
     chance: Mapping[str, float]
     queries: Mapping[str, int]
     headlines: tuple[str, ...] = ()
+    units: Mapping[str, int] = field(default_factory=dict)
     growth: tuple[Growth, ...] = ()
     finished: bool = False
 
@@ -161,7 +163,7 @@ class Comparison:
             "finished": self.finished,
             "seeds": list(self.seeds),
             "tuned": self.tuned,
-            "queries": dict(self.queries),
+            "queries": {**self.queries, **self.units},
             "chance": dict(self.chance),
             "methods": [_contestant(contestant) for contestant in self.contestants],
             "differences": [

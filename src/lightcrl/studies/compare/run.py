@@ -210,6 +210,7 @@ def _write(state: _State, finished: bool = False) -> Comparison:
         state.chance,
         _queries(next(iter(cells.values()))[0]) if cells else {},
         headlines,
+        {label: task.units for label, task in ground.tasks.items() if label != RETRIEVAL},
         _growth(state, contestants) if finished else (),
         finished,
     )
