@@ -63,6 +63,8 @@ class Live:
             TextColumn("{task.fields[note]}"),
             console=console,
             refresh_per_second=4,
+            # In a file or a pipe bars are noise; lines stay.
+            disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
         self._steps = 0
