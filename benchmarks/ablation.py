@@ -26,9 +26,9 @@ from lightcrl.metrics.statistics import difference
 from lightcrl.pipeline import prepare
 from lightcrl.recipe import load_recipe
 from lightcrl.specs import parse
-from lightcrl.studies.cells import Ground, find_or_train
-from lightcrl.studies.compare.outcome import MAIN, ZERO_SHOT, judge
-from lightcrl.tasks.zero_shot import ZeroShot
+from lightcrl.studies.cells import Ground, comparison_tasks, find_or_train
+from lightcrl.studies.compare.outcome import MAIN, judged
+from lightcrl.tasks.base import Setting
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 
@@ -111,12 +111,10 @@ def main() -> None:
 
     recipe = load_recipe(given.recipe, given.overrides)
     features, encoders, _ = prepare(recipe)
-    asked = recipe.evaluation.zero_shot
-    zero_shot = ZeroShot.prepare(asked, encoders, recipe.features) if asked else None
     folder = make_folder(Path(given.output))
-    ground = Ground(
-        recipe, folder, features.in_memory(recipe.training.memory_bytes), encoders, zero_shot, lambda event: None
-    )
+    held = features.in_memory(recipe.training.memory_bytes)
+    setting = Setting(encoders, recipe.features, data=recipe.data, features=held, split=recipe.evaluation.split)
+    ground = Ground(recipe, folder, held, encoders, comparison_tasks(recipe, setting), lambda event: None)
     cells = {}
     for label in dict.fromkeys(["whole", *given.rows]):
         name, options = ROWS[label]
@@ -124,13 +122,13 @@ def main() -> None:
         cells[label] = [find_or_train(ground, label, spec, seed, given.groups) for seed in range(given.seeds)]
         print(f"{label}: {' '.join(f'{cell.dev:.4f}' for cell in cells[label])}", file=sys.stderr, flush=True)
 
-    estimates, draws = judge(cells, {label: number for number, label in enumerate(cells)})
+    estimates, draws = judged(ground.tasks, cells)
     rows = []
     for label, figures in estimates.items():
         rows.append(
             {"row": label, "parameters": cells[label][0].parameters, "seeds": [cell.dev for cell in cells[label]]}
         )
-        for measure in (MAIN, ZERO_SHOT):
+        for measure in (MAIN, "zero_shot/top1"):
             if measure not in figures:
                 continue
             rows[-1][measure] = {"mean": figures[measure].mean, "interval": figures[measure].both}
@@ -147,7 +145,7 @@ def main() -> None:
 
 def shown(row: Mapping) -> list[str]:
     """Return two cells: recall with interval and difference, and zero-shot accuracy with its difference."""
-    main, other = row[MAIN], row.get(ZERO_SHOT)
+    main, other = row[MAIN], row.get("zero_shot/top1")
     low, high = main["interval"]
     cells = [f"{main['mean']:.1%} ({low:.1%}-{high:.1%})".replace("%", "")]
     cells.append(signed(main["difference"]) if "difference" in main else "")

@@ -22,9 +22,11 @@ from lightcrl.data import Dataset, load_dataset
 from lightcrl.encoders import load_encoder
 from lightcrl.features import Features
 from lightcrl.features.extract import encode_modality
-from lightcrl.pipeline import train_one
+from lightcrl.pipeline import RETRIEVAL, train_one
 from lightcrl.recipe import load_recipe
 from lightcrl.studies.check.check import examine
+from lightcrl.tasks.base import Setting, prepare_task
+from lightcrl.tasks.retrieval import RetrievalSpec
 
 TABLE = Path(lightcrl.studies.check.__file__).with_name("calibration.json")
 
@@ -73,7 +75,9 @@ def main() -> None:
         }
         features = Features(stores)
         with tempfile.TemporaryDirectory() as folder:
-            model = train_one(recipe, recipe.method, 0, Path(folder), features, encoders)
+            setting = Setting(encoders, recipe.features, data=recipe.data, features=features)
+            tasks = {RETRIEVAL: prepare_task(RETRIEVAL, RetrievalSpec(), setting)}
+            model = train_one(recipe, recipe.method, 0, Path(folder), setting, tasks)
         trained = model.retrieval.metrics["mean_recall@1"]
         print(f"{groups} groups: trained {trained:.3f} in {model.seconds:.0f} s", flush=True)
         shared = {

@@ -12,10 +12,10 @@ import argparse
 from pathlib import Path
 
 import lightcrl
-from lightcrl.data.pairs import read_pairs
 from lightcrl.files.local import write_json
 from lightcrl.metrics import Result
-from lightcrl.tasks.text_similarity import TextSimilarity
+from lightcrl.tasks.base import Setting, prepare_task
+from lightcrl.tasks.text_similarity import TextSimilaritySpec, TextSimilarityTask
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared/data/text_pairs"
@@ -39,15 +39,21 @@ def main() -> None:
     given = parser.parse_args()
 
     # Unreadable pairs are reported before hours of training.
-    tasks = {"labelled": read_pairs(given.labelled, given.calibration), "scored": read_pairs(given.scored)}
+    specs = {
+        "labelled": TextSimilaritySpec(data=given.labelled, calibration=given.calibration),
+        "scored": TextSimilaritySpec(data=given.scored),
+    }
+    for spec in specs.values():
+        TextSimilarityTask.check(spec, {"text": "text"})
     first, *others = given.methods
     overrides = [f"method.name={first}", f"evaluation.baselines={others}", f"evaluation.seeds={given.seeds}"]
     recipe = lightcrl.load_recipe(given.recipe, [*overrides, *given.set], given.output)
     done = lightcrl.run(recipe)
     trained = [lightcrl.load(model.folder) for model in done.models]
     encoders = {name: trained[0].encoder(name) for name in recipe.encoders}
-    prepared = {name: TextSimilarity.prepare(*pairs, encoders, recipe.features) for name, pairs in tasks.items()}
-    results = [{name: task(embedder.method) for name, task in prepared.items()} for embedder in trained]
+    setting = Setting(encoders, recipe.features)
+    prepared = {name: prepare_task("text_similarity", spec, setting) for name, spec in specs.items()}
+    results = [{name: task.evaluate(embedder.checkpoint) for name, task in prepared.items()} for embedder in trained]
 
     print("| space | method | seed | accuracy | similar F1 | dissimilar F1 | ROC AUC | Spearman | Pearson |")
     print("|---|---|---|---|---|---|---|---|---|")

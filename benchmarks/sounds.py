@@ -18,8 +18,8 @@ import numpy as np
 
 import lightcrl
 from lightcrl.files.local import write_json
-from lightcrl.metrics.intervals import hits, mean_interval
-from lightcrl.tasks.zero_shot import ZeroShot
+from lightcrl.metrics.intervals import mean_interval
+from lightcrl.tasks.base import EMBEDDING, Setting, prepare_task
 
 ROOT = Path(__file__).parents[1]
 FOLDS = (1, 2, 3, 4, 5)
@@ -53,9 +53,9 @@ def main() -> None:
         assert recipe.evaluation.zero_shot is not None
         trained = [lightcrl.load(model.folder) for model in done.models]
         encoders = {name: trained[0].encoder(name) for name in recipe.encoders}
-        task = ZeroShot.prepare(recipe.evaluation.zero_shot, encoders, recipe.features)
+        task = prepare_task("zero_shot", recipe.evaluation.zero_shot, Setting(encoders, recipe.features))
         for model, embedder in zip(done.models, trained, strict=True):
-            hits_of[model.method][model.seed].append(hits(task.per_item(embedder.method), 1))
+            hits_of[model.method][model.seed].append(task.measure(embedder.checkpoint).items[EMBEDDING][0])
 
     rows = []
     for method, by_seed in hits_of.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -74,3 +75,8 @@ def make_features(
         write_manifest(folder / modality, modality, header, [shard])
         stores[modality] = FeatureStore(folder / modality)
     return Features(stores)
+
+
+def bare(method):
+    """What tasks need of a checkpoint when nothing is trained: its method and its name."""
+    return SimpleNamespace(method=method, name="dfe")

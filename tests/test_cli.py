@@ -165,7 +165,7 @@ def test_evaluate_zero_shot_on_a_class_folder(world, tmp_path):
     words = ("--data", world.folder / "shapes", "--template", "a picture of a {}.", "--json", tmp_path / "out.json")
     call("evaluate", "zero-shot", world.run, *words)
     found = json.loads((tmp_path / "out.json").read_text())
-    assert found["metrics"] == pytest.approx(world.done.models[0].zero_shot.metrics)
+    assert found["metrics"] == pytest.approx(world.done.models[0].results["zero_shot"].metrics)
     assert found["interval"].keys() == found["metrics"].keys() == {"top1", "top2", "top3", "top4", "top5"}
 
 

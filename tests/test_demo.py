@@ -14,9 +14,10 @@ import torch
 from lightcrl.data.base import text_item
 from lightcrl.demo import demo_recipe, run_demo
 from lightcrl.errors import CheckpointError, MissingExtraError
-from lightcrl.report.console import console, print_demo
+from lightcrl.report.console import print_demo
 from lightcrl.report.facts import gather
 from lightcrl.report.gallery import BARS, Collection, gallery
+from lightcrl.report.progress import console
 from lightcrl.report.run_page import render
 from lightcrl.report.space import look
 from pages import Page, browse
@@ -57,9 +58,9 @@ def test_every_direction_scores_far_above_chance(demo):
 def test_zero_shot_and_the_baseline_stand_beside_it(demo):
     assert [model.method for model in demo.run.models] == ["dfe", "linear"]
     for model in demo.run.models:
-        assert model.zero_shot.counts == {"items": 48, "classes": 8}
+        assert model.results["zero_shot"].counts == {"items": 48, "classes": 8}
         # Measured: 0.62 and 0.42.
-        assert model.zero_shot.metrics["top1"] > 0.25 == 2 * model.zero_shot.chance["top1"]
+        assert model.results["zero_shot"].metrics["top1"] > 0.25 == 2 * model.results["zero_shot"].chance["top1"]
 
 
 def test_the_example_is_a_caption_that_finds_pictures(demo):
@@ -182,7 +183,7 @@ def test_the_demo_keeps_to_its_folder(demo):
 def test_confusion_counts_every_picture_once(report, demo):
     counts = report.confusion.counts
     assert counts.sum(1).tolist() == [6] * 8
-    top1 = demo.run.models[0].zero_shot.metrics["top1"]
+    top1 = demo.run.models[0].results["zero_shot"].metrics["top1"]
     assert counts.trace() / counts.sum() == pytest.approx(top1)
 
 

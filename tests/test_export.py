@@ -60,6 +60,24 @@ def exported(tmp_path_factory):
     return embedder, export_onnx(embedder, folder / "onnx"), folder
 
 
+@pytest.mark.parametrize("tokens", ["auto", "last|all", "trained+last"])
+def test_an_export_has_the_last_token_and_the_vector_trained(tokens, tmp_path):
+    folder = tiny.qwen3(tmp_path / "model")
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+    modules = [
+        {"idx": n, "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for n, (path, kind) in enumerate(kinds.items())
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": ["lasttoken", "weightedmean"]}))
+    layers = "auto" if tokens == "auto" else (-1,)
+    spec = EncoderSpec(kind="text", model=str(folder), tokens=tokens, layers=layers)
+    embedder = make_embedder({"text": spec, "words": EncoderSpec(kind="text", model="builtin")}, "linear", dim=8)
+    used = ExportedEmbedder(export_onnx(embedder, tmp_path / "onnx", ["text"]), threads=1)
+    np.testing.assert_allclose(used.encode(ITEMS["text"], "text"), embedder.encode(ITEMS["text"], "text"), atol=1e-5)
+
+
 @pytest.mark.parametrize("modality", ITEMS)
 def test_an_export_gives_the_embedders_vectors(exported, modality):
     embedder, folder, _ = exported

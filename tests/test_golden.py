@@ -84,7 +84,7 @@ def test_a_cell_of_a_comparison_is_read():
     cell = _read(GOLDEN / "cell-1", "measured")
     assert cell is not None
     assert (cell.seed, cell.groups, cell.parameters, cell.dev) == (1, 3, 40, 0.5)
-    assert cell.figures()["mean_recall@1"] == pytest.approx((1 + 0 + 5 / 6) / 3)  # first, second, tied
+    assert cell.figures["mean_recall@1"] == pytest.approx((1 + 0 + 5 / 6) / 3)  # first, second, tied
     assert _read(GOLDEN / "cell-1", "of something else") is None
 
 
@@ -167,7 +167,7 @@ zero_shot = { data = "shapes" }
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("golden")
-    write_table(folder / "world", 60, 0)
+    write_table(folder / "world", 100, 0)
     write_class_folder(folder / "shapes", attribute="shape", per_class=2, seed=1)
     (folder / "small.toml").write_text(RECIPE)
     lightcrl.run(folder / "small.toml", output=folder / "run")
@@ -199,3 +199,20 @@ def test_keys_of_an_evaluations_json_are_those_kept(folder, task):
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     snapshot(f"keys/evaluate-{task}.txt", "\n".join(sorted(keys(json.loads(out.read_text())))) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("info", ["run"]),
+        ("check", ["small.toml", "--sample", "60"]),
+        ("compare", ["small.toml", "--methods", "dfe,linear", "--seeds", "1", "--no-tune"]),
+    ],
+)
+def test_keys_of_a_commands_json_are_those_kept(folder, command, words):
+    out = folder / f"{command}.json"
+    place, *more = words
+    result = CliRunner().invoke(app, [command, str(folder / place), *more, "--json", str(out)])
+    assert result.exit_code == 0, result.output
+    found = {path for path in keys(json.loads(out.read_text())) if not path.startswith("tensors.")}
+    snapshot(f"keys/{command}.txt", "\n".join(sorted(found)) + "\n")

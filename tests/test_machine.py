@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lightcrl import machine
+from lightcrl import cli, machine
 
 FAULTS = """
 import resource
@@ -58,3 +59,17 @@ def test_a_cpu_multiplies_in_bfloat16_if_it_says_so(monkeypatch, able, expected)
 def test_a_gpu_is_asked_itself(monkeypatch):
     monkeypatch.setattr(torch, "cuda", SimpleNamespace(is_bf16_supported=lambda: True))
     assert machine.multiplies_bfloat16("cuda")
+
+
+def test_the_command_line_alone_changes_how_memory_is_kept(monkeypatch):
+    source = Path(machine.__file__).parent
+    callers = {path.name for path in source.rglob("*.py") if "keep_freed_memory" in path.read_text(encoding="utf-8")}
+    assert callers == {"machine.py", "cli.py"}
+    called = []
+    monkeypatch.setattr(cli, "keep_freed_memory", lambda: called.append(True))
+    monkeypatch.setattr(sys, "argv", ["lightcrl", "--version"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (called, ended.value.code) == ([True], 0)

@@ -17,7 +17,6 @@ import coloured
 import lightcrl
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.data.base import Dataset, text_item
-from lightcrl.data.pairs import read_pairs
 from lightcrl.encoders import EncoderSpec, OwnEncoder
 from lightcrl.features import Features, embed, extract
 from lightcrl.features.spec import FeaturesSpec
@@ -29,16 +28,17 @@ from lightcrl.methods.spec import make_method
 from lightcrl.metrics import probe
 from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.pipeline import run
-from lightcrl.tasks.class_folders import ClassFolders, ClassItems
-from lightcrl.tasks.fine_tuning import FineTuning, FineTuningSpec
-from lightcrl.tasks.text_similarity import TextSimilarity
-from lightcrl.tasks.zero_shot import ZeroShot
+from lightcrl.tasks.base import Setting
+from lightcrl.tasks.class_folders import ClassItems
+from lightcrl.tasks.fine_tuning import FineTuningSpec, FineTuningTask
+from lightcrl.tasks.text_similarity import TextSimilaritySpec, TextSimilarityTask
+from lightcrl.tasks.zero_shot import ZeroShotTask
 from lightcrl.tokens import TokenBatch, TokenSpec
 from lightcrl.training.batches import epoch_batches
 from lightcrl.training.gradient import parameter_groups
 from lightcrl.training.loop import train
 from lightcrl.training.spec import TrainingSpec
-from samples import make_features, make_split, padded, ragged, randn, units
+from samples import bare, make_features, make_split, padded, ragged, randn, units
 from worlds import Digits
 
 SMALL: dict[str, Any] = {
@@ -185,11 +185,11 @@ def test_6_inference_is_in_eval_mode_without_gradient_and_deterministic(tmp_path
     features, method = world(tmp_path), dfe(dropout=0.5, input_dropout=0.5)
     rows, labels = np.arange(24), np.arange(24) % 2
     items = ClassItems("image", features.store("image"), rows, labels, ("a", "b"), ())
-    task = ZeroShot(items, ("a", "b"), "text", ragged([2, 3, 1, 4], 4))
+    task = ZeroShotTask(items, ("a", "b"), "text", ragged([2, 3, 1, 4], 4))
     found = []
     for _ in range(2):
         method.train()
-        found.append((items.vectors(method), task.class_vectors(method), task(method).metrics))
+        found.append((items.vectors(method), task.class_vectors(method), task.evaluate(bare(method)).metrics))
     for first, second in zip(*found, strict=True):
         assert first == second if isinstance(first, dict) else torch.equal(first, second)
     assert not any(part.requires_grad for part in found[0][:2])
@@ -220,10 +220,10 @@ def test_7_fine_tuning_moves_what_it_says_and_a_linear_probe_is_one_linear_map(t
     model = lightcrl.load(tmp_path / "run")
     encoder = model.encoder("image")
     before = {name: weight.clone() for name, weight in encoder.loaded.network.named_parameters()}
-    folders = ClassFolders(str(place / "classes"), files="[01].png", test_files="2.png")
-    tuning = FineTuning.prepare(folders, {"image": encoder}, made.features)
-    settings = {"training": {"epochs": 1, "tensorboard": False}, "tuning": {"blocks": 1, "learning_rate": 1e-3}}
-    tuning(model.checkpoint, FineTuningSpec.model_validate(settings), tmp_path / "tuned")
+    settings = {"data": str(place / "classes"), "files": "[01].png", "test_files": "2.png"}
+    settings |= {"training": {"epochs": 1, "tensorboard": False}, "tuning": {"blocks": 1, "learning_rate": 1e-3}}
+    spec = FineTuningSpec.model_validate({**settings, "output": str(tmp_path / "tuned")})
+    FineTuningTask.prepare(spec, Setting({"image": encoder}, made.features)).evaluate(model.checkpoint)
     after = lightcrl.load_checkpoint(tmp_path / "tuned")
     moved = after.towers["image"].tensors
     assert {name for name in before if name in moved} == {
@@ -287,19 +287,19 @@ def test_9_text_pairs_are_judged_by_a_threshold_calibrated_on_the_training_pairs
         path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
         return str(path)
 
-    pairs = read_pairs(write("test.jsonl", 60), write("train.jsonl", 90))
+    pairs = write("test.jsonl", 60), write("train.jsonl", 90)
     encoders = {"image": Crowded(), "text": Digits()}
-    task = TextSimilarity.prepare(*pairs, encoders, FeaturesSpec(folder=str(tmp_path), dtype="float32"))
-    method = dfe()
-    result = task(method)
+    setting = Setting(encoders, FeaturesSpec(folder=str(tmp_path), dtype="float32"))
+    task = TextSimilarityTask.prepare(TextSimilaritySpec(data=pairs[0], calibration=pairs[1]), setting)
+    result = task.evaluate(bare(dfe()))
     for space in ("raw image", "raw text"):
         assert result.metrics[f"{space}/accuracy"] > result.chance[f"{space}/accuracy"] + 0.1
         for label in ("similar", "dissimilar"):
             assert result.metrics[f"{space}/{label}/recall"] > 0.5
             assert result.metrics[f"{space}/{label}/precision"] > 0.5
-    raw = task.similarities(method)["raw image"][:60]
+    raw = task.raw["image"][:60]
     assert raw.min() > 0.99, "a threshold fixed at 0.5, or at 0.9, would call all of them similar"
     # Each space has its own, and test labels have no part in it.
     assert result.thresholds["raw image"] > result.thresholds["raw text"]
     turned = replace(task, pairs=replace(task.pairs, truth=1 - task.pairs.truth))
-    assert turned(method).thresholds == result.thresholds
+    assert turned.evaluate(bare(dfe())).thresholds == result.thresholds

@@ -14,17 +14,20 @@ import pytest
 
 import coloured
 import lightcrl
+import tiny
 from lightcrl.checkpoint import load_checkpoint, load_folder
-from lightcrl.data.pairs import read_pairs
-from lightcrl.encoders import load_encoder
+from lightcrl.encoders import EncoderSpec, load_encoder
 from lightcrl.errors import DataError
 from lightcrl.pipeline import Run, prepare, run
 from lightcrl.recipe import Recipe, make_recipe
-from lightcrl.report.console import console, print_run
+from lightcrl.report.console import print_run
 from lightcrl.report.facts import Report, gather
+from lightcrl.report.progress import Live, console
 from lightcrl.report.run_page import render
-from lightcrl.tasks.measure import Request, measure
-from lightcrl.tasks.text_similarity import TextSimilarity, watched
+from lightcrl.tasks.base import Setting
+from lightcrl.tasks.evaluate import evaluate
+from lightcrl.tasks.spec import make_task_spec
+from lightcrl.tasks.text_similarity import TextSimilarityTask, watched
 from lightcrl.training.log import read_log
 from pages import Page, browse
 
@@ -95,28 +98,39 @@ def world(tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(folder=folder, recipe=recipe, pairs=pairs, run=folder / "run", done=done)
 
 
+def test_texts_that_are_cut_are_counted_by_the_run(tmp_path):
+    rows = [{"thing": thing, "text": f"{'old ' * n} {thing} cat"} for thing in "abcdefgh" for n in range(1, 9)]
+    write_lines(tmp_path / "texts.jsonl", rows)
+    words = {"kind": "text", "model": str(tiny.bert(tmp_path / "bert")), "max_length": 8, "tokens": "mean"}
+    recipe = make(tmp_path)
+    recipe = recipe.model_copy(update={"encoders": {**recipe.encoders, "large": EncoderSpec.model_validate(words)}})
+    for folder in ("first", "again"):
+        events: list[Any] = []
+        run(recipe, output=tmp_path / folder, tell=events.append)
+        told = {event["modality"]: event["cut"] for event in events if event["event"] == "encoded"}
+        # Two special tokens and two words beside n times "old": more than four of these are too many.
+        assert told == {"large": 8 * 4, "small": 0}
+        assert json.loads((tmp_path / folder / "metrics.json").read_text())["texts_cut"] == told
+    with console.capture() as shown, Live() as live:
+        for event in events:
+            live.tell(event)
+    assert "64 were there already, cut 32 at max_length; " in " ".join(shown.get().split())
+
+
 def evaluations(folder: Path) -> list[dict[str, Any]]:
     return [event for event in read_log(folder) if event["event"] == "evaluation"]
 
 
-def similarity(world: SimpleNamespace) -> TextSimilarity:
+def similarity(world: SimpleNamespace) -> TextSimilarityTask:
     encoders = {name: load_encoder(spec) for name, spec in world.recipe.encoders.items()}
-    found = read_pairs(world.pairs["data"], world.pairs["calibration"], world.pairs["columns"])
-    return TextSimilarity.prepare(*found, encoders, world.recipe.features)
+    return TextSimilarityTask.prepare(world.recipe.evaluation.text_similarity, Setting(encoders, world.recipe.features))
 
 
 def test_every_model_is_measured_as_evaluate_measures_it(world):
     metrics = json.loads((world.run / "metrics.json").read_text())
     for number, place in enumerate((world.run, world.run / "others/csa-seed0")):
-        request = Request(
-            str(place),
-            lightcrl.load(place),
-            world.pairs["data"],
-            world.pairs["columns"],
-            calibration=world.pairs["calibration"],
-        )
-        expected, _ = measure("text_similarity", request)
-        assert world.done.models[number].text_similarity == expected
+        expected = evaluate("text_similarity", str(place), lightcrl.load(place), world.pairs).result
+        assert world.done.models[number].results["text_similarity"] == expected
         assert metrics["models"][number]["text_similarity"] == json.loads(json.dumps(expected.to_json()))
     assert expected.counts == {"pairs": 40, "similar": 20}
     assert expected.thresholds.keys() == {*(f"aligned {space}" for space in SPACES), "raw large", "raw small"}
@@ -129,9 +143,9 @@ def test_the_log_has_the_precision_of_both_classes_at_every_look(world):
     names = {f"text_similarity/aligned {s}/{c}/precision" for s in SPACES for c in ("similar", "dissimilar")}
     for line in lines:
         assert {key for key in line if key.startswith("text_similarity/")} == names
-    at_last = task(load_folder(world.run / "last").method)
+    at_last = task.evaluate(load_folder(world.run / "last"))
     best = max(lines, key=lambda line: line["dev_mean_recall@1"])
-    at_best = task(load_checkpoint(world.run).method)
+    at_best = task.evaluate(load_checkpoint(world.run))
     for name in names:
         assert lines[-1][name] == at_last.metrics[name.removeprefix("text_similarity/")]
         assert best[name] == at_best.metrics[name.removeprefix("text_similarity/")]
@@ -155,7 +169,7 @@ def test_what_was_watched_is_read_from_the_log_by_space(world):
 def test_to_watch_changes_neither_the_training_nor_its_choice(world, tmp_path):
     plain = run(make(world.folder), output=tmp_path / "run")
     assert plain.models[0].retrieval == world.done.models[0].retrieval
-    assert plain.models[0].text_similarity is None
+    assert plain.models[0].results.get("text_similarity") is None
 
     def shown(folder: Path) -> list[dict[str, Any]]:
         return [
@@ -168,14 +182,14 @@ def test_to_watch_changes_neither_the_training_nor_its_choice(world, tmp_path):
     assert digests[0] == digests[1]
     # A finished training is measured without being trained, or watched, anew.
     again = run(world.recipe, output=plain.folder)
-    assert again.models[0].text_similarity == world.done.models[0].text_similarity
+    assert again.models[0].results["text_similarity"] == world.done.models[0].results["text_similarity"]
     assert watched(read_log(plain.folder)) == {}
 
 
 def test_scores_are_correlated_at_the_end_and_not_watched(world, tmp_path):
     pairs = {"data": write_pairs(tmp_path / "scored.jsonl", 30, 3, "score"), "columns": {"text1": "first"}}
     done = run(make(world.folder, text_similarity=pairs), output=tmp_path / "run")
-    found = done.models[0].text_similarity
+    found = done.models[0].results["text_similarity"]
     assert found is not None
     assert {name.partition("/")[2] for name in found.metrics} == {"spearman", "pearson"}
     assert watched(read_log(done.folder)) == {}
@@ -185,7 +199,7 @@ def test_scores_are_correlated_at_the_end_and_not_watched(world, tmp_path):
 def test_what_is_not_to_be_watched_is_measured_at_the_end_alone(world, tmp_path):
     done = run(make(world.folder, text_similarity={**world.pairs, "watch": False}), output=tmp_path / "run")
     assert watched(read_log(done.folder)) == {}
-    assert done.models[0].text_similarity == world.done.models[0].text_similarity
+    assert done.models[0].results["text_similarity"] == world.done.models[0].results["text_similarity"]
 
 
 def test_pairs_that_cannot_be_used_are_refused_before_anything_is_encoded(world, tmp_path):
@@ -217,10 +231,11 @@ def test_the_console_shows_every_space_beside_the_encoders(world):
         assert space.partition("-")[2] in table
     for model in world.done.models:
         for space in SPACES:
-            assert f"{model.text_similarity.metrics[f'aligned {space}/accuracy']:.3f}" in table
+            metrics = model.results["text_similarity"].metrics
+            assert f"{metrics[f'aligned {space}/accuracy']:.3f}" in table
     assert "as they come" in table
     for name in ("large", "small"):
-        assert f"{world.done.models[0].text_similarity.metrics[f'raw {name}/accuracy']:.3f}" in table
+        assert f"{world.done.models[0].results['text_similarity'].metrics[f'raw {name}/accuracy']:.3f}" in table
     second = replace(world.done.models[0], seed=1)
     assert "±0.000" in printed(replace(world.done, models=(world.done.models[0], second)), world.recipe)
 
@@ -275,22 +290,16 @@ def test_texts_go_through_encoders_that_were_trained_too(tmp_path):
     pairs["calibration"] = write_lines(place / "train.jsonl", others)
     table["evaluation"]["text_similarity"] = pairs
     done = run(make_recipe(table), output=tmp_path / "run")
-    found = done.models[0].text_similarity
-    request = Request(
-        str(done.folder),
-        lightcrl.load(done.folder),
-        pairs["data"],
-        calibration=pairs["calibration"],
-        features=tmp_path / "other",
-    )
-    expected, _ = measure("text_similarity", request)
-    assert found is not None
+    found = done.models[0].results["text_similarity"]
+    place = str(done.folder)
+    expected = evaluate("text_similarity", place, lightcrl.load(place), pairs, tmp_path / "other").result
     assert found.metrics == pytest.approx(expected.metrics)
     assert found.thresholds == pytest.approx(expected.thresholds, abs=1e-4)
     # As it came, the encoder says something else.
     _, encoders, _ = prepare(made)
-    before = TextSimilarity.prepare(*read_pairs(**pairs), {"text": encoders["text"]}, made.features)
-    thresholds = before(load_checkpoint(done.folder).method).thresholds
+    spec = make_task_spec("text_similarity", pairs)
+    before = TextSimilarityTask.prepare(spec, Setting({"text": encoders["text"]}, made.features))
+    thresholds = before.evaluate(load_checkpoint(done.folder)).thresholds
     assert thresholds["raw text"] != pytest.approx(found.thresholds["raw text"], abs=1e-6)
     # No look at every evaluation: each would read all texts anew.
     assert watched(read_log(done.folder)) == {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lightcrl.errors import LightCRLError, RecipeError, UnknownNameError
-from lightcrl.recipe import Recipe, load_recipe, make_recipe
+from lightcrl.recipe import Recipe, anchor_path, load_recipe, make_recipe
 
 PROJECT = Path(__file__).parents[1]
 
@@ -186,19 +186,19 @@ def test_every_recipe_of_the_project_is_valid_and_says_how_to_run_it(path):
 
 
 def test_every_key_is_in_the_docs():
-    """docs/recipes.md names every key of every table."""
+    """docs/recipes.md and docs/tasks.md name every key of every table."""
     from lightcrl.data import DataSpec
     from lightcrl.encoders.base import EncoderSpec
     from lightcrl.encoders.tower import TuningSpec
     from lightcrl.features.spec import FeaturesSpec
     from lightcrl.methods import METHODS
     from lightcrl.methods.spec import MethodSpec
-    from lightcrl.tasks.spec import EvaluationSpec, TextSimilaritySpec, ZeroShotSpec
+    from lightcrl.tasks.spec import TASKS, EvaluationSpec
     from lightcrl.training.spec import TrainingSpec
 
-    text = (PROJECT / "docs/recipes.md").read_text()
+    text = "".join((PROJECT / f"docs/{name}.md").read_text() for name in ("recipes", "tasks"))
     tables = [Recipe, DataSpec, EncoderSpec, TuningSpec, FeaturesSpec, TrainingSpec, EvaluationSpec]
-    tables += [ZeroShotSpec, TextSimilaritySpec]
+    tables += [TASKS.load(name).Spec for name in TASKS]
     tables += [METHODS.load(name).Options for name in METHODS]
     missing = [f"{table.__name__}.{key}" for table in tables for key in table.model_fields if f"`{key}`" not in text]
     assert not missing
@@ -213,3 +213,10 @@ def test_every_error_is_of_the_one_tree():
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     assert all(issubclass(kind, LightCRLError) for kind in kinds)
     assert {kind.exit_code for kind in kinds} == {1}
+
+
+@pytest.mark.parametrize(("value", "words"), [("~nobody-here/a", "home directory"), ("x" * 300, "File name too long")])
+def test_a_path_that_cannot_be_is_refused(tmp_path, value, words):
+    with pytest.raises(RecipeError, match=f"'{value[:60]}': .*{words}"):
+        anchor_path(value, tmp_path, may_be_id=False)
+    assert anchor_path("", tmp_path, may_be_id=True) == ""

@@ -68,10 +68,22 @@ NAMES: Mapping[str, tuple[Any, ...]] = {
     "baselines": (["linear"], ["csa"], ["convirt"], ["nothing"], ["math:floor"], "linear", [1]),
     "locked": ("text", "sound", ""),
 }
+PLACES = ("", " ", "/", "\x00", "x" * 300, "./nowhere.csv", "./nowhere", "~")
 OPTIONS: Mapping[str, tuple[Any, ...]] = {
+    "evaluation.zero_shot.data": PLACES,
+    "evaluation.text_similarity.data": PLACES,
+    "evaluation.text_similarity.calibration": (None, *PLACES),
     "data.options": ({}, {"groups": 1}, {"groups": 0}, {"captions": 2}, {"seed": "a"}, {"nothing": 1}, {"groups": 3.5}),
-    "encoders.image.options": ({}, {"dim": 3}, {"side": 0}, {"nothing": 1}),
-    "encoders.text.options": ({}, {"dim": 3}, {"dim": 0}, {"dim": "a"}, {"nothing": 1}),
+    "encoders.image.options": (
+        {},
+        {"grid": 2},
+        {"grid": 0},
+        {"grid": "a"},
+        {"size": -8},
+        {"size": None},
+        {"nothing": 1},
+    ),
+    "encoders.text.options": ({}, {"dim": 3}, {"dim": 0}, {"dim": 2**64}, {"dim": "a"}, {"nothing": 1}),
 }
 
 

@@ -14,10 +14,10 @@ from lightcrl.errors import LightCRLError, UnknownNameError
 from lightcrl.losses import LOSSES
 from lightcrl.methods import METHODS
 from lightcrl.methods.fusion import OPERATIONS
-from lightcrl.metrics import EVALUATIONS
 from lightcrl.registry import Table, import_object
+from lightcrl.tasks.spec import TASKS
 
-FAMILIES = {table.what: table for table in (BUILTIN, ENCODERS, EVALUATIONS, LOSSES, METHODS, OPERATIONS, SOURCES)}
+FAMILIES = {table.what: table for table in (BUILTIN, ENCODERS, LOSSES, METHODS, OPERATIONS, SOURCES, TASKS)}
 
 
 @pytest.mark.parametrize("table", FAMILIES.values(), ids=FAMILIES)

@@ -17,6 +17,7 @@ from coloured import recipe
 from lightcrl.checkpoint import load_checkpoint
 from lightcrl.encoders.tower import Tower, TuningSpec
 from lightcrl.errors import CheckpointError, RecipeError, TrainingError, UnknownNameError
+from lightcrl.features import FeatureStore
 from lightcrl.features.live import LiveStore
 from lightcrl.pipeline import prepare, run, train_method
 from lightcrl.recipe import Recipe, make_recipe
@@ -165,15 +166,11 @@ def test_a_run_with_towers_is_loaded_measured_and_embeds_as_it_was_trained(place
     np.testing.assert_allclose(embedder.encode(paths, "image"), seen, atol=1e-5)
 
     # Zero-shot goes through the trained towers: the same figures when measured from the files anew.
-    from lightcrl.tasks.measure import Request, measure
+    from lightcrl.tasks.evaluate import evaluate
 
-    request = Request(
-        str(tmp_path / "run"), embedder, str(place / "classes"), templates=("the {} dog",),
-        features=tmp_path / "other",
-    )  # fmt: skip
-    again, _ = measure("zero_shot", request)
-    assert done.models[0].zero_shot is not None
-    assert again.metrics["top1"] == done.models[0].zero_shot.metrics["top1"]
+    settings = {"data": str(place / "classes"), "templates": ("the {} dog",)}
+    again = evaluate("zero_shot", str(tmp_path / "run"), embedder, settings, tmp_path / "other").result
+    assert again.metrics["top1"] == done.models[0].results["zero_shot"].metrics["top1"]
     assert again.metrics["top1"] >= 0.75
     assert "tower image" in (tmp_path / "run/best/README.md").read_text()
     assert done.models[0].parameters == sum(embedder.checkpoint.parts().values()) > embedder.method.dim * 1000
@@ -186,7 +183,7 @@ def test_a_run_with_towers_is_loaded_measured_and_embeds_as_it_was_trained(place
     assert [one.trained for one in report.modalities] == [True, True]
     assert report.confusion is not None
     right = np.trace(report.confusion.counts) / report.confusion.counts.sum()
-    assert right == pytest.approx(done.models[0].zero_shot.metrics["top1"])
+    assert right == pytest.approx(done.models[0].results["zero_shot"].metrics["top1"])
     assert "trained too" in render(report)
 
 
@@ -224,3 +221,20 @@ def test_frozen_runs_need_no_newer_version(place, tmp_path):
 
 def test_tuning_tables_have_defaults_that_train_everything():
     assert TuningSpec() == TuningSpec(blocks="all", lora=0)
+
+
+def test_a_live_store_is_a_store_and_no_stored_one(place):
+    made = recipe(place, {"text": {"blocks": 1}}, epochs=1)
+    features, encoders, _ = prepare(made)
+    store = features.store("text")
+    live = LiveStore(store, Tower(encoders["text"], made.tuning["text"]), features.items["text"])
+    assert not isinstance(live, FeatureStore)
+    names = ("fingerprint", "rows", "dim", "slots", "sequence", "longest", "tokens", "nbytes")
+    assert [getattr(live, name) for name in names] == [getattr(store, name) for name in names]
+    assert live.metadata().equals(store.metadata())
+    assert live.count_lines() == store.count_lines() == sum(len(lines) for lines in live.lines(("row", "group")))
+    assert live.in_memory() is live
+    assert live.memory
+    # Not trained yet, the tower says what was stored.
+    rows = np.array([2, 0])
+    torch.testing.assert_close(live.gather(rows).values, store.gather(rows).values.float(), atol=1e-4, rtol=1e-3)

@@ -66,12 +66,12 @@ def save(folder: Path, config: Any, *processors: Any, seed: int = 0) -> Path:
     return folder
 
 
-def tokenizer(first: str | None, last: str | None, **special: str) -> Any:
+def tokenizer(first: str | None, last: str | None, **settings: Any) -> Any:
     """One id per word, between two special tokens."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    names = ["<unk>", *dict.fromkeys(special.values())]
+    names = ["<unk>", *dict.fromkeys(token for name, token in settings.items() if name.endswith("_token"))]
     made = Tokenizer(
         models.WordLevel({word: n for n, word in enumerate(names + VOCABULARY.split())}, unk_token="<unk>")
     )
@@ -82,7 +82,7 @@ def tokenizer(first: str | None, last: str | None, **special: str) -> Any:
             single=" ".join(token for token in (first, "$A", last) if token),
             special_tokens=[(token, names.index(token)) for token in around],
         )
-    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", **special)
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", **settings)
 
 
 def bert_words() -> Any:
@@ -113,6 +113,55 @@ def llama(folder: Path) -> Path:
         vocab_size=40, max_position_embeddings=24, attention_dropout=0.5, initializer_range=0.3, **WIDE
     )
     return save(folder, config, tokenizer("<s>", None, bos_token="<s>", eos_token="</s>"))
+
+
+def qwen3(folder: Path, side: str = "left") -> Path:
+    """A causal model as embedders have it: every text ends in a token of its own, padding stands where `side` says."""
+    from transformers import Qwen3Config
+
+    config = Qwen3Config(
+        vocab_size=40, max_position_embeddings=24, num_key_value_heads=2,
+        head_dim=8, attention_dropout=0.5, initializer_range=0.3,
+        **WIDE,
+    )  # fmt: skip
+    words = tokenizer(None, "</s>", eos_token="</s>", pad_token="<pad>", padding_side=side)
+    return save(folder, config, words)
+
+
+def xlnet(folder: Path) -> Path:
+    """A model without a limit of length, whose special tokens come last and have a segment of their own."""
+    from tokenizers import processors
+    from transformers import XLNetConfig
+
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    special_tokens = {"pad_token": "<pad>", "cls_token": "<cls>", "sep_token": "<sep>"}
+    words = tokenizer(None, None, **special_tokens, padding_side="left", model_input_names=names)
+    special = [(token, words.convert_tokens_to_ids(token)) for token in ("<sep>", "<cls>")]
+    words.backend_tokenizer.post_processor = processors.TemplateProcessing("$A:0 <sep>:0 <cls>:2", None, special)
+    config = XLNetConfig(vocab_size=40, d_model=32, n_layer=5, n_head=4, d_inner=48, dropout=0.5, initializer_range=0.3)
+    return save(folder, config, words)
+
+
+def siglip(folder: Path) -> Path:
+    """Two towers whose texts are all filled up to one length, and the padding is seen."""
+    from transformers import SiglipConfig, SiglipImageProcessorPil
+
+    config = SiglipConfig(
+        text_config={
+            **WIDE,
+            "vocab_size": 40,
+            "max_position_embeddings": 20,
+            "projection_size": 32,
+            "bos_token_id": 1,
+            "eos_token_id": 1,
+            "pad_token_id": 2,
+        },
+        vision_config={**WIDE, "image_size": 32, "patch_size": 8},
+    )
+    words = tokenizer(
+        None, "</s>", eos_token="</s>", pad_token="<pad>", model_max_length=20, model_input_names=["input_ids"]
+    )
+    return save(folder, config, words, SiglipImageProcessorPil(size={"height": 32, "width": 32}))
 
 
 def clip(folder: Path) -> Path:
@@ -241,11 +290,15 @@ MODELS: Mapping[str, tuple[str, Callable[[Path], Path]]] = {
     "bert": ("text", bert),
     "fnet": ("text", fnet),
     "llama": ("text", llama),
+    "qwen3": ("text", qwen3),
+    "xlnet": ("text", xlnet),
     "clip-text": ("text", clip),
+    "siglip-text": ("text", siglip),
     "t5": ("text", t5),
     "vit": ("image", vit),
     "registers": ("image", registers),
     "clip-image": ("image", clip),
+    "siglip-image": ("image", siglip),
     "resnet": ("image", resnet),
     "mobilenet": ("image", mobilenet),
     "wav2vec2": ("audio", wav2vec2),

@@ -22,7 +22,7 @@ def _json_place(ctx: typer.Context, place: Path | None) -> Path | None:
 
 def set_console(ctx: typer.Context, setting: Literal["quiet", "stderr"]) -> None:
     """Switch on a setting of the console until the command ends."""
-    from lightcrl.report.console import console
+    from lightcrl.report.progress import console
 
     setattr(console, setting, True)
     ctx.call_on_close(lambda: setattr(console, setting, False))

@@ -25,6 +25,7 @@ from lightcrl.arguments import (
 )
 from lightcrl.commands.evaluate import app as evaluate
 from lightcrl.errors import EmptyDatasetError, LightCRLError
+from lightcrl.machine import keep_freed_memory
 
 
 class Commands(TyperGroup):
@@ -58,6 +59,7 @@ def main() -> None:
     """Run the command line: 0 is success, 1 the user's error, 2 wrong usage, 130 interrupted."""
     # Threads that spin while they wait for each other take ten times as long on busy cores (docs/LOG.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     # Your own classes may lie where you are.
     sys.path.append(str(Path.cwd()))
     # These may stand anywhere.
@@ -108,13 +110,13 @@ def run(
     from lightcrl.pipeline import run as run_recipe
     from lightcrl.processes import is_main
     from lightcrl.recipe import load_recipe
-    from lightcrl.report import console
+    from lightcrl.report import console, progress
 
     parsed = load_recipe(recipe, override or (), output)
     if not is_main():
         run_recipe(parsed)
         return
-    with console.Live() as live:
+    with progress.Live() as live:
         done = run_recipe(parsed, tell=live.tell)
     console.print_run(done, parsed)
 
@@ -144,12 +146,12 @@ def compare(
     json: Json = None,
 ) -> None:
     """Train methods on the same features, splits, seeds and budget; say who is better, and who is not told apart."""
-    from lightcrl.report import console
+    from lightcrl.report import console, progress
     from lightcrl.report.comparison_page import write_comparison
     from lightcrl.studies.compare import compare as compare_methods
     from lightcrl.studies.compare import parse_entries
 
-    with console.Live() as live:
+    with progress.Live() as live:
         done = compare_methods(
             recipe,
             parse_entries(methods) if methods is not None else None,
@@ -186,11 +188,11 @@ def reproduce(
     ] = None,
 ) -> None:
     """Compute the paper's tables anew, published figures beside them, and say what becomes of its claims."""
-    from lightcrl.report import console
+    from lightcrl.report import console, progress
     from lightcrl.report.reproduction_figure import write_figures
     from lightcrl.studies.reproduce import reproduce as reproduce_family
 
-    with console.Live() as live:
+    with progress.Live() as live:
         done = reproduce_family(
             family,
             models=names(models),
@@ -219,12 +221,12 @@ def check(
 ) -> None:
     """Say before any training which encoders and layers fit, what leaks, and which recall to expect."""
     from lightcrl.recipe import load_recipe
-    from lightcrl.report import console
+    from lightcrl.report import console, progress
     from lightcrl.studies.check.check import check as check_recipe
     from lightcrl.studies.check.tables import to_json
 
     parsed = load_recipe(recipe, override or ())
-    with console.Live() as live:
+    with progress.Live() as live:
         found = check_recipe(parsed, size=sample, tell=live.tell)
     console.print_check(found)
     if json is not None:
@@ -312,11 +314,11 @@ def report(
     ] = None,
 ) -> None:
     """Write one self-contained page of a run, or of several side by side."""
-    from lightcrl.report import console
+    from lightcrl.report import console, progress
     from lightcrl.report.facts import gather
     from lightcrl.report.run_page import render
 
-    with console.Live() as live:
+    with progress.Live() as live:
         html = render(*(gather(folder, tell=live.tell) for folder in folders))
     place = output or folders[0] / "report.html"
     write_page(place, html)
@@ -331,8 +333,8 @@ def demo(
 ) -> None:
     """Generate a small world of pictures, captions and sounds, align all three and show what came out."""
     from lightcrl.demo import run_demo
-    from lightcrl.report import console
+    from lightcrl.report import console, progress
 
-    with console.Live() as live:
+    with progress.Live() as live:
         done = run_demo(output, live.tell)
     console.print_demo(done)

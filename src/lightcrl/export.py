@@ -29,7 +29,8 @@ from lightcrl.data.base import Item
 from lightcrl.embedder import Embedder
 from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import Encoder, EncoderSpec
-from lightcrl.encoders.huggingface import HuggingFaceEncoder, alike
+from lightcrl.encoders.huggingface import HuggingFaceEncoder
+from lightcrl.encoders.loaded import alike
 from lightcrl.errors import CheckpointError, ItemError, MissingExtraError, ModalityError
 from lightcrl.features import encode_items
 from lightcrl.files.local import make_folder, write_json

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 # Constants of mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -17,6 +19,8 @@ KEPT = 1 << 30
 
 def multiplies_bfloat16(device: torch.device | str) -> bool:
     """Return true if `device` multiplies matrices in bfloat16 natively, not by conversion to float32."""
+    import torch  # the command line imports this module before anything heavy is there
+
     if torch.device(device).type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
@@ -27,7 +31,8 @@ def keep_freed_memory() -> None:
     """Let the process keep and reuse up to `KEPT` bytes of freed memory, in blocks of up to `LARGEST` bytes.
 
     The C library of Linux gives every large tensor fresh pages and returns them a moment later; touching fresh pages
-    costs up to half of a forward pass (docs/LOG.md). On other systems this does nothing.
+    costs up to half of a forward pass (docs/LOG.md). On other systems this does nothing. Only the command line calls
+    it: a process that uses the library decides about its own memory.
     """
     if sys.platform != "linux":
         return

@@ -201,7 +201,7 @@ def _run(recipe: Recipe, tell: Tell) -> Run:
             place = folder if own else folder / "others" / f"{spec.name.replace(':', '.')}-seed{seed}"
             models.append(train_one(recipe, spec, seed, place, setting, tasks))
             if is_main():
-                write_json(folder / "metrics.json", summary(recipe, models))
+                write_json(folder / "metrics.json", summary(recipe, models, features))
     return Run(folder, tuple(models))
 
 
@@ -314,11 +314,13 @@ def train_one(
     return model
 
 
-def summary(recipe: Recipe, models: Iterable[Model]) -> dict[str, Any]:
-    """What metrics.json holds."""
+def summary(recipe: Recipe, models: Iterable[Model], features: Features) -> dict[str, Any]:
+    """What metrics.json holds; `texts_cut` counts, by modality, the texts that were longer than their encoder takes."""
+    texts = [modality for modality, kind in recipe.kinds.items() if kind == "text"]
     return {
         "recipe": recipe.name,
         "split": recipe.evaluation.split,
+        "texts_cut": {modality: len(features.store(modality).cut) for modality in texts},
         "models": [
             {
                 "method": model.method,

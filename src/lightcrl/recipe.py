@@ -27,7 +27,7 @@ from lightcrl.data import DataSpec
 from lightcrl.data.pairs import is_table
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.encoders.tower import TuningSpec
-from lightcrl.errors import RecipeError, UnknownNameError
+from lightcrl.errors import RecipeError, UnknownNameError, first_line
 from lightcrl.features.spec import FeaturesSpec
 from lightcrl.files.remote import is_uri
 from lightcrl.methods.spec import MethodSpec
@@ -150,11 +150,20 @@ def anchor_path(value: str, folder: Path, may_be_id: bool) -> str:
     """Return a path as an absolute path.
 
     A URI is not changed, nor is a possible id, unless it exists as a path, begins with a dot or is a table.
+
+    Raises:
+        RecipeError: the path is below the home of an unknown user, or has a name that no file can have.
     """
-    if is_uri(value):
+    if is_uri(value) or (may_be_id and not value):
         return value
-    path = Path(os.path.normpath(folder / Path(value).expanduser()))
-    return str(path) if path.exists() or value.startswith(".") or is_table(value) or not may_be_id else value
+    try:
+        path = Path(os.path.normpath(folder / Path(value).expanduser()))
+        there = path.exists()
+    except (RuntimeError, OSError) as error:
+        raise RecipeError(
+            f"{value[:60]!r}: {first_line(error)} Expected a path, or an id where one may stand."
+        ) from None
+    return str(path) if there or value.startswith(".") or is_table(value) or not may_be_id else value
 
 
 def override_table(table: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

@@ -162,3 +162,14 @@ def test_a_row_without_both_texts_is_set_aside(tmp_path):
     assert len(pairs) == 3
     assert [(one.reason, one.detail) for one in pairs.rejected] == [("not a pair", "1 and 0 texts")]
     assert issubclass(EmptyDatasetError, DataError)
+
+
+@pytest.mark.parametrize("place", ["", " ", "/", "//"])
+def test_a_place_without_a_name_is_refused(place):
+    with pytest.raises(DataError, match=f"cannot open the dataset '{place}': expected an id on the hub, such as owner"):
+        read_pairs(place)
+
+
+def test_a_name_that_no_file_can_have_is_refused():
+    with pytest.raises(DataError, match=r"^x{60}: .*File name too long"):
+        read_pairs("x" * 300)

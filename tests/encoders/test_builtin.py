@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from lightcrl.data.synthetic import ATTRIBUTES, Scene, describe, draw, sound
@@ -197,6 +199,28 @@ def test_a_large_picture_is_set_aside():
 def test_cells_that_do_not_fit_are_refused(options):
     with pytest.raises(EncoderError, match="expected cells of an even number of pixels"):
         make("image", **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        ("text", {"dim": 0}, "dim = 0: expected a whole number from 1 to 1,048,576"),
+        ("text", {"dim": -3}, "dim = -3: expected"),
+        ("text", {"dim": 2**64}, "dim = 18446744073709551616: expected"),
+        ("text", {"dim": "a"}, "dim = 'a': expected"),
+        ("text", {"dim": 3.5}, "dim = 3.5: expected"),
+        ("image", {"grid": "a"}, "size = 96, grid = 'a': expected whole numbers"),
+    ],
+)
+def test_options_that_are_no_numbers_are_refused(kind, options, words):
+    with pytest.raises(EncoderError, match=re.escape(words)):
+        make(kind, **options)
+
+
+def test_texts_may_have_one_number_per_token():
+    tokens = make("text", dim=1).encode([make("text", dim=1).prepare("a red square")]).values
+    assert tokens.shape == (1, 2, 1)
+    assert torch.isfinite(tokens).all()
 
 
 # Sounds

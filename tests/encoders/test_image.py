@@ -278,9 +278,9 @@ def test_the_pictures_of_a_dual_encoder_go_through_its_tower(tmp_path, outputs):
 def test_a_picture_of_three_rows_is_not_taken_for_three_channels(vit):
     encoder = make(vit)
     thin = np.random.default_rng(0).integers(0, 256, (3, 40, 3), dtype=np.uint8)
-    assert encoder.prepare(thin)["pixel_values"].shape == (3, 32, 32)
+    assert encoder.prepare(Image.fromarray(thin))["pixel_values"].shape == (3, 32, 32)
     turned = encoder.prepare(np.ascontiguousarray(thin.swapaxes(0, 1)))["pixel_values"].mT
-    torch.testing.assert_close(encoder.prepare(thin)["pixel_values"], turned, rtol=0, atol=0.02)
+    torch.testing.assert_close(encoder.prepare(Image.fromarray(thin))["pixel_values"], turned, rtol=0, atol=0.02)
 
 
 def test_max_pixels_is_the_recipes(vit):

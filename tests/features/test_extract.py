@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lightcrl.data.base import Dataset
 from lightcrl.errors import DataError, StorageError, TooManyRejectedError
 from lightcrl.features import FeatureStore, extract
 from lightcrl.features.store import complete_shards
@@ -61,6 +62,58 @@ def test_more_data_encodes_only_what_is_new(tmp_path):
     assert (more.encoded, more.copied, len(encoder.calls)) == (10, 50, 10)
     alone = extract(Digits(), numbers(60), "text", tmp_path / "alone")
     assert contents(more.store.folder) == contents(alone.store.folder)
+
+
+class TwoDigits(Digits):
+    """It takes the first two digits of a number."""
+
+    def prepare(self, raw):
+        number = super().prepare(raw)
+        return (number[:2], len(number) > 2)
+
+    def length(self, prepared):
+        return len(prepared[0])
+
+    def cut(self, prepared):
+        return prepared[1]
+
+    def encode(self, prepared):
+        return super().encode([number for number, _ in prepared])
+
+
+def cut(store: FeatureStore) -> list[str]:
+    """Sources of the items that were cut."""
+    table = store.metadata()
+    sources = dict(zip(table["row"].to_pylist(), table["source"].to_pylist(), strict=True))
+    return [sources[row] for row in store.cut.tolist()]
+
+
+def long_numbers(data: Dataset) -> list[str]:
+    return [item.source for item in data.items["text"] if len(item.raw) > 2 and item.raw.isdigit()]
+
+
+def test_items_that_are_cut_are_the_same_whoever_made_the_store(tmp_path):
+    data = numbers(2500, bad=[7, 1200])
+    first = extract(TwoDigits(), data, "text", tmp_path)
+    expected = long_numbers(data)
+    assert cut(first.store) == expected
+    assert len(expected) == len(first.store.cut) > 2300
+    assert cut(extract(TwoDigits(), data, "text", tmp_path).store) == expected
+    # Resumed: one shard is made again, two are kept.
+    (first.store.folder / "manifest.json").unlink()
+    (first.store.folder / "shard-00001.json").unlink()
+    again = extract(TwoDigits(), data, "text", tmp_path)
+    assert (again.kept > 0, again.encoded > 0, cut(again.store)) == (True, True, expected)
+    # Copied: a larger data set finds all of these in their store.
+    larger = numbers(2600, bad=[7, 1200])
+    more = extract(TwoDigits(), larger, "text", tmp_path)
+    assert (more.copied, cut(more.store)) == (2498, long_numbers(larger))
+
+
+def test_a_store_without_cut_items_says_nothing_of_them(tmp_path):
+    store = extract(Digits(), numbers(50), "text", tmp_path).store
+    assert len(store.cut) == 0
+    assert "cut" not in (store.folder / "manifest.json").read_text()
 
 
 def test_a_changed_encoder_or_dtype_encodes_everything(tmp_path):

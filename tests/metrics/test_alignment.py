@@ -1,4 +1,4 @@
-"""Likeness of spaces and CCA, against float64 references, invariances and known answers."""
+"""Likeness of spaces, against float64 references, invariances and known answers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from lightcrl.errors import ShapeError
 from lightcrl.metrics.alignment import (
     chance_knn,
     debiased_cka,
-    held_out_correlations,
     mutual_knn,
     neighbours,
-    regularised_cca,
     u_centred,
 )
 from samples import randn
@@ -72,63 +70,8 @@ def test_mutual_neighbours_of_the_same_space_are_all_and_of_independent_ones_cha
     assert found == pytest.approx(10 / 119, abs=0.01)
 
 
-def test_cca_finds_what_was_planted_and_no_more():
-    shared = randn(4000, 2, seed=3, dtype=torch.float64)
-    left = torch.cat(
-        [shared[:, :1], shared[:, 1:] + randn(4000, 1, seed=4, dtype=torch.float64), X.new_zeros(4000, 0)], 1
-    )
-    left = torch.cat([left, randn(4000, 2, seed=6, dtype=torch.float64)], 1) @ rotation(4)
-    right = torch.cat([shared, randn(4000, 3, seed=7, dtype=torch.float64)], 1) @ rotation(5, seed=8)
-    cca = regularised_cca(left, right, 0)
-    assert cca.correlations[:2].tolist() == pytest.approx([1, 0.5**0.5], abs=0.02)
-    assert cca.correlations[2:].max() < 0.06
-    variates = cca.variates(0, left), cca.variates(1, right)
-    for side in variates:
-        assert torch.allclose(side.T @ side / 4000, torch.eye(4, dtype=side.dtype), atol=1e-8)
-    assert torch.allclose(variates[0].T @ variates[1] / 4000, torch.diag(cca.correlations), atol=1e-8)
-
-
-@pytest.mark.parametrize("ridge", [0.01, 1.0])
-def test_cca_is_the_svd_of_the_ridged_whitened_covariance(ridge):
-    x, y = X[:, :4], X @ randn(6, 5, seed=9, dtype=torch.float64) + NOISE[:, :5]
-    roots = []
-    for rows in (x, y):
-        centred = (rows - rows.mean(0)).numpy()
-        covariance = centred.T @ centred / len(rows)
-        values, vectors = np.linalg.eigh(
-            covariance + ridge * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
-        )
-        roots.append((centred, vectors @ np.diag(values**-0.5) @ vectors.T))
-    (a, left), (b, right) = roots
-    expected = np.linalg.svd(left @ (a.T @ b / len(x)) @ right, compute_uv=False)
-    assert regularised_cca(x, y, ridge).correlations.tolist() == pytest.approx(expected.tolist())
-
-
-def test_cca_of_more_features_than_rows_is_that_of_the_span_of_the_rows():
-    """Zeros beside the features take the other way through the code; the ridge counts per feature."""
-    sides = X[:50], (X + NOISE)[:50]
-    wide = [torch.cat([rows, rows.new_zeros(50, 54)], 1) @ rotation(60) for rows in sides]
-    narrow, other = regularised_cca(*sides, 0.3), regularised_cca(*wide, 3.0)
-    assert other.correlations[:6].tolist() == pytest.approx(narrow.correlations.tolist())
-    scores = [
-        (cca.variates(0, rows[0]) * cca.correlations) @ cca.variates(1, rows[1]).T
-        for cca, rows in ((narrow, sides), (other, wide))
-    ]
-    assert torch.allclose(*scores, atol=1e-8)
-
-
-def test_held_out_correlations_are_high_for_what_is_there_and_low_for_what_was_only_fitted():
-    shared, noise = randn(400, 1, seed=3), randn(400, 80, seed=4)
-    x, y = torch.cat([shared, noise[:, :40]], 1), torch.cat([shared, noise[:, 40:]], 1)
-    cca = regularised_cca(x[:200], y[:200], 0)
-    found = held_out_correlations(cca, x[200:], y[200:])
-    assert found[0] > 0.9
-    assert cca.correlations[1:6].mean() > 0.5
-    assert found[1:].abs().mean() < 0.15
-
-
 def test_rows_that_do_not_pair_up_are_refused():
     with pytest.raises(ShapeError, match="one row per pair"):
-        regularised_cca(X, X[:3], 1)
+        mutual_knn(X, X[:3], 1)
     with pytest.raises(ShapeError, match="10 nearest neighbours among 10 rows; expected 1 to 9"):
         mutual_knn(X[:10], X[:10], 10)

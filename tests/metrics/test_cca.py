@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from lightcrl.metrics.cca import Moments, canonical_variates
+from lightcrl.errors import ShapeError
+from lightcrl.metrics.cca import Moments, canonical_variates, held_out_correlations, regularised_cca
 from samples import randn
+
+X = randn(120, 6, seed=1, dtype=torch.float64)
+NOISE = randn(120, 6, seed=2, dtype=torch.float64)
+
+
+def rotation(dim: int, seed: int = 5) -> torch.Tensor:
+    return torch.linalg.qr(randn(dim, dim, seed=seed, dtype=torch.float64))[0]
 
 
 def sets(count: int = 400, widths: tuple[int, ...] = (5, 7, 4), seed: int = 0) -> dict[str, torch.Tensor]:
@@ -71,3 +80,76 @@ def test_a_direction_that_does_not_vary_is_left_out():
     plain, _ = canonical_variates(*covariances(sets(widths=(5, 7))), dim=5)
     torch.testing.assert_close(correlations, plain, atol=1e-8, rtol=0)
     assert all(found.isfinite().all() for found in maps.values())
+
+
+def test_cca_finds_what_was_planted_and_no_more():
+    shared = randn(4000, 2, seed=3, dtype=torch.float64)
+    left = torch.cat(
+        [shared[:, :1], shared[:, 1:] + randn(4000, 1, seed=4, dtype=torch.float64), X.new_zeros(4000, 0)], 1
+    )
+    left = torch.cat([left, randn(4000, 2, seed=6, dtype=torch.float64)], 1) @ rotation(4)
+    right = torch.cat([shared, randn(4000, 3, seed=7, dtype=torch.float64)], 1) @ rotation(5, seed=8)
+    cca = regularised_cca(left, right, 0)
+    assert cca.correlations[:2].tolist() == pytest.approx([1, 0.5**0.5], abs=0.02)
+    assert cca.correlations[2:].max() < 0.06
+    variates = cca.variates(0, left), cca.variates(1, right)
+    for side in variates:
+        assert torch.allclose(side.T @ side / 4000, torch.eye(4, dtype=side.dtype), atol=1e-8)
+    assert torch.allclose(variates[0].T @ variates[1] / 4000, torch.diag(cca.correlations), atol=1e-8)
+
+
+@pytest.mark.parametrize("ridge", [0.01, 1.0])
+def test_cca_is_the_svd_of_the_ridged_whitened_covariance(ridge):
+    x, y = X[:, :4], X @ randn(6, 5, seed=9, dtype=torch.float64) + NOISE[:, :5]
+    roots = []
+    for rows in (x, y):
+        centred = (rows - rows.mean(0)).numpy()
+        covariance = centred.T @ centred / len(rows)
+        values, vectors = np.linalg.eigh(
+            covariance + ridge * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+        )
+        roots.append((centred, vectors @ np.diag(values**-0.5) @ vectors.T))
+    (a, left), (b, right) = roots
+    expected = np.linalg.svd(left @ (a.T @ b / len(x)) @ right, compute_uv=False)
+    assert regularised_cca(x, y, ridge).correlations.tolist() == pytest.approx(expected.tolist())
+
+
+def test_cca_of_more_features_than_rows_is_that_of_the_span_of_the_rows():
+    """Zeros beside the features take the other way through the code; the ridge counts per feature."""
+    sides = X[:50], (X + NOISE)[:50]
+    wide = [torch.cat([rows, rows.new_zeros(50, 54)], 1) @ rotation(60) for rows in sides]
+    narrow, other = regularised_cca(*sides, 0.3), regularised_cca(*wide, 3.0)
+    assert other.correlations[:6].tolist() == pytest.approx(narrow.correlations.tolist())
+    scores = [
+        (cca.variates(0, rows[0]) * cca.correlations) @ cca.variates(1, rows[1]).T
+        for cca, rows in ((narrow, sides), (other, wide))
+    ]
+    assert torch.allclose(*scores, atol=1e-8)
+
+
+def test_held_out_correlations_are_high_for_what_is_there_and_low_for_what_was_only_fitted():
+    shared, noise = randn(400, 1, seed=3), randn(400, 80, seed=4)
+    x, y = torch.cat([shared, noise[:, :40]], 1), torch.cat([shared, noise[:, 40:]], 1)
+    cca = regularised_cca(x[:200], y[:200], 0)
+    found = held_out_correlations(cca, x[200:], y[200:])
+    assert found[0] > 0.9
+    assert cca.correlations[1:6].mean() > 0.5
+    assert found[1:].abs().mean() < 0.15
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.05, 1.0])
+def test_the_two_ways_to_two_sets_agree(ridge):
+    features = sets(widths=(5, 7))
+    by_rows = regularised_cca(features["a"], features["b"], ridge)
+    own, cross = covariances(features)
+    own = {name: c + ridge * c.diagonal().mean() * torch.eye(len(c), dtype=c.dtype) for name, c in own.items()}
+    correlations, maps = canonical_variates(own, cross, dim=5)
+    torch.testing.assert_close(by_rows.correlations, correlations, atol=1e-10, rtol=0)
+    for found, wanted in zip(by_rows.maps, maps.values(), strict=True):
+        signs = (found * wanted).sum(0).sign()
+        torch.testing.assert_close(found * signs, wanted, atol=1e-10, rtol=1e-10)
+
+
+def test_rows_of_unequal_number_are_refused():
+    with pytest.raises(ShapeError, match="one row per pair"):
+        regularised_cca(X, X[:3], 1)

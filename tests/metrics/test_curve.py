@@ -89,3 +89,15 @@ def test_the_next_round_target_is_above():
         0.99,
         0.99,
     ]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_curve_of_a_fine_grid_fits_better(seed):
+    rng = np.random.default_rng(seed)
+    truth = Curve(rng.uniform(0.2, 1), math.exp(rng.uniform(4, 10)), rng.uniform(0.3, 2.5))
+    recall = np.clip(truth(SIZES) + rng.normal(0, 0.01, len(SIZES)), 0, 1)
+    halves, slopes = np.geomspace(SIZES[0] / 100, SIZES[-1] * 1000, 300), np.linspace(0.1, 3, 150)
+    shapes = 1 / (1 + (halves[:, None, None] / SIZES) ** slopes[:, None])
+    ends = np.clip((shapes @ recall) / (shapes**2).sum(-1), 0, 1)
+    least = ((ends[..., None] * shapes - recall) ** 2).sum(-1).min()
+    assert ((fit_curve(SIZES, recall)(SIZES) - recall) ** 2).sum() <= least + 1e-12

@@ -14,6 +14,7 @@ from lightcrl.errors import ShapeError
 from lightcrl.metrics.intervals import (
     bootstrap_interval,
     curve_ks,
+    found_within,
     hits,
     mean_interval,
     mean_intervals,
@@ -23,6 +24,11 @@ from lightcrl.metrics.intervals import (
 )
 from lightcrl.metrics.ranks import answer_places, ranks
 from samples import randn, units
+
+
+def first_k(places: np.ndarray, ks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall over the first k, from the places of right items."""
+    return precision_recall(found_within(places, ks), np.bincount(places[:, 0]), ks)
 
 
 def pairs(right: list[np.ndarray]) -> np.ndarray:
@@ -170,7 +176,7 @@ def test_precision_and_recall_are_the_mean_over_all_orders_of_ties(scores, data)
     ]
     places = answer_places(torch.ones(1, 1), torch.tensor(scores).float()[:, None], pairs([np.array(sorted(right))]))
     ks = np.arange(1, len(scores) + 1)
-    precision, recall = precision_recall(places, ks)
+    precision, recall = first_k(places, ks)
     for at, k in enumerate(ks):
         found = np.mean([len(right & set(order[:k])) for order in orders])
         assert precision[at] == pytest.approx(found / k)
@@ -181,7 +187,7 @@ def test_precision_and_recall_of_random_vectors_are_those_of_a_sorted_list():
     queries, gallery, positives = make_retrieval()
     order = (queries.double() @ gallery.double().T).argsort(descending=True).tolist()
     ks = np.arange(1, len(gallery) + 1)
-    precision, recall = precision_recall(answer_places(queries, gallery, pairs(positives)), ks)
+    precision, recall = first_k(answer_places(queries, gallery, pairs(positives)), ks)
     for at, k in enumerate(ks):
         found = np.array([len(set(row[:k]) & set(right)) for row, right in zip(order, positives, strict=True)])
         assert precision[at] == pytest.approx((found / k).mean())
@@ -193,10 +199,10 @@ def test_precision_and_recall_of_random_vectors_are_those_of_a_sorted_list():
 def test_precision_of_the_first_is_recall_at_one_and_recall_of_single_answers_is_recall_at_k():
     queries, gallery, positives = make_retrieval()
     gallery[::5] = gallery[0]
-    precision, _ = precision_recall(answer_places(queries, gallery, pairs(positives)), np.array([1]))
+    precision, _ = first_k(answer_places(queries, gallery, pairs(positives)), np.array([1]))
     assert precision[0] == pytest.approx(hits(ranks(queries, gallery, pairs(positives)), 1).mean())
     single = [right[:1] for right in positives]
-    _, recall = precision_recall(answer_places(queries, gallery, pairs(single)), np.array([1, 3, 10]))
+    _, recall = first_k(answer_places(queries, gallery, pairs(single)), np.array([1, 3, 10]))
     assert recall == pytest.approx([hits(ranks(queries, gallery, pairs(single)), k).mean() for k in (1, 3, 10)])
 
 
@@ -214,7 +220,7 @@ def test_the_size_of_chunks_does_not_move_a_right_item(monkeypatch, chunk, galle
 def test_constant_embeddings_have_the_precision_of_chance_at_every_k():
     same, positives = units(1, 8, dtype=torch.float32), [np.arange(3), np.arange(1)]
     ks = np.array([1, 7, 20])
-    precision, recall = precision_recall(answer_places(same.repeat(2, 1), same.repeat(20, 1), pairs(positives)), ks)
+    precision, recall = first_k(answer_places(same.repeat(2, 1), same.repeat(20, 1), pairs(positives)), ks)
     assert precision == pytest.approx([2 / 20] * 3)
     assert recall == pytest.approx(ks / 20)
 

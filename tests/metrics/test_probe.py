@@ -15,8 +15,8 @@ from lightcrl.encoders import EncoderSpec, load_encoder
 from lightcrl.errors import DataError, ModalityError, ShapeError
 from lightcrl.features.spec import FeaturesSpec
 from lightcrl.metrics.probe import STRENGTHS, choose_strength, evaluate, fit, hold_out, right, scores, trained
-from lightcrl.tasks.class_folders import ClassFolders
-from lightcrl.tasks.linear_probe import LinearProbe
+from lightcrl.tasks.base import Setting
+from lightcrl.tasks.linear_probe import LinearProbeSpec, LinearProbeTask
 from samples import randn
 
 CLASSES = 3
@@ -219,16 +219,14 @@ def folders(tmp_path_factory):
     return folder
 
 
-def prepare(folder: Path, encoder, data: Path | str, test: Path | str | None = None, **given) -> LinearProbe:
-    spec = FeaturesSpec(folder=str(folder / "features"))
-    return LinearProbe.prepare(
-        ClassFolders(str(data), None if test is None else str(test), **given), {"image": encoder}, spec
-    )
+def prepare(folder: Path, encoder, data: Path | str, test: Path | str | None = None, **given) -> LinearProbeTask:
+    spec = LinearProbeSpec(data=str(data), test=None if test is None else str(test), **given)
+    return LinearProbeTask.prepare(spec, Setting({"image": encoder}, FeaturesSpec(folder=str(folder / "features"))))
 
 
 def test_a_probe_on_what_the_encoder_sees_is_right_and_names_the_raw_space(tmp_path, encoder, folders):
     probe = prepare(tmp_path, encoder, folders / "train", folders / "test")
-    result = probe({})
+    result = probe.evaluate({})
     classes = len(probe.train.names)
     assert result.counts["train"] == 6 * classes
     assert result.counts["test"] == 3 * classes
@@ -237,7 +235,7 @@ def test_a_probe_on_what_the_encoder_sees_is_right_and_names_the_raw_space(tmp_p
     file = folders / "test" / probe.test.names[0] / "000.png"
     own = encoder.own_vectors(encoder.encode([encoder.prepare(file)]))
     rows = np.flatnonzero(probe.test.labels == 0)
-    assert (probe.raw[1][rows] - own).norm(dim=1).min() < 1e-2 * own.norm()
+    assert (probe.own[1][rows] - own).norm(dim=1).min() < 1e-2 * own.norm()
 
 
 def test_split_folders_two_folders_and_patterns_are_the_same_probe(tmp_path, encoder, folders):
@@ -246,9 +244,9 @@ def test_split_folders_two_folders_and_patterns_are_the_same_probe(tmp_path, enc
             place = tmp_path / "one" / file.parent.name / f"{start}-{file.name}"
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, place)
-    two = prepare(tmp_path, encoder, folders / "train", folders / "test")({}).metrics
-    assert prepare(tmp_path, encoder, folders)({}).metrics == two
-    assert prepare(tmp_path, encoder, tmp_path / "one", files="fit-*", test_files="new-*")({}).metrics == two
+    two = prepare(tmp_path, encoder, folders / "train", folders / "test").evaluate({}).metrics
+    assert prepare(tmp_path, encoder, folders).evaluate({}).metrics == two
+    assert prepare(tmp_path, encoder, tmp_path / "one", files="fit-*", test_files="new-*").evaluate({}).metrics == two
 
 
 def test_classes_of_test_keep_the_numbers_of_train(tmp_path, encoder, folders):
@@ -257,7 +255,7 @@ def test_classes_of_test_keep_the_numbers_of_train(tmp_path, encoder, folders):
     shutil.rmtree(tmp_path / "some" / names[0])
     probe = prepare(tmp_path, encoder, folders / "train", tmp_path / "some")
     assert sorted(set(probe.test.labels.tolist())) == list(range(1, len(names)))
-    assert probe({}).metrics["raw image/top1"] > 0.9
+    assert probe.evaluate({}).metrics["raw image/top1"] > 0.9
 
 
 class Untouched:
@@ -297,4 +295,6 @@ def test_a_model_of_texts_alone_has_nothing_to_probe(tmp_path, folders):
     encoder = Untouched()
     encoder.kind = "text"
     with pytest.raises(ModalityError, match="class folders need a modality of pictures or sounds; there are text"):
-        LinearProbe.prepare(ClassFolders(str(folders)), {"text": encoder}, FeaturesSpec(folder=str(tmp_path)))
+        LinearProbeTask.prepare(
+            LinearProbeSpec(data=str(folders)), Setting({"text": encoder}, FeaturesSpec(folder=str(tmp_path)))
+        )

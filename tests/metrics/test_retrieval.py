@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightcrl.errors import EmptyDatasetError
-from lightcrl.metrics import EVALUATIONS, Result
+from lightcrl.metrics import Result
 from lightcrl.metrics.retrieval import Retrieval, evaluate
 from samples import units
 
@@ -191,7 +191,3 @@ def test_data_without_a_counterpart_is_refused():
 def test_a_result_survives_json():
     result = evaluate({"image": IMAGES, "text": TEXTS}, TWO_CAPTIONS)
     assert Result.from_json(result.to_json()) == result
-
-
-def test_the_table_of_evaluations_has_it():
-    assert EVALUATIONS.load("retrieval") is evaluate

@@ -8,7 +8,6 @@ import torch
 from torch.nn.functional import normalize
 
 from lightcrl.errors import RecipeError, ShapeError
-from lightcrl.metrics import EVALUATIONS
 from lightcrl.metrics.zero_shot import TEMPLATES, class_vectors, evaluate, predict, prompts
 from samples import randn, units
 
@@ -85,7 +84,3 @@ def test_no_more_places_than_classes():
 def test_labels_that_do_not_fit_are_refused(count, labels):
     with pytest.raises(ShapeError, match=rf"^{count} items with {len(labels)} labels for 3 classes; expected"):
         evaluate(randn(count, 4), np.array(labels, dtype=np.int64), units(3, 4, dtype=torch.float32))
-
-
-def test_the_table_of_evaluations_has_it():
-    assert EVALUATIONS.load("zero_shot") is evaluate

@@ -7,10 +7,11 @@ import pytest
 
 from lightcrl.metrics.intervals import mean_interval
 from lightcrl.metrics.statistics import Difference
-from lightcrl.studies.reproduce.claims import Reading, judge, read_claims
+from lightcrl.studies.judge import judge
+from lightcrl.studies.reproduce.claims import Reading, read_claims
 from lightcrl.studies.reproduce.outcome import estimated
 from lightcrl.studies.reproduce.published import published
-from lightcrl.tasks.base import EMBEDDING, Task, shares
+from lightcrl.tasks.base import EMBEDDING, Outcome, Task, shares
 
 ITEMS = 400
 
@@ -20,6 +21,7 @@ class Top(Task):
 
     units = ITEMS
     identity = ()
+    headlines = ((EMBEDDING, "top1"),)
 
     @classmethod
     def prepare(cls, spec, setting):
@@ -32,10 +34,10 @@ class Top(Task):
         return shares(["top1"], found, np.ones((1, ITEMS)))
 
 
-def hits(share: float, seed: int) -> dict[str, np.ndarray]:
+def hits(share: float, seed: int) -> Outcome:
     """The first `share` of the items, and a few more by the seed."""
     found = np.arange(ITEMS) < share * ITEMS + seed
-    return {EMBEDDING: found[None].astype(float)}
+    return Outcome({EMBEDDING: found[None].astype(float)})
 
 
 def test_figures_are_means_over_seeds_and_intervals_those_of_items_and_seeds():
@@ -46,7 +48,7 @@ def test_figures_are_means_over_seeds_and_intervals_those_of_items_and_seeds():
     assert known.mean == pytest.approx(0.505)
     # Three seeds 0.005 apart: t is 4.303, the standard error 0.005 / sqrt(3).
     assert known.seeds == pytest.approx((0.505 - 0.01242, 0.505 + 0.01242), abs=1e-4)
-    wanted = mean_interval(hits(0.5, 2)[EMBEDDING][0], np.arange(ITEMS))
+    wanted = mean_interval(hits(0.5, 2).items[EMBEDDING][0], np.arange(ITEMS))
     assert known.items == pytest.approx(wanted, abs=0.01)
     assert known.both[0] < known.items[0]
     assert known.both[1] > known.items[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -126,7 +127,7 @@ def test_figures_are_those_of_the_checkpoint_that_lies_there(world):
 
 def test_chance_is_that_of_the_evaluations(world):
     run = lightcrl.run(world.recipe, ["training.epochs=1"], output=world.folder / "run")
-    chance = run.models[0].retrieval.chance | {"zero_shot/top1": run.models[0].zero_shot.chance["top1"]}
+    chance = run.models[0].retrieval.chance | {"zero_shot/top1": run.models[0].results["zero_shot"].chance["top1"]}
     for name in set(chance) & set(world.json["chance"]):
         assert world.json["chance"][name] == pytest.approx(chance[name]), name
     assert MAIN in set(chance) & set(world.json["chance"])
@@ -171,7 +172,7 @@ def test_subsets_are_nested_by_seed(world, tmp_path, monkeypatch):
     monkeypatch.setattr(cells, "train_method", watch)
     recipe = load_recipe(world.recipe)
     features, encoders, _ = prepare(recipe)
-    ground = cells.Ground(recipe, tmp_path, features, encoders, None, lambda event: None)
+    ground = cells.Ground(recipe, tmp_path, features, encoders, {}, lambda event: None)
     for name in ("linear", "dfe"):
         for seed in (0, 1):
             for groups in (10, 30):
@@ -192,15 +193,27 @@ def test_the_console_says_it_in_words(world):
 
 
 @pytest.mark.usefixtures("grid")
-def test_pairs_of_texts_are_none_of_its_business(world):
-    """A run with the same recipe would read and watch them; no cell is another for it, nor is any text read."""
-    before = {path: path.stat().st_mtime_ns for path in world.done.glob("cells/**/*")}
-    absent, events = "evaluation.text_similarity.data=absent.jsonl", []
-    given = {"scaling": [12, 18, 27, 40], "target": 0.5, "overrides": [absent], "tell": events.append}
-    compare(world.recipe, METHODS.split(","), seeds=2, output=world.done, **given)
-    assert {path: path.stat().st_mtime_ns for path in world.done.glob("cells/**/*")} == before
-    assert not [event for event in events if event["event"] == "start"]
-    assert json.loads((world.done / "compare.json").read_text()) == world.json
+def test_every_task_of_the_recipe_is_measured_and_nothing_is_trained_for_it(world, tmp_path):
+    for name, letters in (("data", "abcd"), ("calibration", "efgh")):
+        rows = [(f"a {one}", f"the {two}", int(one == two)) for one in letters for two in letters]
+        lines = [json.dumps(dict(zip(("text1", "text2", "label"), row, strict=True))) + "\n" for row in rows]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    shutil.copytree(world.done, tmp_path / "again")
+    events = []
+    pairs = [f"evaluation.text_similarity.{key}={tmp_path}/{key}.jsonl" for key in ("data", "calibration")]
+    probe = ["evaluation.tasks.probe.task=linear_probe", f"evaluation.tasks.probe.data={world.folder}/shapes"]
+    probe += ["evaluation.tasks.probe.files=00[01]*", "evaluation.tasks.probe.test_files=002*"]
+    given = {"overrides": [*pairs, *probe], "tell": events.append, "tune": False}
+    done = compare(world.recipe, METHODS.split(","), seeds=2, output=tmp_path / "again", **given)
+    assert not [event for event in events if event["event"] == "step"]
+    measures = ("text_similarity/aligned text-text/accuracy", "probe/top1")
+    assert done.headlines == ("zero_shot/top1", *measures)
+    for one in done.ranked:
+        for measure in measures:
+            low, high = one.figures[measure].both
+            assert low <= one.figures[measure].mean <= high
+            assert measure in one.rivals
+    assert done.chance["text_similarity/aligned text-text/accuracy"] == 0.75
 
 
 @pytest.mark.usefixtures("grid")
@@ -321,10 +334,11 @@ def test_a_split_that_did_not_choose_is_said_to_be_one(world, tmp_path):
     done = compare(world.recipe, ["linear", "linear[dim=8]"], seeds=1, output=tmp_path, overrides=given)
     assert "Checkpoints and options were chosen on dev; the figures are on test." in remarks(done)
     cell = done.ranked[0].cells[0]
-    assert cell.dev != cell.figures()[MAIN]
-    assert cell.queries["image_to_text"][1].max() < 40
-    hit = hits(cell.queries["image_to_text"][0], 1)
-    assert cell.figures()["image_to_text/recall@1"] == hit.mean()
+    assert cell.dev != cell.figures[MAIN]
+    rows = cell.outcomes["retrieval"].items["image_to_text"]
+    assert rows[:, 3].max() < 40
+    hit = hits(rows[:, :3], 1)
+    assert cell.figures["image_to_text/recall@1"] == hit.mean()
 
 
 def test_a_method_that_fails_is_named_and_the_others_go_on(world, tmp_path, monkeypatch):

@@ -113,7 +113,7 @@ def test_the_families_of_the_project_hold_together(name):
             r"unknown key 'recipes.small.grups'. Did you mean 'groups'\?",
         ),
         (("data = ", "dta = "), r"unknown key 'tasks.shapes.dta'. Did you mean 'data'\?"),
-        (('"zero_shot"', '"zeroshot"'), r"unknown task of the paper 'zeroshot'. Did you mean 'zero_shot'\?"),
+        (('"zero_shot"', '"zeroshot"'), r"unknown task 'zeroshot'. Did you mean 'zero_shot'\?"),
         (('task = "zero_shot"\n', ""), "tasks.shapes: .* expected a table with a task, one of retrieval, zero_shot"),
         (('recipe = "small"', 'recipe = "smal"'), r"tasks.shapes: unknown recipe 'smal'. Did you mean 'small'\?"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -12,8 +13,6 @@ from typer.testing import CliRunner
 
 import lightcrl
 from lightcrl.cli import app
-from lightcrl.data import DataSpec
-from lightcrl.data.pairs import read_pairs
 from lightcrl.data.synthetic import write_class_folder, write_table
 from lightcrl.errors import DivergedError, TrainingError
 from lightcrl.features.embed import embed_split
@@ -26,12 +25,12 @@ from lightcrl.studies.reproduce import load_family, reproduce
 from lightcrl.studies.reproduce import run as run_module
 from lightcrl.studies.reproduce.family import choose
 from lightcrl.studies.reproduce.outcome import remarks
-from lightcrl.tasks.class_folders import ClassFolders
-from lightcrl.tasks.linear_probe import LinearProbe
-from lightcrl.tasks.retrieval import retrieval_on
-from lightcrl.tasks.spec import ZeroShotSpec
-from lightcrl.tasks.text_similarity import TextSimilarity
-from lightcrl.tasks.zero_shot import ZeroShot
+from lightcrl.tasks.base import Setting
+from lightcrl.tasks.linear_probe import LinearProbeSpec, LinearProbeTask
+from lightcrl.tasks.retrieval import RetrievalSpec, RetrievalTask
+from lightcrl.tasks.text_similarity import TextSimilaritySpec, TextSimilarityTask
+from lightcrl.tasks.zero_shot import ZeroShotSpec, ZeroShotTask
+from samples import bare
 
 RECIPE = """
 [data]
@@ -83,6 +82,7 @@ file = "words.toml"
 task = "retrieval"
 recipe = "pictures"
 published = "flickr8k_retrieval"
+measures = ["precision"]
 ks = [5, 1, 1000]
 
 [tasks.unseen]
@@ -102,6 +102,7 @@ published = "cifar10_zero_shot"
 task = "linear_probe"
 recipe = "pictures"
 data = "shapes"
+logistic = false
 epochs = [20, 100]
 published = "cifar100_linear_probe"
 
@@ -109,7 +110,6 @@ published = "cifar100_linear_probe"
 task = "fine_tuning"
 recipe = "pictures"
 data = "shapes"
-epochs = [20, 40, 60, 80, 100]
 training = { epochs = 5, tensorboard = false }
 published = "tiny_imagenet_fine_tuning"
 
@@ -218,9 +218,9 @@ def test_precision_is_that_of_the_models_on_their_split_and_on_unseen_groups(wor
     assert list(measured) == ["precision@1", "precision@5"]
     embedder = lightcrl.load(cell_folders(world, "pictures", "conVIRT")[1])
     encoders = {name: embedder.encoder(name) for name in embedder.modalities}
-    unseen = DataSpec(path=str(world.folder / "other/groups.jsonl"), dev_fraction=0.0)
+    unseen = RetrievalSpec(data=str(world.folder / "other/groups.jsonl"))
     features = FeaturesSpec(folder=str(world.folder / "more"))
-    wanted, _ = retrieval_on(embedder.method, encoders, unseen, features)
+    wanted = RetrievalTask.prepare(unseen, Setting(encoders, features)).evaluate(embedder.checkpoint)
     found = by_seed(world, "unseen", "conVIRT", "image_to_text", "precision@1")[1]
     assert found == pytest.approx(wanted.metrics["image_to_text/recall@1"], abs=1e-6)
 
@@ -228,12 +228,14 @@ def test_precision_is_that_of_the_models_on_their_split_and_on_unseen_groups(wor
 def test_classes_probes_and_pairs_are_those_of_the_evaluations(world):
     recipe, _, encoders = setting(world, "pictures.toml")
     spec = ZeroShotSpec(data=str(world.family / "shapes/test"), templates=("a picture of a {}.",))
-    shapes = ZeroShot.prepare(spec, encoders, recipe.features)
-    probe = LinearProbe.prepare(ClassFolders(str(world.family / "shapes")), encoders, recipe.features)
+    surroundings = Setting(encoders, recipe.features)
+    shapes = ZeroShotTask.prepare(spec, surroundings)
+    probe = LinearProbeTask.prepare(LinearProbeSpec(data=str(world.family / "shapes")), surroundings)
     method = lightcrl.load_checkpoint(cell_folders(world, "pictures", "DFE-6")[1]).method
-    for name, value in shapes(method).metrics.items():
+    for name, value in shapes.evaluate(bare(method)).metrics.items():
         assert by_seed(world, "shapes", "DFE-6", "embedding", name)[1] == pytest.approx(value, abs=1e-6)
-    wanted = probe({"DFE-6": method}).metrics
+    probe = replace(probe, spec=LinearProbeSpec(data="shapes", epochs=(20, 100)))
+    wanted = probe.evaluate({"DFE-6": bare(method)}).metrics
     for epoch in (20, 100):
         name = f"epoch{epoch}/top1"
         assert by_seed(world, "probe", "DFE-6", "embedding", name)[1] == pytest.approx(wanted[f"DFE-6/{name}"])
@@ -246,14 +248,16 @@ def test_classes_probes_and_pairs_are_those_of_the_evaluations(world):
     hit = [classes[found] == path.parent.name for found, path in zip(last, pictures, strict=True)]
     assert by_seed(world, "tuned", "conVIRT", "embedding", "epoch5/top1")[0] == pytest.approx(np.mean(hit))
     assert list(world.json["tasks"]["tuned"]["figures"]["DFE-1"]["embedding"]) == [
-        f"epoch{n}/top1" for n in range(1, 6)
+        "top1",
+        *(f"epoch{n}/top1" for n in range(1, 6)),
     ]
     recipe, _, encoders = setting(world, "words.toml")
     method = lightcrl.load_checkpoint(cell_folders(world, "texts", "conVIRT")[0]).method
     for task, given in (("pairs", ("pairs.jsonl", "train.jsonl")), ("scores", ("scores.jsonl", None))):
         places = [None if name is None else str(world.family / name) for name in given]
-        prepared = TextSimilarity.prepare(*read_pairs(*places), encoders, recipe.features)
-        wanted = prepared(method).metrics
+        given = TextSimilaritySpec(data=places[0], calibration=places[1])
+        prepared = TextSimilarityTask.prepare(given, Setting(encoders, recipe.features))
+        wanted = prepared.evaluate(bare(method)).metrics
         for space in ("aligned other-other", "aligned other-text", "raw text"):
             label = "raw" if space.startswith("raw") else "conVIRT"
             for name in world.json["tasks"][task]["figures"][label][space]:

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from lightcrl.metrics.alignment import regularised_cca
+from lightcrl.metrics.cca import regularised_cca
+from lightcrl.metrics.intervals import hits
+from lightcrl.metrics.ranks import ranks
 from lightcrl.studies.check.sample import Part
 from lightcrl.studies.check.slots import Fold, border, group_recall, paired_rows, select_slots
+from lightcrl.studies.check.spaces import sibling_recall
 from samples import randn
 
 
@@ -62,8 +65,8 @@ def test_recall_counts_any_item_of_the_group_and_leaves_out_groups_without_partn
     left = torch.tensor([[1.0, 0], [0, 1], [0, 1]])
     right = torch.tensor([[1.0, 0], [0, 1.0], [0.8, 0.6]])
     found = group_recall(left, right, torch.ones(3), torch.tensor([0, 1, 2]), torch.tensor([0, 1, 0]), 4)
-    # Group 0: both of its texts find the picture; group 1: two pictures are equally near, which is no hit.
-    assert found[:2].tolist() == [1.0, 0.5]
+    # Group 0: both of its texts find the picture; group 1: two pictures are equally near, half a hit.
+    assert found[:2].tolist() == [1.0, 0.75]
     assert found[2:].isnan().all()
 
 
@@ -95,3 +98,25 @@ def test_a_planted_slot_is_picked():
 def test_slots_of_noise_do_not_change_the_default():
     changed = [chosen(world(100 * n, useful=False)).changed for n in range(1, 7)]
     assert sum(changed) == 0
+
+
+def test_constant_embeddings_find_what_chance_finds():
+    """As `evaluate retrieval` counts ties: 0.05 among 20 groups, and a share of the tie where a group has several."""
+    groups = torch.arange(20)
+    constant = torch.ones(20, 3)
+    found = group_recall(constant, constant, constant.norm(dim=1), groups, groups, 20)
+    assert found.tolist() == pytest.approx([0.05] * 20)
+    pairs = np.stack([groups, groups], 1)
+    assert hits(ranks(constant / 3**0.5, constant / 3**0.5, pairs), 1).tolist() == pytest.approx(found.tolist())
+    assert group_recall(constant * 0, constant * 0, torch.zeros(20), groups, groups, 20).tolist() == pytest.approx(
+        [0.05] * 20
+    )
+    several = torch.tensor([0, 0, 1])  # of three equal items two are right
+    one = group_recall(constant[:2], constant[:3], constant[:3].norm(dim=1), torch.tensor([0, 1]), several, 2)
+    assert one.tolist() == pytest.approx([(2 / 3 + 1 / 2) / 2, (1 / 3 + 1 / 2) / 2])
+
+
+def test_siblings_that_are_all_equal_find_each_other_by_chance():
+    groups = torch.arange(25).repeat_interleave(2)
+    assert sibling_recall(torch.ones(50, 4), groups) == pytest.approx(1 / 49)
+    assert sibling_recall(torch.eye(25).repeat_interleave(2, 0), groups) == 1

@@ -25,9 +25,9 @@ from lightcrl.metrics import Result
 from lightcrl.metrics.fine_tuning import evaluate
 from lightcrl.pipeline import run
 from lightcrl.specs import parse
-from lightcrl.tasks.class_folders import ClassFolders
-from lightcrl.tasks.fine_tuning import FineTuning, FineTuningSpec
-from lightcrl.tasks.measure import Request, measure
+from lightcrl.tasks.base import Setting
+from lightcrl.tasks.evaluate import evaluate as evaluate_task
+from lightcrl.tasks.fine_tuning import FineTuningSpec, FineTuningTask
 from lightcrl.training.log import read_log
 
 NAMES = ("even", "odd", "third")
@@ -57,22 +57,23 @@ class Prepared:
     """A model, and the striped pictures prepared for it."""
 
     embedder: Embedder
-    tuning: FineTuning
+    setting: Setting
+    place: Path
 
-    def __call__(self, spec: FineTuningSpec, folder: Path) -> Result:
-        return self.tuning(self.embedder.checkpoint, spec, folder)
+    def __call__(self, given: dict[str, Any], folder: Path) -> Result:
+        spec = parse(FineTuningSpec, {"data": str(self.place / "stripes"), "output": str(folder), **given})
+        return FineTuningTask.prepare(spec, self.setting).evaluate(self.embedder.checkpoint)
 
 
 def prepared(place: Path, model: str = "dfe", tell: Tell = lambda event: None) -> Prepared:
     embedder = lightcrl.load(place / model)
     encoders, features = {"image": embedder.encoder("image")}, FeaturesSpec(folder=str(place / "features"))
-    return Prepared(embedder, FineTuning.prepare(ClassFolders(str(place / "stripes")), encoders, features, tell))
+    return Prepared(embedder, Setting(encoders, features, tell), place)
 
 
-def spec(**given: Any) -> FineTuningSpec:
+def spec(**given: Any) -> dict[str, Any]:
     training = {"epochs": 2, "batch_size": 12, "precision": "float32", "tensorboard": False}
-    found: FineTuningSpec = parse(FineTuningSpec, {**given, "training": {**training, **given.get("training", {})}})
-    return found
+    return {**given, "training": {**training, **given.get("training", {})}}
 
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
@@ -173,36 +174,40 @@ def test_a_model_whose_encoder_was_trained_goes_on_from_there(place, tmp_path):
 
 
 def test_the_task_keeps_its_model_below_the_run_and_finds_it_again(place):
-    def request(**given: Any) -> Request:
-        settings = {"training": {"epochs": 1, "tensorboard": False}}
-        model = lightcrl.load(place / "dfe")
-        return Request(str(place / "dfe"), model, str(place / "stripes"), settings=settings, **given)
+    settings = {"data": str(place / "stripes"), "training": {"epochs": 1, "tensorboard": False}}
 
-    result, rejected = measure("fine_tuning", request())
+    def measured() -> Result:
+        return evaluate_task("fine_tuning", str(place / "dfe"), lightcrl.load(place / "dfe"), settings).result
+
+    result = measured()
     (folder,) = (place / "dfe/fine_tuning").iterdir()
-    assert folder.name.startswith("stripes-")
+    assert folder.name.startswith("tuned-")
     written = (folder / "log.jsonl").stat().st_mtime_ns
-    assert measure("fine_tuning", request()) == (result, rejected)
+    assert measured() == result
     with only_writer(folder), pytest.raises(LockedError, match=f"^{folder} is being written by process"):
-        measure("fine_tuning", request())
+        measured()
     assert (folder / "log.jsonl").stat().st_mtime_ns == written
     assert len(list((place / "dfe/fine_tuning").iterdir())) == 1
 
 
 def test_bad_data_and_settings_are_refused_before_anything_is_encoded(place, tmp_path):
-    encoders = {"image": lightcrl.load(place / "dfe").encoder("image")}
-    with pytest.raises(DataError, match="expected the folders train and test"):
-        FineTuning.prepare(ClassFolders(str(place / "stripes/train")), encoders, FeaturesSpec(folder=str(tmp_path)))
+    setting = Setting({"image": lightcrl.load(place / "dfe").encoder("image")}, FeaturesSpec(folder=str(tmp_path)))
     train = str(place / "stripes/train")
+    with pytest.raises(DataError, match="expected the folders train and test"):
+        FineTuningTask.prepare(FineTuningSpec(data=train), setting)
     with pytest.raises(DataError, match="are in train too"):
-        FineTuning.prepare(ClassFolders(train, train), encoders, FeaturesSpec(folder=str(tmp_path)))
+        FineTuningTask.prepare(FineTuningSpec(data=train, test=train), setting)
     assert not list(tmp_path.iterdir())
+    found = prepared(place)
     with pytest.raises(RecipeError, match=r"unknown key 'tuning.block'.*'blocks'"):
-        spec(tuning={"block": 2})
+        found(spec(tuning={"block": 2}), tmp_path)
     with pytest.raises(RecipeError, match="plateau"):
-        spec(training={"schedule": "plateau"})
+        found(spec(training={"schedule": "plateau"}), tmp_path)
     with pytest.raises(ValidationError):
-        FineTuningSpec(seed="x")  # type: ignore[arg-type]
+        FineTuningSpec(data=train, seed="x")  # type: ignore[arg-type]
+    task = FineTuningTask.prepare(FineTuningSpec(data=str(place / "stripes")), found.setting)
+    with pytest.raises(DataError, match="say with output"):
+        task.evaluate(found.embedder.checkpoint)
 
 
 def test_accuracy_breaks_ties_by_lot_and_knows_chance():

@@ -205,11 +205,11 @@ def _measure(
     features: Path | None,
 ) -> None:
     """Measure, print the figures, and write them where asked."""
-    from lightcrl.report import console
+    from lightcrl.report import console, progress
     from lightcrl.tasks.evaluate import evaluate
 
     given = {key: value for key, value in settings.items() if value is not None}
-    with console.Live() as live:
+    with progress.Live() as live:
         embedder = load_embedder(checkpoint, encoder, trust_remote_code)
         done = evaluate(task, checkpoint, embedder, given, features, live.tell)
     console.print_result(done.result, done.rejected)

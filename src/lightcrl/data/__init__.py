@@ -60,6 +60,11 @@ def open_sources(spec: DataSpec, kinds: Mapping[str, str]) -> list[tuple[str | N
         if modality not in kinds:
             raise ModalityError(f"data.columns: {UnknownNameError('modality', modality, kinds)}")
     make = SOURCES.load(spec.source)
+    # Of a function only what it gives can be asked.
+    if inspect.isbuiltin(make) or (isinstance(make, type) and not callable(getattr(make, "rows", None))):
+        raise DataError(
+            f"source {spec.source!r} is {make!r}; expected a class with rows(), or a function that makes one."
+        )
     parameters = inspect.signature(make).parameters
     given = {name: getattr(spec, name) for name in ("columns", "key", "split_column", "root", "encoding")}
     arguments: dict[str, Any] = {name: value for name, value in given.items() if value} | spec.options

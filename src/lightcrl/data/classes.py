@@ -29,6 +29,11 @@ def class_folders(place: str, cache: Path, *, picture: str = "image", label: str
     """
     if Path(place).is_dir():
         return Path(place)
+    if place.count("/") != 1 or Path(place).is_absolute():
+        raise DataError(
+            f"{place} is not there. Expected a folder of class folders, or the id of a data set on the hub "
+            "(owner/name)."
+        )
     name = "--".join((*place.split("/"), hashlib.blake2b(f"{picture} {label}".encode(), digest_size=4).hexdigest()))
     folder = make_folder(cache) / name
     recover_folder(folder)

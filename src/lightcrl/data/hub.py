@@ -87,6 +87,10 @@ def open_hub(
     Raises:
         DataError: there is no such dataset; says how to use a local folder.
     """
+    if not str(path).strip(" /"):
+        raise DataError(
+            f"cannot open the dataset {str(path)!r}: expected an id on the hub, such as owner/name, or a folder."
+        )
     import datasets
 
     folder = Path(path)

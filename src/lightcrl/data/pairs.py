@@ -13,7 +13,7 @@ from lightcrl.data import open_sources
 from lightcrl.data.base import Rejection, Row
 from lightcrl.data.spec import DataSpec
 from lightcrl.data.table import READERS
-from lightcrl.errors import DataError, EmptyDatasetError, UnknownNameError
+from lightcrl.errors import DataError, EmptyDatasetError, UnknownNameError, first_line
 
 TEXTS = ("text1", "text2")
 TRUTHS = ("label", "score")
@@ -154,7 +154,11 @@ def _read(place: str, columns: Mapping[str, str]) -> dict[str | None, TextPairs]
 
 def _spec(place: str, columns: dict[str, str], notes: tuple[str, ...]) -> DataSpec:
     path = Path(place)
-    if path.is_file() or is_table(place):
+    try:
+        table = path.is_file() or is_table(place)
+    except OSError as error:  # A name that no file can have.
+        raise DataError(f"{place[:60]}: {first_line(error)} Expected a table of pairs, or a dataset's id.") from None
+    if table:
         return DataSpec(path=str(path.absolute()), columns=columns, options={"notes": notes})
     options: dict[str, Any] = {"notes": notes}
     owner, _, rest = place.partition("/")

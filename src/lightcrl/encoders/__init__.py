@@ -47,7 +47,17 @@ BUILTIN: Table[type[Encoder]] = Table(
 )
 
 # What a class may ask for by naming it in its constructor.
-SETTINGS = ("revision", "layers", "tokens", "max_length", "max_pixels", "dtype", "device", "trust_remote_code")
+SETTINGS = (
+    "revision",
+    "layers",
+    "tokens",
+    "max_length",
+    "prompt",
+    "max_pixels",
+    "dtype",
+    "device",
+    "trust_remote_code",
+)
 
 
 def load_encoder(spec: EncoderSpec) -> Encoder:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from lightcrl.encoders.base import EncoderSpec
-from lightcrl.encoders.huggingface import HuggingFaceEncoder, Prepared
+from lightcrl.encoders.huggingface import HuggingFaceEncoder
 from lightcrl.encoders.image import leading_tokens
-from lightcrl.encoders.inputs import content, samples_and_rate, time_first
+from lightcrl.encoders.inputs import array, content, samples_and_rate, time_first
+from lightcrl.encoders.loaded import Prepared
 from lightcrl.errors import ItemError, MissingExtraError
 
 LONGEST = 30.0
@@ -47,8 +48,7 @@ def read_sound(raw: Any, rate: int, max_length: float = LONGEST) -> np.ndarray:
 def _from_pair(raw: tuple[Any, ...]) -> tuple[np.ndarray, int]:
     if len(raw) != 2:
         raise ItemError("not a sound", f"found {len(raw)} values; expected samples and their rate")
-    values = raw[0].detach().cpu().numpy() if isinstance(raw[0], Tensor) else np.asarray(raw[0])
-    samples, rate = time_first(values), int(raw[1])
+    samples, rate = time_first(array(raw[0], "a sound")), _rate(raw[1])
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu" or rate <= 0:
         raise ItemError("not a sound", f"found {samples.dtype} of shape {list(samples.shape)} at {rate} Hz")
     if samples.dtype.kind != "f":
@@ -56,6 +56,13 @@ def _from_pair(raw: tuple[Any, ...]) -> tuple[np.ndarray, int]:
         middle = 0 if samples.dtype.kind == "i" else (whole.max + 1) / 2
         samples = (samples - middle) / ((whole.max - whole.min + 1) / 2)
     return samples.astype(np.float32), rate
+
+
+def _rate(raw: Any) -> int:
+    try:
+        return int(raw)
+    except (TypeError, ValueError, OverflowError):  # OverflowError: infinity.
+        raise ItemError("not a sound", f"a sampling rate of {raw!r}; expected samples per second, as 16000") from None
 
 
 def _from_file(raw: Any, max_length: float) -> tuple[np.ndarray, int]:

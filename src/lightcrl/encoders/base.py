@@ -19,13 +19,11 @@ from lightcrl.tokens import TokenBatch
 
 Kind = Literal["text", "image", "audio"]
 
-# What `prepare` takes of each kind (the embedder's `encode` and `Item.read` hand it on as it is):
-#   text    str
-#   image   a file's path or bytes, a PIL image, or a uint8 array [H, W, 3]
-#   audio   a file's path or bytes, or a pair of mono samples (floats [N] in [-1, 1]) and their rate in Hz
+# What `prepare` takes of each kind (the embedder's `encode` and `Item.read` hand it on as it is): a text is a str, and
+# pictures and sounds have the forms of `encoders.inputs`.
 
-
-_POOLS = r"(cls|mean|max)(\+(cls|mean|max))*"
+_POOL = "(cls|mean|max|last|trained)"
+_POOLS = rf"{_POOL}(\+{_POOL})*"
 _SEQUENCE = r"(all|grid:[1-9]\d*)"
 TOKENS = rf"^(auto|pooled|{_SEQUENCE}|{_POOLS}(,{_POOLS})*(\|{_SEQUENCE})?)$"
 
@@ -39,12 +37,15 @@ class EncoderSpec(BaseModel):
         revision: a hub id's branch, tag or commit.
         layers: hidden layers to keep, as Python indices into the model's blocks (-1 is the last); `"auto"` takes a
             transformer's last layer and two before it, and the last layer of anything else.
-        tokens: `"pooled"` (one vector per layer), pools joined by `+` (`cls`, `mean`, `max`; one list for every layer,
-            or one per layer with commas between), `"grid:N"`, `"all"`, or `"auto"`, what suits the model.
+        tokens: `"pooled"` (one vector per layer), pools joined by `+` (`cls`, `mean`, `max`, `last`; one list for every
+            layer, or one per layer with commas between), `"grid:N"`, `"all"`, or `"auto"`, what suits the model. The
+            pool `trained` of the last layer is the vector that the model was trained to give.
             Pools of several layers are tokens too; `grid:N` and `all` put the layers of one place side by side in one
             token. After pools and a `|`, `grid:N` or `all` adds the sequence of the first layer named:
             `"cls+mean|grid:7"`.
         max_length: longest text in tokens, or longest sound in seconds; the rest is cut off.
+        prompt: the name of a prompt that comes with a text model, put before every text: `"query"`, `"document"`; by
+            default the one that its makers have made the default, and none for `""`.
         max_pixels: larger pictures are set aside (decompression bombs).
         dtype: of the forward pass. `"auto"` takes bfloat16 for transformers where the machine multiplies in it (their
             features keep a cosine of 0.999 to those of float32), and float32 for anything else; convolutions lose more.
@@ -63,6 +64,7 @@ class EncoderSpec(BaseModel):
     layers: Literal["auto"] | tuple[int, ...] = "auto"
     tokens: str = Field(default="auto", pattern=TOKENS)
     max_length: float | None = Field(default=None, gt=0)
+    prompt: str | None = None
     max_pixels: int = Field(default=50_000_000, gt=0)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     weights: Literal["pretrained", "random"] = "pretrained"
@@ -75,6 +77,8 @@ class EncoderSpec(BaseModel):
     def _check(self) -> EncoderSpec:
         if self.kind == "image" and self.max_length is not None:
             raise ValueError("max_length is for texts and sounds")
+        if self.kind != "text" and self.prompt is not None:
+            raise ValueError("prompt is for texts")
         if self.kind != "image" and self.max_pixels != type(self).model_fields["max_pixels"].default:
             raise ValueError("max_pixels is for images")
         return self
@@ -86,7 +90,7 @@ class Slot:
 
     Attributes:
         layer: index of the block, -1 for the last.
-        pool: `"cls"`, `"mean"` or `"max"`.
+        pool: `"cls"`, `"mean"`, `"max"`, `"last"` or `"trained"`.
     """
 
     layer: int
@@ -142,12 +146,19 @@ class Encoder(ABC):
         """Relative cost of one prepared item; extraction puts items of like length into one batch."""
         return 1
 
+    def cut(self, prepared: Any) -> bool:
+        """Whether `prepare` has left out the end of a text, which was longer than the encoder takes."""
+        return False
+
     def choices(self) -> Choices | None:
         """All layers and pools that a recipe could ask this encoder for; None where it has no such setting."""
         return None
 
     def own_vectors(self, tokens: TokenBatch) -> Tensor:
-        """[B, D] what this encoder says of items by itself, from their tokens [B, T, D]: the mean."""
+        """[B, D] what this encoder says of items by itself, from their tokens [B, T, D].
+
+        The vector that it was trained to give, where that is known; else the mean.
+        """
         return tokens.mean()
 
     @property

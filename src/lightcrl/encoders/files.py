@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from lightcrl.errors import EncoderError, EncoderNotFoundError
 SETTINGS = ("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken")
 FILES = (*SETTINGS, "*.safetensors")
 CODE = ("*.py",)
+# In the layout of sentence-transformers, which modules there are and where they lie.
+MODULES = "modules.json"
 
 
 @contextmanager
@@ -34,7 +37,8 @@ def quiet() -> Iterator[None]:
 def find_folder(model: str, revision: str | None = None, *, code: bool = False, weights: bool = True) -> Path:
     """The folder of a model: a local one, or the hub's, downloaded if it is not yet in the cache.
 
-    Without `weights` a config is enough.
+    Without `weights` a config is enough. In the layout of sentence-transformers, the first of its `module_folders` has
+    the model.
 
     Raises:
         EncoderNotFoundError: says where it looked, and why it is not there.
@@ -52,6 +56,8 @@ def find_folder(model: str, revision: str | None = None, *, code: bool = False, 
         others = ["*/*.safetensors", "*.*.safetensors", "consolidated*"]
         try:
             cached = snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=others)
+            if parts := [f"{path.name}/{end}" for path in _inner_folders(Path(cached)) for end in patterns]:
+                snapshot_download(model, revision=revision, allow_patterns=parts)
         except Exception as error:  # The hub's client has a dozen kinds of failure; all end in the same advice.
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             tried.append(f"hub id {model!r}{f' at {revision!r}' if revision else ''}: {reason.strip()}")
@@ -67,14 +73,37 @@ def find_folder(model: str, revision: str | None = None, *, code: bool = False, 
 
 def _checked(folder: Path, weights: bool) -> Path:
     """`folder`, if there is a model in it."""
-    if not (folder / "config.json").is_file():
-        raise EncoderError(f"{folder} is no model: expected a folder with a config.json in it.")
-    if weights and not any(folder.glob("*.safetensors")):
+    model = module_folders(folder)[0][1] if (folder / MODULES).is_file() else folder
+    if not (model / "config.json").is_file():
+        raise EncoderError(f"{model} is no model: expected a folder with a config.json in it.")
+    if weights and not any(model.glob("*.safetensors")):
         raise EncoderError(
-            f"{folder} has no weights in *.safetensors. Pickled ones (*.bin, *.pt) are never loaded, since they can "
+            f"{model} has no weights in *.safetensors. Pickled ones (*.bin, *.pt) are never loaded, since they can "
             "run code: load them once where you trust them, and save_pretrained(folder)."
         )
     return folder
+
+
+def module_folders(root: Path) -> list[tuple[str, Path]]:
+    """Kind and folder of each module that `modules.json` names, in order; a kind of other makers by its whole name.
+
+    Raises:
+        EncoderError: the file is not such a list, or names a folder elsewhere.
+    """
+    try:
+        entries = sorted(json.loads((root / MODULES).read_text(encoding="utf-8")), key=lambda entry: entry["idx"])
+        modules = [(str(entry["type"]), root / entry["path"]) for entry in entries]
+    except (ValueError, TypeError, KeyError) as error:
+        raise EncoderError(f"{root / MODULES} is no list of modules with idx, path and type ({error!r}).") from None
+    if not modules or any(folder.parent != root and folder != root for _, folder in modules):
+        raise EncoderError(f"{root / MODULES} names no modules, or one outside of {root}; expected folders in it.")
+    ours = "sentence_transformers."
+    return [(name.rpartition(".")[2] if name.startswith(ours) else name, folder) for name, folder in modules]
+
+
+def _inner_folders(root: Path) -> list[Path]:
+    """The folders of modules that do not lie at the top."""
+    return [folder for _, folder in module_folders(root) if folder != root] if (root / MODULES).is_file() else []
 
 
 def folder_digest(folder: Path, patterns: Iterable[str] = FILES) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import json
-import re
 import threading
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
@@ -26,52 +24,21 @@ from lightcrl.encoders.layout import (
     count_slots,
     describe_layout,
     every_layer,
+    every_pool,
+    from_the_end,
     lay_out,
     own_vectors,
     slots_of,
 )
+from lightcrl.encoders.loaded import UNUSED, Loaded, Prepared, alike, attends, same
+from lightcrl.encoders.sentence_transformers import read_sentence_model
+from lightcrl.encoders.trained import DUAL, NAME, TrainedVector, projects
 from lightcrl.errors import EncoderError
 from lightcrl.machine import multiplies_bfloat16
 from lightcrl.tokens import TokenBatch
 
 # Part of every fingerprint: raise it when the same files and settings give other tokens than before.
 FORMAT = 1
-
-# Weights that hidden states do not depend on: heads, and tokens that only training puts in.
-UNUSED = re.compile(r"(^|\.)(pooler|head|masked_spec_embed|mask_token|num_batches_tracked)(\.|$)")
-
-Prepared = dict[str, Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model in place, and what a trial of it has shown.
-
-    Attributes:
-        network: frozen, in eval mode, on its device.
-        accepts: the names of its inputs.
-        blocks: how many there are.
-        layers: of the blocks, those to keep.
-        tokens: the layout, as `lay_out` takes it.
-        pads: items of unequal length can share a batch: padding changes nothing.
-        dim: width of a token.
-        slots: tokens per item with a meaning of their own.
-        sequence: more tokens follow them.
-        widths: of the tokens of each block.
-        last: tokens of the last block, as a trial gave them.
-    """
-
-    network: torch.nn.Module
-    accepts: frozenset[str]
-    blocks: int
-    layers: tuple[int, ...]
-    tokens: str
-    pads: bool
-    dim: int
-    slots: int
-    sequence: bool
-    widths: tuple[int, ...]
-    last: Layer
 
 
 class HuggingFaceEncoder(Encoder):
@@ -92,15 +59,19 @@ class HuggingFaceEncoder(Encoder):
     processor_options: ClassVar[Mapping[str, Any]] = {}
     # `batch_size` and `batch_length` on a CPU, then elsewhere: more than fills a cache is no faster (docs/LOG.md).
     batches: ClassVar[tuple[tuple[int, float], tuple[int, float]]]
+    # Leading tokens of a text that are not pooled, and inputs that are not the model's to see.
+    skip: int = 0
+    unseen: frozenset[str] = frozenset()
 
     def __init__(self, spec: EncoderSpec) -> None:
         self.kind = spec.kind
         self.device = pick_device(spec.device)
-        self.folder = find_folder(
-            spec.model, spec.revision, code=spec.trust_remote_code, weights=spec.weights == "pretrained"
-        )
+        root = find_folder(spec.model, spec.revision, code=spec.trust_remote_code, weights=spec.weights == "pretrained")
+        self.sentence = read_sentence_model(root)
+        self.folder = self.sentence.folder if self.sentence else root
         self.spec = spec
         self.config = self._from_pretrained("AutoConfig")
+        self._check_vector()
         if spec.dtype == "auto":
             pays = spec.weights == "pretrained" and attends(self.config) and multiplies_bfloat16(self.device)
             self.spec = spec.model_copy(update={"dtype": "bfloat16" if pays else "float32"})
@@ -133,20 +104,22 @@ class HuggingFaceEncoder(Encoder):
         loaded = self.loaded
 
         def settle(layers: Sequence[int] | str, tokens: str) -> tuple[Slot, ...]:
-            kept = [layer % loaded.blocks - loaded.blocks for layer in choose_layers(layers, loaded.widths)]
-            return slots_of(kept, choose_tokens(tokens, self.kind, loaded.last, len(kept)).partition("|")[0])
+            kept = from_the_end(choose_layers(layers, loaded.widths), loaded.blocks)
+            own = loaded.own if kept[0] == -1 else None
+            return slots_of(kept, choose_tokens(tokens, self.kind, loaded.last, len(kept), own).partition("|")[0])
 
         pooled = loaded.tokens != "all" and not loaded.tokens.startswith("grid:")
         chosen = settle(self.spec.layers, self.spec.tokens) if pooled else None
+        auto = settle("auto", "auto")
         layers = every_layer(loaded.widths, [slot.layer for slot in chosen or ()])
-        tokens = "cls+mean+max" if loaded.last.cls else "mean+max"
+        tokens = every_pool(loaded.last.cls, {slot.pool for slot in (*auto, *(chosen or ()))}, len(layers))
         slots = slots_of(layers, tokens)
+        vector = [] if loaded.last.trained is None else [loaded.last.trained.shape[-1]]
+        dim = max(*loaded.widths, *vector) if Slot(-1, "trained") in slots else max(loaded.widths)
         wide = copy(self)
         wide.spec, wide.origin = self.spec.model_copy(update={"layers": layers, "tokens": tokens}), None
-        wide._loaded = replace(
-            loaded, layers=layers, tokens=tokens, dim=max(loaded.widths), slots=len(slots), sequence=False
-        )
-        return Choices(wide, slots, settle("auto", "auto"), chosen, loaded.tokens.partition("|")[2])
+        wide._loaded = replace(loaded, layers=layers, tokens=tokens, dim=dim, slots=len(slots), sequence=False)
+        return Choices(wide, slots, auto, chosen, loaded.tokens.partition("|")[2])
 
     @property
     def loaded(self) -> Loaded:
@@ -186,6 +159,8 @@ class HuggingFaceEncoder(Encoder):
             "dtype": self.spec.dtype,
             **({"weights": self.spec.weights} if self.spec.weights != "pretrained" else {}),
             **({"tuned": self._tuned} if self._tuned is not None else {}),
+            **({"sentence": self.sentence.describe()} if self.sentence else {}),
+            **({"projected": True} if self._projects else {}),
             **describe_layout(self.spec.layers, self.spec.tokens, self.kind),
         }
 
@@ -210,9 +185,19 @@ class HuggingFaceEncoder(Encoder):
         return TokenBatch(tokens.values[:, :longest].clone(), tokens.mask[:, :longest].clone())
 
     def own_vectors(self, tokens: TokenBatch) -> Tensor:
-        """See `layout.own_vectors`: for a text, the masked mean of the last layer, as sentence-transformers has it."""
+        """What the model was trained to give, where that is known and can be had from the tokens.
+
+        Else see `layout.own_vectors`: for a text, the masked mean of the last layer.
+        """
         loaded = self.loaded
-        return own_vectors(tokens, loaded.tokens, [layer % loaded.blocks for layer in loaded.layers])
+        layers = from_the_end(loaded.layers, loaded.blocks)
+        vector: TrainedVector | None = getattr(loaded.network, NAME, None)
+        if vector is not None and loaded.last.trained is not None:
+            widths, dim = [loaded.widths[layer] for layer in layers], loaded.last.trained.shape[-1]
+            made = vector.from_tokens(tokens.to(self.device), loaded.tokens, layers, widths, dim)
+            if made is not None:
+                return made.to(tokens.values.device)
+        return own_vectors(tokens, loaded.tokens, layers)
 
     def forward(self, prepared: Sequence[Prepared]) -> TokenBatch:
         """As `encode`, but gradients flow."""
@@ -228,7 +213,8 @@ class HuggingFaceEncoder(Encoder):
         """Tokens [B, T, D] of inputs by name, those that `prepare` gives with the batch before them; gradients flow."""
         loaded = self.loaded
         last_only = all(layer in (-1, loaded.blocks - 1) for layer in loaded.layers)
-        blocks = self._blocks(loaded.network, loaded.accepts, inputs, hidden=not last_only)
+        trained = "trained" in loaded.tokens
+        blocks = self._blocks(loaded.network, loaded.accepts, inputs, hidden=not last_only, trained=trained)
         return lay_out([blocks[-1 if last_only else layer] for layer in loaded.layers], loaded.tokens)
 
     def batch(self, items: Sequence[Prepared]) -> dict[str, Tensor]:
@@ -241,21 +227,28 @@ class HuggingFaceEncoder(Encoder):
 
     def _run(self, network: Any, accepts: frozenset[str], items: Sequence[Prepared]) -> list[Layer]:
         """The blocks of the model, first to last."""
-        return self._blocks(network, accepts, self.batch(items), hidden=True)
+        return self._blocks(network, accepts, self.batch(items), hidden=True, trained=True)
 
-    def _blocks(self, network: Any, accepts: frozenset[str], inputs: Mapping[str, Tensor], hidden: bool) -> list[Layer]:
-        """The blocks of the model, first to last, or the last alone."""
+    def _blocks(
+        self, network: Any, accepts: frozenset[str], inputs: Mapping[str, Tensor], hidden: bool, trained: bool
+    ) -> list[Layer]:
+        """The blocks of the model, first to last, or the last alone; it has the trained vector where that is wanted."""
         inputs = {
             name: value.to(self.device, network.dtype if value.is_floating_point() else None)
             for name, value in inputs.items()
         }
-        output = network(**{k: v for k, v in inputs.items() if k in accepts}, output_hidden_states=hidden)
+        seen = {name: value for name, value in inputs.items() if name in accepts and name not in self.unseen}
+        output = network(**seen, output_hidden_states=hidden)
         final = output.last_hidden_state
         states = list(output.hidden_states) if hidden else []
         # Some CNNs end in a stage that is not among their hidden states; all others begin with the embedding, which
         # is no block, and end before the final norm.
         states = [*(states if states and states[-1].shape != final.shape else states[1:-1]), final]
-        return [self._layer(network, state, inputs) for state in states]
+        layers = [self._layer(network, state, inputs) for state in states]
+        if trained and (vector := getattr(network, NAME, None)) is not None:
+            made = vector(layers[-1], getattr(output, "pooler_output", None))
+            layers[-1] = replace(layers[-1], trained=made)
+        return layers
 
     def _layer(self, network: Any, state: Tensor, inputs: Mapping[str, Tensor]) -> Layer:
         if state.ndim == 4:
@@ -282,19 +275,23 @@ class HuggingFaceEncoder(Encoder):
                     f"{self.spec.model!r} gives hidden states that are not finite in {self.spec.dtype}. Where the "
                     "weights are sound, dtype = 'bfloat16' or 'float32' helps."
                 )
-            if not _same(alone, self._run(network, accepts, [short])):
+            if not same(alone, self._run(network, accepts, [short])):
                 raise EncoderError(
                     f"{self.spec.model!r} gives other hidden states each time for the same item (random masking?), "
                     "so its outputs cannot be kept. Use another model."
                 )
-            pads = "attention_mask" in short and _same(alone, self._run(network, accepts, [short, long]))
+            pads = "attention_mask" in short and same(alone, self._run(network, accepts, [short, long]))
             widths = tuple(block.values.shape[-1] for block in alone)
             layers = choose_layers(self.spec.layers, widths)
-            tokens = choose_tokens(self.spec.tokens, self.kind, alone[-1], len(layers))
+            vector = getattr(network, NAME, None)
+            own = vector and vector.as_pool(alone[-1].cls)
+            first = own if layers[0] in (-1, len(alone) - 1) else None
+            tokens = choose_tokens(self.spec.tokens, self.kind, alone[-1], len(layers), first)
             laid = lay_out([alone[layer] for layer in layers], tokens)
         slots = count_slots(tokens, len(layers))
         sequence = "|" in tokens
-        return Loaded(network, accepts, len(alone), layers, tokens, pads, laid.dim, slots, sequence, widths, alone[-1])
+        size = (len(alone), layers, tokens, pads, laid.dim, slots, sequence, widths)
+        return Loaded(network, accepts, *size, alone[-1], own)
 
     def _load_network(self) -> tuple[torch.nn.Module, frozenset[str]]:
         # New heads draw from the global generator, which is the user's.
@@ -303,9 +300,13 @@ class HuggingFaceEncoder(Encoder):
         network = getattr(model, self.tower, model)
         if getattr(network.config, "is_encoder_decoder", False):
             network = network.get_encoder()
+        if (vector := self._vector(model)) is not None:
+            network.add_module(NAME, vector)
         kept = {id(weight) for weight in network.state_dict(keep_vars=True).values()}
         names = {name for name, weight in model.state_dict(keep_vars=True).items() if id(weight) in kept}
-        missing = sorted(name for name in names & absent if not UNUSED.search(name))
+        # A dual encoder's pooled output comes from its head.
+        unused = {name for name in names if UNUSED.search(name) and not (self._projects and ".head." in f".{name}")}
+        missing = sorted((names & absent) - unused)
         if missing:
             raise EncoderError(
                 f"{self.spec.model!r} lacks {len(missing)} of the model's {len(names)} weights, which would be random: "
@@ -313,6 +314,39 @@ class HuggingFaceEncoder(Encoder):
             )
         network.eval().requires_grad_(False).to(self.device)
         return network, frozenset(inspect.signature(network.forward).parameters)
+
+    @property
+    def _projects(self) -> bool:
+        """The model itself has the vector that it was trained to give."""
+        pools = self.sentence is not None and bool(self.sentence.poolings)
+        return self.spec.weights == "pretrained" and not pools and projects(self.config, self.kind)
+
+    def _check_vector(self) -> None:
+        """Refuse what would be left out where the recipe wants all that suits the model."""
+        if self.sentence is None or self.spec.weights != "pretrained":
+            return
+        wanted = self.spec.tokens == "auto" or "trained" in self.spec.tokens
+        reason = self.sentence.unread
+        if not reason and not self.sentence.poolings and not self._projects:
+            reason = f"a {self.config.model_type} model has no vector of its own"
+        if reason and wanted:
+            raise EncoderError(
+                f"the vector that {self.spec.model!r} was trained to give cannot be made: {reason}. To use its hidden "
+                "states alone, name pools of them, such as tokens = 'mean+max'."
+            )
+
+    def _vector(self, model: Any) -> TrainedVector | None:
+        """What gives the vector that the model was trained to give, where that is known."""
+        sentence = self.sentence
+        if self.spec.weights != "pretrained" or (sentence and sentence.unread):
+            return None
+        after, dim = (sentence.load_modules(), sentence.dim) if sentence else ([], None)
+        if self._projects:
+            name = DUAL[self.config.model_type][self.kind]
+            return TrainedVector((), [*([getattr(model, name)] if name else []), *after], dim=dim)
+        if sentence is None or not sentence.poolings:
+            return None
+        return TrainedVector(sentence.poolings, after, self.skip, dim)
 
     def _pretrained(self) -> tuple[Any, set[str]]:
         """The whole model, and the names of weights that its files lack."""
@@ -353,29 +387,3 @@ class HuggingFaceEncoder(Encoder):
                 f"cannot load the {wanted} of {self.spec.model!r} as a {self.kind} encoder: "
                 f"{text.splitlines()[0] if text else type(error).__name__}{hint}"
             ) from error
-
-
-def attends(config: Any) -> bool:
-    """Whether a model's config, or that of a tower in it, speaks of attention heads."""
-    return bool(re.search(r'"\w*heads?"', json.dumps(config.to_dict(), default=str)))
-
-
-def alike(items: Sequence[Prepared], pads: bool) -> list[list[int]]:
-    """Numbers of the items that can share a batch: of one shape, but for its length where padding changes nothing."""
-    groups: dict[Any, list[int]] = {}
-    for number, item in enumerate(items):
-        groups.setdefault(tuple(v.shape[1:] if pads else v.shape for v in item.values()), []).append(number)
-    return list(groups.values())
-
-
-def _same(alone: Sequence[Layer], batch: Sequence[Layer]) -> bool:
-    """The first item has the same tokens in both, up to the rounding of the dtype."""
-    for one, other in zip(alone, batch, strict=True):
-        mine, theirs = one.values[0, one.mask[0]], other.values[0, other.mask[0]]
-        if mine.shape != theirs.shape:
-            return False
-        tolerance = 1e-4 if mine.dtype == torch.float32 else 5e-2
-        error = (mine.float() - theirs.float()).norm(dim=-1).max()
-        if error > tolerance * mine.float().norm(dim=-1).mean():
-            return False
-    return True

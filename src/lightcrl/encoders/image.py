@@ -15,8 +15,9 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from lightcrl.encoders.huggingface import HuggingFaceEncoder, Prepared
+from lightcrl.encoders.huggingface import HuggingFaceEncoder
 from lightcrl.encoders.inputs import content, pixels
+from lightcrl.encoders.loaded import Prepared
 from lightcrl.errors import ItemError
 
 _OPENING = threading.Lock()

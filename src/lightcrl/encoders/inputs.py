@@ -3,17 +3,17 @@
 | form | from |
 |---|---|
 | a path, `~` and `file://` included | files |
-| bytes, `BytesIO`, an open binary file | uploads, archives |
+| bytes, `BytesIO`, an open binary file, a stream that can be read once | uploads, archives, pipes |
 | `{"bytes": ..., "path": ...}` | undecoded columns of Hugging Face data sets |
 | `{"array": ..., "sampling_rate": ...}`, `(samples, rate)` | decoded sounds |
-| NumPy arrays, torch tensors | other libraries |
+| NumPy arrays, torch tensors (bfloat16 too) | other libraries |
 
-A tensor or a sound whose shape may be read in two ways is refused. NumPy pictures have their channels last wherever
-their last axis can hold them, as NumPy's users have it.
+A picture or a sound whose shape may be read in two ways is refused.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,15 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import torch
 
-from lightcrl.errors import ItemError
+from lightcrl.errors import ItemError, first_line
 
 CHANNELS = (1, 3, 4)
 """Of pictures: grey, RGB, RGB with transparency."""
 MOST_CHANNELS = 8
 """Of sounds: an axis with more entries is time."""
+
+# `Path` makes one slash of two.
+_WEB = re.compile(r"https?:/|[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 def content(raw: Any, what: str) -> Any:
@@ -38,7 +41,8 @@ def content(raw: Any, what: str) -> Any:
         what: `"image"` or `"sound"`, for messages.
 
     Raises:
-        ItemError: a web address, a file that is open as text, or a mapping without `bytes` or `path`.
+        ItemError: a web address, the home of nobody, a file that is closed or open as text, or a mapping without
+            `bytes` or `path`.
     """
     if isinstance(raw, Mapping) and "array" not in raw and ("bytes" in raw or "path" in raw):
         # Both may be given: the path then is only a name.
@@ -48,28 +52,61 @@ def content(raw: Any, what: str) -> Any:
         return content(held, what)
     if isinstance(raw, (bytearray, memoryview)):
         return bytes(raw)
-    if hasattr(raw, "read") and hasattr(raw, "seek"):
-        place = raw.tell()
-        found = raw.read()
-        raw.seek(place)
-        if not isinstance(found, bytes):
-            raise ItemError("not a file of bytes", "the file is open as text; open it with mode 'rb'")
-        return found
-    if isinstance(raw, str):
-        return _local(raw)
-    return raw.expanduser() if isinstance(raw, Path) else raw
+    if hasattr(raw, "read"):
+        return _stream(raw)
+    return _local(raw) if isinstance(raw, (str, Path)) else raw
 
 
-def _local(place: str) -> str:
-    """A place of a file as a path."""
-    if place.startswith(("http://", "https://")):
-        raise ItemError("not a local file", f"{place} is a web address; download it first and give the file")
-    if place.startswith("file://"):
-        parts = urlsplit(place)
+def _stream(file: Any) -> bytes:
+    """What is left in an open file, which is then put back to where it was if it can be."""
+    try:
+        again = hasattr(file, "seek") and (file.seekable() if hasattr(file, "seekable") else True)
+        place = file.tell() if again else 0
+        data = file.read()
+        if again:
+            file.seek(place)
+    except (OSError, ValueError) as error:  # ValueError: the file is closed.
+        raise ItemError(
+            "not a readable file", f"{first_line(error)} Give an open file, its path or its bytes"
+        ) from error
+    if not isinstance(data, bytes):
+        raise ItemError("not a file of bytes", "the file is open as text; open it with mode 'rb'")
+    return data
+
+
+def _local(place: str | Path) -> str | Path:
+    """The place of a file as a path, of the type given."""
+    text = str(place)
+    if text.lower().startswith("file://"):
+        parts = urlsplit(text)
         if parts.netloc not in ("", "localhost"):
             raise ItemError("not a local file", f"{place} names the host {parts.netloc!r}; expected file:///path")
         return unquote(parts.path)
-    return str(Path(place).expanduser()) if place.startswith("~") else place
+    if _WEB.match(text):
+        raise ItemError("not a local file", f"{place} is a web address; download it first and give the file")
+    if not text.startswith("~"):
+        return place
+    try:
+        return type(place)(Path(place).expanduser())
+    except RuntimeError:
+        raise ItemError("missing file", f"{place}: there is no such home; give the whole path") from None
+
+
+def array(raw: Any, what: str) -> np.ndarray:
+    """A tensor, or what NumPy takes, as an array; floats that NumPy lacks (bfloat16) become float32.
+
+    Raises:
+        ItemError: it is none: a sparse tensor, or lists of unequal lengths.
+    """
+    try:
+        if not isinstance(raw, torch.Tensor):
+            return np.asarray(raw)
+        # NumPy has no floats of less than 16 bits, and none but float16 of those.
+        foreign = raw.is_floating_point() and raw.dtype not in (torch.float16, torch.float32, torch.float64)
+        return (raw.float() if foreign else raw).detach().cpu().numpy()
+    except (TypeError, ValueError, RuntimeError) as error:
+        found = f"{raw.dtype}, {raw.layout}" if isinstance(raw, torch.Tensor) else type(raw).__name__
+        raise ItemError(f"not {what}", f"found {found}: {first_line(error)} Give a NumPy array of numbers") from error
 
 
 def pixels(raw: np.ndarray | torch.Tensor) -> np.ndarray:
@@ -79,19 +116,19 @@ def pixels(raw: np.ndarray | torch.Tensor) -> np.ndarray:
         raw: uint8, or floats from 0 to 1; [H, W], [H, W, C] or [C, H, W].
 
     Raises:
-        ItemError: another shape or type, a tensor that may be read in two ways, or floats outside of 0 to 1.
+        ItemError: another shape or type, one that may be read in two ways, or floats outside of 0 to 1.
     """
-    values = raw.detach().cpu().numpy() if isinstance(raw, torch.Tensor) else raw
+    values = array(raw, "an image")
     shape = f"{type(raw).__name__} of shape {list(values.shape)} and {values.dtype}"
     if values.size == 0 or values.ndim not in (2, 3):
         raise ItemError("not an image", f"{shape}; expected [H, W], [H, W, 3] or [3, H, W]")
     if values.ndim == 3:
         first, last = values.shape[0] in CHANNELS, values.shape[2] in CHANNELS
-        if first and last and isinstance(raw, torch.Tensor):
-            raise ItemError("not an image", f"{shape} may have its channels first or last; give a PIL image")
+        if first and last:
+            both = f"{shape} may have its channels first or last"
+            raise ItemError("not an image", f"{both}; give a PIL image, as Image.fromarray makes of uint8 [H, W, 3]")
         if not first and not last:
             raise ItemError("not an image", f"{shape}; expected [H, W, 3] or [3, H, W]")
-        # Arrays have their channels last by all conventions; a thin picture of three rows stays one.
         values = values if last else values.transpose(1, 2, 0)
     if values.dtype.kind == "f":
         values = values.astype(np.float32)

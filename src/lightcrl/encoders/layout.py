@@ -5,8 +5,8 @@ Pure functions over `Layer`; nothing here knows of models or files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ class Layer:
         prefix: how many leading tokens stand for no part of the item (CLS and registers of an image). Only `cls` and
             `all` look at them. Of a text, all tokens count as parts.
         grid: rows and columns of the tokens after the prefix, where they are patches of an image.
+        trained: [B, D'] the vector that the model was trained to give, of the last layer alone.
     """
 
     values: Tensor
@@ -48,6 +49,13 @@ class Layer:
     cls: bool = False
     prefix: int = 0
     grid: tuple[int, int] | None = None
+    trained: Tensor | None = None
+
+    def real_first(self) -> Layer:
+        """The same tokens, the real ones of every item before its padding, in order."""
+        order = self.mask.int().argsort(stable=True, dim=1, descending=True)
+        values = self.values.gather(1, order.unsqueeze(-1).expand_as(self.values))
+        return replace(self, values=values, mask=self.mask.gather(1, order))
 
     def content(self) -> TokenBatch:
         """The tokens after the prefix."""
@@ -83,8 +91,15 @@ def choose_layers(wanted: Sequence[int] | str, widths: Sequence[int]) -> tuple[i
     return tuple(wanted)
 
 
-def choose_tokens(wanted: str, kind: Kind, last: Layer, layers: int) -> str:
+def choose_tokens(wanted: str, kind: Kind, last: Layer, layers: int, own: str | None = None) -> str:
     """`"auto"` and `"pooled"` as what they stand for, from the model's last layer; anything else as it is.
+
+    Args:
+        wanted: of the recipe.
+        kind: of items.
+        last: the model's last layer.
+        layers: how many are kept.
+        own: the pool of the first of them that is what the model was trained to give; `"auto"` has it.
 
     >>> words = Layer(torch.zeros(1, 4, 8), torch.ones(1, 4, dtype=torch.bool), cls=True)
     >>> choose_tokens("auto", "text", words, layers=3)
@@ -95,6 +110,8 @@ def choose_tokens(wanted: str, kind: Kind, last: Layer, layers: int) -> str:
         return POOLED[kind][0 if cls else 1]
     if wanted == "auto":
         first, others = AUTO[kind][0 if cls else 1]
+        if own is not None and own not in first.split("+"):
+            first = f"{first}+{own}"
         pools = ",".join([first, *[others] * (layers - 1)])
         # A grid only averages.
         sequence = f"grid:{min(7, *last.grid)}" if last.grid else SEQUENCE[kind]
@@ -140,6 +157,30 @@ def every_layer(widths: Sequence[int], chosen: Sequence[int] = (), most: int = 1
     return tuple(
         sorted(first.union([layer for layer in spare if layer not in first][: max(0, most - len(first))]), reverse=True)
     )
+
+
+def every_pool(cls: bool, more: Collection[str], layers: int) -> str:
+    """The pools to choose from, as `tokens` has them: those of every layer, and of the last the trained vector.
+
+    Args:
+        cls: there is a CLS token.
+        more: pools that have to be among them.
+        layers: how many, the last of the model first.
+
+    >>> every_pool(True, {"mean"}, 2), every_pool(False, {"last", "trained"}, 2)
+    ('cls+mean+max', 'mean+max+last+trained,mean+max+last')
+    """
+    pools = ("cls+" if cls else "") + "mean+max" + ("+last" if "last" in more else "")
+    return ",".join([f"{pools}+trained", *[pools] * (layers - 1)]) if "trained" in more else pools
+
+
+def from_the_end(layers: Sequence[int], blocks: int) -> list[int]:
+    """Indices of blocks as negative ones.
+
+    >>> from_the_end((-1, 0, 5), 6)
+    [-1, -6, -1]
+    """
+    return [layer % blocks - blocks for layer in layers]
 
 
 def slots_of(layers: Sequence[int], tokens: str) -> tuple[Slot, ...]:
@@ -193,19 +234,20 @@ def own_vectors(tokens: TokenBatch, layout: str, depths: Sequence[int]) -> Tenso
 def lay_out(layers: Sequence[Layer], tokens: str) -> TokenBatch:
     """The tokens of `layers` as `tokens` wants them (what `choose_tokens` gave), in float32.
 
-    Pools are tokens, ordered layer by layer; narrower layers are filled up with zeros to the width of the widest. After
+    Pools are tokens, ordered layer by layer; what is narrower is filled up with zeros to the width of the widest. After
     a `|`, the first layer's sequence follows them. With `grid:N` and `all` alone, the layers of one place stand side by
     side in one token.
 
     Raises:
-        EncoderError: `cls` without a CLS token, a grid finer than the model's, `all` of layers that differ in tokens.
+        EncoderError: `cls` without a CLS token, `last` of pictures, `trained` where there is none, a grid finer than
+            the model's, `all` of layers that differ in tokens.
     """
     if _is_sequence(tokens):
         return _side_by_side([_sequence(layer, tokens) for layer in layers])
     pools, _, sequence = tokens.partition("|")
-    width = max(layer.values.shape[-1] for layer in layers)
     chosen = zip(layers, pools_by_layer(pools, len(layers)), strict=True)
     vectors = [POOLS[pool](layer).float() for layer, pools in chosen for pool in pools]
+    width = max(values.shape[-1] for values in (*vectors, *([layers[0].values] if sequence else [])))
     slots = TokenBatch.full(torch.stack([pad(vector, (0, width - vector.shape[-1])) for vector in vectors], dim=1))
     if not sequence:
         return slots
@@ -246,7 +288,30 @@ def _max(layer: Layer) -> Tensor:
     return content.values.masked_fill(~content.mask.unsqueeze(-1), -torch.inf).amax(1)
 
 
-POOLS: dict[str, Callable[[Layer], Tensor]] = {"cls": _cls, "mean": _mean, "max": _max}
+def _last(layer: Layer) -> Tensor:
+    if layer.grid is not None:
+        raise EncoderError("tokens = 'last' of pictures, whose patches have no last one. Use 'cls', 'mean' or 'max'.")
+    places = (layer.mask * torch.arange(layer.mask.shape[1], device=layer.mask.device)).argmax(1)
+    # Not len(): an exporter would take the number of items for one that never changes.
+    return layer.values[torch.arange(places.shape[0], device=places.device), places]
+
+
+def _trained(layer: Layer) -> Tensor:
+    if layer.trained is None:
+        raise EncoderError(
+            "tokens = 'trained', which the last layer alone has, of a folder in sentence-transformers' layout or of a "
+            "dual encoder such as CLIP. Use 'cls', 'mean', 'max' or 'last'."
+        )
+    return layer.trained
+
+
+POOLS: dict[str, Callable[[Layer], Tensor]] = {
+    "cls": _cls,
+    "mean": _mean,
+    "max": _max,
+    "last": _last,
+    "trained": _trained,
+}
 
 
 def _divide(layer: Layer, parts: int) -> TokenBatch:

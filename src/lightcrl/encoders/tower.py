@@ -20,7 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from lightcrl.encoders.base import Encoder
-from lightcrl.encoders.huggingface import UNUSED, HuggingFaceEncoder, Prepared
+from lightcrl.encoders.huggingface import HuggingFaceEncoder
+from lightcrl.encoders.loaded import UNUSED, Prepared
+from lightcrl.encoders.trained import NAME
 from lightcrl.errors import CheckpointError, EncoderError, MissingExtraError
 from lightcrl.tokens import TokenBatch
 
@@ -84,6 +86,8 @@ class Tower(nn.Module):
         self.spec = spec
         network: Any = deepcopy(encoder.loaded.network)
         chosen = chosen_parameters(network, spec.blocks, encoder.spec.model)
+        if "trained" not in encoder.loaded.tokens:
+            chosen = {name for name in chosen if not name.startswith(f"{NAME}.")}
         if spec.lora:
             chosen = add_adapters(network, chosen, spec.lora)
         for name, parameter in network.named_parameters():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightcrl.encoders.base import Encoder
-from lightcrl.features.store import FeatureStore
+from lightcrl.features.base import Store
 from lightcrl.features.table import Features, Split
 from lightcrl.methods.base import Method
 from lightcrl.processes import gather_rows, launched, rank, share
@@ -19,7 +19,7 @@ TOKENS_PER_BATCH = 65_536
 
 
 @torch.inference_mode()
-def embed_rows(method: Method, store: FeatureStore, modality: str, rows: np.ndarray) -> Tensor:
+def embed_rows(method: Method, store: Store, modality: str, rows: np.ndarray) -> Tensor:
     """Return unit vectors [N, d] float32 on the CPU of the items at `rows` [N], in eval mode."""
     was_training = method.training
     method.eval()
@@ -35,7 +35,7 @@ def embed_rows(method: Method, store: FeatureStore, modality: str, rows: np.ndar
 
 
 @torch.inference_mode()
-def own_rows(encoder: Encoder, store: FeatureStore, rows: np.ndarray) -> Tensor:
+def own_rows(encoder: Encoder, store: Store, rows: np.ndarray) -> Tensor:
     """Return the encoder's own vectors [N, D] float32 (`Encoder.own_vectors`) of the items at `rows` [N]."""
     per_batch = max(1, TOKENS_PER_BATCH // max(1, store.longest))
     parts = [

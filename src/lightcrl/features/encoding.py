@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch
 from lightcrl.data.base import Item
 from lightcrl.encoders.base import Encoder
 from lightcrl.errors import ItemError, LightCRLError
-from lightcrl.machine import keep_freed_memory
 
 # Number of items in a window, within which batches are sorted by length while the next window is decoded.
 WINDOW_BATCHES = 16
@@ -29,13 +28,19 @@ def encode_items(encoder: Encoder, items: Sequence[Item], *, workers: int = 4) -
 
 
 def encode(
-    encoder: Encoder, items: Sequence[Item], places: Sequence[int], dtype: str, *, workers: int = 4
+    encoder: Encoder,
+    items: Sequence[Item],
+    places: Sequence[int],
+    dtype: str,
+    *,
+    workers: int = 4,
+    cut: Callable[[int], None] = lambda place: None,
 ) -> Iterator[tuple[int, np.ndarray | ItemError]]:
     """Encode the items at `places` as in `encode_items`, with tokens in `dtype`.
 
-    Threads decode a window ahead; batches are formed by length.
+    Threads decode a window ahead; batches are formed by length. `cut` is called with the place of every text whose end
+    the encoder leaves out, before that text comes.
     """
-    keep_freed_memory()
     width = WINDOW_BATCHES * encoder.batch_size
     windows = [places[start : start + width] for start in range(0, len(places), width)]
     with ThreadPoolExecutor(workers) as pool:
@@ -54,6 +59,8 @@ def encode(
                     yield place, outcome
                 else:
                     ready.append((place, outcome))
+                    if encoder.cut(outcome):
+                        cut(place)
             ready.sort(key=lambda pair: encoder.length(pair[1]))
             for batch in batches([encoder.length(prepared) for _, prepared in ready], encoder):
                 tokens = encoder.encode([prepared for _, prepared in ready[batch]])

@@ -212,6 +212,7 @@ def encode_modality(
             "copied": done.copied,
             "kept": done.kept,
             "rejected": dict(Counter(rejection.reason for rejection in done.rejected)),
+            "cut": len(done.store.cut),
             "folder": str(done.store.folder),
             "bytes": done.store.nbytes,
         }

@@ -1,12 +1,13 @@
-"""A modality whose encoder is being trained: raw items through a tower, under the interface of a feature store."""
+"""A modality whose encoder is being trained: raw items through a tower, as a store of features."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -14,30 +15,52 @@ from lightcrl.data.base import Item
 from lightcrl.encoders.augment import crop_and_flip
 from lightcrl.encoders.image import read_image
 from lightcrl.encoders.tower import Tower
-from lightcrl.features.store import FeatureStore
+from lightcrl.features.base import Store
 from lightcrl.tokens import TokenBatch
 
 
-class LiveStore(FeatureStore):
+class LiveStore:
     """The store that a tower's first weights have filled, whose items go through the tower anew whenever asked for.
 
-    The store still says who belongs to whom and which items can be read. Nothing that the tower gives is kept.
+    A `features.Store`: the store filled before still says who belongs to whom and which items can be read. Nothing that
+    the tower gives is kept.
 
     Attributes:
         tower: the encoder in training.
+        workers: threads that decode.
         items: [rows] the raw item of each row.
     """
 
-    def __init__(self, store: FeatureStore, tower: Tower, items: Sequence[Item], *, workers: int = 4) -> None:
-        """Open `store` once more, with the raw items of the data set that it was made from; `workers` decode."""
-        super().__init__(store.folder, store.fingerprint)
-        self.memory = True  # of stored values, none are read
+    memory = True  # of stored values, none are read
+
+    def __init__(self, store: Store, tower: Tower, items: Sequence[Item], *, workers: int = 4) -> None:
+        """Stand before `store`, with the raw items of the data set that it was made from; `workers` decode."""
+        self._stored = store
+        self.fingerprint, self.rows, self.longest = store.fingerprint, store.rows, store.longest
+        self.tokens, self.nbytes, self.cut = store.tokens, store.nbytes, store.cut
+        self.dim, self.slots, self.sequence = store.dim, store.slots, store.sequence
         self.tower = tower
         self.workers = workers
         by_key = {item.key: item for item in items}
         table = self.metadata()
         keys = dict(zip(table["row"].to_pylist(), table["item"].to_pylist(), strict=True))
         self.items = [by_key[keys[row]] for row in range(self.rows)]
+
+    def metadata(self) -> pa.Table:
+        """That of the store before training; see `FeatureStore.metadata`."""
+        return self._stored.metadata()
+
+    def lines(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Those of the store before training; see `FeatureStore.lines`."""
+        return self._stored.lines(columns)
+
+    def count_lines(self) -> int:
+        """As many as the store before training has."""
+        return self._stored.count_lines()
+
+    def in_memory(self) -> LiveStore:
+        """This one: there is nothing to read."""
+        return self
 
     def prepare(self, rows: np.ndarray, generator: np.random.Generator | None = None) -> list[Any]:
         """The items at `rows` [B], decoded and ready for the tower; pictures cropped and mirrored by `generator`."""

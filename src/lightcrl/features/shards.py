@@ -131,13 +131,13 @@ def make_shard(
         DataError: the job is `strict`, and an item is unreadable.
         StorageError: the shard cannot be written.
     """
-    tokens, shape = _copied(task.copies)
+    tokens, cut, shape = _copied(task.copies)
     fresh = [place for place in range(len(task.items)) if place not in tokens]
     rejected = []
     advance(len(tokens))
     if fresh:
         made = encoder()
-        for place, outcome in encode(made, task.items, fresh, job.dtype, workers=job.workers):
+        for place, outcome in encode(made, task.items, fresh, job.dtype, workers=job.workers, cut=cut.add):
             if isinstance(outcome, ItemError):
                 source = task.items[place].source
                 if job.strict:
@@ -148,7 +148,8 @@ def make_shard(
             advance(1)
         shape = shape or TokenSpec(made.dim, made.slots, made.sequence)
     assert shape is not None  # a shard has items, and each is either copied or encoded
-    sequences = [tokens[place] for place in sorted(tokens)]
+    places = sorted(tokens)
+    sequences = [tokens[place] for place in places]
     shard = write_shard(
         folder_at(job.folder),
         task.number,
@@ -158,12 +159,13 @@ def make_shard(
         rejected,
         shape.dim,
         job.dtype,
+        [row for row, place in enumerate(places) if place in cut],
     )
     return Made(task.number, shard, shape, len(fresh) - len(rejected), len(task.copies))
 
 
-def _copied(copies: Mapping[int, Place]) -> tuple[dict[int, np.ndarray], TokenSpec | None]:
-    """Return tokens by place from other stores, and their shape."""
+def _copied(copies: Mapping[int, Place]) -> tuple[dict[int, np.ndarray], set[int], TokenSpec | None]:
+    """Return tokens by place from other stores, the places of texts that were cut, and the shape of the tokens."""
     stores = {folder: FeatureStore(folder) for folder in sorted({folder for folder, _ in copies.values()})}
     shapes = [TokenSpec(store.dim, store.slots, store.sequence) for store in stores.values()]
     copied: dict[Place, np.ndarray] = {}
@@ -172,7 +174,9 @@ def _copied(copies: Mapping[int, Place]) -> tuple[dict[int, np.ndarray], TokenSp
         held = store.read(np.array([row for other, row in copies.values() if other == folder]))
         sequences = np.split(held.values, held.offsets[1:-1])
         copied |= {(folder, row): tokens for row, tokens in zip(held.rows.tolist(), sequences, strict=True)}
-    return {place: copied[copy] for place, copy in copies.items()}, next(iter(shapes), None)
+    short = {(folder, row) for folder, store in stores.items() for row in store.cut.tolist()}
+    cut = {place for place, copy in copies.items() if copy in short}
+    return {place: copied[copy] for place, copy in copies.items()}, cut, next(iter(shapes), None)
 
 
 def _metadata(task: Task, tokens: Mapping[int, Any]) -> dict[str, list[Any]]:

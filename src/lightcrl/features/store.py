@@ -16,7 +16,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Shard:
         longest: number of tokens of the longest item.
         rejected: items that were set aside: source, reason, detail.
         files: bytes and digest by file name.
+        cut: rows of the texts whose end the encoder left out, ascending; stores from before this was kept have none.
     """
 
     rows: int
@@ -62,6 +63,11 @@ class Shard:
     longest: int
     rejected: list[dict[str, str]]
     files: dict[str, dict[str, Any]]
+    cut: list[int] = field(default_factory=list)
+
+    def entry(self) -> dict[str, Any]:
+        """Return the shard as JSON values; `cut` only if it is not empty."""
+        return {name: value for name, value in vars(self).items() if name != "cut" or value}
 
 
 def write_shard(
@@ -73,8 +79,12 @@ def write_shard(
     rejected: list[dict[str, str]],
     dim: int,
     dtype: str,
+    cut: Sequence[int] = (),
 ) -> Shard:
-    """Write a shard of items' tokens, each [T_i, D]; its entry is written last and makes it complete."""
+    """Write a shard of items' tokens, each [T_i, D]; its entry is written last and makes it complete.
+
+    `cut` are the rows of texts whose end is not in their tokens.
+    """
     offsets = np.zeros(len(sequences) + 1, dtype=np.int64)
     np.cumsum([len(sequence) for sequence in sequences], out=offsets[1:])
     values = np.concatenate([np.zeros((0, dim), dtype), *sequences]).astype(dtype, copy=False)
@@ -89,8 +99,8 @@ def write_shard(
         pq.write_table(pa.table(metadata, schema=METADATA), temporary)
         files[name] = _stamp(temporary)
     longest = int(np.diff(offsets).max(initial=0))
-    shard = Shard(len(sequences), int(offsets[-1]), longest, rejected, files)
-    _write_json(folder, _entry(number), {"format": FORMAT, "fingerprint": fingerprint, **vars(shard)})
+    shard = Shard(len(sequences), int(offsets[-1]), longest, rejected, files, list(cut))
+    _write_json(folder, _entry(number), {"format": FORMAT, "fingerprint": fingerprint, **shard.entry()})
     return shard
 
 
@@ -121,7 +131,7 @@ def complete_shards(folder: Folder | Path, count: int, fingerprint: str) -> dict
 
 def write_manifest(folder: Folder | Path, fingerprint: str, header: Mapping[str, Any], shards: Sequence[Shard]) -> None:
     """Declare a store complete. `header` holds modality, kind, encoder, dim, slots, sequence and dtype."""
-    entries = [vars(shard) for shard in shards]
+    entries = [shard.entry() for shard in shards]
     content = {"format": FORMAT, "fingerprint": fingerprint, **header, "shards": entries}
     _write_json(folder_at(folder), "manifest.json", content)
 
@@ -199,6 +209,12 @@ class FeatureStore:
         return int(self.tokens * self.dim * np.dtype(self.manifest["dtype"]).itemsize)
 
     @property
+    def cut(self) -> np.ndarray:
+        """Rows of the texts whose end the encoder left out, ascending."""
+        parts = [first + np.array(shard.cut, int) for first, shard in zip(self._first_row, self._shards, strict=False)]
+        return np.concatenate([np.zeros(0, int), *parts])
+
+    @property
     def rejected(self) -> list[dict[str, str]]:
         """Items that were set aside when the store was made."""
         return [entry for shard in self._shards for entry in shard.rejected]
@@ -219,6 +235,14 @@ class FeatureStore:
         """Return the number of lines of the metadata: an item has a line for each of its groups."""
         files = (self.folder / f"items-{number:05d}.parquet" for number in range(len(self._shards)))
         return sum(pq.read_metadata(file).num_rows for file in files)
+
+    def in_memory(self) -> FeatureStore:
+        """The same store, read into memory and checked.
+
+        Raises:
+            TornStoreError: a file is missing or has another content.
+        """
+        return self if self.memory else FeatureStore(self.folder, self.fingerprint, memory=True)
 
     def gather(self, rows: np.ndarray, *, sequence: bool = True) -> TokenBatch:
         """Return tokens of the items at `rows` [B] in that order, padded to the longest of them, in the stored dtype.

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from lightcrl.data.base import Item
 from lightcrl.errors import EmptyDatasetError, ModalityError
+from lightcrl.features.base import Store
 from lightcrl.features.naming import digests, number_names
-from lightcrl.features.store import FeatureStore
 from lightcrl.tokens import TokenSpec
 
 SPLITS = ("train", "dev", "test")
@@ -83,9 +83,9 @@ class Features:
         items: raw items of the modalities whose encoders are trained.
     """
 
-    def __init__(self, stores: Mapping[str, FeatureStore], items: Mapping[str, Sequence[Item]] | None = None) -> None:
+    def __init__(self, stores: Mapping[str, Store], items: Mapping[str, Sequence[Item]] | None = None) -> None:
         """Read the groups of all items from the stores' own metadata."""
-        self.stores = dict(stores)
+        self.stores: dict[str, Store] = dict(stores)
         self.items = dict(items or {})
         rows, numbers, belongs = _read_groups(list(self.stores.values()))
         count = len(belongs)
@@ -127,7 +127,7 @@ class Features:
             )
         return self.splits[name]
 
-    def store(self, modality: str) -> FeatureStore:
+    def store(self, modality: str) -> Store:
         """Return the store of a modality.
 
         Raises:
@@ -141,13 +141,9 @@ class Features:
         """Return the features, read into memory and checked if they have at most `limit` bytes in total."""
         if sum(store.nbytes for store in self.stores.values()) > limit:
             return self
-        held = {
-            modality: store if store.memory else FeatureStore(store.folder, store.fingerprint, memory=True)
-            for modality, store in self.stores.items()
-        }
-        return self.replace_stores(held)
+        return self.replace_stores({modality: store.in_memory() for modality, store in self.stores.items()})
 
-    def replace_stores(self, stores: Mapping[str, FeatureStore]) -> Features:
+    def replace_stores(self, stores: Mapping[str, Store]) -> Features:
         """Return features with the same groups, and other stores of the same rows for some modalities."""
         return self._with({**self.stores, **stores}, self.splits)
 
@@ -158,7 +154,7 @@ class Features:
     @classmethod
     def of(
         cls,
-        stores: Mapping[str, FeatureStore],
+        stores: Mapping[str, Store],
         splits: Mapping[str, Split],
         items: Mapping[str, Sequence[Item]] | None = None,
     ) -> Features:
@@ -167,7 +163,7 @@ class Features:
         made.stores, made.splits, made.items = dict(stores), dict(splits), dict(items or {})
         return made
 
-    def _with(self, stores: Mapping[str, FeatureStore], splits: Mapping[str, Split]) -> Features:
+    def _with(self, stores: Mapping[str, Store], splits: Mapping[str, Split]) -> Features:
         """Return a copy without reading the groups again."""
         return Features.of(stores, splits, self.items)
 
@@ -184,7 +180,7 @@ def make_members(rows: np.ndarray, groups: np.ndarray, count: int) -> Members:
     return Members(rows.astype(kind, copy=False), groups.astype(kind, copy=False), starts.astype(kind))
 
 
-def _read_groups(stores: Sequence[FeatureStore]) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+def _read_groups(stores: Sequence[Store]) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
     """Read by store the row and the group's number of every line of metadata, and the number of every group's split."""
     rows: list[np.ndarray] = []
     names: list[np.ndarray] = []
@@ -203,7 +199,7 @@ def _read_groups(stores: Sequence[FeatureStore]) -> tuple[list[np.ndarray], list
     return rows, numbers, belongs
 
 
-def _lines(store: FeatureStore) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _lines(store: Store) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the row, the digest [2] of the group's name and the split's number of every line of a store's metadata."""
     count = store.count_lines()
     rows = np.empty(count, np.int32 if store.rows < 2**31 else np.int64)

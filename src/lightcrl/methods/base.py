@@ -147,7 +147,7 @@ class Method(nn.Module, ABC):
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     closed_form: ClassVar[bool] = False
     solves: bool = False
-    sequences: ClassVar[bool] = False
+    sequences: bool = False
     one_process: ClassVar[bool] = False
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: MethodOptions) -> None:
@@ -215,7 +215,11 @@ class Method(nn.Module, ABC):
         """
         self.check(modality, tokens)
         # Lower precision is for products only.
-        return normalize(self.embed(modality, self.visible(modality, tokens)).to(self.logit_scale.dtype), dim=-1)
+        return self.finish(self.embed(modality, self.visible(modality, tokens)).to(self.logit_scale.dtype))
+
+    def finish(self, vectors: Tensor) -> Tensor:
+        """Return vectors [B, d] at unit length; outputs that are no embedding, such as logits, stay as they are."""
+        return normalize(vectors, dim=-1)
 
     def visible(self, modality: str, tokens: TokenBatch) -> TokenBatch:
         """Return the tokens that the method reads."""

@@ -56,16 +56,11 @@ class Classifier(Method):
         super().__init__(modalities, options)
         kind = METHODS.load(options.method)
         self.body = kind(modalities, kind.Options.model_validate(options.below))
+        self.sequences = self.body.sequences
         self.body.logit_scale.requires_grad_(False)
         self.logit_scale.requires_grad_(False)
         self.head = nn.Linear(self.body.trained_dim, len(options.classes))
         self.register_buffer("labels", torch.zeros(0, dtype=torch.long), persistent=False)
-
-    # These are class attributes of other methods; here they come from the wrapped method.
-    @property
-    def sequences(self) -> bool:  # type: ignore[override]
-        """True if the wrapped method reads sequences."""
-        return self.body.sequences
 
     @property
     def dim(self) -> int:
@@ -82,15 +77,9 @@ class Classifier(Method):
         logits: Tensor = self.head(normalize(vectors.float(), dim=-1) * self.body.trained_dim**0.5)
         return logits
 
-    def forward(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """Return logits [B, C], not unit vectors.
-
-        Raises:
-            ModalityError: the method was not made for this modality.
-            ShapeError: the width or number of tokens differs from the method's.
-        """
-        self.check(modality, tokens)
-        return self.embed(modality, self.visible(modality, tokens)).float()
+    def finish(self, vectors: Tensor) -> Tensor:
+        """Return logits [B, C] unchanged: they are no embedding."""
+        return vectors
 
     def objective(self, loss: Loss, embeddings: Mapping[str, Tensor], step: Step) -> Tensor:
         """Return the cross-entropy of the items' labels; `loss` is for pairs and is ignored."""

@@ -77,7 +77,7 @@ class DeepFusionEncoder(Method):
     """
 
     Options: ClassVar[type[MethodOptions]] = DFEOptions
-    sequences: ClassVar[bool] = True
+    sequences: bool = True
     options: DFEOptions
     share: Tensor
 

@@ -55,7 +55,7 @@ class LightCRLPaper(Method):
     """
 
     Options: ClassVar[type[MethodOptions]] = PaperOptions
-    sequences: ClassVar[bool] = True
+    sequences: bool = True
     suits: ClassVar[Mapping[str, Any]] = {
         "batch_size": 64,
         "epochs": 5,

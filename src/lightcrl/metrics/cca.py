@@ -1,11 +1,25 @@
-"""Canonical correlations of two or more sets of features from their covariances: pure functions in float64."""
+"""Canonical correlations: of many sets by their covariances, and of two by their rows. Pure functions.
+
+Both whiten every set, and take apart what the whitened sets share:
+
+| | whitening | taken apart by |
+|---|---|---|
+| `canonical_variates` of M sets | eigenvectors of the covariance, those that vary | `eigh`, [sum F, sum F] |
+| `regularised_cca` of two | Cholesky, or the span of fewer rows than features | `svd`, [F, F], an eighth of the work |
+
+For two sets they agree to 1e-10 in float64, but for the variates' signs; the first is what methods are solved by, whose
+bits stay.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from lightcrl.errors import ShapeError
 
 # Directions with less than this share of the largest variance are noise of rounding.
 RANK_TOLERANCE = 1e-10
@@ -80,3 +94,91 @@ def _inverse_root(covariance: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
     real = values > RANK_TOLERANCE * values.max().clamp(min=1e-300)
     return vectors[:, real] / values[real].sqrt()
+
+
+@dataclass(frozen=True)
+class CCA:
+    """Two maps into one space of canonical variates.
+
+    Attributes:
+        means: of the rows that it was fitted on, [D_x] and [D_y].
+        maps: to the canonical variates, [D_x, d] and [D_y, d].
+        correlations: [d] canonical correlations on those rows, greatest first; at most 1, and lower with more ridge.
+    """
+
+    means: tuple[Tensor, Tensor]
+    maps: tuple[Tensor, Tensor]
+    correlations: Tensor
+
+    def variates(self, side: int, rows: Tensor) -> Tensor:
+        """Canonical variates [N, d] of rows [N, D] of the left (0) or right (1) space."""
+        return (rows - self.means[side]) @ self.maps[side]
+
+
+def regularised_cca(x: Tensor, y: Tensor, ridge: float, dim: int | None = None) -> CCA:
+    """Canonical correlation analysis of paired rows with ridge, by the SVD of the whitened cross-covariance.
+
+    `(Cxx + r tr(Cxx)/D_x I)^-1/2 Cxy (Cyy + ...)^-1/2 = U diag(rho) V'`. The ridge r counts in units of the mean
+    variance of a feature, so that scaling a side changes nothing. Spaces wider than there are rows are first turned
+    into the span of the rows, which changes nothing either and takes N^3, not D^3.
+
+    Args:
+        x: rows [N, D_x].
+        y: rows [N, D_y], each the partner of the row of `x` in its place.
+        ridge: r, above 0 where a side has more features than rows.
+        dim: d, at most min(D_x, D_y, N), which is the default.
+
+    Raises:
+        ShapeError: the sides have unequal numbers of rows, or fewer than two.
+    """
+    check_pairs(x, y)
+    sides = [_whiten(rows - rows.mean(0), ridge) for rows in (x, y)]
+    (left, left_map), (right, right_map) = sides
+    u, correlations, v = torch.linalg.svd(left.T @ right / len(x), full_matrices=False)
+    kept = slice(dim)
+    maps = (left_map @ u[:, kept], right_map @ v.mT[:, kept])
+    return CCA((x.mean(0), y.mean(0)), maps, correlations[kept].clamp(max=1))
+
+
+def _whiten(rows: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Centred rows [N, D] with (ridged) unit covariance [N, r], and the map [D, r] that makes them so."""
+    count, width = rows.shape
+    if width > count:
+        values, vectors = torch.linalg.eigh(rows @ rows.T / count)
+        # Centred rows span at most N - 1 dimensions; what is left is rounding.
+        kept = values > values[-1:].clamp(min=0) * 1e-7 if len(values) else values > 0
+        spread = values[kept].sqrt()
+        scores = vectors[:, kept] * spread * count**0.5
+        basis = rows.T @ (vectors[:, kept] / (spread * count**0.5))
+        shrink = (values[kept] + ridge * values.clamp(min=0).sum() / width).rsqrt()
+        return scores * shrink, basis * shrink
+    covariance = rows.T @ rows / count
+    covariance.diagonal().add_(ridge * covariance.diagonal().mean() + torch.finfo(rows.dtype).tiny)
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if failed:
+        # Features that repeat each other: let rounding not decide.
+        covariance.diagonal().add_(1e-6 * covariance.diagonal().mean())
+        factor = torch.linalg.cholesky(covariance)
+    inverse = torch.linalg.solve_triangular(factor, torch.eye(width, dtype=rows.dtype), upper=False).T
+    return rows @ inverse, inverse
+
+
+def held_out_correlations(cca: CCA, x: Tensor, y: Tensor) -> Tensor:
+    """[d] correlations of the canonical variates on rows that `cca` was not fitted on: about 0 where it overfitted."""
+    check_pairs(x, y)
+    left, right = (variates - variates.mean(0) for variates in (cca.variates(0, x), cca.variates(1, y)))
+    scale = (left.square().sum(0) * right.square().sum(0)).sqrt()
+    return (left * right).sum(0) / scale.clamp(min=torch.finfo(x.dtype).tiny)
+
+
+def check_pairs(x: Tensor, y: Tensor, least: int = 2) -> None:
+    """See that two matrices have one row per pair.
+
+    Raises:
+        ShapeError: they are no matrices, or have unequal numbers of rows, or fewer than `least`.
+    """
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) < least:
+        raise ShapeError(
+            f"rows of shape {list(x.shape)} and {list(y.shape)}; expected two matrices with one row per pair, at least "
+            f"{least}."
+        )

@@ -13,6 +13,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import least_squares
+from scipy.special import expit
 
 # Fewest sizes that say whether a curve of three parameters fits: two are left to judge it by.
 LEAST_SIZES = 5
@@ -20,7 +22,8 @@ LEAST_SIZES = 5
 FARTHEST = 10.0
 SAMPLES = 200
 SLOPES = (0.1, 3.0)
-GRID, ZOOMS = 17, 16
+GRID = 17
+PRECISE = {"xtol": 1e-10, "ftol": 1e-12, "gtol": 1e-12}
 
 
 @dataclass(frozen=True)
@@ -96,28 +99,30 @@ class Forecast:
 
 
 def fit_curve(groups: np.ndarray, recall: np.ndarray) -> Curve:
-    """Least squares over recall [N] at numbers of groups [N].
+    """Least squares over recall [N] at numbers of groups [N], within bounds, by SciPy's trust region.
 
-    For given half and slope the best end is known, so a grid over these two, narrowed again and again around its best
-    point, finds the bounded optimum without derivatives.
+    The search starts at the best point of a coarse grid over half and slope, for which the best end is known.
     """
     x = np.log(groups)
-    bounds = np.array([[x.min() - math.log(100), x.max() + math.log(1000)], SLOPES])
-    middle, width = bounds.mean(1), np.ptp(bounds, axis=1)
-    end = 0.0
-    for _ in range(ZOOMS):
-        sides = [
-            np.linspace(max(m - w / 2, low), min(m + w / 2, high), GRID)
-            for m, w, (low, high) in zip(middle, width, bounds, strict=True)
-        ]
-        half, slope = np.meshgrid(*sides, indexing="ij")
-        shape = 1 / (1 + np.exp(slope[..., None] * (half[..., None] - x)))
-        ends = np.clip((shape @ recall) / np.maximum((shape**2).sum(-1), 1e-300), 0, 1)
-        loss = ((ends[..., None] * shape - recall) ** 2).sum(-1)
-        best = np.unravel_index(int(loss.argmin()), loss.shape)
-        middle, end = np.array([half[best], slope[best]]), float(ends[best])
-        width = width / 2
-    return Curve(end, math.exp(middle[0]), float(middle[1]))
+    lowest, highest = x.min() - math.log(100), x.max() + math.log(1000)
+    half, slope = np.meshgrid(np.linspace(lowest, highest, GRID), np.linspace(*SLOPES, GRID), indexing="ij")
+    shapes = expit(slope[..., None] * (x - half[..., None]))
+    ends = np.clip((shapes @ recall) / np.maximum((shapes**2).sum(-1), 1e-300), 0, 1)
+    best = np.unravel_index(int(((ends[..., None] * shapes - recall) ** 2).sum(-1).argmin()), ends.shape)
+
+    def left(at: np.ndarray) -> np.ndarray:
+        residuals: np.ndarray = at[0] * expit(at[2] * (x - at[1])) - recall
+        return residuals
+
+    def gradient(at: np.ndarray) -> np.ndarray:
+        shape = expit(at[2] * (x - at[1]))
+        rise = at[0] * shape * (1 - shape)
+        return np.stack([shape, -at[2] * rise, (x - at[1]) * rise], 1)
+
+    bounds = ([0, lowest, SLOPES[0]], [1, highest, SLOPES[1]])
+    start = np.array([ends[best], half[best], slope[best]])
+    end, middle, steepness = least_squares(left, start, gradient, bounds, x_scale="jac", **PRECISE).x
+    return Curve(float(end), math.exp(middle), float(steepness))
 
 
 def forecast(

@@ -103,6 +103,31 @@ def answer_places(queries: Tensor, gallery: Tensor, pairs: np.ndarray) -> np.nda
     return places.numpy()
 
 
+def first_shares(scores: Tensor, right: Tensor) -> Tensor:
+    """[Q] probability that a right item comes first, ties broken at random: `ranks`' rule for scores of any size.
+
+    >>> first_shares(torch.tensor([[0.5, 0.1, 0.1], [0.2, 0.2, 0.2]]), torch.tensor([[True, False, False]] * 2))
+    tensor([1.0000, 0.3333])
+
+    Args:
+        scores: [Q, N], -inf for what does not count.
+        right: [Q, N] bool.
+
+    Returns:
+        float32; 0 for a query without a right item. Scores are equal within `TIE` of the query's largest one.
+    """
+    best = scores.masked_fill(~right, -torch.inf).amax(1)
+    wrong = scores.masked_fill(right, -torch.inf).amax(1)
+    largest = scores.abs().masked_fill(scores == -torch.inf, 0).amax(1)
+    close = TIE * largest
+    shares = (best > wrong + close).float()
+    # Few queries have ties, so that only these are counted.
+    tied = ((best - wrong).abs() <= close).nonzero().flatten()
+    equal = (scores[tied] - best[tied, None]).abs() <= close[tied, None]
+    shares[tied] = (equal & right[tied]).sum(1) / equal.sum(1).float()
+    return shares
+
+
 def _ranks(left: Tensor, right: Tensor, pairs: np.ndarray, sides: int) -> list[np.ndarray]:
     """Return counts [N, 3] for the left's items, and with two sides [M, 3] for the right's."""
     row, column = torch.from_numpy(pairs.T.copy())

@@ -1,25 +1,14 @@
-"""What the command line shows: a live progress line, and tables of figures."""
+"""Tables of figures on the console."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from lightcrl.checkpoint import Checkpoint
@@ -27,6 +16,7 @@ from lightcrl.data.base import Rejection
 from lightcrl.metrics.result import Result
 from lightcrl.pipeline import Model, Run
 from lightcrl.recipe import Recipe
+from lightcrl.report.progress import console
 from lightcrl.sheets import Sheet
 from lightcrl.studies.check.advice import advise
 from lightcrl.studies.check.check import Check
@@ -41,99 +31,11 @@ from lightcrl.tasks.text_similarity import aligned_spaces
 if TYPE_CHECKING:
     from lightcrl.demo import Demo
 
-console = Console()
 # Columns from which a comparison shows each direction.
 WIDE = 120
 
 Figure = tuple[Result, str]
 """A metric of a result."""
-
-
-class Live:
-    """Turns the events of a run into progress bars and lines."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            refresh_per_second=4,
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._steps = 0
-        self._recall = ""
-
-    def __enter__(self) -> Live:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def tell(self, event: Mapping[str, Any]) -> None:
-        """Show one event; see `lightcrl.pipeline.Tell`."""
-        show = getattr(self, f"_on_{event['event']}", None)
-        if show is not None:
-            show(event)
-
-    def _bar(self, name: str, total: int) -> TaskID:
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=total, note="")
-        return self._tasks[name]
-
-    def _on_waiting(self, event: Mapping[str, Any]) -> None:
-        self._progress.print(
-            f"{event['folder']}: waiting for {event['holder']}, which writes it", markup=False, soft_wrap=True
-        )
-
-    def _on_data(self, event: Mapping[str, Any]) -> None:
-        groups = ", ".join(f"{count:,} {split}" for split, count in event["groups"].items())
-        aside = f"; {event['rejected']:,} things set aside" if event["rejected"] else ""
-        self._progress.print(f"data: {groups} groups{aside}")
-
-    def _on_encode(self, event: Mapping[str, Any]) -> None:
-        self._progress.update(self._bar(f"encode {event['modality']}", event["total"]), completed=event["done"])
-
-    def _on_encoded(self, event: Mapping[str, Any]) -> None:
-        bar = self._tasks.pop(f"encode {event['modality']}", None)
-        if bar is not None:
-            self._progress.remove_task(bar)
-        reused = event["copied"] + event["kept"]
-        work = f"encoded {event['encoded']:,}" if event["encoded"] else "encoded nothing"
-        aside = "".join(f", set aside {count:,} ({reason})" for reason, count in event["rejected"].items())
-        self._progress.print(
-            f"{event['modality']}: {event['items']:,} items, {work}, {reused:,} were there already{aside}; "
-            f"{event['bytes'] / 2**20:.1f} MiB"
-        )
-
-    def _on_start(self, event: Mapping[str, Any]) -> None:
-        self._steps = event["steps"]
-        self._recall = ""
-
-    def _on_step(self, event: Mapping[str, Any]) -> None:
-        name = f"train {escape(event['method'])} seed {event['seed']}"
-        total = self._steps or None
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=total, note="")
-        note = f"loss {event['loss']:.3f} rate {event['learning_rate']:.1e} scale {event['logit_scale']:.1f}"
-        self._progress.update(self._tasks[name], completed=event["step"] + 1, note=note + self._recall)
-
-    def _on_evaluation(self, event: Mapping[str, Any]) -> None:
-        figures = {"dev R@1": "dev_mean_recall@1", "dev top-1": "dev_top1", "test top-1": "test_top1"}
-        self._recall = "".join(f" {words} {event[name]:.3f}" for words, name in figures.items() if name in event)
-
-    def _on_trained(self, event: Mapping[str, Any]) -> None:
-        method = escape(event["method"])
-        bar = self._tasks.pop(f"train {method} seed {event['seed']}", None)
-        if bar is not None:
-            self._progress.remove_task(bar)
-        self._progress.print(f"trained {method} seed {event['seed']} in {event['seconds']:.0f} s")
 
 
 def print_run(run: Run, recipe: Recipe) -> None:

@@ -23,7 +23,7 @@ from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import CheckpointError
 from lightcrl.events import Tell
-from lightcrl.features import Features, FeatureStore
+from lightcrl.features import Features, Store
 from lightcrl.features.embed import embed_split
 from lightcrl.features.extract import encode_modality
 from lightcrl.methods import Method
@@ -90,6 +90,7 @@ class ModelFacts:
     retrieval: Result
     zero_shot: Result | None
     text_similarity: Result | None
+    others: Mapping[str, Result]
     loss: np.ndarray
     recall: np.ndarray
     precision: Mapping[str, np.ndarray]
@@ -223,7 +224,7 @@ def gather(
             )
             for (modality, spec), store in zip(recipe.encoders.items(), stores.values(), strict=True)
         ),
-        models=tuple(_model(folder, number, entry) for number, entry in enumerate(figures["models"])),
+        models=tuple(_model(recipe, folder, number, entry) for number, entry in enumerate(figures["models"])),
         settings=_settings(recipe, folder),
         confusion=_confusion(classified, method, zero_shot.templates or ()) if classified and zero_shot else None,
         classes=_classes(classified, method) if classified else None,
@@ -257,7 +258,7 @@ def _collect(method: Method, features: Features, dataset: Dataset, recipe: Recip
     return Collection(recipe.kinds, items, vectors, links), features.names(recipe.evaluation.split)
 
 
-def _model(folder: Path, number: int, entry: Mapping[str, Any]) -> ModelFacts:
+def _model(recipe: Recipe, folder: Path, number: int, entry: Mapping[str, Any]) -> ModelFacts:
     # Runs may have been moved, so only the last part of the folder counts.
     place = folder / "others" / Path(entry["folder"]).name if number else folder
     log = read_log(place)
@@ -273,6 +274,7 @@ def _model(folder: Path, number: int, entry: Mapping[str, Any]) -> ModelFacts:
         Result.from_json(entry["retrieval"]),
         Result.from_json(entry["zero_shot"]) if entry["zero_shot"] else None,
         Result.from_json(pairs) if pairs else None,
+        {label: Result.from_json(entry[label]) for label in recipe.evaluation.tasks if label in entry},
         np.array(steps, dtype=np.float64).reshape(-1, 2),
         np.array(recall, dtype=np.float64).reshape(-1, 2),
         watched(evaluations),
@@ -312,7 +314,7 @@ def _encoder_name(spec: EncoderSpec) -> str:
     return Path(spec.model).name if Path(spec.model).is_absolute() else spec.model
 
 
-def _token_shape(store: FeatureStore) -> str:
+def _token_shape(store: Store) -> str:
     most = f"up to {store.longest}"
     count = f"{store.slots} + {most}" if store.sequence else str(store.slots) if store.slots > 1 else most
     return f"{count} × {store.dim}"

@@ -110,12 +110,19 @@ def figures(tasks: Mapping[str, Task], outcomes: Mapping[str, Outcome]) -> dict[
     space if there is only one.
     """
     values = {}
-    for label, outcome in outcomes.items():
-        task = tasks[label]
-        for space, items in outcome.items.items():
-            by_measure = task.figures(space, items)(np.ones((1, task.units)))
-            values.update({measure_name(label, space, name): float(value[0]) for name, value in by_measure.items()})
+    for label, task in tasks.items():
+        whole = np.ones((1, task.units))
+        for space, measure in compared(label, task):
+            figure = task.figures(space, outcomes[label].items[space])(whole)[measure]
+            values[measure_name(label, space, measure)] = float(figure[0])
     return values | mean_recall(values, tasks[RETRIEVAL])
+
+
+def compared(label: str, task: Task) -> list[tuple[str, str]]:
+    """Return space and measure of what a comparison shows: of retrieval all recalls, of other tasks the headlines."""
+    if label != RETRIEVAL:
+        return list(task.headlines)
+    return [(space, f"recall@{k}") for space, _ in task.headlines for k in KS]
 
 
 def measure_name(label: str, space: str, measure: str) -> str:

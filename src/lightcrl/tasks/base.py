@@ -20,6 +20,7 @@ from lightcrl.events import Tell
 from lightcrl.features import Features
 from lightcrl.features.spec import FeaturesSpec
 from lightcrl.methods import Method
+from lightcrl.metrics.intervals import bootstrap_intervals
 from lightcrl.metrics.result import Result
 from lightcrl.tasks.spec import TASKS, TaskSpec
 
@@ -137,9 +138,18 @@ class Task(ABC):
     def figures(self, space: str, outcome: np.ndarray) -> Figures:
         """Return the figures of one space's outcome, for paired bootstraps."""
 
-    @abstractmethod
     def result(self, outcome: Outcome) -> Result:
-        """Return all figures with their intervals, chance, counts and curves."""
+        """Return all figures with their intervals, chance, counts and curves; by default those of `figures`."""
+        result = Result({}, counts={self.drawn: self.units})
+        for space, items in outcome.items.items():
+            figures = self.figures(space, items)
+            intervals = bootstrap_intervals(figures, self.units)
+            for measure, value in figures(np.ones((1, self.units))).items():
+                name = measure if space == EMBEDDING else f"{space}/{measure}"
+                result.metrics[name], result.interval[name] = float(value[0]), intervals[measure]
+                if (chance := self.chance(space, measure)) is not None:
+                    result.chance[name] = chance
+        return result
 
     @property
     @abstractmethod

@@ -27,7 +27,7 @@ from lightcrl.encoders.base import Encoder, fingerprint
 from lightcrl.encoders.tower import Tower, TuningSpec
 from lightcrl.errors import DataError, TrainingError
 from lightcrl.events import Tell
-from lightcrl.features import Features, FeatureStore, Members, Split
+from lightcrl.features import Features, Members, Split, Store
 from lightcrl.features.embed import embed_rows
 from lightcrl.features.live import LiveStore
 from lightcrl.features.spec import FeaturesSpec
@@ -258,7 +258,7 @@ class FineTuningTask(Task):
         )
 
     def _judge(
-        self, test: FeatureStore, held: np.ndarray, epochs: int, folder: Path
+        self, test: Store, held: np.ndarray, epochs: int, folder: Path
     ) -> Callable[[Method, Features, int], Judgement]:
         """Accuracy on what is held; after each fifth of the epochs, logits of test are written."""
         wanted = points(epochs)

@@ -56,7 +56,8 @@ class TextSimilarityTask(Task):
 
     Spaces, for every text modality a, and every two of them a and b:
 
-    - `raw a`: the frozen encoder by itself (`Encoder.own_vectors`).
+    - `raw a`: the frozen encoder by itself (`Encoder.own_vectors`: the vector that it was trained to give, else the
+      mean of its last layer).
     - `aligned a-a`: both texts through a and the method.
     - `aligned a-b`: the mean of both crossings, the first text through a and the second through b, and the other way
       round, so that the order of a pair's texts does not matter.

@@ -31,7 +31,6 @@ from lightcrl.features.embed import embed_together
 from lightcrl.features.live import LiveStore
 from lightcrl.features.table import Features, Split
 from lightcrl.files.local import make_folder, recover_folder, whole_folder
-from lightcrl.machine import keep_freed_memory
 from lightcrl.methods import Method
 from lightcrl.metrics.result import Result
 from lightcrl.metrics.retrieval import Retrieval
@@ -159,7 +158,6 @@ def train(
     if checkpoint.method.closed_form:
         plan = replace(plan, epochs=1, steps=plan.steps_per_epoch)
     features = features.in_memory(spec.memory_bytes)
-    keep_freed_memory()
     method = checkpoint.method
     plan = replace(plan, window=make_window(features, train_split, plan, spec.memory_bytes, method.sequences))
     accelerator = make_accelerator(spec, plan.batch_size, method, tuple(live or ()))

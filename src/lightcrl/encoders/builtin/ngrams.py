@@ -10,8 +10,11 @@ import numpy as np
 import torch
 
 from lightcrl.encoders.base import Encoder
-from lightcrl.errors import ItemError, MissingExtraError
+from lightcrl.errors import EncoderError, ItemError, MissingExtraError
 from lightcrl.tokens import TokenBatch
+
+WIDEST = 1 << 20
+"""As many as there are n-grams to tell apart: more would repeat nothing but zeros."""
 
 
 class HashedNgrams(Encoder):
@@ -22,6 +25,10 @@ class HashedNgrams(Encoder):
 
     Args:
         dim: width of a token.
+
+    Raises:
+        EncoderError: `dim` is no width.
+        MissingExtraError: scikit-learn is not installed.
     """
 
     kind = "text"
@@ -34,8 +41,10 @@ class HashedNgrams(Encoder):
             from sklearn.feature_extraction.text import HashingVectorizer
         except ImportError as error:
             raise MissingExtraError("the built-in text encoder", "builtin") from error
+        if not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= WIDEST:
+            raise EncoderError(f"dim = {dim!r}: expected a whole number from 1 to {WIDEST:,}.")
         self.dim = dim
-        shared = {"n_features": 1 << 20, "alternate_sign": False, "norm": None, "dtype": np.float32}
+        shared = {"n_features": WIDEST, "alternate_sign": False, "norm": None, "dtype": np.float32}
         self._views = (
             HashingVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", **shared),
             HashingVectorizer(ngram_range=(3, 5), analyzer="char_wb", **shared),

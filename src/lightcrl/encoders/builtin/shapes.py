@@ -46,6 +46,8 @@ class ShapesAndColours(Encoder):
             from skimage.measure import label
         except ImportError as error:
             raise MissingExtraError("the built-in image encoder", "builtin") from error
+        if not (isinstance(grid, int) and isinstance(size, int)):
+            raise EncoderError(f"size = {size!r}, grid = {grid!r}: expected whole numbers.")
         if grid < 1 or size % (2 * grid) or size // grid < 8:
             raise EncoderError(f"size = {size}, grid = {grid}: expected cells of an even number of pixels, at least 8.")
         self._hog, self._patterns = hog, local_binary_pattern

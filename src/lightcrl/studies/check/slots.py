@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightcrl.metrics.intervals import mean_interval
+from lightcrl.metrics.ranks import first_shares
 from lightcrl.studies.check.sample import Part
 
 # For all of the sample; a part of it takes more, in proportion, since sampling noise grows as groups get fewer.
@@ -177,6 +178,8 @@ def group_recall(
         left_groups: [N].
         right_groups: [M].
         size: number of groups; those without items on both sides are NaN.
+
+    Ties count as if broken at random: see `metrics.ranks`.
     """
     scores = left @ right.T
     own = left_groups[:, None] == right_groups
@@ -186,10 +189,9 @@ def group_recall(
         (left.norm(dim=1)[:, None], right_groups, left_groups, 0),
     ):
         scaled = scores / length.clamp(min=1e-9)
-        right_best = scaled.masked_fill(~own, -torch.inf).amax(axis)
-        wrong_best = scaled.masked_fill(own, -torch.inf).amax(axis)
+        firsts = first_shares(scaled, own) if axis else first_shares(scaled.T, own.T)
         asked = torch.isin(groups, other)
-        hits = torch.zeros(size).index_add_(0, groups[asked], (right_best > wrong_best)[asked].float())
+        hits = torch.zeros(size).index_add_(0, groups[asked], firsts[asked])
         counts = torch.zeros(size).index_add_(0, groups[asked], torch.ones(int(asked.sum())))
         found.append(hits / counts)  # 0 / 0 where there is none: NaN
     return (found[0] + found[1]) / 2

@@ -9,16 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightcrl.metrics.alignment import (
-    chance_knn,
-    debiased_cka,
-    held_out_correlations,
-    mutual_knn,
-    neighbours,
-    regularised_cca,
-    u_centred,
-)
+from lightcrl.metrics.alignment import chance_knn, debiased_cka, mutual_knn, neighbours, u_centred
+from lightcrl.metrics.cca import held_out_correlations, regularised_cca
 from lightcrl.metrics.intervals import mean_interval
+from lightcrl.metrics.ranks import first_shares
 from lightcrl.studies.check.sample import Part
 from lightcrl.studies.check.slots import group_recall, paired_rows
 
@@ -201,13 +195,14 @@ def effective_dimensions(values: Tensor) -> float:
 def sibling_recall(values: Tensor, groups: Tensor) -> float | None:
     """Share of items whose nearest other item, by cosine, belongs to their own group; of groups with several items.
 
-    None where fewer than 20 groups have several: two captions of a picture that do not find each other will not find
-    the picture either.
+    Ties count as in `metrics.ranks`. None where fewer than 20 groups have several: two captions of a picture that do
+    not find each other will not find the picture either.
     """
     counts = torch.bincount(groups)
     several = counts[groups] > 1
     if int((counts > 1).sum()) < 20:
         return None
     unit = torch.nn.functional.normalize(values - values.mean(0), dim=1)
-    nearest = (unit @ unit.T).fill_diagonal_(-torch.inf).argmax(1)
-    return float((groups[nearest] == groups)[several].float().mean())
+    scores = (unit @ unit.T).fill_diagonal_(-torch.inf)[several]
+    own = (groups[several][:, None] == groups) & scores.isfinite()
+    return float(first_shares(scores, own).mean())

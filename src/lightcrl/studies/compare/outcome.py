@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from lightcrl.metrics.statistics import SAMPLES, Difference, Draws, Estimate, di
 from lightcrl.metrics.statistics import draws as draw
 from lightcrl.pipeline import RETRIEVAL
 from lightcrl.recipe import Recipe
-from lightcrl.studies.cells import Cell, mean_recall, measure_name
+from lightcrl.studies.cells import Cell, compared, mean_recall, measure_name
 from lightcrl.studies.judge import judge
 from lightcrl.tasks.base import Task
 
@@ -112,6 +112,7 @@ class Comparison:
         chance: score of a random guess, by measure.
         queries: number of queries by direction of retrieval.
         headlines: headline measures of the further tasks, such as `zero_shot/top1`.
+        units: number of units by further task.
         growth: recall by number of groups, by method, if requested.
         finished: true if all cells are finished.
     """
@@ -125,6 +126,7 @@ class Comparison:
     chance: Mapping[str, float]
     queries: Mapping[str, int]
     headlines: tuple[str, ...] = ()
+    units: Mapping[str, int] = field(default_factory=dict)
     growth: tuple[Growth, ...] = ()
     finished: bool = False
 
@@ -161,7 +163,7 @@ class Comparison:
             "finished": self.finished,
             "seeds": list(self.seeds),
             "tuned": self.tuned,
-            "queries": dict(self.queries),
+            "queries": {**self.queries, **self.units},
             "chance": dict(self.chance),
             "methods": [_contestant(contestant) for contestant in self.contestants],
             "differences": [
@@ -186,8 +188,8 @@ def judged(
     for name, task in tasks.items() if cells else ():
         outcomes = {label: [cell.outcomes[name] for cell in by_seed] for label, by_seed in cells.items()}
         for label, spaces in judge(task, outcomes, SAMPLES).items():
-            for space, measures in spaces.items():
-                by_label[label] |= {measure_name(name, space, each): draws for each, draws in measures.items()}
+            for space, measure in compared(name, task):
+                by_label[label][measure_name(name, space, measure)] = spaces[space][measure]
     for number, label in enumerate(by_label):
         items = mean_recall({name: draws.items for name, draws in by_label[label].items()}, tasks[RETRIEVAL])
         for measure, column in items.items():

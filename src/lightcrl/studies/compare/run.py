@@ -19,11 +19,10 @@ from lightcrl.events import Tell
 from lightcrl.files.local import make_folder, write_json, write_text
 from lightcrl.methods.spec import MethodSpec
 from lightcrl.metrics.curve import LEAST_SIZES, forecast, next_target
-from lightcrl.metrics.retrieval import KS
 from lightcrl.pipeline import RETRIEVAL, check_tasks, prepare
 from lightcrl.processes import launched
 from lightcrl.recipe import Recipe, load_recipe
-from lightcrl.studies.cells import Cell, Ground, comparison_tasks, find_or_train, mean_recall, measure_name
+from lightcrl.studies.cells import Cell, Ground, compared, comparison_tasks, find_or_train, mean_recall, measure_name
 from lightcrl.studies.compare.outcome import MAIN, Comparison, Contestant, Growth, Try, judged, pairs, rivals
 from lightcrl.studies.compare.tables import markdown
 from lightcrl.studies.entries import (
@@ -171,10 +170,7 @@ def _chance(tasks: Mapping[str, Task]) -> dict[str, float]:
     """Return the score of a random guess, by measure, as far as it is known."""
     chances = {}
     for label, task in tasks.items():
-        # Retrieval shows all recalls, other tasks their headlines.
-        measures = [f"recall@{k}" for k in KS] if label == RETRIEVAL else []
-        shown = [(space, each) for space, headline in task.headlines for each in measures or (headline,)]
-        for space, measure in shown:
+        for space, measure in compared(label, task):
             if (chance := task.chance(space, measure)) is not None:
                 chances[measure_name(label, space, measure)] = chance
     return chances | mean_recall(chances, tasks[RETRIEVAL])
@@ -214,6 +210,7 @@ def _write(state: _State, finished: bool = False) -> Comparison:
         state.chance,
         _queries(next(iter(cells.values()))[0]) if cells else {},
         headlines,
+        {label: task.units for label, task in ground.tasks.items() if label != RETRIEVAL},
         _growth(state, contestants) if finished else (),
         finished,
     )
