@@ -94,7 +94,7 @@ ROWS: dict[str, tuple[str, dict[str, object]]] = {
     "no shared block": (f"{HERE}:WithoutBlock", {}),
     "no contexts": (f"{HERE}:WithoutContext", {}),
     "one projection for all slots": ("dfe", {"by_slot": False}),
-    "features as they are": ("dfe", {"standardise": False}),
+    "unstandardised features": ("dfe", {"standardise": False}),
 }
 
 

@@ -132,7 +132,7 @@ def test_the_figures_take_their_colours_from_the_page(html):
         assert "var(--series-0)" in figure
         assert "var(--muted)" in figure
         assert not re.search("<metadata|<style|DejaVu", figure)
-    assert "taken for" in html
+    assert "predicted class" in html
 
 
 def test_what_people_wrote_cannot_break_the_page(report):

@@ -100,7 +100,7 @@ def test_the_command_prints_tables_and_writes_json(tmp_path):
     recipe = write_world(tmp_path, groups=120, dev=60)
     result = CliRunner().invoke(app, ["check", recipe, "--sample", "100", "--json", str(tmp_path / "out.json")])
     assert result.exit_code == 0, result.output
-    assert "which encoders fit" in result.output
+    assert "fit of the encoders" in result.output
     assert "100 of 120 train" in result.output
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["sampled_groups"] == {"train": 100, "dev": 33}

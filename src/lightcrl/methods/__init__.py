@@ -1,4 +1,4 @@
-"""Everything that can stand in the Deep Fusion Encoder's place, under one interface."""
+"""Methods: the Deep Fusion Encoder and its rivals, with a common interface."""
 
 from __future__ import annotations
 

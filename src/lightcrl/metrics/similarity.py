@@ -53,7 +53,9 @@ def calibrate(similarities: np.ndarray, labels: np.ndarray) -> float:
         ShapeError: sizes disagree, or there are no pairs.
     """
     if len(similarities) != len(labels) or len(similarities) == 0:
-        raise ShapeError(f"{len(similarities)} similarities with {len(labels)} labels; expected as many, at least one.")
+        raise ShapeError(
+            f"{len(similarities)} similarities with {len(labels)} labels; expected equal numbers, at least 1."
+        )
     values, place = np.unique(similarities, return_inverse=True)
     similar = np.bincount(place, weights=labels, minlength=len(values))
     gained = np.bincount(place, minlength=len(values)) - 2 * similar
@@ -168,7 +170,7 @@ def evaluate(
     for space, cosine in similarities.items():
         if len(cosine) != len(truth) or len(truth) == 0:
             raise ShapeError(
-                f"{space}: {len(cosine)} similarities of {len(truth)} pairs; expected as many, at least 1."
+                f"{space}: {len(cosine)} similarities of {len(truth)} pairs; expected equal numbers, at least 1."
             )
     result = Result({}, counts={"pairs": len(truth)}, thresholds=dict(thresholds or {}))
     chance = {"spearman": 0.0, "pearson": 0.0}

@@ -213,8 +213,8 @@ def _confusion(confusion: Confusion) -> Figure:
     axes.set_ylim(count - 0.5, -0.5)
     axes.set_aspect("equal")
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("taken for")
-    axes.set_ylabel("is")
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("right class")
     return figure
 
 

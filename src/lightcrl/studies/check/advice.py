@@ -56,7 +56,7 @@ def _on_pair(pair: Pair, match: Match) -> list[Advice]:
     names = f"{pair[0]} and {pair[1]}"
     if match.baseline is None or match.likeness is None:
         return [
-            Advice("data", False, f"{names} share too few groups of the sample to be judged; a greater --sample helps.")
+            Advice("data", False, f"{names} share too few groups of the sample for a result. Give a greater --sample.")
         ]
     alike, line = match.likeness, match.baseline
     if unfit(match):
@@ -65,8 +65,8 @@ def _on_pair(pair: Pair, match: Match) -> list[Advice]:
                 "fit",
                 True,
                 f"{names} do not fit: their neighbourhoods agree no more than chance ({alike.knn:.3f}; chance "
-                f"{alike.chance:.3f}, at most {alike.highest_by_chance:.3f}), and a linear map finds nothing (R@1 "
-                f"{line.recall:.3f}, chance {line.chance:.3f}). Check that rows pair what belongs together "
+                f"{alike.chance:.3f}, at most {alike.highest_by_chance:.3f}), and a linear map is at chance (R@1 "
+                f"{line.recall:.3f}, chance {line.chance:.3f}). Check that rows contain items that belong together "
                 "(data.key, data.columns); if they do, choose another encoder.",
             )
         ]
@@ -87,12 +87,12 @@ def _on_pair(pair: Pair, match: Match) -> list[Advice]:
             Advice(
                 "fit",
                 False,
-                f"{names} have unlike neighbourhoods ({alike.knn:.3f}, chance {alike.chance:.3f}), yet a linear map "
-                "joins them: what one says is in the other, under much else. More groups help more than usual.",
+                f"{names} have different neighbourhoods ({alike.knn:.3f}, chance {alike.chance:.3f}), yet a linear map "
+                "aligns them: they share information among much else. More groups help more than usual.",
             )
         )
     gain = expected.growth[4] - expected.recall
-    more = "More groups pay: " if gain > 0.03 else "More groups pay little: "
+    more = "More groups help: " if gain > 0.03 else "More groups help little: "
     advice.append(
         Advice(
             "data",
@@ -115,12 +115,12 @@ def _on_layers(check: Check) -> list[Advice]:
                 False,
                 f"these layers and tokens beat the default: closed-form R@1 {picked.recall + picked.gain:.3f}, "
                 f"not {picked.recall:.3f} (gain {picked.interval[0]:+.3f} to {picked.interval[1]:+.3f}), on groups of "
-                f"train that took no part in choosing them:\n{snippet(check)}",
+                f"train that were not used for the choice:\n{snippet(check)}",
             )
         )
     else:
         tried = (
-            "; the best others gained "
+            "; the best alternative gained "
             f"{picked.gain:+.3f} ({picked.interval[0]:+.3f} to {picked.interval[1]:+.3f}), no more than noise"
             if picked.found != picked.auto
             else ""
@@ -129,12 +129,12 @@ def _on_layers(check: Check) -> list[Advice]:
     for name, modality in check.modalities.items():
         if not modality.layout.free:
             advice.append(
-                Advice("layers", False, f"{name}: this encoder has no layers to choose; it was judged as it is.")
+                Advice("layers", False, f"{name}: this encoder has no choice of layers; its only output was used.")
             )
         elif modality.layout.chosen is None:
             advice.append(
                 Advice(
-                    "layers", False, f"{name}: the recipe takes patches, words or a grid; pools were judged instead."
+                    "layers", False, f"{name}: the recipe takes patches, words or a grid; the check used pools instead."
                 )
             )
     return advice
@@ -165,7 +165,9 @@ def _on_modality(check: Check, name: str, modality: Modality) -> list[Advice]:
                 not texts,
                 f"{name}: {leaks.exact:,} items of dev and test have the same content as one of train, such as "
                 f"{first.other} and {first.train}. "
-                + ("Texts may repeat by chance; look whether their groups do." if texts else "Remove them from train."),
+                + (
+                    "Texts may repeat by chance; check whether their groups do." if texts else "Remove them from train."
+                ),
             )
         )
     if leaks.near:
@@ -176,8 +178,8 @@ def _on_modality(check: Check, name: str, modality: Modality) -> list[Advice]:
                 modality.kind != "text" and leaks.near > 0.01 * check.sampled["dev"],
                 f"{name}: {leaks.near:,} sampled items of dev have a near-duplicate in train (cosine "
                 f"{first.cosine:.3f} and less; nearest neighbours usually have {leaks.typical:.3f}), such as "
-                f"{first.other} and {first.train}; about {leaks.near_expected:,} in all. Within train, "
-                f"{leaks.near_within:.1%} have one. Look at them; give such items one data.key, or leave them out.",
+                f"{first.other} and {first.train}; about {leaks.near_expected:,} in total. Within train, "
+                f"{leaks.near_within:.1%} have one. Inspect them; give such items the same data.key, or remove them.",
             )
         )
     total = sum(check.groups.values())
@@ -188,8 +190,8 @@ def _on_modality(check: Check, name: str, modality: Modality) -> list[Advice]:
             Advice(
                 "texts",
                 False,
-                f"{name}: texts that stand in many groups cannot find any one of them, such as {text!r} in {count:,} "
-                f"of {total:,}. Leave them out, or give those groups more texts.",
+                f"{name}: texts in many groups cannot retrieve their group, such as {text!r} in {count:,} of "
+                f"{total:,}. Remove them, or give those groups more texts.",
             )
         )
     if modality.siblings is not None and modality.siblings < WEAK_SIBLINGS:
@@ -197,8 +199,8 @@ def _on_modality(check: Check, name: str, modality: Modality) -> list[Advice]:
             Advice(
                 "weak",
                 False,
-                f"{name} is weak: only {modality.siblings:.0%} of its items have one of their own group as the nearest "
-                "neighbour. Its items say too little of their group, or its encoder does not see it.",
+                f"{name} is weak: only {modality.siblings:.0%} of its items have an item of their own group as the "
+                "nearest neighbour. Its items have too little information on their group, or its encoder discards it.",
             )
         )
     return advice
@@ -220,7 +222,7 @@ def _on_weakest(check: Check) -> list[Advice]:
                     "weak",
                     False,
                     f"{weakest} is the weak modality: its pairs have a mean closed-form R@1 of {means[weakest]:.3f}, "
-                    f"the best modality's {max(means.values()):.3f}. A better encoder for it pays most.",
+                    f"the best modality's {max(means.values()):.3f}. A better encoder for it helps most.",
                 )
             ]
         return []
@@ -232,7 +234,7 @@ def _on_weakest(check: Check) -> list[Advice]:
                 "weak",
                 False,
                 f"{low} is the weaker modality: its features vary in about {few:.0f} directions, those of {high} in "
-                f"{many:.0f}. A richer encoder for {low} is the first thing to try.",
+                f"{many:.0f}. Try a richer encoder for {low} first.",
             )
         ]
     return []
@@ -250,8 +252,8 @@ def _on_groups(check: Check) -> list[Advice]:
                 Advice(
                     "splits",
                     count > 0.5 * check.groups[split],
-                    f"{count:,} of {check.groups[split]:,} groups in {split} have items of one modality only; they "
-                    "play no part in training or retrieval. Check data.key and data.columns if that is not meant.",
+                    f"{count:,} of {check.groups[split]:,} groups in {split} have items of only one modality; "
+                    "training and retrieval ignore them. Check data.key and data.columns if this is not intended.",
                 )
             )
     for split in ("dev", "test"):
@@ -261,8 +263,8 @@ def _on_groups(check: Check) -> list[Advice]:
                 Advice(
                     "splits",
                     False,
-                    f"{split} has {count:,} groups: intervals of R@1 are up to ±{width:.2f}, so that most differences "
-                    f"between methods will not show. {TINY_DEV} or more are better.",
+                    f"{split} has {count:,} groups: intervals of R@1 are up to ±{width:.2f}, so most differences "
+                    f"between methods are not significant. Use {TINY_DEV} or more groups.",
                 )
             )
     return advice

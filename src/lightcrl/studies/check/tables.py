@@ -116,11 +116,11 @@ def _data(check: Check) -> Sheet:
         )
         for name, modality in check.modalities.items()
     ]
-    headings = ("modality", "items", "looked at", "ms an item", "effective\ndimensions", "own group\nis nearest")
+    headings = ("modality", "items", "examined", "ms per item", "effective\ndimensions", "own group\nis nearest")
     aside = ", ".join(
         f"{count:,} {reason}" for reason, count in Counter(r.reason for r in check.rejected).most_common()
     )
-    return Sheet(f"{check.name}: {sampled} groups looked at", headings, rows, f"set aside: {aside}" if aside else "")
+    return Sheet(f"{check.name}: {sampled} groups examined", headings, rows, f"set aside: {aside}" if aside else "")
 
 
 def _pairs(check: Check) -> Sheet:
@@ -143,14 +143,14 @@ def _pairs(check: Check) -> Sheet:
         "CKA",
         "correlated\ndirections",
         "closed-form\nR@1",
-        "R@1 to expect\nafter training",
+        "expected R@1\nafter training",
     )
     lines = [match.baseline for match in check.matches.values() if match.baseline]
     runs = [match.prediction for match in check.matches.values() if match.prediction]
     note = f"closed form among {lines[0].gallery:,} groups" if lines else ""
     if runs:
-        note += f"; to expect among {runs[0].gallery:,}, calibrated on {runs[0].runs} runs"
-    return Sheet("which encoders fit", headings, rows, note)
+        note += f"; expected R@1 among {runs[0].gallery:,}, calibrated on {runs[0].runs} runs"
+    return Sheet("fit of the encoders", headings, rows, note)
 
 
 def _slots(check: Check) -> list[Sheet]:
@@ -185,8 +185,8 @@ def _slots(check: Check) -> list[Sheet]:
             for n in shown
             if n in means
         ]
-        headings = ("layer, pool", "mutual kNN", "CKA", "adds to\nclosed-form R@1", "")
-        tables.append(Sheet(f"{name}: slots beside those of the others", headings, rows))
+        headings = ("layer, pool", "mutual kNN", "CKA", "gain of\nclosed-form R@1", "")
+        tables.append(Sheet(f"{name}: slots compared with those of the others", headings, rows))
     return tables
 
 
@@ -207,4 +207,4 @@ def _leaks(check: Check) -> Sheet:
         for name, modality in check.modalities.items()
     ]
     headings = ("modality", "same content", "near in sample", "near in all", "cosine from", "such as")
-    return Sheet("in train and again in dev or test", headings, rows)
+    return Sheet("items of train that are also in dev or test", headings, rows)
