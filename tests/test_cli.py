@@ -15,12 +15,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from recipes import SMALL_WORLD
 from typer.testing import CliRunner
 
 import lightcrl
 from lightcrl.cli import app, main
 from lightcrl.data.synthetic import write_class_folder, write_table
-from recipes import SMALL_WORLD
 
 RECIPE = (
     SMALL_WORLD
@@ -327,12 +327,12 @@ def test_encode_does_not_depend_on_neighbours_or_order(world):
 
 
 def test_embeddings_are_found_in_an_index_by_another_modality_s(world, tmp_path):
-    from lightcrl.index import Index
+    from lightcrl.index import VectorIndex
 
     embedder = lightcrl.load(world.run)
     texts = ["a red circle", "two small green stars", "ring", "three blue stars on a grey ground"]
-    Index(embedder.encode(texts, "text").astype(np.float16), texts).save(tmp_path)
-    index = Index.open(tmp_path)
+    VectorIndex(embedder.encode(texts, "text").astype(np.float16), texts).save(tmp_path)
+    index = VectorIndex.open(tmp_path)
     assert [ids[0] for ids in index.search(embedder.encode(texts, "text"), k=2).ids] == texts
     pictures = embedder.encode([np.full((64, 64, 3), 200, np.uint8)], "image")
     found = index.search(pictures, k=4)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from recipes import SMALL_WORLD
 from typer.testing import CliRunner
 
 import lightcrl
@@ -24,9 +25,8 @@ from lightcrl.cli import app
 from lightcrl.data.synthetic import write_class_folder, write_table
 from lightcrl.export import ExportedEmbedder
 from lightcrl.features import FeatureStore
-from lightcrl.index import Index
+from lightcrl.index import VectorIndex
 from lightcrl.studies.cells import _read
-from recipes import SMALL_WORLD
 from worlds import Digits, numbers
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -74,7 +74,7 @@ def test_a_feature_store_is_read():
 
 @pytest.mark.parametrize("memory", [False, True])
 def test_an_index_is_read_and_searched(memory):
-    index = Index.open(GOLDEN / "index-1", memory=memory)
+    index = VectorIndex.open(GOLDEN / "index-1", memory=memory)
     hits = index.search(np.eye(4, dtype=np.float32)[[1, 2]], k=1)
     assert hits.ids == [["b's"], ["ü"]]
     assert hits.scores.tolist() == [[1.0], [1.0]]

@@ -132,3 +132,15 @@ class LockedError(StorageError):
 
 class EngineError(LightCRLError):
     """The machines that encode cannot be reached, or cannot do what is asked of them."""
+
+
+class ForeignModelError(StoreError):
+    """Vectors or queries of another model than that of the index: names both fingerprints."""
+
+
+class QueryError(LightCRLError):
+    """A query that an index cannot answer: an unknown id, or parts that cancel each other."""
+
+
+class FilterError(QueryError):
+    """A filter that is no condition on items, asks for more than reading them, or takes too long."""

@@ -1,6 +1,8 @@
-"""The index: vectors with ids on disk, and the exact nearest of them to a query."""
+"""The index: items of all modalities with their embeddings on disk, to be searched, added to and removed from."""
 
-from lightcrl.index.index import Found, Index
+from lightcrl.index.base import ENGINES, Added, Engine, Entry, Hit, Part, Record
+from lightcrl.index.index import Index
 from lightcrl.index.search import nearest
+from lightcrl.index.vectors import Found, VectorIndex
 
-__all__ = ["Found", "Index", "nearest"]
+__all__ = ["ENGINES", "Added", "Engine", "Entry", "Found", "Hit", "Index", "Part", "Record", "VectorIndex", "nearest"]

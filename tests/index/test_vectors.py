@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lightcrl.errors import ShapeError, StoreError, TornStoreError
-from lightcrl.index import Index, nearest
+from lightcrl.index import VectorIndex, nearest
 from samples import units
 
 VECTORS = units(300, 16, seed=1).half()
@@ -19,7 +19,7 @@ NAMES = [f"picture {number}" for number in range(300)]
 @pytest.mark.parametrize("ids", [NAMES, list(range(1000, 1300)), np.arange(1000, 1300)], ids=["text", "int", "array"])
 def test_a_search_gives_the_ids_and_scores_of_the_nearest(ids):
     queries = units(5, 16, seed=2, dtype=torch.float32).numpy()
-    found = Index(VECTORS.numpy(), ids).search(queries, k=4)
+    found = VectorIndex(VECTORS.numpy(), ids).search(queries, k=4)
     places, scores = nearest(torch.from_numpy(queries), VECTORS, 4)
     assert found.ids == [[ids[place] for place in row] for row in places.tolist()]
     assert np.array_equal(found.scores, scores.numpy())
@@ -27,7 +27,7 @@ def test_a_search_gives_the_ids_and_scores_of_the_nearest(ids):
 
 
 def test_an_item_finds_itself_first_and_k_stops_at_the_size():
-    index = Index(VECTORS[:3], NAMES[:3])
+    index = VectorIndex(VECTORS[:3], NAMES[:3])
     found = index.search(VECTORS[:3].float(), k=10)
     assert [row[0] for row in found.ids] == NAMES[:3]
     assert [sorted(row) for row in found.ids] == [NAMES[:3]] * 3
@@ -37,9 +37,9 @@ def test_an_item_finds_itself_first_and_k_stops_at_the_size():
 @pytest.mark.parametrize("memory", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_an_index_on_disk_is_the_one_that_was_saved(tmp_path, memory, dtype):
-    index = Index(VECTORS.to(dtype), NAMES)
+    index = VectorIndex(VECTORS.to(dtype), NAMES)
     index.save(tmp_path / "index")
-    again = Index.open(tmp_path / "index", memory=memory)
+    again = VectorIndex.open(tmp_path / "index", memory=memory)
     assert torch.equal(again.vectors, index.vectors)
     assert again.vectors.dtype == dtype
     assert again.ids.equals(index.ids)
@@ -51,53 +51,53 @@ def test_an_index_on_disk_is_the_one_that_was_saved(tmp_path, memory, dtype):
 
 
 def test_an_index_may_be_saved_over_another_and_over_itself(tmp_path):
-    Index(VECTORS, NAMES).save(tmp_path)
-    Index.open(tmp_path).save(tmp_path)
-    assert torch.equal(Index.open(tmp_path, memory=True).vectors, VECTORS)
-    Index(VECTORS[:2], NAMES[:2]).save(tmp_path)
-    assert len(Index.open(tmp_path, memory=True)) == 2
+    VectorIndex(VECTORS, NAMES).save(tmp_path)
+    VectorIndex.open(tmp_path).save(tmp_path)
+    assert torch.equal(VectorIndex.open(tmp_path, memory=True).vectors, VECTORS)
+    VectorIndex(VECTORS[:2], NAMES[:2]).save(tmp_path)
+    assert len(VectorIndex.open(tmp_path, memory=True)) == 2
 
 
 def test_an_empty_index_finds_nothing(tmp_path):
-    Index(torch.zeros(0, 16), []).save(tmp_path)
-    index = Index.open(tmp_path)
+    VectorIndex(torch.zeros(0, 16), []).save(tmp_path)
+    index = VectorIndex.open(tmp_path)
     assert index.search(units(2, 16)).ids == [[], []]
 
 
 def test_a_save_that_is_killed_leaves_no_index_rather_than_a_mixed_one(tmp_path, monkeypatch):
-    Index(VECTORS, NAMES).save(tmp_path)
+    VectorIndex(VECTORS, NAMES).save(tmp_path)
 
     def killed(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lightcrl.index.index.pq.write_table", killed)
+    monkeypatch.setattr("lightcrl.index.vectors.pq.write_table", killed)
     with pytest.raises(KeyboardInterrupt):
-        Index(VECTORS.flip(0), NAMES).save(tmp_path)
+        VectorIndex(VECTORS.flip(0), NAMES).save(tmp_path)
     with pytest.raises(StoreError, match=r"no index in .* expected manifest.json, which is written last"):
-        Index.open(tmp_path)
+        VectorIndex.open(tmp_path)
 
 
 def test_what_is_torn_is_refused(tmp_path):
-    Index(VECTORS, NAMES).save(tmp_path)
+    VectorIndex(VECTORS, NAMES).save(tmp_path)
     path = tmp_path / "vectors.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content))
     with pytest.raises(TornStoreError, match=r"vectors.npy has digest \w{32}, expected \w{32}. Save"):
-        Index.open(tmp_path, memory=True)
+        VectorIndex.open(tmp_path, memory=True)
     path.write_bytes(bytes(content[:-5]))
     with pytest.raises(TornStoreError, match=r"vectors.npy has 9723 bytes, expected 9728"):
-        Index.open(tmp_path)
+        VectorIndex.open(tmp_path)
     path.unlink()
     with pytest.raises(TornStoreError, match=r"vectors.npy is missing, expected 9728 bytes"):
-        Index.open(tmp_path)
+        VectorIndex.open(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "format": 2}))
     with pytest.raises(StoreError, match=r"has format 2, this version reads up to 1"):
-        Index.open(tmp_path)
+        VectorIndex.open(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(TornStoreError, match=r"is not JSON"):
-        Index.open(tmp_path)
+        VectorIndex.open(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -116,4 +116,4 @@ def test_what_is_torn_is_refused(tmp_path):
 )
 def test_what_is_no_index_is_refused(vectors, ids, message):
     with pytest.raises(ShapeError, match=message):
-        Index(vectors, ids)
+        VectorIndex(vectors, ids)
