@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 import typer
-from recipes import SMALL_WORLD
 from typer.testing import CliRunner
 
 import lightcrl
@@ -27,6 +26,7 @@ from lightcrl.export import ExportedEmbedder
 from lightcrl.features import FeatureStore
 from lightcrl.index import VectorIndex
 from lightcrl.studies.cells import _read
+from recipes import SMALL_WORLD
 from worlds import Digits, numbers
 
 GOLDEN = Path(__file__).parent / "golden"

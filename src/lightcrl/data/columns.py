@@ -41,6 +41,10 @@ class StoredBytes:
         raise ItemError("changed since it was listed", f"row {self.row + 1}, column {self.column!r}")
 
 
+ALL = ("*",)
+"""In place of names of further columns: all that are no modality's."""
+
+
 @dataclass(frozen=True)
 class Columns:
     """How the columns of a table are read.
@@ -55,7 +59,7 @@ class Columns:
         split_column: the column that names the split.
         root: folder that relative paths of pictures and sounds are below.
         base: folder below which they are named; `root` if None.
-        notes: further columns that rows carry along as they are, those of them that are there.
+        notes: further columns that rows carry along as they are, those of them that are there; `ALL` takes all.
         one_split: all rows are in one split, whatever the file says of splits.
     """
 
@@ -74,6 +78,8 @@ class Columns:
 
     def wanted(self, found: Collection[str]) -> list[str]:
         """Every column that is read, once each, out of those `found`, which `check` has seen."""
+        if self.notes == ALL:
+            return list(found)
         named = [self.column(modality) for modality in self.kinds]
         named += [name for name in (self.key, self.split_column, *self.notes) if name]
         return [name for name in dict.fromkeys(named) if name in found]
@@ -129,7 +135,13 @@ class Columns:
                     else item
                     for item in found
                 ]
-        yield Row(name, items, split, {column: values[column] for column in self.notes if column in values})
+        yield Row(name, items, split, self._noted(values))
+
+    def _noted(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        if self.notes == ALL:
+            taken = {self.column(modality) for modality in self.kinds}
+            return {column: value for column, value in values.items() if column not in taken}
+        return {column: values[column] for column in self.notes if column in values}
 
     def _group(
         self, values: Mapping[str, Any], cells: Mapping[str, Any], items: Mapping[str, list[Item]]

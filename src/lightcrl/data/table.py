@@ -34,7 +34,7 @@ class TableFile:
         split_column: column with `train`, `dev` (`val`, `validation`) or `test`.
         root: folder that relative paths in the table are below; the file's own if None.
         base: folder below which files are named; two tables with files of the same name need a common one.
-        notes: further columns that rows carry along, where they are there.
+        notes: further columns that rows carry along, where they are there; `columns.ALL` takes all.
         encoding: of text files, by Python's name.
         one_split: all rows are in one split, whatever the file says of splits.
     """

@@ -3,6 +3,20 @@
 from lightcrl.index.base import ENGINES, Added, Engine, Entry, Hit, Part, Record
 from lightcrl.index.index import Index
 from lightcrl.index.search import nearest
+from lightcrl.index.sources import Reading
 from lightcrl.index.vectors import Found, VectorIndex
 
-__all__ = ["ENGINES", "Added", "Engine", "Entry", "Found", "Hit", "Index", "Part", "Record", "VectorIndex", "nearest"]
+__all__ = [
+    "ENGINES",
+    "Added",
+    "Engine",
+    "Entry",
+    "Found",
+    "Hit",
+    "Index",
+    "Part",
+    "Reading",
+    "Record",
+    "VectorIndex",
+    "nearest",
+]

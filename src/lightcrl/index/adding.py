@@ -46,7 +46,7 @@ def add_batch(
     engine: Engine,
     embedder: Callable[[], Embedder],
     dim: int,
-    entries: Sequence[Entry],
+    entries: Sequence[Entry | Rejection],
     check: Callable[[], None] = lambda: None,
 ) -> Added:
     """Add entries in one commit.
@@ -56,14 +56,15 @@ def add_batch(
         engine: of the index.
         embedder: gives the index's model; only called where something has to be encoded.
         dim: d, width of a vector.
-        entries: each of which replaces an earlier one of the same name.
+        entries: each of which replaces an earlier one of the same name; what its source set aside stays so.
         check: called right before anything is written.
 
     Raises:
         DataError: an entry has an unusable id.
         ShapeError: an embedding that came along is no unit vector of the index's width.
     """
-    placed, rejected = _place(catalog, entries)
+    placed, rejected = _place(catalog, [one for one in entries if isinstance(one, Entry)])
+    rejected += [one for one in entries if isinstance(one, Rejection)]
     stored = [one for one in placed if one.changed]
     vectors, encoded, more = _embed(catalog, engine, embedder, stored, dim)
     rejected += more
@@ -125,7 +126,7 @@ def _place(catalog: Catalog, entries: Sequence[Entry]) -> tuple[list[Placed], li
 
 def place(entry: Entry) -> str:
     """Where an entry lies: its file, or its line of a table."""
-    return entry.path or entry.item.source
+    return entry.path or entry.place or entry.item.source
 
 
 def _digest(entry: Entry, kept: Kept | None) -> str | Rejection:

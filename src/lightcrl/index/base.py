@@ -35,6 +35,7 @@ class Entry:
         group: name of what belongs together; items of one group are not each other's chance.
         metadata: further columns: numbers, texts or None.
         vector: [d] its embedding, where it is there already.
+        place: where it lies, of what has neither an id nor a path: `/data/captions.csv:17`.
     """
 
     modality: str
@@ -45,6 +46,7 @@ class Entry:
     group: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     vector: np.ndarray | None = None
+    place: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

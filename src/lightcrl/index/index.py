@@ -26,7 +26,7 @@ from lightcrl.index.catalog import NAME, Catalog
 from lightcrl.index.manifest import load_engine, make_manifest, read_manifest, write_index
 from lightcrl.index.query import Asked, Query, compose
 from lightcrl.index.reading import Reader
-from lightcrl.index.sources import Reading, make_entry, read_sources
+from lightcrl.index.sources import Model, Reading, make_entry, read_source
 from lightcrl.index.writing import COMMIT, Writer
 
 
@@ -233,10 +233,9 @@ class Index:
             ShapeError: an embedding that came along is no unit vector of the index's width.
         """
         if isinstance(source, (str, Path)):
-            entries = read_sources(self, Path(source), reading or Reading())
-        else:
-            entries = iter(source)
-        return self._writer.add(entries, commit, tell)
+            model = Model(self.modalities, lambda: self.embedder, self.check_model)
+            return self._writer.add(read_source(Path(source), model, reading or Reading()), commit, tell)
+        return self._writer.add(source, commit, tell)
 
     def add_vectors(
         self,

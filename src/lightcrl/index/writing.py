@@ -9,6 +9,7 @@ from typing import final
 
 import numpy as np
 
+from lightcrl.data.base import Rejection
 from lightcrl.embedder import Embedder
 from lightcrl.events import Tell
 from lightcrl.files.locks import in_turn
@@ -31,7 +32,7 @@ class Writer:
         self._folder, self._catalog, self._engine, self._reader = folder, catalog, engine, reader
         self._embedder, self._dim = embedder, dim
 
-    def add(self, entries: Iterable[Entry], commit: int, tell: Tell) -> Added:
+    def add(self, entries: Iterable[Entry | Rejection], commit: int, tell: Tell) -> Added:
         """Add entries, `commit` of them at a time."""
         done, waiting = Added(), iter(entries)
         with in_turn(self._folder, tell) as hold:
