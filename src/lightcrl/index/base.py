@@ -107,11 +107,13 @@ class Part:
     Attributes:
         item: a text, a picture or a sound, as `Embedder.encode` takes them; of `like`, an id.
         weight: its share of the query.
+        kind: `"text"`, `"image"`, `"audio"` or `"like"`, where the argument does not say it (`minus`).
         modality: whose item it is, where the model has several of that kind.
     """
 
     item: Any
     weight: float = 1.0
+    kind: str | None = None
     modality: str | None = None
 
 
@@ -141,6 +143,21 @@ class Added:
             self.encoded + other.encoded,
             self.rejected + other.rejected,
         )
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest others of every item.
+
+    Attributes:
+        ids: N of them.
+        places: [N, K] int64, numbers in `ids`, the nearest first; -1 where there is no further one.
+        scores: [N, K] float32, their similarities; minus infinity where there is none.
+    """
+
+    ids: tuple[str, ...]
+    places: np.ndarray
+    scores: np.ndarray
 
 
 @dataclass(frozen=True)

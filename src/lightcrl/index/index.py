@@ -10,18 +10,19 @@ A command that adds or removes takes the folder's lock; searches take none and s
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 
-from lightcrl.data.base import Item, digest
+from lightcrl.data.base import Item, Rejection, digest
 from lightcrl.embedder import Embedder, load
 from lightcrl.errors import ForeignModelError, QueryError, ShapeError
 from lightcrl.events import Tell
 from lightcrl.index.adding import unit_rows
-from lightcrl.index.base import Added, Entry, Hit, Record
+from lightcrl.index.base import Added, Entry, Hit, Neighbours, Record
 from lightcrl.index.catalog import NAME, Catalog
 from lightcrl.index.manifest import load_engine, make_manifest, read_manifest, write_index
 from lightcrl.index.query import Asked, Query, compose
@@ -48,7 +49,7 @@ class Index:
         self._embedder, self._lock = embedder, threading.Lock()
         self._catalog, engine = Catalog(folder / NAME), load_engine(folder, manifest)
         self._reader = Reader(self._catalog, engine, self.dim)
-        self._writer = Writer(folder, self._catalog, engine, self._reader, lambda: self.embedder, self.dim)
+        self._writer = Writer(folder, manifest, self._catalog, engine, self._reader, lambda: self.embedder)
 
     @classmethod
     def create(
@@ -59,6 +60,7 @@ class Index:
         engine: str = "exact",
         dtype: str = "float16",
         options: Mapping[str, Any] | None = None,
+        place: str | None = None,
         tell: Tell = lambda event: None,
     ) -> Index:
         """An empty index in `folder`, or the one that is there if it is of the same model and engine.
@@ -69,6 +71,7 @@ class Index:
             engine: a member of `ENGINES`.
             dtype: of stored vectors, `"float16"` or `"float32"`; where an engine has a choice.
             options: of the engine.
+            place: where the model of an embedder lies, to be remembered.
             tell: called with `waiting` where another process writes the folder.
 
         Raises:
@@ -77,7 +80,9 @@ class Index:
         """
         folder = Path(folder)
         embedder = model if isinstance(model, Embedder) else load(model)
-        place = None if isinstance(model, Embedder) else str(Path(model).absolute() if Path(model).exists() else model)
+        place = place if isinstance(model, Embedder) else str(model)
+        if place is not None and Path(place).exists():
+            place = str(Path(place).absolute())
         manifest = make_manifest(folder, embedder, place, engine, dtype, options or {})
         write_index(folder, manifest, tell)
         return cls.open(folder, embedder)
@@ -154,6 +159,10 @@ class Index:
                 "build an index of this one."
             )
 
+    def counts(self) -> dict[str, int]:
+        """Items by modality."""
+        return self._catalog.counts()
+
     def info(self) -> dict[str, Any]:
         """As JSON: model, engine, items by modality, columns of metadata, what was set aside, sizes."""
         state, gone = self._catalog.opened()
@@ -165,9 +174,14 @@ class Index:
             "columns": self._catalog.columns(),
             "removed": len(gone),
             "bytes": sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()),
-            "aside": [str(one) for one in self._catalog.aside()],
+            "aside": dict(Counter(one.reason for one in self._catalog.aside()).most_common()),
+            "calibration": self._reader.calibration(),
             "generation": state.generation,
         }
+
+    def aside(self) -> list[Rejection]:
+        """What was set aside and has not been added since."""
+        return self._catalog.aside()
 
     # --- items ---
 
@@ -282,6 +296,10 @@ class Index:
         """Rewrite the vectors without those of removed items."""
         self._writer.compact(tell)
 
+    def calibrate(self, tell: Tell = lambda event: None) -> None:
+        """Measure anew what scores mean; `add` does so by itself when an index has doubled."""
+        self._writer.calibrate(tell)
+
     # --- search ---
 
     def search(
@@ -303,7 +321,7 @@ class Index:
             image: in any form that `Embedder.encode` takes.
             audio: likewise.
             like: id of an item of the index.
-            minus: text to look away from; other modalities by `Part`.
+            minus: text to look away from; of another kind where a `Part` says so.
             where: a filter, such as `"year > 2020 and split = 'train'"`.
             modality: of the results.
             k: how many.
@@ -359,7 +377,15 @@ class Index:
         """
         if fingerprint is not None:
             self.check_model(fingerprint)
-        return self._reader.search(vectors, k, where, modality)
+        return self._reader.search(vectors, k, where, modality, query)
+
+    def neighbours(self, k: int = 10, *, where: str | None = None, modality: str | None = None) -> Neighbours:
+        """The k nearest others of every item, among the items that a filter takes and of a modality.
+
+        Raises:
+            FilterError: the filter is none.
+        """
+        return self._reader.neighbours(k, where, modality)
 
     def _like(self, id: str) -> tuple[str, str, np.ndarray]:
         record = self.get(id)

@@ -46,7 +46,7 @@ def compose(
         embedder: gives the index's model; only called where something has to be encoded.
         like: id, modality and embedding [d] of an item of the index.
         asked: by kind (`"text"`, `"image"`, `"audio"`, `"like"`), what to look for.
-        minus: what to look away from: texts, or parts that say their modality.
+        minus: what to look away from: texts, or parts that say their kind.
 
     Raises:
         QueryError: nothing is asked, an id is unknown, or the parts cancel each other.
@@ -56,7 +56,7 @@ def compose(
     sums, ids = [], []
     weights: dict[str, float] = {}
     signed = [(kind, part, 1.0) for kind, value in asked.items() for part in parts(value, kind)]
-    signed += [("text", part, -1.0) for part in parts(minus, "text")]
+    signed += [(part.kind or "text", part, -1.0) for part in parts(minus, "minus")]
     if not any(sign > 0 for _, _, sign in signed):
         raise QueryError("nothing is asked for; expected a text, an image, a sound or the id of an item.")
     for kind, part, sign in signed:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
 from lightcrl.errors import QueryError, ShapeError, StoreError
-from lightcrl.index.base import Engine, Hit, Record, Scope, View
+from lightcrl.index.base import Engine, Hit, Neighbours, Record, Scope, View
+from lightcrl.index.calibration import Calibration
 from lightcrl.index.catalog import Catalog, State
+
+BATCH = 1024
+"""Items whose neighbours are searched for at a time."""
 
 ATTEMPTS = 5
 """Times that a commit is opened anew because a newer one has replaced its files."""
@@ -24,11 +28,13 @@ class Opened:
     Attributes:
         state: of the catalog.
         view: of the engine.
+        calibration: what scores mean, where it was measured.
         scopes: numbers of the items by modality, as far as they were asked for.
     """
 
     state: State
     view: View
+    calibration: Calibration | None
     scopes: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -52,9 +58,10 @@ class Reader:
         for _ in range(ATTEMPTS):
             state, gone = self._catalog.opened()
             try:
-                opened = Opened(state, self._engine.open(state.token, gone))
+                view = self._engine.open(state.token, gone)
             except FileNotFoundError:
                 continue
+            opened = Opened(state, view, Calibration.unpack(self._catalog.calibration()))
             self._opened = opened
             return opened
         raise StoreError(f"{self._catalog.path.parent} lacks the vectors of its catalog. Build the index again.")
@@ -74,8 +81,10 @@ class Reader:
         """[N, d] float32 of items by id."""
         return self.opened().view.vectors(np.array([self.item(id)[0] for id in ids], dtype=np.int64))
 
-    def search(self, queries: np.ndarray, k: int, where: str | None, modality: str | None) -> list[list[Hit]]:
-        """The k items nearest to each query [Q, d], best first, without their shares.
+    def search(
+        self, queries: np.ndarray, k: int, where: str | None, modality: str | None, asked: str | None
+    ) -> list[list[Hit]]:
+        """The k items nearest to each query [Q, d], best first, with shares where the modality `asked` is known.
 
         Raises:
             ShapeError: queries are of another width or not finite, or k is below 1.
@@ -90,14 +99,52 @@ class Reader:
         opened = self.opened()
         numbers, scores = opened.view.search(queries, k, self._scope(opened, where, modality))
         records = self._catalog.records(np.unique(numbers[numbers >= 0]))
+        found: list[list[Hit]] = [[] for _ in queries]
+        for query, column in zip(*np.nonzero(numbers >= 0), strict=True):
+            if (record := records.get(int(numbers[query, column]))) is not None:
+                found[query].append(_hit(record, float(scores[query, column])))
+        return self._with_shares(opened.calibration, queries, asked, found) if asked else found
+
+    def calibration(self) -> list[dict[str, Any]]:
+        """As JSON: for which queries and items scores have a meaning, and from how many pairs."""
+        calibration = self.opened().calibration
         return [
-            [
-                _hit(records[number], score)
-                for number, score in zip(row.tolist(), line.tolist(), strict=True)
-                if number in records
-            ]
-            for row, line in zip(numbers, scores, strict=True)
+            {"query": asked, "item": given, "pairs": tail.pairs, "queries_from": tail.source}
+            for (asked, given), tail in (calibration.tails.items() if calibration else ())
         ]
+
+    def neighbours(self, k: int, where: str | None, modality: str | None) -> Neighbours:
+        """The k nearest others of every item, among these items."""
+        opened = self.opened()
+        numbers = self._catalog.numbers(modality, where)
+        scope = Scope(None, lambda: numbers)
+        places, scores = np.full((len(numbers), k), -1), np.full((len(numbers), k), -np.inf, np.float32)
+        for start in range(0, len(numbers), BATCH):
+            asking = numbers[start : start + BATCH]
+            near, likeness = opened.view.search(opened.view.vectors(asking), k + 1, scope)
+            others = (near != asking[:, None]) & (near >= 0)
+            order = np.argsort(~others, axis=1, kind="stable")[:, :k]  # an item itself comes last
+            kept = np.take_along_axis(others, order, 1)
+            rows = slice(start, start + len(asking))
+            at = np.searchsorted(numbers, np.take_along_axis(near, order, 1))
+            places[rows, : order.shape[1]] = np.where(kept, at, -1)
+            scores[rows, : order.shape[1]] = np.where(kept, np.take_along_axis(likeness, order, 1), -np.inf)
+        records = self._catalog.records(numbers)
+        return Neighbours(tuple(records[number].id for number in numbers.tolist()), places, scores)
+
+    def _with_shares(
+        self, calibration: Calibration | None, queries: np.ndarray, asked: str, hits: list[list[Hit]]
+    ) -> list[list[Hit]]:
+        if calibration is None:
+            return hits
+        for query, row in enumerate(hits):
+            for modality in {hit.modality for hit in row}:
+                places = [place for place, hit in enumerate(row) if hit.modality == modality]
+                scores = np.array([[row[place].score for place in places]])
+                shares = calibration.shares(queries[query : query + 1], asked, modality, scores)
+                for place, share in zip(places, shares[0].tolist() if shares is not None else [], strict=False):
+                    row[place] = replace(row[place], share=share)
+        return hits
 
     def _scope(self, opened: Opened, where: str | None, modality: str | None) -> Scope | None:
         if where is not None:

@@ -211,8 +211,8 @@ def _own_columns(file: Path, model: Model) -> dict[str, str]:
             continue
     if not present:
         raise ModalityError(
-            f"{file.name} has no column of the name of a modality ({', '.join(model.modalities)}) with items in it. Say "
-            "which column is whose: --column image=COLUMN."
+            f"{file.name} has no column of the name of a modality ({', '.join(model.modalities)}) with items in it. "
+            "Say which column is whose: --column image=COLUMN."
         )
     return present
 

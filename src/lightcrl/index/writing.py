@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from lightcrl.index.adding import add_batch
 from lightcrl.index.base import Added, Engine, Entry
 from lightcrl.index.catalog import Catalog
 from lightcrl.index.reading import Reader
+from lightcrl.index.sampling import calibrate, outgrown
 
 COMMIT = 1024
 """Items added in one commit."""
@@ -27,10 +28,16 @@ class Writer:
     """Adds, removes and rewrites."""
 
     def __init__(
-        self, folder: Path, catalog: Catalog, engine: Engine, reader: Reader, embedder: Callable[[], Embedder], dim: int
+        self,
+        folder: Path,
+        manifest: Mapping[str, Any],
+        catalog: Catalog,
+        engine: Engine,
+        reader: Reader,
+        embedder: Callable[[], Embedder],
     ) -> None:
         self._folder, self._catalog, self._engine, self._reader = folder, catalog, engine, reader
-        self._embedder, self._dim = embedder, dim
+        self._embedder, self._dim, self._model = embedder, manifest["dim"], manifest["model"]
 
     def add(self, entries: Iterable[Entry | Rejection], commit: int, tell: Tell) -> Added:
         """Add entries, `commit` of them at a time."""
@@ -42,7 +49,14 @@ class Writer:
                 tell({"event": "added", "added": done.added, "replaced": done.replaced, "present": done.present})
             if done.added or done.replaced:
                 self._settle(hold.check)
+            if outgrown(self._reader.opened().calibration, self._catalog):
+                self._calibrate(hold.check)
         return done
+
+    def calibrate(self, tell: Tell) -> None:
+        """Measure anew what scores mean."""
+        with in_turn(self._folder, tell) as hold:
+            self._calibrate(hold.check)
 
     def remove(self, ids: Sequence[str], where: str | None, tell: Tell) -> int:
         """Remove items by id and by filter; how many there were."""
@@ -68,6 +82,13 @@ class Writer:
                 change.token(token)
                 change.forget()
             self._engine.sweep(token)
+
+    def _calibrate(self, check: Callable[[], None]) -> None:
+        view = self._reader.opened().view
+        measured = calibrate(self._catalog, view, self._model["modalities"], self._embedder, self._model["place"])
+        check()
+        with self._catalog.change() as change:
+            change.calibrate(measured.pack())
 
     def _settle(self, check: Callable[[], None]) -> None:
         """Let the engine do what searches are quicker for."""
