@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lightcrl.data.base import Rejection, digest
+from lightcrl.data.base import Item, Rejection, digest
 from lightcrl.embedder import Embedder
 from lightcrl.errors import DataError, ShapeError
 from lightcrl.files.local import file_digest
@@ -245,6 +245,22 @@ def cell(value: Any) -> int | float | str | None:
     if value is None or isinstance(value, (float, str)):
         return value
     return value if isinstance(value, int) and abs(value) < 2**63 else str(value)
+
+
+def vector_entries(
+    ids: Sequence[str],
+    vectors: np.ndarray,
+    modality: str,
+    metadata: Sequence[Mapping[str, Any]] | None,
+    dim: int,
+) -> Iterator[Entry]:
+    """Entries of embeddings; see `Index.add_vectors`."""
+    vectors = unit_rows(vectors, dim)
+    if len(vectors) != len(ids) or (metadata is not None and len(metadata) != len(ids)):
+        raise ShapeError(f"{len(vectors)} vectors and {len(ids)} ids; expected as many, and as many metadata.")
+    for id, vector, given in zip(ids, vectors, metadata or [{}] * len(ids), strict=True):
+        item = Item(digest("vector", vector.tobytes()), id, None)
+        yield Entry(modality, item, id, metadata=given, vector=vector)
 
 
 def unit_rows(vectors: np.ndarray, dim: int) -> np.ndarray:

@@ -1,13 +1,15 @@
-"""What a score means: the share of random items that would score as high.
+"""What a score means: the share of random items that would score as high, and whether anything matches at all.
 
-Scores of two modalities are not comparable: texts are nearer to texts than to pictures, and some queries are near to
-everything. So a score is first put on the scale of its query: its distance from the mean score of a sample of the
-items, in standard deviations. How these distances are spread over random pairs, queries of one modality against items
-of one, is measured when the index is built, items of the same group and an item with itself left out, and kept with it.
-A share below one of all pairs measured is not told apart: it is given as that.
+How random pairs score, queries of one modality against items of one, is measured when the index is built and kept with
+it: sampled queries against sampled items, an item with itself and with its own group left out. A share below one of all
+pairs measured is not told apart: it is given as that.
 
-With N items, the best of N random ones has a share of about 1/N; `chance` turns a share into the probability that some
-random item of N scores as high.
+Whether anything matches is another question, since the best of many random items is always near. So the best score of
+each sampled query, its own group left out, is kept too, among the sample and among all items. A query whose best score
+hardly any of these ordinary ones falls short of is far from everything here: nothing matches.
+
+Scores as they are do this better than scores put on the scale of their query (its mean and spread over the items): that
+a query is near to nothing is just what the latter takes away (docs/LOG.md).
 """
 
 from __future__ import annotations
@@ -20,16 +22,16 @@ from typing import final
 import numpy as np
 
 SAMPLED = 1024
-"""Items of a modality that are kept as its sample."""
+"""Items of a modality that queries are scored against."""
 
 ASKED = 512
-"""Queries of a modality that are scored against the sample."""
+"""Queries of a modality that are scored."""
 
 FEWEST = 30
 """Items or queries below which nothing is said."""
 
 LEVELS = 256
-"""Shares at which the spread is kept, evenly in their logarithm."""
+"""Shares at which the spread of scores is kept, evenly in their logarithm."""
 
 
 @dataclass(frozen=True)
@@ -48,116 +50,113 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Tail:
-    """How far random pairs lie above the mean of their query.
+class Best:
+    """The best scores of ordinary queries among so many items.
 
     Attributes:
-        distances: [LEVELS] in standard deviations, falling with the share.
+        items: how many.
+        scores: [Q] rising.
+    """
+
+    items: int
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Tail:
+    """How random pairs score.
+
+    Attributes:
+        scores: [LEVELS] falling, those that shares from one of all pairs up to 1 have.
+        few: the best scores among the sampled items.
+        all: the best scores among all items.
         pairs: how many were measured.
         source: where the queries are from, for people.
     """
 
-    distances: np.ndarray
+    scores: np.ndarray
+    few: Best
+    all: Best
     pairs: int
     source: str
 
-    def shares(self, distances: np.ndarray) -> np.ndarray:
-        """The share of random pairs that lie as far above, or farther."""
+    def shares(self, scores: np.ndarray) -> np.ndarray:
+        """The share of random pairs that score as high, of each score."""
         levels = np.geomspace(1.0 / self.pairs, 1.0, LEVELS)
-        logs = np.interp(-distances, -self.distances, np.log(levels))
-        shares: np.ndarray = np.exp(logs)
+        shares: np.ndarray = np.exp(np.interp(-scores, -self.scores, np.log(levels)))
         return shares
 
+    def ordinary(self, score: float, items: int) -> float:
+        """The share of ordinary queries whose best score among so many items is no higher than this one.
 
-def measure_tail(queries: Sample, items: Sample) -> Tail | None:
+        Between the numbers of items at which this was measured, the scores lie between, by the logarithm.
+        """
+        few, many = np.log(self.few.items), np.log(max(self.all.items, self.few.items + 1))
+        part = float(np.clip((np.log(max(items, 1)) - few) / (many - few), 0, 1))
+        best = (1 - part) * self.few.scores + part * self.all.scores
+        return float(np.searchsorted(best, score, "right") / len(best))
+
+
+def measure_tail(queries: Sample, items: Sample, all_items: Best | None = None) -> Tail | None:
     """How random pairs of queries and items score; None where there are too few.
+
+    Args:
+        queries: a sample of them.
+        items: a sample of them.
+        all_items: the best scores of these queries among all items; by default those among the sample.
 
     >>> rng = np.random.default_rng(0)
     >>> points = rng.normal(size=(200, 8)) / 8**0.5
     >>> tail = measure_tail(Sample(points[:80], (None,) * 80, ""), Sample(points[80:], (None,) * 120, ""))
-    >>> tail.pairs, bool(abs(tail.shares(np.array([0.0]))[0] - 0.5) < 0.1)
-    (9600, True)
+    >>> tail.pairs, bool(abs(tail.shares(np.array([0.0]))[0] - 0.5) < 0.1), tail.ordinary(9.0, 50), tail.ordinary(0, 50)
+    (9600, True, 1.0, 0.0)
     """
     if min(len(queries.vectors), len(items.vectors)) < FEWEST:
         return None
     scores = queries.vectors.astype(np.float64) @ items.vectors.astype(np.float64).T
+    kept = _strangers(queries, items)
+    every = np.sort(scores[kept])[::-1]
+    pairs = len(every)
+    if pairs == 0:
+        return None
+    levels = np.geomspace(1.0 / pairs, 1.0, LEVELS)
+    at_levels = every[np.ceil(levels * pairs).astype(int).clip(1, pairs) - 1]
+    few = Best(len(items.vectors), np.sort(np.where(kept, scores, -1.0).max(1)))
+    return Tail(at_levels, few, all_items or few, pairs, queries.source)
+
+
+def _strangers(queries: Sample, items: Sample) -> np.ndarray:
+    """[Q, S] whether a query and an item have no group in common."""
     place: dict[str, list[int]] = {}
     for column, name in enumerate(items.names):
         if name is not None:
             place.setdefault(name, []).append(column)
-    kept = np.ones(scores.shape, dtype=bool)
+    kept = np.ones((len(queries.names), len(items.names)), dtype=bool)
     for row, name in enumerate(queries.names):
         kept[row, place.get(name or "", [])] = False
-    distances = _standard(scores, np.where(kept, scores, np.nan))[kept]
-    pairs = len(distances)
-    levels = np.geomspace(1.0 / pairs, 1.0, LEVELS)
-    order = np.sort(distances)[::-1]
-    return Tail(order[np.ceil(levels * pairs).astype(int).clip(1, pairs) - 1], pairs, queries.source)
-
-
-def _standard(scores: np.ndarray, against: np.ndarray) -> np.ndarray:
-    """Scores [Q, K] as distances from the mean of others [Q, S], NaN left out, in standard deviations of these."""
-    mean, spread = np.nanmean(against, axis=1, keepdims=True), np.nanstd(against, axis=1, keepdims=True)
-    distances: np.ndarray = (scores - mean) / np.maximum(spread, 1e-6)
-    return distances
-
-
-def chance(share: float, count: int) -> float:
-    """The probability that one of `count` random items scores as high as an item of that share.
-
-    >>> round(chance(0.001, 1000), 2)
-    0.63
-    """
-    return float(-np.expm1(count * np.log1p(-min(share, 1 - 1e-12))))
+    return kept
 
 
 @final
 class Calibration:
-    """The samples of an index, and how their random pairs score.
+    """How random pairs score in an index.
 
     Attributes:
-        samples: by modality of items.
         tails: by modality of query and of item.
-        items: how many the index had when this was measured.
+        items: by modality, how many the index had when this was measured.
     """
 
-    def __init__(self, samples: Mapping[str, np.ndarray], tails: Mapping[tuple[str, str], Tail], items: int) -> None:
-        self.samples, self.tails, self.items = dict(samples), dict(tails), items
-
-    @classmethod
-    def measure(cls, queries: Mapping[str, Sample], items: Mapping[str, Sample], count: int) -> Calibration:
-        """Measure every modality of queries against every modality of items."""
-        tails = {
-            (asked, given): tail
-            for asked, sample in queries.items()
-            for given, others in items.items()
-            if (tail := measure_tail(sample, others)) is not None
-        }
-        return cls({given: sample.vectors.astype(np.float32) for given, sample in items.items()}, tails, count)
-
-    def shares(self, queries: np.ndarray, asked: str, given: str, scores: np.ndarray) -> np.ndarray | None:
-        """[Q, K] the shares of scores [Q, K] of queries [Q, d]; None where nothing was measured.
-
-        Args:
-            queries: unit vectors.
-            asked: their modality.
-            given: modality of the items.
-            scores: of items.
-        """
-        tail = self.tails.get((asked, given))
-        if tail is None:
-            return None
-        against = queries.astype(np.float32) @ self.samples[given].T
-        return tail.shares(_standard(scores, against))
+    def __init__(self, tails: Mapping[tuple[str, str], Tail], items: Mapping[str, int]) -> None:
+        self.tails, self.items = dict(tails), dict(items)
 
     def pack(self) -> dict[tuple[str, str], bytes]:
         """As the catalog keeps it."""
-        told = {"items": self.items, "dim": {name: sample.shape[1] for name, sample in self.samples.items()}}
-        packed = {("", ""): json.dumps(told).encode()}
-        packed |= {("", name): sample.astype("<f4").tobytes() for name, sample in self.samples.items()}
+        packed = {("", ""): json.dumps(self.items).encode()}
         for pair, tail in self.tails.items():
-            head = json.dumps({"pairs": tail.pairs, "source": tail.source}).encode()
-            packed[pair] = head + b"\n" + tail.distances.astype("<f4").tobytes()
+            sizes = [tail.few.items, tail.all.items]
+            head = json.dumps({"pairs": tail.pairs, "source": tail.source, "sizes": sizes}).encode()
+            values = np.concatenate([tail.scores, tail.few.scores, tail.all.scores])
+            packed[pair] = head + b"\n" + values.astype("<f8").tobytes()
         return packed
 
     @classmethod
@@ -165,13 +164,12 @@ class Calibration:
         """What `pack` gave; None where there is none."""
         if ("", "") not in packed:
             return None
-        told = json.loads(packed["", ""])
-        samples = {
-            name: np.frombuffer(packed["", name], "<f4").reshape(-1, width) for name, width in told["dim"].items()
-        }
         tails = {}
         for pair, value in packed.items():
             if pair[0]:
-                head, _, distances = value.partition(b"\n")
-                tails[pair] = Tail(np.frombuffer(distances, "<f4"), **json.loads(head))
-        return cls(samples, tails, told["items"])
+                head, _, numbers = value.partition(b"\n")
+                told, values = json.loads(head), np.frombuffer(numbers, "<f8")
+                halves = np.split(values[LEVELS:], 2)
+                few, many = (Best(size, half) for size, half in zip(told["sizes"], halves, strict=True))
+                tails[pair] = Tail(values[:LEVELS], few, many, told["pairs"], told["source"])
+        return cls(tails, json.loads(packed["", ""]))

@@ -17,11 +17,11 @@ from typing import Any, final
 
 import numpy as np
 
-from lightcrl.data.base import Item, Rejection, digest
+from lightcrl.data.base import Rejection
 from lightcrl.embedder import Embedder, load
-from lightcrl.errors import ForeignModelError, QueryError, ShapeError
+from lightcrl.errors import ForeignModelError, QueryError
 from lightcrl.events import Tell
-from lightcrl.index.adding import unit_rows
+from lightcrl.index.adding import vector_entries
 from lightcrl.index.base import Added, Entry, Hit, Neighbours, Record
 from lightcrl.index.catalog import NAME, Catalog
 from lightcrl.index.manifest import load_engine, make_manifest, read_manifest, write_index
@@ -159,9 +159,14 @@ class Index:
                 "build an index of this one."
             )
 
-    def counts(self) -> dict[str, int]:
-        """Items by modality."""
-        return self._catalog.counts()
+    def counts(self, where: str | None = None) -> dict[str, int]:
+        """Items by modality: of all, or of those that a filter takes.
+
+        Raises:
+            FilterError: the filter is none.
+        """
+        counts = self._catalog.counts()
+        return counts if where is None else {name: len(self._catalog.numbers(name, where)) for name in counts}
 
     def info(self) -> dict[str, Any]:
         """As JSON: model, engine, items by modality, columns of metadata, what was set aside, sizes."""
@@ -274,14 +279,7 @@ class Index:
             ShapeError: they are no unit vectors of the index's width, or not as many as ids.
         """
         self.check_model(fingerprint)
-        vectors = unit_rows(vectors, self.dim)
-        if len(vectors) != len(ids) or (metadata is not None and len(metadata) != len(ids)):
-            raise ShapeError(f"{len(vectors)} vectors and {len(ids)} ids; expected as many, and as many metadata.")
-        entries = (
-            Entry(modality, Item(digest("vector", vector.tobytes()), id, None), id, metadata=given, vector=vector)
-            for id, vector, given in zip(ids, vectors, metadata or [{}] * len(ids), strict=True)
-        )
-        return self.add(entries)
+        return self.add(vector_entries(ids, vectors, modality, metadata, self.dim))
 
     def remove(self, ids: Sequence[str] = (), *, where: str | None = None, tell: Tell = lambda event: None) -> int:
         """Remove items by id, and all that a filter takes; how many there were.
@@ -332,6 +330,12 @@ class Index:
             ItemError: a picture or sound cannot be read.
         """
         query = self.query(text, image=image, audio=audio, like=like, minus=minus)
+        return self.search_query(query, where=where, modality=modality, k=k)
+
+    def search_query(
+        self, query: Query, *, where: str | None = None, modality: str | None = None, k: int = 10
+    ) -> list[Hit]:
+        """As `search`, of a query that `query` has made."""
         (hits,) = self.search_vectors(
             query.vector[None], k + len(query.ids), where=where, modality=modality, query=query.modality
         )
@@ -378,6 +382,18 @@ class Index:
         if fingerprint is not None:
             self.check_model(fingerprint)
         return self._reader.search(vectors, k, where, modality, query)
+
+    def ordinary(self, query: str, hits: Sequence[Hit], *, where: str | None = None) -> float | None:
+        """The share of ordinary queries that find nothing nearer than the best of some hits; None if not known.
+
+        Where it is next to nothing, the query is far from everything here.
+
+        Args:
+            query: modality of the query that the hits are of.
+            hits: of one search.
+            where: its filter.
+        """
+        return self._reader.ordinary(query, hits, self.counts(where))
 
     def neighbours(self, k: int = 10, *, where: str | None = None, modality: str | None = None) -> Neighbours:
         """The k nearest others of every item, among the items that a filter takes and of a modality.

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightcrl.index.base import Hit, Part
-from lightcrl.index.calibration import chance
 from lightcrl.index.index import Index
 
-LIKELY = 0.5
-"""The probability that chance alone scores as high, from which on a hit does not count as a match."""
+RARE = 0.05
+"""Share of ordinary queries below which a query that finds so little is said to match nothing."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,7 @@ class Outcome:
         where: the filter.
         modality: of the results, where it was asked for.
         hits: the results.
+        ordinary: share of ordinary queries that find nothing nearer; None if not known.
         counts: items of the index by modality.
         kinds: modality to kind of item.
     """
@@ -31,26 +31,23 @@ class Outcome:
     where: str | None
     modality: str | None
     hits: tuple[Hit, ...]
+    ordinary: float | None
     counts: Mapping[str, int]
     kinds: Mapping[str, str]
 
-    def chance(self, hit: Hit) -> float | None:
-        """The probability that the best of as many random items as there are scores as high; None if unknown."""
-        return None if hit.share is None else chance(hit.share, self.counts[hit.modality])
-
     @property
     def matches(self) -> bool | None:
-        """Whether anything here matches: the best results are better than chance. None where this is not known."""
-        chances = [found for hit in self.hits if (found := self.chance(hit)) is not None]
-        return min(chances) < LIKELY if chances else (None if self.hits else False)
+        """Whether anything here matches, as far as can be told; None where it cannot."""
+        if not self.hits:
+            return False
+        return None if self.ordinary is None else self.ordinary >= RARE
 
     def verdict(self) -> str:
         """The verdict in words; empty where there is nothing to say."""
         if not self.hits:
             return "nothing fits the filter" if self.where or self.modality else "the index is empty"
         if self.matches is False:
-            best = min(found for hit in self.hits if (found := self.chance(hit)) is not None)
-            return f"nothing here matches: random items score as high as the best with probability {best:.2f}"
+            return f"nothing here matches: {1 - (self.ordinary or 0):.0%} of ordinary queries find something nearer"
         return ""
 
     def words(self) -> str:
@@ -69,22 +66,27 @@ class Outcome:
             kind: [{"item": str(part.item), "weight": part.weight} for part in parts]
             for kind, parts in self.asked.items()
         }
-        hits = [{**hit.to_json(), "chance": self.chance(hit)} for hit in self.hits]
         told = {"query": asked, "filter": self.where, "modality": self.modality, "items": dict(self.counts)}
-        return {**told, "matches": self.matches, "verdict": self.verdict(), "hits": hits}
+        return {
+            **told,
+            "matches": self.matches,
+            "ordinary": self.ordinary,
+            "verdict": self.verdict(),
+            "hits": [hit.to_json() for hit in self.hits],
+        }
 
 
 def look(index: Index, asked: Mapping[str, Any], *, where: str | None, modality: str | None, k: int) -> Outcome:
     """Search, and keep what was asked beside what came of it; arguments are those of `Index.search`."""
-    hits = index.search(**asked, where=where, modality=modality, k=k)
+    query = index.query(**asked)
+    hits = tuple(index.search_query(query, where=where, modality=modality, k=k))
     parts = {
-        kind: tuple(
-            part if isinstance(part, Part) else Part(part) for part in ([given], given)[isinstance(given, list)]
-        )
-        for kind, given in asked.items()
-        if given is not None
+        kind: tuple(part if isinstance(part, Part) else Part(part) for part in given)
+        for kind, one in asked.items()
+        if (given := one if isinstance(one, list) else [one] if one is not None else [])
     }
-    return Outcome(parts, where, modality, tuple(hits), index.counts(), index.modalities)
+    ordinary = index.ordinary(query.modality, hits, where=where)
+    return Outcome(parts, where, modality, hits, ordinary, index.counts(), index.modalities)
 
 
 def _quoted(part: Part, kind: str) -> str:

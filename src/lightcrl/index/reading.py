@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from lightcrl.errors import QueryError, ShapeError, StoreError
 from lightcrl.index.base import Engine, Hit, Neighbours, Record, Scope, View
-from lightcrl.index.calibration import Calibration
+from lightcrl.index.calibration import Calibration, Tail
 from lightcrl.index.catalog import Catalog, State
 
 BATCH = 1024
@@ -99,11 +99,25 @@ class Reader:
         opened = self.opened()
         numbers, scores = opened.view.search(queries, k, self._scope(opened, where, modality))
         records = self._catalog.records(np.unique(numbers[numbers >= 0]))
+        tails: Mapping[Any, Tail] = opened.calibration.tails if opened.calibration else {}
         found: list[list[Hit]] = [[] for _ in queries]
         for query, column in zip(*np.nonzero(numbers >= 0), strict=True):
             if (record := records.get(int(numbers[query, column]))) is not None:
-                found[query].append(_hit(record, float(scores[query, column])))
-        return self._with_shares(opened.calibration, queries, asked, found) if asked else found
+                score = float(scores[query, column])
+                tail = tails.get((asked, record.modality))
+                share = float(tail.shares(np.array([score]))[0]) if tail else None
+                found[query].append(_hit(record, score, share))
+        return found
+
+    def ordinary(self, asked: str, hits: Sequence[Hit], counts: Mapping[str, int]) -> float | None:
+        """The share of ordinary queries whose best result is no better than the best of these; None if not known."""
+        calibration = self.opened().calibration
+        shares = [
+            tail.ordinary(hit.score, counts.get(hit.modality, 0))
+            for hit in hits
+            if calibration and (tail := calibration.tails.get((asked, hit.modality)))
+        ]
+        return max(shares, default=None)
 
     def calibration(self) -> list[dict[str, Any]]:
         """As JSON: for which queries and items scores have a meaning, and from how many pairs."""
@@ -132,20 +146,6 @@ class Reader:
         records = self._catalog.records(numbers)
         return Neighbours(tuple(records[number].id for number in numbers.tolist()), places, scores)
 
-    def _with_shares(
-        self, calibration: Calibration | None, queries: np.ndarray, asked: str, hits: list[list[Hit]]
-    ) -> list[list[Hit]]:
-        if calibration is None:
-            return hits
-        for query, row in enumerate(hits):
-            for modality in {hit.modality for hit in row}:
-                places = [place for place, hit in enumerate(row) if hit.modality == modality]
-                scores = np.array([[row[place].score for place in places]])
-                shares = calibration.shares(queries[query : query + 1], asked, modality, scores)
-                for place, share in zip(places, shares[0].tolist() if shares is not None else [], strict=False):
-                    row[place] = replace(row[place], share=share)
-        return hits
-
     def _scope(self, opened: Opened, where: str | None, modality: str | None) -> Scope | None:
         if where is not None:
             numbers = self._catalog.numbers(modality, where)
@@ -161,5 +161,5 @@ class Reader:
         return Scope(modality, of_modality)
 
 
-def _hit(record: Record, score: float) -> Hit:
-    return Hit(record.id, score, None, record.modality, record.path, record.text, record.metadata)
+def _hit(record: Record, score: float, share: float | None) -> Hit:
+    return Hit(record.id, score, share, record.modality, record.path, record.text, record.metadata)

@@ -13,9 +13,12 @@ from lightcrl.embedder import Embedder
 from lightcrl.errors import LightCRLError
 from lightcrl.features.embed import embed_rows
 from lightcrl.features.store import FeatureStore
-from lightcrl.index.base import Record, View
-from lightcrl.index.calibration import ASKED, FEWEST, SAMPLED, Calibration, Sample
+from lightcrl.index.base import Record, Scope, View
+from lightcrl.index.calibration import ASKED, FEWEST, SAMPLED, Best, Calibration, Sample, measure_tail
 from lightcrl.index.catalog import Catalog
+
+OWN_GROUP = 8
+"""Items of a query's own group that may stand before the best other one."""
 
 GROWTH = 2
 """An index is calibrated again when it has so many times the items."""
@@ -66,23 +69,38 @@ def calibrate(
             sample = _of_features(embedder, modality, place, rng) or _everyday(embedder, modality, kind)
             if sample is not None:
                 queries[modality] = sample
-    return Calibration.measure(queries, items, catalog.state().items)
+    tails = {
+        (asked, given): tail
+        for asked, sample in queries.items()
+        for given, others in items.items()
+        if (tail := measure_tail(sample, others, _best_of_all(catalog, view, sample, given))) is not None
+    }
+    return Calibration(tails, catalog.counts())
 
 
 def outgrown(calibration: Calibration | None, catalog: Catalog) -> bool:
     """Whether an index should be calibrated: for the first time, for a new modality, or because it has grown."""
     counts = {modality: count for modality, count in catalog.counts().items() if count >= FEWEST}
-    if calibration is None:
-        return bool(counts)
-    return bool(counts.keys() - calibration.samples.keys()) or sum(counts.values()) >= GROWTH * max(
-        calibration.items, FEWEST
-    )
+    measured = calibration.items if calibration else {}
+    return any(count >= GROWTH * measured.get(modality, 0) for modality, count in counts.items())
 
 
 def _of_index(catalog: Catalog, view: View, numbers: np.ndarray) -> Sample:
     records = catalog.records(numbers)
     names = tuple(_group(records.get(int(number))) for number in numbers)
     return Sample(view.vectors(numbers), names, "items of the index")
+
+
+def _best_of_all(catalog: Catalog, view: View, queries: Sample, given: str) -> Best:
+    """The best score of each query among all items of a modality, those of its own group left out."""
+    numbers = catalog.numbers(given)
+    near, scores = view.search(queries.vectors, OWN_GROUP + 1, Scope(given, lambda: numbers))
+    names = {number: _group(record) for number, record in catalog.records(np.unique(near[near >= 0])).items()}
+    best = []
+    for name, row, line in zip(queries.names, near.tolist(), scores.tolist(), strict=True):
+        others = [score for number, score in zip(row, line, strict=True) if number in names and names[number] != name]
+        best.append(others[0] if others else (line[-1] if line else -1.0))
+    return Best(len(numbers), np.sort(np.array(best)))
 
 
 def _group(record: Record | None) -> str | None:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lightcrl.data.base import Rejection
 from lightcrl.index import Added, Copies, Hit, Index, Outlier
-from lightcrl.index.outcome import LIKELY, Outcome
+from lightcrl.index.outcome import Outcome
 from lightcrl.report.console import console
 
 SHOWN = 10
@@ -21,8 +21,8 @@ SHOWN = 10
 def print_added(index: Index, done: Added) -> None:
     """What came of adding."""
     console.print(
-        f"{done.added:,} added, {done.replaced:,} replaced, {done.present:,} there already; {done.encoded:,} went through "
-        f"an encoder. {index.folder}: {_counted(index.counts())}",
+        f"{done.added:,} added, {done.replaced:,} replaced, {done.present:,} there already; {done.encoded:,} went "
+        f"through an encoder. {index.folder}: {_counted(index.counts())}",
         soft_wrap=True,
         markup=False,
     )
@@ -61,9 +61,9 @@ def print_hits(outcome: Outcome) -> None:
     table = Table(title=escape(outcome.words()), title_justify="left")
     for heading, justify in (("", "right"), ("item", "left"), ("score", "right"), ("as high by chance", "right")):
         table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    style = "dim" if outcome.matches is False else ""
     for number, hit in enumerate(outcome.hits, 1):
-        dim = (found := outcome.chance(hit)) is not None and found >= LIKELY
-        table.add_row(str(number), escape(_told(hit)), f"{hit.score:.3f}", _odds(hit.share), style="dim" if dim else "")
+        table.add_row(str(number), escape(_told(hit)), f"{hit.score:.3f}", _odds(hit.share), style=style)
     if outcome.hits:
         console.print(table)
     if verdict := outcome.verdict():
@@ -75,8 +75,8 @@ def print_copies(copies: Sequence[Copies]) -> None:
     for one in copies:
         items = sum(map(len, one.groups))
         console.print(
-            f"{one.modality}: {len(one.groups):,} groups of near-identical items ({items:,} items); similarity at least "
-            f"{one.threshold:.4f}: {one.reason}",
+            f"{one.modality}: {len(one.groups):,} groups of near-identical items ({items:,} items); similarity at "
+            f"least {one.threshold:.4f}: {one.reason}",
             soft_wrap=True,
             markup=False,
         )

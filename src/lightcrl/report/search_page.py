@@ -33,7 +33,6 @@ def render_search(outcome: Outcome) -> str:
         {
             "hit": hit,
             "item": show_hit(hit, outcome.kinds[hit.modality]),
-            "chance": outcome.chance(hit),
             "metadata": {name: value for name, value in hit.metadata.items() if value not in (None, "")},
         }
         for hit in outcome.hits
