@@ -2,11 +2,11 @@
 
     python benchmarks/index_engines.py --sizes 10000 100000 1000000
 
-makes unit vectors like embeddings (a mixture of clusters in a space of fewer directions, mapped to `--dim` and rounded to
-float16), builds every side, and asks the same queries one by one and 64 at a time. Recall is of the ten nearest by
-`lightcrl.index.nearest`, which is exact. Everything that answers a query runs on one thread and on one core: the process
-is bound to it, since LanceDB has no setting for its threads. Builds use `--build-threads`. Times are medians on the clock.
-Needs the extras `bench` and `search`.
+makes unit vectors like embeddings (a mixture of clusters in a space of fewer directions, mapped to `--dim` and rounded
+to float16), builds every side, and asks the same queries one by one and 64 at a time. Recall is of the ten nearest by
+`lightcrl.index.nearest`, which is exact. Everything that answers a query runs on one thread and on one core: the
+process is bound to it, since LanceDB has no setting for its threads. Builds use `--build-threads`. Times are medians on
+the clock. Needs the extras `bench` and `search`.
 """
 
 from __future__ import annotations

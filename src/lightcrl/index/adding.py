@@ -86,7 +86,7 @@ def add_batch(
         present = [one for one in placed if not one.changed]
         for one in present:
             if one.kept is not None:
-                change.update(one.kept.number, {"key": one.entry.item.key, **_cells(one.entry)})
+                change.update(one.kept.number, {"_key": one.entry.item.key, **_cells(one.entry)})
         change.token(token, state.next + len(stored))
         change.set_aside(rejected, [(one.entry.item.source, one.entry.modality) for one in placed])
     return Added(len(stored) - len(old), len(old), len(present), encoded, tuple(rejected))
@@ -108,7 +108,7 @@ def _place(catalog: Catalog, entries: Sequence[Entry]) -> tuple[list[Placed], li
         for modality, kept in [of_modality[one.id]]
     }
     places = [place(one) for one in unique.values() if one.id is None]
-    at_place = {(modality, kept.place): kept for modality, kept in catalog.kept("place", places)}
+    at_place = {(modality, kept.place): kept for modality, kept in catalog.kept("_place", places)}
     pairs = [
         (one, at_id.get(one.id) if one.id is not None else at_place.get((one.modality, place(one))))
         for one in unique.values()
@@ -211,11 +211,11 @@ def short_names(entry: Entry) -> list[str]:
 def _row(one: Placed, number: int, name: str) -> dict[str, Any]:
     entry = one.entry
     return {
-        "number": number,
+        "_number": number,
         "id": name,
         "modality": entry.modality,
         "digest": one.digest,
-        "key": entry.item.key,
+        "_key": entry.item.key,
         **_cells(entry),
     }
 
@@ -227,7 +227,7 @@ def _cells(entry: Entry) -> dict[str, Any]:
         "path": entry.path,
         "text": entry.text,
         "group_name": entry.group,
-        "place": place(entry) if entry.id is None else None,
+        "_place": place(entry) if entry.id is None else None,
         **metadata,
     }
 

@@ -1,7 +1,7 @@
 """The catalog: one row per item in SQLite, and with it all that changes in an index, in one transaction at a time.
 
     state         key, JSON: generation, the engine's token, the next number
-    items         number, id, modality, path, text, digest, key, group_name, place, and a column for each of metadata
+    items         _number, id, modality, path, text, digest, _key, group_name, _place, and a column for each of metadata
     gone          numbers that the engine still holds, but that are no items any more
     aside         what was set aside, with its reason
     calibration   by modality of query and of item, what scores of random pairs look like
@@ -30,8 +30,8 @@ from lightcrl.index.filters import run_filter
 
 NAME = "catalog.db"
 
-OWN = ("number", "id", "modality", "path", "text", "digest", "key", "group_name", "place")
-"""Columns of every item; `key` and `place` tell whether a source's item is there already."""
+OWN = ("_number", "id", "modality", "path", "text", "digest", "_key", "group_name", "_place")
+"""Columns of every item; `_key` and `_place` tell whether a source's item is there already."""
 
 SHOWN = ("id", "modality", "path", "text", "digest", "group_name")
 """Those of them that a filter is told of."""
@@ -41,10 +41,11 @@ MOST_COLUMNS = 500
 _SCHEMA = """
 CREATE TABLE state (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE items (
-    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, modality TEXT NOT NULL, path TEXT, text TEXT,
-    digest TEXT NOT NULL, key TEXT NOT NULL, group_name TEXT, place TEXT
+    _number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, modality TEXT NOT NULL, path TEXT, text TEXT,
+    digest TEXT NOT NULL, _key TEXT NOT NULL, group_name TEXT, _place TEXT
 );
-CREATE INDEX items_place ON items (place, modality);
+CREATE INDEX items_path ON items (path);
+CREATE INDEX items_place ON items (_place, modality);
 CREATE INDEX items_digest ON items (digest, modality);
 CREATE INDEX items_modality ON items (modality);
 CREATE TABLE gone (number INTEGER PRIMARY KEY);
@@ -143,7 +144,7 @@ class Catalog:
 
     def records(self, numbers: Iterable[int]) -> dict[int, Record]:
         """Those of the items that are there, by number."""
-        return dict(self._select("number", [int(number) for number in numbers]))
+        return dict(self._select("_number", [int(number) for number in numbers]))
 
     def named(self, ids: Sequence[str]) -> dict[str, tuple[int, Record]]:
         """Those of the items that are there, by id, with their numbers."""
@@ -165,7 +166,7 @@ class Catalog:
             with closing(self._connect()) as connection:
                 return run_filter(connection, where, [*SHOWN, *self.columns()])
         condition, values = ("WHERE modality = ?", (modality,)) if modality is not None else ("", ())
-        rows = self._read(f"SELECT number FROM items {condition} ORDER BY number", values)
+        rows = self._read(f"SELECT _number FROM items {condition} ORDER BY _number", values)
         return np.array(rows, dtype=np.int64).reshape(-1)
 
     def gone(self) -> np.ndarray:
@@ -174,7 +175,7 @@ class Catalog:
 
     def counts(self) -> dict[str, int]:
         """Items by modality."""
-        return dict(self._read("SELECT modality, count(*) FROM items GROUP BY modality ORDER BY min(number)"))
+        return dict(self._read("SELECT modality, count(*) FROM items GROUP BY modality ORDER BY min(_number)"))
 
     def aside(self) -> list[Rejection]:
         """What was set aside and has not been added since."""
@@ -186,12 +187,12 @@ class Catalog:
         return {(query, item): value for query, item, value in self._read("SELECT * FROM calibration")}
 
     def kept(self, column: str, values: Sequence[Any]) -> Iterator[tuple[str, Kept]]:
-        """Modality and what is there of each item whose `column` (`id`, `place` or `digest`) is one of the values."""
+        """Modality and what is there of each item whose `column` (`id`, `_place` or `digest`) is one of the values."""
         for start in range(0, len(values), _MANY):
             some = list(values[start : start + _MANY])
             marks = ", ".join("?" * len(some))
             rows = self._read(
-                f"SELECT modality, number, id, digest, key, place, path FROM items WHERE {column} IN ({marks})", some
+                f"SELECT modality, _number, id, digest, _key, _place, path FROM items WHERE {column} IN ({marks})", some
             )
             yield from ((modality, Kept(*rest)) for modality, *rest in rows)
 
@@ -229,7 +230,7 @@ class Catalog:
             for row in cursor.fetchall():
                 cells = dict(zip(names, row, strict=True))
                 own = {name: cells.pop(name) for name in OWN}
-                yield own["number"], _record(own, cells)
+                yield own["_number"], _record(own, cells)
 
     def _read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         try:
@@ -274,7 +275,7 @@ class Change:
 
     def insert(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add items: cells by column, metadata among them."""
-        self.widen({name for row in rows for name in row})
+        self.widen(name for row in rows for name in row)
         for row in rows:
             names = ", ".join(_quoted(name) for name in row)
             self._connection.execute(
@@ -285,12 +286,12 @@ class Change:
         """Change cells of an item."""
         self.widen(cells)
         names = ", ".join(f"{_quoted(name)} = ?" for name in cells)
-        self._connection.execute(f"UPDATE items SET {names} WHERE number = ?", [*cells.values(), number])
+        self._connection.execute(f"UPDATE items SET {names} WHERE _number = ?", [*cells.values(), number])
 
     def drop(self, numbers: Iterable[int]) -> None:
         """Remove items; the engine still holds them."""
         rows = [(int(number),) for number in numbers]
-        self._connection.executemany("DELETE FROM items WHERE number = ?", rows)
+        self._connection.executemany("DELETE FROM items WHERE _number = ?", rows)
         self._connection.executemany("INSERT OR IGNORE INTO gone VALUES (?)", rows)
 
     def forget(self) -> None:

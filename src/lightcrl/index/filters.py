@@ -83,7 +83,7 @@ def run_filter(
     refused: list[str] = []
     _guard(connection, refused, seconds)
     try:
-        rows = connection.execute(f"SELECT number FROM items WHERE (\n{where}\n) ORDER BY number").fetchall()
+        rows = connection.execute(f"SELECT _number FROM items WHERE (\n{where}\n) ORDER BY _number").fetchall()
     except (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeError) as error:
         raise FilterError(_reason(where, error, refused, known, seconds)) from None
     finally:

@@ -88,7 +88,7 @@ def find_duplicates(
     copies = []
     for name in _modalities(index, modality):
         near = index.neighbours(NEIGHBOURS, where=where, modality=name)
-        chosen = choose_threshold(near.scores[:, 0] if near.scores.shape[1] else np.zeros(0))
+        chosen = choose_threshold(near.scores[:, 0])
         value, reason = chosen if threshold is None else (threshold, "given")
         groups = groups_above(near.places, near.scores, value)
         copies.append(Copies(name, value, reason, tuple(tuple(near.ids[at] for at in group) for group in groups)))
@@ -115,7 +115,7 @@ def find_outliers(
         far = farness(near.scores)
         limit = limit_of_outliers(far)
         for at in np.argsort(-far, kind="stable").tolist():
-            if near.places.shape[1] and (most is not None or far[at] > limit):
+            if near.places[at, 0] >= 0 and (most is not None or far[at] > limit):
                 nearest, score = near.ids[near.places[at, 0]], float(near.scores[at, 0])
                 outliers.append(Outlier(near.ids[at], name, float(far[at]), limit, nearest, score))
     outliers.sort(key=lambda one: one.limit - one.farness)
@@ -180,10 +180,9 @@ def farness(scores: np.ndarray) -> np.ndarray:
     Args:
         scores: [N, K] similarities of the nearest others.
     """
-    if scores.shape[1] == 0:
-        return np.zeros(len(scores))
-    mean: np.ndarray = np.nanmean(1 - np.where(np.isfinite(scores), scores, np.nan), axis=1)
-    return mean
+    there = np.isfinite(scores)
+    distances: np.ndarray = np.where(there, 1 - scores, 0).sum(1) / np.maximum(there.sum(1), 1)
+    return distances
 
 
 def limit_of_outliers(far: np.ndarray) -> float:
