@@ -13,13 +13,13 @@ from lightcrl.arguments import Encoders, Json, Trust, write, write_page
 from lightcrl.commands.index import Folder, Model, Where, open_index
 
 _WEIGHT = re.compile(r"(.+)\^(\d+(?:\.\d+)?|\.\d+)", re.DOTALL)
-_HELP = "A weight may follow: {}^0.5."
+_HELP = "A weight may follow: '{}^0.5'."
 
 
 def search(
     index: Folder,
     query: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="What to look for.")] = None,
-    text: Annotated[list[str] | None, typer.Option(help=_HELP.format('"at night"'))] = None,
+    text: Annotated[list[str] | None, typer.Option(help=_HELP.format("at night"))] = None,
     image: Annotated[list[str] | None, typer.Option(metavar="FILE", help=_HELP.format("beach.jpg"))] = None,
     audio: Annotated[list[str] | None, typer.Option(metavar="FILE", help=_HELP.format("rain.wav"))] = None,
     like: Annotated[list[str] | None, typer.Option(metavar="ID", help="An item of the index, by id or file.")] = None,

@@ -146,6 +146,12 @@ class Catalog:
         """Those of the items that are there, by number."""
         return dict(self._select("_number", [int(number) for number in numbers]))
 
+    def listed(self, modality: str | None, where: str | None) -> list[Record]:
+        """Items as `numbers` takes them, in the order in which they came."""
+        numbers = self.numbers(modality, where).tolist()
+        records = self.records(numbers)
+        return [records[number] for number in numbers if number in records]
+
     def named(self, ids: Sequence[str]) -> dict[str, tuple[int, Record]]:
         """Those of the items that are there, by id, with their numbers."""
         return {record.id: (number, record) for number, record in self._select("id", ids)}

@@ -108,8 +108,6 @@ class Index:
             index._embedder = embedder
         return index
 
-    # --- what it is ---
-
     def __len__(self) -> int:
         return self._catalog.state().items
 
@@ -188,8 +186,6 @@ class Index:
         """What was set aside and has not been added since."""
         return self._catalog.aside()
 
-    # --- items ---
-
     def get(self, id: str) -> Record:
         """The item called `id`; a path of a file finds its item too.
 
@@ -212,9 +208,7 @@ class Index:
         Raises:
             FilterError: the filter is none.
         """
-        numbers = self._catalog.numbers(modality, where).tolist()
-        records = self._catalog.records(numbers)
-        return [records[number].id for number in numbers if number in records]
+        return [record.id for record in self._catalog.listed(modality, where)]
 
     def entry(self, raw: Any, modality: str, id: str | None = None, metadata: Mapping[str, Any] | None = None) -> Entry:
         """An entry to be added: a text, a path, or a picture or sound in any form that `Embedder.encode` takes.
@@ -297,8 +291,6 @@ class Index:
     def calibrate(self, tell: Tell = lambda event: None) -> None:
         """Measure anew what scores mean; `add` does so by itself when an index has doubled."""
         self._writer.calibrate(tell)
-
-    # --- search ---
 
     def search(
         self,
