@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,14 @@ NEIGHBOURS = 20
 CROWD = 5
 """Nearest items that say how far an item is from everything."""
 
-LEAST, MOST = 0.9, 0.999
-"""Between these the threshold of copies is chosen."""
+EXPECTED = 0.5
+"""Items that are as near to another as a copy although they are none, of all items."""
+
+FEWEST = 20
+"""Items below which no threshold is told from the data."""
+
+MOST = 0.9999
+"""Greatest threshold: float16 tells no higher similarities apart."""
 
 
 @dataclass(frozen=True)
@@ -127,33 +134,31 @@ def _modalities(index: Index, modality: str | None) -> Sequence[str]:
 
 
 def choose_threshold(nearest: np.ndarray) -> tuple[float, str]:
-    """From which similarity on two items count as the same, and why: the widest gap above `LEAST`.
+    """From which similarity on two items count as the same, and why.
 
-    Copies of a picture, resized or compressed anew, are nearer to each other than any two different pictures, with
-    few similarities between: the threshold lies in the middle of the widest gap of -log(1 - similarity) of nearest
-    neighbours from `LEAST` upwards, the ends included. Where there is no gap wider than a factor of 2 in distance, it
-    is `MOST`: only what is as good as equal.
+    The distances of ordinary items to their nearest, 1 minus similarity, are about log-normal. Median and lower
+    quartile say what spread they have, as long as fewer than a quarter of the items have copies. The threshold is the
+    distance below which `EXPECTED` of all items would lie if none had; copies make it a little stricter.
 
     Args:
         nearest: [N] similarity of each item to its nearest.
 
-    >>> value, reason = choose_threshold(np.array([0.5, 0.62, 0.7, 0.91, 0.92, 0.995, 0.996, 0.997]))
-    >>> 0.95 < value < 0.99
-    True
+    >>> ordinary = 1 - np.exp(np.random.default_rng(0).normal(-1.5, 0.4, 1000))
+    >>> value, reason = choose_threshold(np.concatenate([ordinary, np.full(20, 0.99)]))
+    >>> round(value, 2), reason
+    (0.95, 'by the spread of ordinary distances, 0.5 of 1,020 items would be so near without a copy')
     >>> choose_threshold(np.array([0.3, 0.4]))[0]
-    0.999
+    0.9999
     """
-    near = np.sort(nearest[nearest >= LEAST])
-    if len(near) == 0:
-        return MOST, f"no two items are nearer than {LEAST}, so only what is as good as equal would count"
-    ends = -np.log1p(-np.concatenate([[LEAST], near, [MOST]]).clip(max=MOST))
-    gaps = np.diff(ends)
-    widest = int(np.argmax(gaps))
-    if gaps[widest] <= np.log(2):
-        return MOST, f"similarities above {LEAST} have no gap, so only what is as good as equal counts"
-    value = float(-np.expm1(-(ends[widest] + ends[widest + 1]) / 2))
-    low, high = (float(-np.expm1(-end)) for end in (ends[widest], ends[widest + 1]))
-    return value, f"the middle of the widest gap between nearest neighbours, {low:.3f} to {high:.3f}"
+    near = nearest[np.isfinite(nearest)]
+    if len(near) < FEWEST:
+        return MOST, "too few items to tell more than what is as good as equal"
+    logs = np.log1p(-near.astype(np.float64).clip(max=1 - 1e-6))
+    quartile, median = np.quantile(logs, [0.25, 0.5])
+    spread = (median - quartile) / -NormalDist().inv_cdf(0.25)
+    value = float(-np.expm1(median + spread * NormalDist().inv_cdf(EXPECTED / len(near))))
+    reason = f"by the spread of ordinary distances, {EXPECTED:g} of {len(near):,} items would be so near without a copy"
+    return min(value, MOST), reason
 
 
 def groups_above(places: np.ndarray, scores: np.ndarray, threshold: float) -> list[np.ndarray]:
