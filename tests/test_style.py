@@ -25,7 +25,7 @@ EXEMPT = {
     *("arguments.py", "cli.py", "embedder.py", "events.py", "features/base.py", "pipeline.py"),
     *("encoders", "index", "tasks", "studies/reproduce", "studies/check/slots.py", "studies/check/spaces.py"),
     *("data/hub.py", "features/live.py", "metrics/alignment.py", "metrics/cca.py", "metrics/curve.py"),
-    "report/console.py",
+    *("report/console.py", "report/index_console.py", "commands/index.py", "commands/search.py"),
 }
 
 

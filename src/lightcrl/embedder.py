@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,11 @@ class Embedder:
     def dim(self) -> int:
         """d, width of an embedding."""
         return self.method.dim
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Stands for all that decides the embeddings: the checkpoint's digest."""
+        return str(self.checkpoint.config()["digest"])
 
     def encoder(self, modality: str) -> Encoder:
         """The encoder of a modality, with what training has changed of it.
