@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from json import dumps
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,14 +29,33 @@ def set_console(ctx: typer.Context, setting: Literal["quiet", "stderr"]) -> None
 
 
 STANDARD_OUTPUT = Path("-")
+# Panels of a command's help.
+OUTPUT, MODEL, CHOICE = "Output", "Model", "What is taken"
+choice = partial(typer.Option, rich_help_panel=CHOICE)
+place = partial(typer.Option, rich_help_panel=OUTPUT)
 Json = Annotated[
     Path | None,
-    typer.Option("--json", callback=_json_place, help="Write the figures here as JSON; - is standard output."),
+    typer.Option(
+        "--json",
+        callback=_json_place,
+        help="Write the figures here as JSON; - is standard output.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Encoders = Annotated[
-    list[str] | None, typer.Option("--encoder", help="modality=FOLDER, where an encoder lies now, if it has moved.")
+    list[str] | None,
+    typer.Option(
+        "--encoder", help="modality=FOLDER, where an encoder lies now, if it has moved.", rich_help_panel=MODEL
+    ),
 ]
-Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model's encoders.")]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Run code that comes with the model's encoders.", rich_help_panel=MODEL),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of the recipe.", rich_help_panel=CHOICE),
+]
 Features = Annotated[Path | None, typer.Option(help="Folder of the feature stores; by default that of the recipe.")]
 
 
@@ -85,11 +104,11 @@ def write_page(path: Path, html: str) -> None:
 
 
 def write(path: Path, value: Any) -> None:
-    """Write a JSON value to a file, with the folders above it, or to standard output (`-`)."""
-    if path == STANDARD_OUTPUT:
-        typer.echo(dumps(value, indent=2))
-        return
-    from lightcrl.files.local import make_folder, write_json
+    """Write a JSON value to a file, with the folders above it, or to standard output (`-`): the same text."""
+    from lightcrl.files.local import json_text, make_folder, write_json
 
+    if path == STANDARD_OUTPUT:
+        typer.echo(json_text(value), nl=False)
+        return
     make_folder(path.absolute().parent)
     write_json(path, value)

@@ -15,9 +15,12 @@ from lightcrl.arguments import (
     CheckpointFolder,
     Encoders,
     Json,
+    Overrides,
     Trust,
+    choice,
     load_embedder,
     names,
+    place,
     set_console,
     sizes,
     write,
@@ -96,18 +99,19 @@ def options(
         set_console(ctx, "quiet")
 
 
-@app.command()
+@app.command(epilog="Example: lightcrl run recipes/world.toml --set training.epochs=5 --json -")
 def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What to align, how, and how to measure it.")],
-    override: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of the recipe.")
-    ] = None,
+    override: Overrides = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the run; runs/<name> by default.")
+        Path | None,
+        place(metavar="DIR", help="Folder of the run; runs/<name> by default."),
     ] = None,
+    json: Json = None,
 ) -> None:
     """Read the data, encode every item once, train, evaluate. The same command goes on where it was stopped."""
     from lightcrl.pipeline import run as run_recipe
+    from lightcrl.pipeline import summary
     from lightcrl.processes import is_main
     from lightcrl.recipe import load_recipe
     from lightcrl.report import console, progress
@@ -119,29 +123,31 @@ def run(
     with progress.Live() as live:
         done = run_recipe(parsed, tell=live.tell)
     console.print_run(done, parsed)
+    if json is not None:
+        write(json, summary(parsed, done))
 
 
-@app.command()
+@app.command(epilog="Example: lightcrl compare recipes/world.toml --methods dfe,linear --seeds 3")
 def compare(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Data, encoders, training, evaluation.")],
     methods: Annotated[
         str | None,
-        typer.Option(metavar="NAME,NAME[KEY=VALUE,...],...", help="By default the recipe's and all there are."),
+        choice(metavar="NAME,NAME[KEY=VALUE,...],...", help="By default the recipe's and all there are."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many trainings of each.")] = 5,
+    seeds: Annotated[int, choice(min=1, help="How many trainings of each.")] = 5,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the comparison; runs/<name>-compare by default.")
+        Path | None,
+        place(metavar="DIR", help="Folder of the comparison; runs/<name>-compare by default."),
     ] = None,
-    override: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of the recipe.")
-    ] = None,
-    tune: Annotated[bool, typer.Option(help="Let every method choose options from its grid on dev.")] = True,
+    override: Overrides = None,
+    tune: Annotated[bool, choice(help="Let every method choose options from its grid on dev.")] = True,
     scaling: Annotated[
         str | None,
-        typer.Option(metavar="N,N,...|auto", help="Train on subsets of so many groups too; auto doubles from 125."),
+        choice(metavar="N,N,...|auto", help="Train on subsets of so many groups too; auto doubles from 125."),
     ] = None,
     target: Annotated[
-        float | None, typer.Option(help="Mean R@1 that --scaling says the groups for; the next round one by default.")
+        float | None,
+        choice(help="Mean R@1 that --scaling says the groups for; the next round one by default."),
     ] = None,
     json: Json = None,
 ) -> None:
@@ -169,23 +175,28 @@ def compare(
         write(json, done.to_json())
 
 
-@app.command()
+@app.command(epilog="Example: lightcrl reproduce recipes/paper_small --seeds 1 --output runs/paper")
 def reproduce(
     family: Annotated[Path, typer.Argument(metavar="FAMILY", help="A folder of recipes with a family.toml.")],
     models: Annotated[
-        str | None, typer.Option(metavar="LABEL,LABEL,...|all", help="By default all but the optional ones.")
+        str | None,
+        choice(metavar="LABEL,LABEL,...|all", help="By default all but the optional ones."),
     ] = None,
-    tasks: Annotated[str | None, typer.Option(metavar="NAME,NAME,...", help="By default all.")] = None,
+    tasks: Annotated[str | None, choice(metavar="NAME,NAME,...", help="By default all.")] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="How many trainings of each; by default the family's.")
+        int | None,
+        choice(min=1, help="How many trainings of each; by default the family's."),
     ] = None,
     groups: Annotated[
-        int | None, typer.Option(metavar="N", min=2, help="Training groups of every recipe; by default the family's.")
+        int | None,
+        choice(metavar="N", min=2, help="Training groups of every recipe; by default the family's."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(metavar="DIR", help="By default runs/<name of the family>.")] = None,
+    output: Annotated[Path | None, place(metavar="DIR", help="By default runs/<name of the family>.")] = None,
     override: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of every recipe.")
+        list[str] | None,
+        choice("--set", metavar="SECTION.KEY=VALUE", help="Change one key of every recipe."),
     ] = None,
+    json: Json = None,
 ) -> None:
     """Compute the paper's tables anew, published figures beside them, and say what becomes of its claims."""
     from lightcrl.report import console, progress
@@ -205,18 +216,18 @@ def reproduce(
         )
     write_figures(done)
     console.print_reproduction(done)
+    if json is not None:
+        write(json, done.to_json())
 
 
-@app.command()
+@app.command(epilog="Example: lightcrl check recipes/world.toml --json check.json")
 def check(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Whose data and encoders to look at.")],
     sample: Annotated[
         int | None,
-        typer.Option(metavar="N", min=60, help="Groups of train to look at; by default what fits two minutes."),
+        choice(metavar="N", min=60, help="Groups of train to look at; by default what fits two minutes."),
     ] = None,
-    override: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of the recipe.")
-    ] = None,
+    override: Overrides = None,
     json: Json = None,
 ) -> None:
     """Say before any training which encoders and layers fit, what leaks, and which recall to expect."""
@@ -236,7 +247,7 @@ def check(
 app.add_typer(evaluate, name="evaluate")
 
 
-@app.command()
+@app.command(epilog="Example: lightcrl embed runs/world captions.txt --modality text --output captions.npy")
 def embed(
     checkpoint: CheckpointFolder,
     source: Annotated[
@@ -245,13 +256,15 @@ def embed(
             metavar="SOURCE", help="A file, a folder, for texts a file with one text a line, or a table with --column."
         ),
     ],
-    modality: Annotated[str, typer.Option(help="Modality of the items.")],
+    modality: Annotated[str, choice(help="Modality of the items.")],
     output: Annotated[
-        Path, typer.Option(help="Where to write the vectors, as .npy [N, d]; ids go beside it as .json.")
+        Path,
+        place(help="Where to write the vectors, as .npy [N, d]; ids go beside it as .json."),
     ],
-    column: Annotated[str | None, typer.Option(help="SOURCE is a table; embed the items of this column.")] = None,
+    column: Annotated[str | None, choice(help="SOURCE is a table; embed the items of this column.")] = None,
     encoder: Encoders = None,
     trust_remote_code: Trust = False,
+    json: Json = None,
 ) -> None:
     """Embed a file, the files of a folder, the lines of a text file or a column of a table."""
     import numpy as np
@@ -272,29 +285,37 @@ def embed(
     with whole_file(output) as temporary, temporary.open("wb") as stream:
         np.save(stream, vectors[kept])
     ids = [item.source for item, keep in zip(items, kept, strict=True) if keep]
-    write(output.with_suffix(".json"), {"modality": modality, "ids": ids, "rejected": [str(one) for one in rejected]})
+    told = {"modality": modality, "ids": ids, "rejected": [str(one) for one in rejected]}
+    write(output.with_suffix(".json"), told)
     console.print_embedded(output, vectors[kept].shape, rejected)
+    if json is not None:
+        write(json, {"vectors": str(output), "shape": list(vectors[kept].shape), **told})
 
 
-@app.command()
+@app.command(epilog="Example: lightcrl export runs/world --output exported --modality text")
 def export(
     checkpoint: CheckpointFolder,
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Where to write the graphs.")],
+    output: Annotated[Path, place(metavar="DIR", help="Where to write the graphs.")],
     format: Annotated[Literal["onnx"], typer.Option(help="Of the graphs.")] = "onnx",
-    modality: Annotated[list[str] | None, typer.Option(help="Whose graph to write; by default everyone's.")] = None,
+    modality: Annotated[list[str] | None, choice(help="Whose graph to write; by default everyone's.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="A quarter of the size, at the price of some recall.")] = False,
     encoder: Encoders = None,
     trust_remote_code: Trust = False,
+    json: Json = None,
 ) -> None:
     """Write encoder and model as one ONNX graph per modality."""
     from lightcrl.export import export_onnx
     from lightcrl.report import console
 
     embedder = load_embedder(checkpoint, encoder, trust_remote_code)
-    console.print_exported(export_onnx(embedder, output, modality, int8=int8))
+    folder = export_onnx(embedder, output, modality, int8=int8)
+    console.print_exported(folder)
+    if json is not None:
+        graphs = {path.name: path.stat().st_size for path in sorted(folder.glob("*.onnx"))}
+        write(json, {"folder": str(folder), "bytes": graphs})
 
 
-@app.command()
+@app.command(epilog="Example: lightcrl info runs/world")
 def info(checkpoint: CheckpointFolder, json: Json = None) -> None:
     """Print what a model maps, its parameters by part, and its figures."""
     from lightcrl.checkpoint import load_checkpoint
@@ -306,11 +327,12 @@ def info(checkpoint: CheckpointFolder, json: Json = None) -> None:
         write(json, {"parameters": found.parts(), **found.config()})
 
 
-@app.command()
+@app.command(epilog="Example: lightcrl report runs/world runs/other --output both.html")
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Finished runs; several stand side by side.")],
     output: Annotated[
-        Path | None, typer.Option(metavar="OUT.html", help="Where to write the page; DIR/report.html of the first run.")
+        Path | None,
+        place(metavar="OUT.html", help="Where to write the page; DIR/report.html of the first run."),
     ] = None,
 ) -> None:
     """Write one self-contained page of a run, or of several side by side."""
@@ -320,16 +342,14 @@ def report(
 
     with progress.Live() as live:
         html = render(*(gather(folder, tell=live.tell) for folder in folders))
-    place = output or folders[0] / "report.html"
-    write_page(place, html)
-    console.print_page(place)
+    page = output or folders[0] / "report.html"
+    write_page(page, html)
+    console.print_page(page)
 
 
-@app.command()
+@app.command(epilog="Example: lightcrl demo --output runs/demo")
 def demo(
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Where to write the run and report.html.")] = Path(
-        "runs/demo"
-    ),
+    output: Annotated[Path, place(metavar="DIR", help="Where to write the run and report.html.")] = Path("runs/demo"),
 ) -> None:
     """Generate a small world of pictures, captions and sounds, align all three and show what came out."""
     from lightcrl.demo import run_demo

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,12 @@ class Run:
     Attributes:
         folder: folder of the run; `lightcrl.load` accepts it.
         models: the recipe's method for every seed, then each baseline for every seed.
+        texts_cut: number of texts that were longer than their encoder takes, by modality of texts.
     """
 
     folder: Path
     models: tuple[Model, ...]
+    texts_cut: Mapping[str, int] = field(default_factory=dict)
 
 
 def prepare_tasks(recipe: Recipe, setting: Setting) -> dict[str, Task]:
@@ -194,6 +196,8 @@ def _run(recipe: Recipe, tell: Tell) -> Run:
         write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
         write_rejected(rejected, folder / "rejected.jsonl")
 
+    texts = [modality for modality, kind in recipe.kinds.items() if kind == "text"]
+    texts_cut = {modality: len(features.store(modality).cut) for modality in texts}
     models = []
     for spec in specs:
         for seed in recipe.evaluation.seeds:
@@ -201,8 +205,8 @@ def _run(recipe: Recipe, tell: Tell) -> Run:
             place = folder if own else folder / "others" / f"{spec.name.replace(':', '.')}-seed{seed}"
             models.append(train_one(recipe, spec, seed, place, setting, tasks))
             if is_main():
-                write_json(folder / "metrics.json", summary(recipe, models, features))
-    return Run(folder, tuple(models))
+                write_json(folder / "metrics.json", summary(recipe, Run(folder, tuple(models), texts_cut)))
+    return Run(folder, tuple(models), texts_cut)
 
 
 def train_method(
@@ -314,13 +318,12 @@ def train_one(
     return model
 
 
-def summary(recipe: Recipe, models: Iterable[Model], features: Features) -> dict[str, Any]:
-    """Return the content of metrics.json; `texts_cut` counts texts beyond their encoder's length, by modality."""
-    texts = [modality for modality, kind in recipe.kinds.items() if kind == "text"]
+def summary(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """Return the content of metrics.json."""
     return {
         "recipe": recipe.name,
         "split": recipe.evaluation.split,
-        "texts_cut": {modality: len(features.store(modality).cut) for modality in texts},
+        "texts_cut": dict(run.texts_cut),
         "models": [
             {
                 "method": model.method,
@@ -332,7 +335,7 @@ def summary(recipe: Recipe, models: Iterable[Model], features: Features) -> dict
                 **dict.fromkeys((RETRIEVAL, *OWN_TABLES)),
                 **{label: result.to_json() for label, result in model.results.items()},
             }
-            for model in models
+            for model in run.models
         ],
     }
 

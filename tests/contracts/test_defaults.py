@@ -126,9 +126,14 @@ def test_every_value_meets_every_method():
         assert {cell[at] for cell in turns()} == set(table)
 
 
-@pytest.mark.parametrize("tuning", ["frozen", "one tower"])
-def test_a_default_model_is_exported_as_it_embeds(place, tmp_path, tuning):
-    run(make(place, "dfe", tuning, "info_nce", "two", "sequence"), output=tmp_path / "run")
+EXPORTED = [("dfe", "frozen", "sequence"), ("dfe", "one tower", "sequence")]
+if os.environ.get("LIGHTCRL_MATRIX") == "all":
+    EXPORTED = [("dfe", "one tower", "sequence"), *((name, "frozen", tokens) for name in METHODS for tokens in TOKENS)]
+
+
+@pytest.mark.parametrize(("method", "tuning", "tokens"), EXPORTED)
+def test_a_default_model_is_exported_as_it_embeds(place, tmp_path, method, tuning, tokens):
+    run(make(place, method, tuning, "info_nce", "two", tokens), output=tmp_path / "run")
     embedder = lightcrl.load(tmp_path / "run")
     exported = ExportedEmbedder(export_onnx(embedder, tmp_path / "onnx"), threads=1)
     for items, modality in (([place / "0.png"], "image"), (["the red dog"], "text")):

@@ -36,6 +36,8 @@ class Live:
             TextColumn("{task.fields[note]}"),
             console=console,
             refresh_per_second=4,
+            # Bars are noise in a file or a pipe; lines stay.
+            disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
         self._steps = 0
