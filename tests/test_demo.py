@@ -252,7 +252,7 @@ def test_several_runs_stand_side_by_side_and_then_each_by_itself(report, second,
     page = Page(together)
     text = " ".join(page.text.split())
     assert "2 runs side by side" in text
-    assert "All were measured on as many queries" in text
+    assert "All runs were measured on equal numbers of queries" in text
     assert page.count("article") == 2
     assert page.count("table") == 1 + 2 * 5
     assert page.count("figure") == page.count("figcaption") == 2 + 2 * 7

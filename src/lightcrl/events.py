@@ -1,8 +1,8 @@
-"""Events: what a long command tells while it runs. Each is a mapping with the key `event`, its name.
+"""Events of long commands: mappings with the key `event`, the name of the event.
 
-A function that takes `tell` calls it with one of `EVENTS`; who trains several methods (a run, a comparison) adds whose
-it is. log.jsonl holds those of training as they come. A new event is a class and a line here, and a line in the table
-of whoever shows it.
+A function with an argument `tell` calls it with one of `EVENTS`; a caller that trains several methods (a run, a
+comparison) adds the method. log.jsonl contains the events of training. A new event is a class and a line here, and a
+line in the table of every display.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypedDict
 
 Tell = Callable[[Mapping[str, Any]], None]
-"""Called with each event, one of `EVENTS`."""
+"""A function that is called with each event, one of `EVENTS`."""
 
 
 class Waiting(TypedDict):
-    """Another process writes a folder.
+    """Another process writes to a folder.
 
     Attributes:
         folder: the folder.
-        holder: that process, for people.
+        holder: description of that process, for people.
     """
 
     event: Literal["waiting"]
@@ -28,11 +28,11 @@ class Waiting(TypedDict):
 
 
 class Data(TypedDict):
-    """The data set is read.
+    """The data set has been read.
 
     Attributes:
-        groups: how many, by split.
-        rejected: things set aside.
+        groups: number of groups by split.
+        rejected: number of rejections.
     """
 
     event: Literal["data"]
@@ -44,9 +44,9 @@ class Encode(TypedDict):
     """Items of a modality are being encoded.
 
     Attributes:
-        modality: whose they are.
-        done: items so far.
-        total: items that have to be encoded.
+        modality: modality of the items.
+        done: number of items so far.
+        total: number of items to encode.
     """
 
     event: Literal["encode"]
@@ -59,15 +59,15 @@ class Encoded(TypedDict):
     """A modality's feature store is complete.
 
     Attributes:
-        modality: whose it is.
-        items: in the store.
-        encoded: of them now.
-        copied: of them from other stores.
-        kept: of them that were there.
-        cut: texts whose end the encoder left out.
-        rejected: items set aside, by reason.
-        folder: of the store.
-        bytes: of its values.
+        modality: modality of the store.
+        items: number of items in the store.
+        encoded: number of items encoded now.
+        copied: number of items from other stores.
+        kept: number of items that were already there.
+        cut: number of texts that exceeded the encoder's length.
+        rejected: number of rejected items by reason.
+        folder: folder of the store.
+        bytes: size of its values in bytes.
     """
 
     event: Literal["encoded"]
@@ -83,10 +83,10 @@ class Encoded(TypedDict):
 
 
 class Select(TypedDict):
-    """A check begins to choose among slots.
+    """A check begins the selection of slots.
 
     Attributes:
-        slots: of all encoders together.
+        slots: number of slots of all encoders.
     """
 
     event: Literal["select"]
@@ -94,11 +94,11 @@ class Select(TypedDict):
 
 
 class Training(TypedDict, total=False):
-    """What tells of one training.
+    """The common keys of events of a training.
 
     Attributes:
-        method: what is trained, where several are.
-        seed: of weights, batches and dropout.
+        method: trained method, if there are several.
+        seed: seed of weights, batches and dropout.
     """
 
     method: str
@@ -109,7 +109,7 @@ class Start(Training):
     """A training begins, with its plan: see `training.plan.Plan`.
 
     Attributes:
-        parameters: trained ones, by part of the method.
+        parameters: number of trained parameters by part of the method.
     """
 
     event: Literal["start"]
@@ -123,15 +123,15 @@ class Start(Training):
 
 
 class Step(Training):
-    """One step of a training.
+    """A step of a training.
 
     Attributes:
-        step: its number, from 0.
-        epoch: its pass over the training split.
-        loss: of its batch.
-        learning_rate: of the step.
-        logit_scale: after it.
-        gradient_norm: before clipping.
+        step: number of the step, from 0.
+        epoch: pass over the training split.
+        loss: loss of the batch.
+        learning_rate: learning rate of the step.
+        logit_scale: logit scale after the step.
+        gradient_norm: norm of the gradient before clipping.
     """
 
     event: Literal["step"]
@@ -144,11 +144,11 @@ class Step(Training):
 
 
 class Evaluation(Training):
-    """A look at dev; its figures stand beside these keys, such as `dev_mean_recall@1`.
+    """An evaluation on dev; its figures have further keys, such as `dev_mean_recall@1`.
 
     Attributes:
-        step: steps done.
-        epoch: passes done.
+        step: number of finished steps.
+        epoch: number of finished passes.
     """
 
     event: Literal["evaluation"]
@@ -157,13 +157,13 @@ class Evaluation(Training):
 
 
 class Trained(TypedDict):
-    """A training is done.
+    """A training has ended.
 
     Attributes:
-        method: what was trained.
-        seed: of the training.
-        seconds: that it took.
-        folder: of its checkpoints and log.
+        method: trained method.
+        seed: seed of the training.
+        seconds: duration of the training.
+        folder: folder of its checkpoints and log.
     """
 
     event: Literal["trained"]
@@ -204,4 +204,4 @@ EVENTS: Mapping[str, type[Any]] = {
     "trained": Trained,
 }
 OPEN = frozenset({"evaluation"})
-"""Events with further keys, which depend on what is measured."""
+"""Events with further keys, which depend on the measured tasks."""

@@ -1,10 +1,10 @@
-"""A whole run: data, features, training, evaluation, in one call.
+"""A complete run in one call: data, features, training, evaluation.
 
-recipe.json     the recipe as it was understood
-rejected.jsonl  what was set aside, with its reason
+recipe.json     the recipe with all its settings
+rejected.jsonl  items set aside, with reasons
 best/ last/ log.jsonl      the run's own model: the recipe's method, first seed
-others/<method>-seed<N>/   further seeds and baselines, laid out alike
-metrics.json    every model's figures
+others/<method>-seed<N>/   further seeds and baselines, in the same layout
+metrics.json    figures of all models
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ RETRIEVAL = "retrieval"
 
 @dataclass(frozen=True)
 class Model:
-    """One trained model of a run.
+    """A trained model of a run.
 
     Attributes:
         method: name of the method.
@@ -77,7 +77,7 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: where it lies; `lightcrl.load` takes it.
+        folder: folder of the run; `lightcrl.load` accepts it.
         models: the recipe's method for every seed, then each baseline for every seed.
         texts_cut: number of texts that were longer than their encoder takes, by modality of texts.
     """
@@ -91,7 +91,7 @@ def prepare_tasks(recipe: Recipe, setting: Setting) -> dict[str, Task]:
     """Encode the data of the recipe's tasks, once; the first is retrieval on the recipe's own split.
 
     Raises:
-        DataError: the data of a task cannot be used.
+        DataError: the data of a task is unusable.
     """
     return {RETRIEVAL: prepare_task(RETRIEVAL, RetrievalSpec(), setting)} | prepare_named(recipe, setting)
 
@@ -105,7 +105,7 @@ def check_tasks(recipe: Recipe) -> None:
     """Refuse tasks that the recipe's modalities or their own data do not allow, before anything is encoded.
 
     Raises:
-        LightCRLError: as `Task.check`.
+        LightCRLError: see `Task.check`.
     """
     for kind, spec in recipe.evaluation.named().values():
         TASKS.load(kind).check(spec, recipe.kinds)
@@ -114,17 +114,17 @@ def check_tasks(recipe: Recipe) -> None:
 def prepare(
     recipe: Recipe, tell: Tell = lambda event: None, methods: Iterable[MethodSpec] = ()
 ) -> tuple[Features, dict[str, Encoder], list[Rejection]]:
-    """Read the data and have every item encoded: features, encoders, and what was set aside.
+    """Read the data and encode every item: features, encoders, and rejections.
 
     Args:
-        recipe: of which data, encoders and features are read; that its encoders can be trained as it says is checked.
-        tell: called with what happens.
-        methods: to be trained on the features; what they would refuse is refused before anything is encoded.
+        recipe: recipe whose data, encoders and features are read; its tuning of encoders is validated.
+        tell: function that is called with events.
+        methods: methods to train on the features; their refusals are raised before encoding.
 
     Raises:
-        DataError: the data cannot be used.
-        EncoderError: an encoder cannot, or cannot be trained.
-        TrainingError: as `check_early`.
+        DataError: the data is unusable.
+        EncoderError: an encoder is unusable, or cannot be trained.
+        TrainingError: see `check_early`.
         StorageError: features cannot be written.
     """
     dataset = load_dataset(recipe.data, recipe.kinds)
@@ -156,17 +156,17 @@ def run(
     output: Path | str | None = None,
     tell: Tell = lambda event: None,
 ) -> Run:
-    """Do what a recipe says; what is already done is not done again.
+    """Run a recipe; finished work is reused.
 
     Args:
         recipe: a recipe, or the file of one.
         overrides: `section.key=value` on top of the file.
         output: folder of the run, in place of the recipe's.
-        tell: called with what happens.
+        tell: function that is called with events.
 
     Raises:
-        LockedError: another process is writing the folder.
-        LightCRLError: anything that the recipe, the data or the machine does not allow.
+        LockedError: another process writes to the folder.
+        LightCRLError: a setting of the recipe, the data or the machine is invalid.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, output)
@@ -186,7 +186,7 @@ def _run(recipe: Recipe, tell: Tell) -> Run:
         check_combination(Combination(kind, tuple(recipe.tuning), launched(), loss, spec.parsed()))
     folder = make_folder(recipe.folder)
     with main_first():
-        # Hours of encoding come after what can be refused at once.
+        # Immediate refusals come before hours of encoding.
         check_tasks(recipe)
         features, encoders, rejected = prepare(recipe, tell, specs)
         make_plan(recipe.training, features.split("train"))
@@ -219,25 +219,25 @@ def train_method(
     report: Tell = lambda event: None,
     judge: Judge = by_retrieval,
 ) -> tuple[Checkpoint, Trained, Features]:
-    """Train one method as the recipe has it, and the encoders that it wants trained.
+    """Train a method with the recipe's settings, and the encoders that it tunes.
 
     Returns:
-        The checkpoint with its best weights, how it went, and the features as the trained encoders give them (those
-        given, where all encoders are frozen).
+        The checkpoint with its best weights, the training, and the features from the trained encoders (the given
+        features if all encoders are frozen).
 
     Args:
-        recipe: how to train; its own method does not matter.
+        recipe: training settings; its own method is ignored.
         spec: the method.
-        seed: of weights, batches and dropout.
+        seed: seed of weights, batches and dropout.
         place: folder of the training.
-        features: with splits `train` and `dev`.
-        encoders: that made them.
-        report: called with every line of log.jsonl.
-        judge: how dev is measured.
+        features: features with the splits `train` and `dev`.
+        encoders: encoders of the features.
+        report: function that is called with every line of log.jsonl.
+        judge: evaluation on dev.
 
     Raises:
-        TrainingError: as `train`.
-        CheckpointError: `place` holds a training of other settings.
+        TrainingError: see `train`.
+        CheckpointError: `place` has a training with other settings.
     """
     loss = recipe.training.suited(METHODS.load(spec.name)).loss
     checkpoint = Checkpoint(
@@ -262,7 +262,7 @@ def train_method(
 
 
 def watching(tasks: Iterable[Task]) -> Judge:
-    """Dev decides as ever (`by_retrieval`); beside it the log has what `Task.watch` sees, which decides nothing."""
+    """Judge by dev as usual (`by_retrieval`), and log the figures of `Task.watch`, which decide nothing."""
 
     def judge(method: Method, features: Features, epoch: int) -> Judgement:
         judgement = by_retrieval(method, features, epoch)
@@ -275,7 +275,7 @@ def watching(tasks: Iterable[Task]) -> Judge:
 def tasks_as_trained(
     recipe: Recipe, checkpoint: Checkpoint, setting: Setting, tasks: Mapping[str, Task], features: Features
 ) -> Mapping[str, Task]:
-    """Return the same tasks as a checkpoint's own encoders see them: these, where all encoders are frozen."""
+    """Return the tasks with a checkpoint's own encoders: the same tasks if all encoders are frozen."""
     if not checkpoint.towers:
         return tasks
     return prepare_tasks(recipe, setting.as_trained(checkpoint, features))
@@ -284,10 +284,10 @@ def tasks_as_trained(
 def train_one(
     recipe: Recipe, spec: MethodSpec, seed: int, place: Path, setting: Setting, tasks: Mapping[str, Task]
 ) -> Model:
-    """Train one method from one seed on features that are there, and measure it on all tasks.
+    """Train a method with one seed on given features, and measure it on all tasks.
 
     Args:
-        recipe: how to train.
+        recipe: training settings.
         spec: the method.
         seed: training seed.
         place: folder of the training.
@@ -300,7 +300,7 @@ def train_one(
     def report(event: Mapping[str, Any]) -> None:
         setting.tell({"method": spec.name, "seed": seed, **event})
 
-    # Towers would have to read the tasks' items anew at every look.
+    # Towers would have to read the tasks' items again at every evaluation.
     judge = by_retrieval if recipe.tuning else watching(tuple(tasks.values()))
     checkpoint, trained, features = train_method(recipe, spec, seed, place, features, setting.encoders, report, judge)
     measured = tasks_as_trained(recipe, checkpoint, setting, tasks, features)
@@ -341,7 +341,7 @@ def summary(recipe: Recipe, run: Run) -> dict[str, Any]:
 
 
 def check_groups(dataset: Dataset) -> None:
-    """Say what is wrong before hours of encoding."""
+    """Refuse unusable groups before hours of encoding."""
     for modality, items in dataset.items.items():
         if not items:
             raise DataError(

@@ -67,13 +67,13 @@ SAID = Forecast(Curve(0.6, 3000, 1.0), 0.0, 0.0, 0.45, 9000.0, (8000.0, 12_500.0
         ({"needed": 4120.0}, "0.45 is reached with about 4,100 groups"),
         (
             {"needed": math.inf, "target": 0.7, "interval": (9000.0, math.inf)},
-            "0.70 lies above where the fitted curve ends, 0.60 (3,000 more groups at least)",
+            "0.70 is above the limit of the fitted curve, 0.60 (3,000 more groups at least)",
         ),
         (
             {"needed": math.inf, "target": 0.7, "interval": (math.inf, math.inf)},
-            "0.70 lies above where the fitted curve ends, 0.60",
+            "0.70 is above the limit of the fitted curve, 0.60",
         ),
-        ({"needed": 70_000.0}, "0.45 lies beyond what the fit can say: more than 10 times the data"),
+        ({"needed": 70_000.0}, "0.45 is beyond the range of the fit: more than 10 times the data"),
     ],
 )
 def test_the_words_say_what_the_fit_can_and_cannot(given, words):

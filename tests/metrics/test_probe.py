@@ -281,7 +281,7 @@ def test_mistakes_are_told_before_anything_is_encoded(tmp_path, folders):
             {"files": "0*", "test_files": "1*"},
             r"too few files in a \(1\), b \(1\), c \(1\); expected at least 2",
         ),
-        ((folders / "train", few), {}, "has classes that .*train has not: a, b, c"),
+        ((folders / "train", few), {}, "has classes that .*train lacks: a, b, c"),
         ((tmp_path / "one", few), {}, "found files in 1 of the folders a; expected at least two classes"),
         ((few, tmp_path / "absent"), {}, "absent is not there"),
         ((few, few), {"modality": "sound"}, "no modality 'sound'; there are image"),

@@ -169,7 +169,7 @@ def test_a_model_whose_encoder_was_trained_goes_on_from_there(place, tmp_path):
     assert changed(begun, load_checkpoint(tmp_path / "frozen").towers["image"].tensors) == set()
     found(spec(tuning={"blocks": 1, "learning_rate": 1e-3}), tmp_path / "on")
     assert changed(begun, load_checkpoint(tmp_path / "on").towers["image"].tensors) == set(begun)
-    with pytest.raises(TrainingError, match="cannot go on with blocks = 2"):
+    with pytest.raises(TrainingError, match="cannot resume with blocks = 2"):
         found(spec(tuning={"blocks": 2}), tmp_path / "other")
 
 
@@ -206,7 +206,7 @@ def test_bad_data_and_settings_are_refused_before_anything_is_encoded(place, tmp
     with pytest.raises(ValidationError):
         FineTuningSpec(data=train, seed="x")  # type: ignore[arg-type]
     task = FineTuningTask.prepare(FineTuningSpec(data=str(place / "stripes")), found.setting)
-    with pytest.raises(DataError, match="say with output"):
+    with pytest.raises(DataError, match="name it with output"):
         task.evaluate(found.embedder.checkpoint)
 
 

@@ -17,20 +17,20 @@ BATCH_ROWS = 256
 
 @dataclass(frozen=True)
 class HubDataset:
-    """Every split of a dataset; the rows of a single split have theirs drawn.
+    """The splits of a dataset; a dataset with a single split has splits drawn.
 
     Attributes:
-        kinds: modality to `"text"`, `"image"` or `"audio"`.
+        kinds: `"text"`, `"image"` or `"audio"` by modality.
         path: hub id or local folder.
-        columns: modality to column, where the names differ.
-        key: column whose equal values make rows one group; None goes by the first picture or sound.
-        split_column: column that names the split, in place of the dataset's own.
-        root: folder that relative paths in the data are below; a local dataset's own if None.
-        base: folder below which local datasets are named.
-        name: the configuration, of a dataset that has several.
+        columns: column by modality, where the names differ.
+        key: column of the group's name; None for the first picture or sound.
+        split_column: column of the split, in place of the dataset's own splits.
+        root: base folder of relative paths in the data; a local dataset's own if None.
+        base: folder to which names of local datasets are relative.
+        name: configuration of a dataset that has several.
         revision: branch, tag or commit on the hub.
-        cache_dir: where `datasets` keeps what it downloads and converts; its own choice if None.
-        notes: further columns that rows carry along, where they are there.
+        cache_dir: cache folder of `datasets`; its default if None.
+        notes: further columns that rows carry along, if present.
     """
 
     kinds: Mapping[str, str]
@@ -46,11 +46,11 @@ class HubDataset:
     notes: Sequence[str] = ()
 
     def rows(self) -> Iterator[Row | Rejection]:
-        """Every row, split by split, known as `flickr30k[train]:17`.
+        """Yield every row, split by split, named like `flickr30k[train]:17`.
 
         Raises:
-            DataError: there is no such dataset; says how to use a local folder.
-            ModalityError: a column is not there.
+            DataError: there is no such dataset; the message explains the use of a local folder.
+            ModalityError: a column is missing.
         """
         splits = open_hub(self.path, self.name, self.revision, self.cache_dir)
         local = Path(self.path).is_dir()
@@ -82,10 +82,10 @@ class HubDataset:
 def open_hub(
     path: str | Path, name: str | None = None, revision: str | None = None, cache_dir: str | Path | None = None
 ) -> Mapping[str, Any]:
-    """A dataset's splits by name, of the hub or of a local folder; for the arguments see `HubDataset`.
+    """Return a dataset's splits by name, from the hub or a local folder; for the arguments see `HubDataset`.
 
     Raises:
-        DataError: there is no such dataset; says how to use a local folder.
+        DataError: there is no such dataset; the message explains the use of a local folder.
     """
     if not str(path).strip(" /"):
         raise DataError(
@@ -96,9 +96,9 @@ def open_hub(
     folder = Path(path)
     try:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            found = datasets.load_from_disk(str(folder))
+            dataset = datasets.load_from_disk(str(folder))
         else:
-            found = datasets.load_dataset(str(path), name, revision=revision, cache_dir=cache_dir and str(cache_dir))
+            dataset = datasets.load_dataset(str(path), name, revision=revision, cache_dir=cache_dir and str(cache_dir))
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise DataError(
             f"cannot open the dataset {str(path)!r} (name {name!r}, revision {revision!r}): "
@@ -106,11 +106,11 @@ def open_hub(
             "reach, or a local folder: one written by save_to_disk, or one of .parquet, .jsonl or .csv files or of "
             "pictures. To work without a network, fetch it elsewhere, save_to_disk, and set data.path to the copy."
         ) from error
-    return found if isinstance(found, Mapping) else {"train": found}
+    return dataset if isinstance(dataset, Mapping) else {"train": dataset}
 
 
 class _ArrowCells:
-    """A dataset as Arrow, which keeps pictures and sounds as they are stored: they are decoded when encoded."""
+    """A dataset as Arrow, which keeps pictures and sounds encoded until they are needed."""
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows

@@ -36,7 +36,7 @@ ENCODERS: Table[Callable[[EncoderSpec], Encoder]] = Table(
     },
 )
 
-# Weightless ones: `model = "builtin:NAME"`; the first of a kind is `model = "builtin"`.
+# Encoders without weights: `model = "builtin:NAME"`; the first of a kind is `model = "builtin"`.
 BUILTIN: Table[type[Encoder]] = Table(
     "built-in encoder",
     {
@@ -46,7 +46,7 @@ BUILTIN: Table[type[Encoder]] = Table(
     },
 )
 
-# What a class may ask for by naming it in its constructor.
+# Settings that a class receives if its constructor has a parameter of that name.
 SETTINGS = (
     "revision",
     "layers",
@@ -61,19 +61,19 @@ SETTINGS = (
 
 
 def load_encoder(spec: EncoderSpec) -> Encoder:
-    """The encoder that `spec.model` names.
+    """Load the encoder that `spec.model` names.
 
     `"builtin"` and `"builtin:NAME"` need no weights. `"package.module:Class"` is the user's own: a subclass of
-    `Encoder`, or anything with `encode(raw items)` that gives an array [B, D] or [B, T, D], or a `TokenBatch`. It is
-    called with `spec.options`, and with those of the spec's settings that its constructor names. Anything else is a
+    `Encoder`, or any class with `encode(raw items)` that returns an array [B, D] or [B, T, D], or a `TokenBatch`. It is
+    constructed with `spec.options`, and with those settings of the spec that its constructor names. Any other name is a
     model of the transformers library: a folder, or a hub id.
 
     >>> load_encoder(EncoderSpec(kind="text", model="builtin")).dim
     512
 
     Raises:
-        EncoderNotFoundError: neither a local folder nor reachable on the hub.
-        EncoderError: settings or options that this encoder does not have, or files that cannot be loaded.
+        EncoderNotFoundError: the model is neither a local folder nor reachable on the hub.
+        EncoderError: the encoder lacks settings or options, or its files cannot be loaded.
     """
     if spec.model == "builtin" or spec.model.startswith("builtin:"):
         encoder = _load_builtin(spec)
@@ -88,9 +88,9 @@ def load_encoder(spec: EncoderSpec) -> Encoder:
 
 
 def settled(spec: EncoderSpec, encoder: Encoder) -> EncoderSpec:
-    """The spec that loads `encoder` anywhere: elsewhere, a `dtype` of `"auto"` may come to another precision."""
-    found = getattr(encoder, "spec", None)
-    return found if isinstance(found, EncoderSpec) else spec
+    """Return the spec that loads `encoder` on any machine: elsewhere, `dtype = "auto"` may be another precision."""
+    own = getattr(encoder, "spec", None)
+    return own if isinstance(own, EncoderSpec) else spec
 
 
 def _load_builtin(spec: EncoderSpec) -> Encoder:
@@ -113,7 +113,7 @@ def _load_own(spec: EncoderSpec) -> Encoder:
 
 
 def _make(made: Callable[..., Any], spec: EncoderSpec) -> Any:
-    """Call the class with the options, and with the settings that it names; refuse what would be ignored."""
+    """Construct the class with the options, and with the settings that it names; refuse settings it would ignore."""
     try:
         signature = inspect.signature(made)
     except (TypeError, ValueError):
@@ -124,7 +124,7 @@ def _make(made: Callable[..., Any], spec: EncoderSpec) -> Any:
     default = {name: field.default for name, field in EncoderSpec.model_fields.items()}
     changed = {name: value for name in SETTINGS if (value := getattr(spec, name)) != default[name]}
     taken = {name: value for name, value in changed.items() if name in signature.parameters}
-    # Every encoder runs on the CPU and may have one precision alone: one word for all encoders is no mistake.
+    # Every encoder runs on the CPU and may have only one precision: common settings for all encoders are no mistake.
     free = {"device"} | ({"dtype"} if spec.dtype == "auto" else set())
     if ignored := sorted(changed.keys() - taken.keys() - free):
         raise EncoderError(f"{spec.model!r} does not take {', '.join(ignored)}. Its constructor has: {names}.")

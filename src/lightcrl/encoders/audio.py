@@ -1,4 +1,4 @@
-"""Sounds: reading them safely, and the frozen audio encoders of the transformers library."""
+"""Sounds: safe reading, and the frozen audio encoders of the transformers library."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from lightcrl.encoders.loaded import Prepared
 from lightcrl.errors import ItemError, MissingExtraError
 
 LONGEST = 30.0
-# Shorter sounds are filled up with silence: less than a frame of any model is no input.
+# Shorter sounds are padded with silence: less than a frame of any model is no input.
 SHORTEST = 0.1
 
 
 def read_sound(raw: Any, rate: int, max_length: float = LONGEST) -> np.ndarray:
-    """A sound as mono samples [N] at `rate` Hz, at most `max_length` seconds.
+    """Return a sound as mono samples [N] at `rate` Hz, at most `max_length` seconds.
 
-    Takes every form of `encoders.inputs`: a file's path or bytes, or samples ([N], [N, channels] or [channels, N];
-    floats, or integers of full scale) and their rate.
+    All forms of `encoders.inputs` are accepted: a file's path or bytes, or samples ([N], [N, channels] or [channels,
+    N]; floats, or integers of full scale) and their rate.
 
     Raises:
-        ItemError: not a sound, broken, or without samples.
-        MissingExtraError: files need the extra `audio`, and so does another rate.
+        ItemError: the item is not a sound, broken, or without samples.
+        MissingExtraError: files, or a change of the rate, need the extra `audio`.
     """
     raw = content(raw, "sound")
     pair = samples_and_rate(raw)
@@ -81,23 +81,23 @@ def _from_file(raw: Any, max_length: float) -> tuple[np.ndarray, int]:
         raise ItemError("unreadable sound", str(error)) from error
 
 
-def _resample(samples: np.ndarray, found: int, wanted: int) -> np.ndarray:
-    if found == wanted:
+def _resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    if rate == wanted:
         return samples
     try:
         from scipy.signal import resample_poly
     except ImportError as error:
-        raise MissingExtraError(f"a sound at {found} Hz for an encoder at {wanted} Hz", "audio") from error
-    common = math.gcd(found, wanted)
-    return np.asarray(resample_poly(samples, wanted // common, found // common), dtype=np.float32)
+        raise MissingExtraError(f"a sound at {rate} Hz for an encoder at {wanted} Hz", "audio") from error
+    common = math.gcd(rate, wanted)
+    return np.asarray(resample_poly(samples, wanted // common, rate // common), dtype=np.float32)
 
 
 class AudioEncoder(HuggingFaceEncoder):
     """Sounds as the hidden states of their frames (wav2vec 2.0, HuBERT, Whisper) or spectrogram patches (AST, CLAP).
 
     Attributes:
-        rate: samples per second that the model wants.
-        max_length: seconds kept of a sound; by default 30, or what the model takes where that is less.
+        rate: input sampling rate of the model, in Hz.
+        max_length: greatest length in seconds, the rest is cut off; by default 30, or the model's limit if it is less.
     """
 
     tower = "audio_model"
@@ -111,41 +111,41 @@ class AudioEncoder(HuggingFaceEncoder):
         self.max_length = min(spec.max_length or LONGEST, getattr(self.processor, "max_length_s", LONGEST))
 
     def describe(self) -> Mapping[str, Any]:
-        """See `HuggingFaceEncoder`; the cut is part of it."""
+        """Return the settings of `HuggingFaceEncoder` and the greatest length."""
         return {**super().describe(), "max_length": self.max_length}
 
     def prepare(self, raw: Any) -> Prepared:
-        """The model's input, time first for waveforms, and a mask where the model knows one.
+        """Return the model's input, time first for waveforms, and a mask if the model takes one.
 
         Raises:
             ItemError: see `read_sound`.
         """
         sound = read_sound(raw, self.rate, self.max_length)
         sound = np.pad(sound, (0, max(0, math.ceil(SHORTEST * self.rate) - len(sound))))
-        found = self.processor(sound, sampling_rate=self.rate, return_attention_mask=True, return_tensors="pt")
-        item = {name: torch.as_tensor(value)[0] for name, value in found.items()}
-        # Waveform models normalised over groups were trained without a mask, and padding changes what they say.
+        features = self.processor(sound, sampling_rate=self.rate, return_attention_mask=True, return_tensors="pt")
+        item = {name: torch.as_tensor(value)[0] for name, value in features.items()}
+        # Waveform models with group normalisation were trained without a mask, and padding changes their output.
         if item[self.processor.model_input_names[0]].ndim == 1 and not self.processor.return_attention_mask:
             item.pop("attention_mask", None)
         return item
 
     def length(self, prepared: Prepared) -> int:
-        """Samples, or frames, of the sound."""
+        """Return the number of samples, or frames, of the sound."""
         return len(prepared[self.processor.model_input_names[0]])
 
     def trial(self) -> list[Prepared]:
-        """Two noises."""
+        """Return two noises."""
         noise = np.random.default_rng(0).normal(scale=0.1, size=self.rate).astype(np.float32)
         return [self.prepare((noise[: len(noise) * 3 // 5], self.rate)), self.prepare((noise, self.rate))]
 
     def token_mask(self, network: Any, mask: Tensor, tokens: int) -> Tensor:
-        """The mask of frames [B, tokens] from that of samples, or of the spectrogram's columns."""
+        """Return the mask of frames [B, tokens] from that of samples, or of the spectrogram's columns."""
         if hasattr(network, "_get_feature_vector_attention_mask"):
             frames: Tensor = network._get_feature_vector_attention_mask(tokens, mask)
             return frames
         return mask[:, :: max(1, round(mask.shape[1] / tokens))][:, :tokens]
 
     def places(self, network: torch.nn.Module, layer: Tensor, inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
-        """What the model puts before the patches of a spectrogram."""
+        """Return the tokens that the model puts before the patches of a spectrogram."""
         cls, prefix = leading_tokens(network, layer.shape[-1])
         return {"cls": cls, "prefix": prefix}

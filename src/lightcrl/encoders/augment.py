@@ -1,4 +1,4 @@
-"""Random changes of pictures that leave their meaning: what a tower trained from few of them has to see."""
+"""Random changes of pictures that preserve their meaning, for training a tower on few pictures."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ TRIES = 10
 
 
 def crop_and_flip(image: Image.Image, generator: np.random.Generator, crop: float, flip: bool) -> Image.Image:
-    """A random part of a picture, mirrored in half of the cases if `flip`.
+    """Return a random part of a picture, mirrored in half of the cases if `flip`.
 
     The part has between `crop` and all of the picture's area and a ratio of sides between 3/4 and 4/3 times its own;
-    the encoder's own preparation scales it (Inception's augmentation, arXiv 1409.4842, section 6).
+    the encoder's own preprocessing scales it (Inception's augmentation, arXiv 1409.4842, section 6).
 
     Args:
         image: the picture.
-        generator: all randomness comes from it.
-        crop: smallest share of the area; 1 takes all of it.
-        flip: whether left and right may change places.
+        generator: source of all randomness.
+        crop: smallest share of the area; 1 keeps the whole picture.
+        flip: true to mirror pictures in half of the cases.
     """
     width, height = image.size
     if crop < 1:

@@ -1,4 +1,4 @@
-"""What every frozen encoder is: raw items in, `TokenBatch` out, and a fingerprint of all that decides the numbers."""
+"""The interface of all encoders: raw items in, `TokenBatch` out, and a fingerprint of all settings of the output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightcrl.tokens import TokenBatch
 
 Kind = Literal["text", "image", "audio"]
 
-# What `prepare` takes of each kind (the embedder's `encode` and `Item.read` hand it on as it is): a text is a str, and
+# Inputs of `prepare` by kind (the embedder's `encode` and `Item.read` pass them on unchanged): a text is a str, and
 # pictures and sounds have the forms of `encoders.inputs`.
 
 _POOL = "(cls|mean|max|last|trained)"
@@ -32,27 +32,27 @@ class EncoderSpec(BaseModel):
     """The `[encoders.<modality>]` table of a recipe.
 
     Attributes:
-        kind: what its items are.
+        kind: kind of its items.
         model: a hub id, a local folder, `"builtin"`, or `"package.module:Class"` for the user's own.
-        revision: a hub id's branch, tag or commit.
-        layers: hidden layers to keep, as Python indices into the model's blocks (-1 is the last); `"auto"` takes a
-            transformer's last layer and two before it, and the last layer of anything else.
+        revision: branch, tag or commit of a hub id.
+        layers: hidden layers to keep, as Python indices into the model's blocks (-1 is the last); `"auto"` is a
+            transformer's last layer and two earlier ones, and the last layer of any other model.
         tokens: `"pooled"` (one vector per layer), pools joined by `+` (`cls`, `mean`, `max`, `last`; one list for every
-            layer, or one per layer with commas between), `"grid:N"`, `"all"`, or `"auto"`, what suits the model. The
+            layer, or one per layer with commas between), `"grid:N"`, `"all"`, or `"auto"`, which suits the model. The
             pool `trained` of the last layer is the vector that the model was trained to give.
-            Pools of several layers are tokens too; `grid:N` and `all` put the layers of one place side by side in one
+            Pools of several layers are tokens too; `grid:N` and `all` concatenate the layers of a position in one
             token. After pools and a `|`, `grid:N` or `all` adds the sequence of the first layer named:
             `"cls+mean|grid:7"`.
         max_length: longest text in tokens, or longest sound in seconds; the rest is cut off.
-        prompt: the name of a prompt that comes with a text model, put before every text: `"query"`, `"document"`; by
-            default the one that its makers have made the default, and none for `""`.
-        max_pixels: larger pictures are set aside (decompression bombs).
-        dtype: of the forward pass. `"auto"` takes bfloat16 for transformers where the machine multiplies in it (their
-            features keep a cosine of 0.999 to those of float32), and float32 for anything else; convolutions lose more.
-        weights: `"random"` ones (drawn by a fixed seed) need a config alone: a tower to be trained from scratch.
-        batch_size: items per forward pass; `"auto"` takes what keeps the device busy, and fewer where items are long.
-        device: `"auto"` takes the GPU when there is one.
-        trust_remote_code: run code that comes with the model. Off unless you say so.
+        prompt: name of a prompt that comes with a text model, put before every text: `"query"`, `"document"`; by
+            default the model's default prompt, and none for `""`.
+        max_pixels: greatest number of pixels; larger pictures are set aside (decompression bombs).
+        dtype: precision of the forward pass. `"auto"` is bfloat16 for transformers if the hardware supports it (their
+            features keep a cosine of 0.999 to those of float32), otherwise float32; convolutions would lose more.
+        weights: `"random"` weights (drawn with a fixed seed) need only a config: a tower to be trained from scratch.
+        batch_size: items per forward pass; `"auto"` keeps the device busy, with fewer items if they are long.
+        device: device of the network; `"auto"` is the GPU if there is one.
+        trust_remote_code: true to run code that comes with the model. Off by default.
         options: keyword arguments for the user's own class or a built-in encoder.
     """
 
@@ -86,7 +86,7 @@ class EncoderSpec(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One pool of one layer: a token with a meaning of its own.
+    """A pool of a layer: a token with a fixed meaning.
 
     Attributes:
         layer: index of the block, -1 for the last.
@@ -101,21 +101,22 @@ class Slot:
 
 
 class Encoder(ABC):
-    """A frozen network, or a fixed descriptor: `prepare` one item, `encode` a list of prepared ones.
+    """A frozen network, or a fixed descriptor: `prepare` an item, `encode` a list of prepared items.
 
-    The two are apart so that decoding can run in threads and fail for one item alone. A subclass gives `dim`,
-    `describe`, `prepare` and `encode`; `encode` runs in eval mode, without gradient, and gives the same tokens for an
-    item whatever else is in the batch.
+    The two are separate so that decoding can run in threads and fail for a single item. A subclass defines `dim`,
+    `describe`, `prepare` and `encode`; `encode` runs in eval mode, without gradient, and the tokens of an item do not
+    depend on the rest of the batch.
 
     Attributes:
-        kind: what its items are.
+        kind: kind of its items.
         dim: D, the width of a token.
-        slots: how many tokens an item has when every item has the same ones (pools of layers), each with a meaning of
-            its own; 1 where all tokens share one meaning (patches, words, a single vector).
-        sequence: after the slots follow an item's words, patches or segments, as many as it has.
-        batch_size: items per call of `encode` that extraction uses, at most.
-        batch_length: `length` of all of them together when padded to the longest, at most.
-        origin: makes it once more, on another machine too; None where that takes the object itself.
+        slots: number of tokens with a fixed meaning (pools of layers), the same for every item; 1 if all tokens have
+            the same meaning (patches, words, a single vector).
+        sequence: true if an item's words, patches or segments follow the slots, in varying number.
+        batch_size: greatest number of items per call of `encode` in extraction.
+        batch_length: greatest total `length` of a batch, padded to the longest item.
+        origin: recipe for loading the same encoder again, also on another machine; None if it requires the object
+            itself.
     """
 
     kind: Kind
@@ -128,55 +129,56 @@ class Encoder(ABC):
 
     @abstractmethod
     def describe(self) -> Mapping[str, Any]:
-        """All that decides the output (weights, layers, tokens, preprocessing, dtype), as JSON values."""
+        """Return all settings of the output (weights, layers, tokens, preprocessing, dtype) as JSON values."""
 
     @abstractmethod
     def prepare(self, raw: Any) -> Any:
-        """Decode one raw item on the CPU; called from several threads.
+        """Decode a raw item on the CPU; called from several threads.
 
         Raises:
-            ItemError: the item cannot be read; extraction sets it aside.
+            ItemError: the item is unreadable; extraction sets it aside.
         """
 
     @abstractmethod
     def encode(self, prepared: Sequence[Any]) -> TokenBatch:
-        """Tokens [B, T, D] of a non-empty list of prepared items, float32, on the encoder's device."""
+        """Return tokens [B, T, D] of a non-empty list of prepared items, float32, on the encoder's device."""
 
     def length(self, prepared: Any) -> int:
-        """Relative cost of one prepared item; extraction puts items of like length into one batch."""
+        """Return the relative cost of a prepared item; extraction batches items of similar length."""
         return 1
 
     def cut(self, prepared: Any) -> bool:
-        """Whether `prepare` has left out the end of a text, which was longer than the encoder takes."""
+        """Return true if `prepare` has cut off the end of a text beyond the encoder's length."""
         return False
 
     def choices(self) -> Choices | None:
-        """All layers and pools that a recipe could ask this encoder for; None where it has no such setting."""
+        """Return all layers and pools that a recipe can select; None without such settings."""
         return None
 
     def own_vectors(self, tokens: TokenBatch) -> Tensor:
-        """[B, D] what this encoder says of items by itself, from their tokens [B, T, D].
+        """Return the encoder's own vectors of items, [B, D], from their tokens [B, T, D].
 
-        The vector that it was trained to give, where that is known; else the mean.
+        They are the vectors that it was trained to give, if known; otherwise the means.
         """
         return tokens.mean()
 
     @property
     def fingerprint(self) -> str:
-        """32 hex digits of `describe()`: two encoders that share it give the same tokens."""
+        """The 32 hex digits of `describe()`: encoders with the same fingerprint give the same tokens."""
         return fingerprint(self.describe())
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What the `layers` and `tokens` of a recipe choose from.
+    """The alternatives for the `layers` and `tokens` of a recipe.
 
     Attributes:
-        encoder: gives all of it at once, one token per slot; slots narrower than its `dim` are filled up with zeros.
-        slots: the layer and pool of each of its tokens.
-        auto: those of them that `layers = "auto"` and `tokens = "auto"` take.
-        chosen: those that the recipe takes; None where it takes patches, words or a grid alone.
-        sequence: what the recipe takes after them, `"all"` or `"grid:N"`, or nothing.
+        encoder: encoder of all alternatives at once, with a token per slot; narrower slots are padded with zeros to
+            `dim`.
+        slots: layer and pool of each token.
+        auto: places of the slots of `layers = "auto"` and `tokens = "auto"`.
+        chosen: places of the recipe's slots; None if it takes only patches, words or a grid.
+        sequence: the recipe's tokens after the slots, `"all"` or `"grid:N"`, or none.
     """
 
     encoder: Encoder
@@ -187,10 +189,10 @@ class Choices:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; `"auto"` is the GPU when there is one.
+    """Return the device called `name`; `"auto"` is the GPU if there is one.
 
     Raises:
-        EncoderError: no such device on this machine.
+        EncoderError: there is no such device on this machine.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -202,7 +204,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def fingerprint(value: Any) -> str:
-    """32 hex digits of a JSON value, independent of the order of keys.
+    """Return 32 hex digits of a JSON value, independent of the order of keys.
 
     >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
     True

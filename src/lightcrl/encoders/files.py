@@ -1,4 +1,4 @@
-"""The files of a transformers model: where they lie, and what stands for their content."""
+"""The files of a transformers model: their location, and a digest of their content."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 from lightcrl.encoders.base import fingerprint
 from lightcrl.errors import EncoderError, EncoderNotFoundError
 
-# What decides a model's output, all at the top of its folder. Pickled weights are never among them.
+# Files that determine a model's output, all at the top of its folder. Pickled weights are never among them.
 SETTINGS = ("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken")
 FILES = (*SETTINGS, "*.safetensors")
 CODE = ("*.py",)
-# In the layout of sentence-transformers, which modules there are and where they lie.
+# The list of modules and their folders, in the layout of sentence-transformers.
 MODULES = "modules.json"
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the progress bars and load reports of transformers, whose settings come back afterwards."""
+    """Silence the progress bars and load reports of transformers, and restore its settings afterwards."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -35,14 +35,14 @@ def quiet() -> Iterator[None]:
 
 
 def find_folder(model: str, revision: str | None = None, *, code: bool = False, weights: bool = True) -> Path:
-    """The folder of a model: a local one, or the hub's, downloaded if it is not yet in the cache.
+    """Return the folder of a model: a local one, or the hub's, downloaded if it is not yet in the cache.
 
-    Without `weights` a config is enough. In the layout of sentence-transformers, the first of its `module_folders` has
+    Without `weights` a config suffices. In the layout of sentence-transformers, the first of its `module_folders` has
     the model.
 
     Raises:
-        EncoderNotFoundError: says where it looked, and why it is not there.
-        EncoderError: a folder without a model in it.
+        EncoderNotFoundError: the model was not found; the message lists the places and reasons.
+        EncoderError: the folder has no model.
     """
     folder = Path(model).expanduser()
     if folder.exists():
@@ -72,7 +72,7 @@ def find_folder(model: str, revision: str | None = None, *, code: bool = False, 
 
 
 def _checked(folder: Path, weights: bool) -> Path:
-    """`folder`, if there is a model in it."""
+    """Return `folder` if it has a model."""
     model = module_folders(folder)[0][1] if (folder / MODULES).is_file() else folder
     if not (model / "config.json").is_file():
         raise EncoderError(f"{model} is no model: expected a folder with a config.json in it.")
@@ -85,7 +85,7 @@ def _checked(folder: Path, weights: bool) -> Path:
 
 
 def module_folders(root: Path) -> list[tuple[str, Path]]:
-    """Kind and folder of each module that `modules.json` names, in order; a kind of other makers by its whole name.
+    """Return kind and folder of each module in `modules.json`, in order; foreign kinds have their full name.
 
     Raises:
         EncoderError: the file is not such a list, or names a folder elsewhere.
@@ -102,18 +102,18 @@ def module_folders(root: Path) -> list[tuple[str, Path]]:
 
 
 def _inner_folders(root: Path) -> list[Path]:
-    """The folders of modules that do not lie at the top."""
+    """Return the folders of modules below the top."""
     return [folder for _, folder in module_folders(root) if folder != root] if (root / MODULES).is_file() else []
 
 
 def folder_digest(folder: Path, patterns: Iterable[str] = FILES) -> str:
-    """32 hex digits of the names and contents of the files that match, wherever the folder lies."""
+    """Return 32 hex digits of the names and contents of the matching files, independent of the folder's location."""
     paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
     return fingerprint({path.name: content_digest(path) for path in paths})
 
 
 def content_digest(path: Path, whole: int = 256 << 20, chunks: int = 64, size: int = 1 << 20) -> str:
-    """32 hex digits of a file: all of it up to `whole` bytes, beyond that its length and evenly spaced chunks."""
+    """Return 32 hex digits of a file: all of it up to `whole` bytes, otherwise its length and evenly spaced chunks."""
     state = hashlib.blake2b(digest_size=16)
     length = path.stat().st_size
     with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Pictures: reading them safely, and the frozen image encoders of the transformers library."""
+"""Pictures: safe reading, and the frozen image encoders of the transformers library."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from lightcrl.errors import ItemError
 
 _OPENING = threading.Lock()
 
-# How much larger than what a model wants a JPEG is decoded, at least.
+# Least factor between the decoded size of a JPEG and the model's input size.
 DRAFT = 2
 
 
 def read_image(raw: Any, max_pixels: int, least: int | None = None) -> Image.Image:
-    """A picture as RGB, upright.
+    """Return a picture as RGB, upright.
 
-    Takes every form of `encoders.inputs`: a file's path or bytes, a PIL image, an array, a tensor. What is transparent
-    becomes white; 16 bits per channel become 8. A JPEG that will be scaled down to `least` pixels a side may come out
-    at a half, a quarter or an eighth of its size, none of its sides below `DRAFT` times that: its decoder skips work.
+    All forms of `encoders.inputs` are accepted: a file's path or bytes, a PIL image, an array, a tensor. Transparent
+    pixels become white; 16 bits per channel become 8. A JPEG that will be scaled down to `least` pixels a side may be
+    decoded at a half, a quarter or an eighth of its size, with sides of at least `DRAFT` times `least`: that is faster.
 
     Raises:
-        ItemError: not a picture, broken, or of more than `max_pixels`, which is known before decoding.
+        ItemError: the item is not a picture, broken, or has more than `max_pixels`, which is checked before decoding.
     """
     image = _open(raw)
     width, height = image.size
@@ -44,12 +44,12 @@ def read_image(raw: Any, max_pixels: int, least: int | None = None) -> Image.Ima
         image.draft(None, (DRAFT * least, DRAFT * least))
     try:
         return _to_rgb(ImageOps.exif_transpose(image))
-    except Exception as error:  # Decoders meet broken files with every kind of exception.
+    except Exception as error:  # decoders raise any kind of exception for broken files
         raise ItemError("unreadable image", str(error) or type(error).__name__) from error
 
 
 def _open(raw: Any) -> Image.Image:
-    """The picture, its header read and its pixels not."""
+    """Open a picture: its header is read, its pixels are not."""
     if isinstance(raw, Image.Image):
         return raw
     raw = content(raw, "image")
@@ -71,7 +71,7 @@ def _open(raw: Any) -> Image.Image:
         raise ItemError("missing file", str(raw)) from None
     except UnidentifiedImageError:
         raise ItemError("unreadable image", "of no known format" if data else "the file is empty") from None
-    except Exception as error:  # As in `read_image`.
+    except Exception as error:  # as in `read_image`
         raise ItemError("unreadable image", str(error) or type(error).__name__) from error
 
 
@@ -92,12 +92,12 @@ class ImageEncoder(HuggingFaceEncoder):
 
     tower = "vision_model"
     processor_class = ("AutoImageProcessor", "image processor")
-    # Torchvision, where it is installed, resizes to other values: the same files must give the same tokens everywhere.
+    # Torchvision, if installed, resizes to other values: the same files must give the same tokens everywhere.
     processor_options: ClassVar[Mapping[str, Any]] = {"backend": "pil"}
     batches = ((8, math.inf), (256, math.inf))
 
     def prepare(self, raw: Any) -> Prepared:
-        """Pixels [3, H, W] as the model wants them.
+        """Return pixels [3, H, W] as input of the model.
 
         Raises:
             ItemError: see `read_image`.
@@ -106,32 +106,32 @@ class ImageEncoder(HuggingFaceEncoder):
 
     @cached_property
     def least(self) -> int | None:
-        """Pixels a side that the processor scales pictures to; None where it takes them as they are."""
+        """The side in pixels to which the processor scales pictures; None if it does not scale them."""
         size = getattr(self.processor, "size", None) or {}
         return max(dict(size).values(), default=None) if getattr(self.processor, "do_resize", False) else None
 
     def describe(self) -> Mapping[str, Any]:
-        """See `HuggingFaceEncoder`; how large JPEGs are decoded is part of it."""
+        """Return the settings of `HuggingFaceEncoder` and the decoded size of large JPEGs."""
         return {**super().describe(), "draft": DRAFT}
 
     def trial(self) -> list[Prepared]:
-        """A slope from black to white, twice."""
+        """Return a slope from black to white, twice."""
         return [self._pixels(Image.linear_gradient("L").convert("RGB"))] * 2
 
     def _pixels(self, image: Image.Image) -> Prepared:
-        # A picture three pixels high would be taken for one with its channels first.
-        found = self.processor(image, input_data_format="channels_last", return_tensors="pt")
-        return {"pixel_values": found["pixel_values"][0]}
+        # A picture three pixels high would be mistaken for one with its channels first.
+        features = self.processor(image, input_data_format="channels_last", return_tensors="pt")
+        return {"pixel_values": features["pixel_values"][0]}
 
     def places(self, network: torch.nn.Module, layer: Tensor, inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
-        """What the model puts before the patches, and how the patches lie."""
+        """Return the tokens that the model puts before the patches, and the layout of the patches."""
         cls, prefix = leading_tokens(network, layer.shape[-1])
         height, width = inputs["pixel_values"].shape[-2:]
         return {"cls": cls, "prefix": prefix, "grid": _grid(layer.shape[1] - prefix, height / width)}
 
 
 def leading_tokens(network: torch.nn.Module, width: int) -> tuple[bool, int]:
-    """Whether a transformer over patches has a CLS token, and how many learnt tokens stand before the patches."""
+    """Return whether a transformer over patches has a CLS token, and its number of learnt tokens before the patches."""
     sizes = {name.rpartition(".")[2]: weight.numel() for name, weight in network.named_parameters()}
     cls = sum(sizes.get(name, 0) for name in ("cls_token", "class_token", "class_embedding"))
     others = sum(sizes.get(name, 0) for name in ("distillation_token", "register_tokens"))
@@ -139,6 +139,6 @@ def leading_tokens(network: torch.nn.Module, width: int) -> tuple[bool, int]:
 
 
 def _grid(patches: int, aspect: float) -> tuple[int, int] | None:
-    """Rows and columns of `patches` square ones that fill a picture of height / width = `aspect`."""
+    """Return rows and columns of `patches` square patches that fill a picture of height / width = `aspect`."""
     rows = round(math.sqrt(patches * aspect))
     return (rows, patches // rows) if rows and patches % rows == 0 else None

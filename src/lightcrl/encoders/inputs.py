@@ -1,4 +1,4 @@
-"""The forms in which Python programs hold pictures and sounds, brought to the few that are decoded.
+"""Conversion of the forms of pictures and sounds in Python programs to the few that are decoded.
 
 | form | from |
 |---|---|
@@ -8,7 +8,7 @@
 | `{"array": ..., "sampling_rate": ...}`, `(samples, rate)` | decoded sounds |
 | NumPy arrays, torch tensors (bfloat16 too) | other libraries |
 
-A picture or a sound whose shape may be read in two ways is refused.
+A picture or a sound with an ambiguous shape is refused.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ import torch
 from lightcrl.errors import ItemError, first_line
 
 CHANNELS = (1, 3, 4)
-"""Of pictures: grey, RGB, RGB with transparency."""
+"""Numbers of channels of pictures: grey, RGB, RGB with transparency."""
 MOST_CHANNELS = 8
-"""Of sounds: an axis with more entries is time."""
+"""Greatest number of channels of sounds: an axis with more entries is time."""
 
-# `Path` makes one slash of two.
+# `Path` reduces two slashes to one.
 _WEB = re.compile(r"https?:/|[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 def content(raw: Any, what: str) -> Any:
-    """A path or bytes in place of the forms that stand for one of them; everything else as it is.
+    """Return a path or bytes for the forms that represent one of them; other items are returned unchanged.
 
     Args:
         raw: an item.
         what: `"image"` or `"sound"`, for messages.
 
     Raises:
-        ItemError: a web address, the home of nobody, a file that is closed or open as text, or a mapping without
-            `bytes` or `path`.
+        ItemError: the item is a web address, an unknown home, a file that is closed or open as text, or a mapping
+            without `bytes` or `path`.
     """
     if isinstance(raw, Mapping) and "array" not in raw and ("bytes" in raw or "path" in raw):
-        # Both may be given: the path then is only a name.
+        # Both may be given: the path is then only a name.
         held = raw.get("bytes") if raw.get("bytes") is not None else raw.get("path")
         if held is None:
             raise ItemError(f"no {what}", "bytes and path are both None; expected one of them")
@@ -58,7 +58,7 @@ def content(raw: Any, what: str) -> Any:
 
 
 def _stream(file: Any) -> bytes:
-    """What is left in an open file, which is then put back to where it was if it can be."""
+    """Read the rest of an open file, and restore its position if possible."""
     try:
         again = hasattr(file, "seek") and (file.seekable() if hasattr(file, "seekable") else True)
         place = file.tell() if again else 0
@@ -75,7 +75,7 @@ def _stream(file: Any) -> bytes:
 
 
 def _local(place: str | Path) -> str | Path:
-    """The place of a file as a path, of the type given."""
+    """Return the location of a file as a path, of the given type."""
     text = str(place)
     if text.lower().startswith("file://"):
         parts = urlsplit(text)
@@ -93,30 +93,30 @@ def _local(place: str | Path) -> str | Path:
 
 
 def array(raw: Any, what: str) -> np.ndarray:
-    """A tensor, or what NumPy takes, as an array; floats that NumPy lacks (bfloat16) become float32.
+    """Return a tensor, or an input of NumPy, as an array; floats that NumPy lacks (bfloat16) become float32.
 
     Raises:
-        ItemError: it is none: a sparse tensor, or lists of unequal lengths.
+        ItemError: the item is not an array: a sparse tensor, or lists of unequal lengths.
     """
     try:
         if not isinstance(raw, torch.Tensor):
             return np.asarray(raw)
-        # NumPy has no floats of less than 16 bits, and none but float16 of those.
+        # NumPy's only float of 16 bits or less is float16.
         foreign = raw.is_floating_point() and raw.dtype not in (torch.float16, torch.float32, torch.float64)
         return (raw.float() if foreign else raw).detach().cpu().numpy()
     except (TypeError, ValueError, RuntimeError) as error:
-        found = f"{raw.dtype}, {raw.layout}" if isinstance(raw, torch.Tensor) else type(raw).__name__
-        raise ItemError(f"not {what}", f"found {found}: {first_line(error)} Give a NumPy array of numbers") from error
+        form = f"{raw.dtype}, {raw.layout}" if isinstance(raw, torch.Tensor) else type(raw).__name__
+        raise ItemError(f"not {what}", f"found {form}: {first_line(error)} Give a NumPy array of numbers") from error
 
 
 def pixels(raw: np.ndarray | torch.Tensor) -> np.ndarray:
-    """Pixels as uint8 [H, W] or [H, W, C], C in `CHANNELS`.
+    """Return pixels as uint8 [H, W] or [H, W, C], C in `CHANNELS`.
 
     Args:
         raw: uint8, or floats from 0 to 1; [H, W], [H, W, C] or [C, H, W].
 
     Raises:
-        ItemError: another shape or type, one that may be read in two ways, or floats outside of 0 to 1.
+        ItemError: the shape or type is wrong or ambiguous, or floats are outside of 0 to 1.
     """
     values = array(raw, "an image")
     shape = f"{type(raw).__name__} of shape {list(values.shape)} and {values.dtype}"
@@ -134,8 +134,8 @@ def pixels(raw: np.ndarray | torch.Tensor) -> np.ndarray:
         values = values.astype(np.float32)
         low, high = float(values.min()), float(values.max())
         if not (low >= 0 and high <= 1):
-            found = f"{shape} with values from {low:.3g} to {high:.3g}"
-            raise ItemError("not an image", f"{found}; expected 0 to 1, or uint8")
+            shown = f"{shape} with values from {low:.3g} to {high:.3g}"
+            raise ItemError("not an image", f"{shown}; expected 0 to 1, or uint8")
         values = np.rint(values * 255).astype(np.uint8)
     if values.dtype != np.uint8:
         raise ItemError("not an image", f"{shape}; expected uint8, or floats from 0 to 1")
@@ -143,7 +143,7 @@ def pixels(raw: np.ndarray | torch.Tensor) -> np.ndarray:
 
 
 def samples_and_rate(raw: Any) -> tuple[Any, ...] | None:
-    """Samples and their rate, where that is what is held; None for what is decoded from a file."""
+    """Return decoded samples and their rate; None for an item that is decoded from a file."""
     if isinstance(raw, Mapping):
         if "array" in raw and "sampling_rate" in raw:
             return raw["array"], raw["sampling_rate"]
@@ -151,17 +151,17 @@ def samples_and_rate(raw: Any) -> tuple[Any, ...] | None:
             "not a sound",
             f"found keys {', '.join(map(repr, raw))}; expected 'array' and 'sampling_rate', or 'bytes' and 'path'",
         )
-    if hasattr(raw, "get_all_samples"):  # torchcodec's decoder, as data sets of the hub give it
-        found = raw.get_all_samples()
-        return found.data, found.sample_rate
+    if hasattr(raw, "get_all_samples"):  # torchcodec's decoder, as in data sets of the hub
+        decoded = raw.get_all_samples()
+        return decoded.data, decoded.sample_rate
     return raw if isinstance(raw, tuple) else None
 
 
 def time_first(samples: np.ndarray) -> np.ndarray:
-    """Samples [N] or [N, C] from [N], [N, C] or [C, N].
+    """Return samples [N] or [N, C] from [N], [N, C] or [C, N].
 
     Raises:
-        ItemError: neither axis, or both, can be that of channels.
+        ItemError: neither axis, or both, can be the channels.
     """
     if samples.ndim != 2 or samples.size == 0:
         return samples

@@ -1,6 +1,6 @@
-"""What to keep of a model's hidden states: which blocks, and how the tokens of each are pooled.
+"""Selection of a model's hidden states: the blocks, and the pooling of each block's tokens.
 
-Pure functions over `Layer`; nothing here knows of models or files.
+Pure functions over `Layer`; this module does not depend on models or files.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from lightcrl.encoders.base import Kind, Slot
 from lightcrl.errors import EncoderError
 from lightcrl.tokens import TokenBatch
 
-# By kind: the pools of `tokens = "pooled"`, for models with and without a CLS token.
+# The pools of `tokens = "pooled"` by kind, for models with and without a CLS token.
 POOLED: dict[Kind, tuple[str, str]] = {"text": ("mean", "mean"), "image": ("cls", "mean"), "audio": ("mean", "mean")}
 
-# Of `tokens = "auto"`: the pools of the last layer, and those of every other (docs/LOG.md has the figures), for models
-# with and without a CLS token; then the sequence of the last layer.
+# The pools of `tokens = "auto"`: those of the last layer, and those of every other (docs/LOG.md has the figures), for
+# models with and without a CLS token; then the sequence of the last layer.
 SEQUENCE: dict[Kind, str] = {"text": "all", "image": "grid:7", "audio": "grid:16"}
 AUTO: dict[Kind, tuple[tuple[str, str], tuple[str, str]]] = {
     "text": (("mean+cls+max", "mean"), ("mean+max", "mean")),
@@ -32,16 +32,16 @@ AUTO: dict[Kind, tuple[tuple[str, str], tuple[str, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The tokens after one block.
+    """The tokens after a block.
 
     Attributes:
-        values: [B, T, D].
+        values: tokens [B, T, D].
         mask: [B, T] bool, True where a token is real.
-        cls: the first token sums up the item.
-        prefix: how many leading tokens stand for no part of the item (CLS and registers of an image). Only `cls` and
-            `all` look at them. Of a text, all tokens count as parts.
-        grid: rows and columns of the tokens after the prefix, where they are patches of an image.
-        trained: [B, D'] the vector that the model was trained to give, of the last layer alone.
+        cls: true if the first token summarises the item.
+        prefix: number of leading tokens that are not parts of the item (CLS and registers of an image). Only `cls` and
+            `all` use them. In a text, all tokens count as parts.
+        grid: rows and columns of the tokens after the prefix, if they are patches of an image.
+        trained: vector that the model was trained to give, [B, D'], of the last layer only.
     """
 
     values: Tensor
@@ -52,18 +52,18 @@ class Layer:
     trained: Tensor | None = None
 
     def real_first(self) -> Layer:
-        """The same tokens, the real ones of every item before its padding, in order."""
+        """Return the same tokens with the real tokens of every item before its padding, in order."""
         order = self.mask.int().argsort(stable=True, dim=1, descending=True)
         values = self.values.gather(1, order.unsqueeze(-1).expand_as(self.values))
         return replace(self, values=values, mask=self.mask.gather(1, order))
 
     def content(self) -> TokenBatch:
-        """The tokens after the prefix."""
+        """Return the tokens after the prefix."""
         return TokenBatch(self.values[:, self.prefix :], self.mask[:, self.prefix :])
 
 
 def auto_layers(blocks: int) -> tuple[int, ...]:
-    """The layers of `layers = "auto"`: the last and two more, a fifth and two fifths of the depth before it.
+    """Return the layers of `layers = "auto"`: the last, and those a fifth and two fifths of the depth before it.
 
     >>> auto_layers(24), auto_layers(12), auto_layers(6), auto_layers(3)
     ((-1, -6, -11), (-1, -3, -6), (-1, -2, -4), (-1,))
@@ -72,13 +72,13 @@ def auto_layers(blocks: int) -> tuple[int, ...]:
 
 
 def choose_layers(wanted: Sequence[int] | str, widths: Sequence[int]) -> tuple[int, ...]:
-    """Indices of the blocks to keep, from the width of each block.
+    """Return indices of the blocks to keep, from the width of each block.
 
-    Blocks of unequal width are the stages of a CNN or of a pyramid, whose early ones see little: `"auto"` takes the
-    last alone.
+    Blocks of unequal width are the stages of a CNN or of a pyramid, whose early stages have small receptive fields:
+    `"auto"` takes only the last.
 
     Raises:
-        EncoderError: a layer that the model does not have, or none at all.
+        EncoderError: the model lacks a layer, or there are no layers.
     """
     blocks = len(widths)
     if isinstance(wanted, str):
@@ -92,14 +92,14 @@ def choose_layers(wanted: Sequence[int] | str, widths: Sequence[int]) -> tuple[i
 
 
 def choose_tokens(wanted: str, kind: Kind, last: Layer, layers: int, own: str | None = None) -> str:
-    """`"auto"` and `"pooled"` as what they stand for, from the model's last layer; anything else as it is.
+    """Resolve `"auto"` and `"pooled"` from the model's last layer; other values are returned unchanged.
 
     Args:
-        wanted: of the recipe.
-        kind: of items.
+        wanted: tokens of the recipe.
+        kind: kind of items.
         last: the model's last layer.
-        layers: how many are kept.
-        own: the pool of the first of them that is what the model was trained to give; `"auto"` has it.
+        layers: number of kept layers.
+        own: pool of the first of them that the model was trained to give; `"auto"` includes it.
 
     >>> words = Layer(torch.zeros(1, 4, 8), torch.ones(1, 4, dtype=torch.bool), cls=True)
     >>> choose_tokens("auto", "text", words, layers=3)
@@ -115,13 +115,13 @@ def choose_tokens(wanted: str, kind: Kind, last: Layer, layers: int, own: str | 
         pools = ",".join([first, *[others] * (layers - 1)])
         # A grid only averages.
         sequence = f"grid:{min(7, *last.grid)}" if last.grid else SEQUENCE[kind]
-        # A single place says what the mean says.
+        # A single position has no more information than the mean.
         return pools if last.content().mask.shape[1] == 1 or sequence == "grid:1" else f"{pools}|{sequence}"
     return wanted
 
 
 def describe_layout(layers: Sequence[int] | str, tokens: str, kind: Kind) -> dict[str, Any]:
-    """Both settings as JSON values for a fingerprint; `"auto"` with its rule, so that a new rule makes another one."""
+    """Return both settings as JSON values for a fingerprint; `"auto"` includes its rule, so a new rule changes it."""
     return {
         "layers": ["auto", *auto_layers(100)] if isinstance(layers, str) else list(layers),
         "tokens": ["auto", *map(list, AUTO[kind]), SEQUENCE[kind]] if tokens == "auto" else tokens,
@@ -129,10 +129,10 @@ def describe_layout(layers: Sequence[int] | str, tokens: str, kind: Kind) -> dic
 
 
 def pools_by_layer(tokens: str, layers: int) -> list[list[str]]:
-    """The pools of each layer: `"a+b,c"` gives the first two and the second one, `"a+b"` gives every layer the same.
+    """Return the pools of each layer: `"a+b,c"` has a list per layer, `"a+b"` the same list for every layer.
 
     Raises:
-        EncoderError: there are neither one nor as many as layers.
+        EncoderError: the number of lists is neither one nor the number of layers.
     """
     parts = tokens.split(",")
     if len(parts) not in (1, layers):
@@ -141,8 +141,8 @@ def pools_by_layer(tokens: str, layers: int) -> list[list[str]]:
 
 
 def every_layer(widths: Sequence[int], chosen: Sequence[int] = (), most: int = 12) -> tuple[int, ...]:
-    """About `most` layers spread over the depth, those of `"auto"` and `chosen` among them, as negative indices from
-    the last on.
+    """Return about `most` layers spread over the depth, including those of `"auto"` and `chosen`, as negative indices
+    from the last on.
 
     >>> every_layer([8] * 5), every_layer([8] * 24, most=6)
     ((-1, -2, -3, -4, -5), (-1, -6, -11, -15, -19, -24))
@@ -152,7 +152,7 @@ def every_layer(widths: Sequence[int], chosen: Sequence[int] = (), most: int = 1
     if blocks <= most:
         return tuple(range(-1, -blocks - 1, -1))
     spare = [-1 - round(place * (blocks - 1) / (most - 1)) for place in range(most)]
-    # Of the evenly spread ones, those that stand closest to a layer of "auto" make room for it.
+    # An evenly spread layer next to a layer of "auto" is dropped in its favour.
     spare.sort(key=lambda layer: min(abs(layer - other) for other in first), reverse=True)
     return tuple(
         sorted(first.union([layer for layer in spare if layer not in first][: max(0, most - len(first))]), reverse=True)
@@ -160,12 +160,12 @@ def every_layer(widths: Sequence[int], chosen: Sequence[int] = (), most: int = 1
 
 
 def every_pool(cls: bool, more: Collection[str], layers: int) -> str:
-    """The pools to choose from, as `tokens` has them: those of every layer, and of the last the trained vector.
+    """Return the alternative pools in the form of `tokens`: those of every layer, and the last layer's trained vector.
 
     Args:
-        cls: there is a CLS token.
-        more: pools that have to be among them.
-        layers: how many, the last of the model first.
+        cls: true if there is a CLS token.
+        more: pools that must be included.
+        layers: number of layers, the last of the model first.
 
     >>> every_pool(True, {"mean"}, 2), every_pool(False, {"last", "trained"}, 2)
     ('cls+mean+max', 'mean+max+last+trained,mean+max+last')
@@ -175,7 +175,7 @@ def every_pool(cls: bool, more: Collection[str], layers: int) -> str:
 
 
 def from_the_end(layers: Sequence[int], blocks: int) -> list[int]:
-    """Indices of blocks as negative ones.
+    """Return indices of blocks as negative indices.
 
     >>> from_the_end((-1, 0, 5), 6)
     [-1, -6, -1]
@@ -184,7 +184,7 @@ def from_the_end(layers: Sequence[int], blocks: int) -> list[int]:
 
 
 def slots_of(layers: Sequence[int], tokens: str) -> tuple[Slot, ...]:
-    """The slots that `lay_out` makes of pools, in its order.
+    """Return the slots that `lay_out` makes of pools, in its order.
 
     >>> slots_of((-1, -3), "cls+mean,max")
     (Slot(layer=-1, pool='cls'), Slot(layer=-1, pool='mean'), Slot(layer=-3, pool='max'))
@@ -194,7 +194,7 @@ def slots_of(layers: Sequence[int], tokens: str) -> tuple[Slot, ...]:
 
 
 def write_layout(slots: Sequence[Slot]) -> tuple[tuple[int, ...], str]:
-    """The `layers` and `tokens` of a recipe that give these slots, last layer first; the inverse of `slots_of`.
+    """Return the `layers` and `tokens` of a recipe for these slots, last layer first; the inverse of `slots_of`.
 
     >>> write_layout([Slot(-3, "max"), Slot(-1, "mean"), Slot(-1, "cls")])
     ((-1, -3), 'mean+cls,max')
@@ -205,7 +205,7 @@ def write_layout(slots: Sequence[Slot]) -> tuple[tuple[int, ...], str]:
 
 
 def count_slots(tokens: str, layers: int) -> int:
-    """Tokens per item that have a meaning of their own: all pools of all layers; 1 for `grid:N` and `all`."""
+    """Return the number of tokens with a fixed meaning per item: all pools of all layers; 1 for `grid:N` and `all`."""
     if _is_sequence(tokens):
         return 1
     return sum(map(len, pools_by_layer(tokens.partition("|")[0], layers)))
@@ -216,12 +216,12 @@ def _is_sequence(tokens: str) -> bool:
 
 
 def own_vectors(tokens: TokenBatch, layout: str, depths: Sequence[int]) -> Tensor:
-    """[B, D] the mean over the deepest layer's tokens, or that layer's first pool where the mean is not among them.
+    """Return the mean over the deepest layer's tokens, [B, D], or that layer's first pool if the mean is missing.
 
     Args:
-        tokens: what `lay_out` gave.
-        layout: what `choose_tokens` gave.
-        depths: of the layers, larger is deeper.
+        tokens: output of `lay_out`.
+        layout: output of `choose_tokens`.
+        depths: depths of the layers, larger is deeper.
     """
     deepest = max(range(len(depths)), key=depths.__getitem__)
     if _is_sequence(layout):
@@ -232,15 +232,15 @@ def own_vectors(tokens: TokenBatch, layout: str, depths: Sequence[int]) -> Tenso
 
 
 def lay_out(layers: Sequence[Layer], tokens: str) -> TokenBatch:
-    """The tokens of `layers` as `tokens` wants them (what `choose_tokens` gave), in float32.
+    """Return the tokens of `layers` in the layout `tokens` (from `choose_tokens`), in float32.
 
-    Pools are tokens, ordered layer by layer; what is narrower is filled up with zeros to the width of the widest. After
-    a `|`, the first layer's sequence follows them. With `grid:N` and `all` alone, the layers of one place stand side by
-    side in one token.
+    Pools are tokens, ordered layer by layer; narrower tokens are padded with zeros to the widest. After a `|`, the
+    first layer's sequence follows them. With `grid:N` and `all` alone, the layers of a position are concatenated in one
+    token.
 
     Raises:
-        EncoderError: `cls` without a CLS token, `last` of pictures, `trained` where there is none, a grid finer than
-            the model's, `all` of layers that differ in tokens.
+        EncoderError: there is `cls` without a CLS token, `last` for pictures, `trained` without such a vector, a grid
+            finer than the model's, or `all` for layers with different tokens.
     """
     if _is_sequence(tokens):
         return _side_by_side([_sequence(layer, tokens) for layer in layers])
@@ -251,9 +251,9 @@ def lay_out(layers: Sequence[Layer], tokens: str) -> TokenBatch:
     slots = TokenBatch.full(torch.stack([pad(vector, (0, width - vector.shape[-1])) for vector in vectors], dim=1))
     if not sequence:
         return slots
-    found = _sequence(layers[0], sequence)
-    values = pad(found.values.float(), (0, width - found.dim))
-    return TokenBatch(torch.cat([slots.values, values], 1), torch.cat([slots.mask, found.mask], 1))
+    rest = _sequence(layers[0], sequence)
+    values = pad(rest.values.float(), (0, width - rest.dim))
+    return TokenBatch(torch.cat([slots.values, values], 1), torch.cat([slots.mask, rest.mask], 1))
 
 
 def _sequence(layer: Layer, tokens: str) -> TokenBatch:
@@ -292,7 +292,7 @@ def _last(layer: Layer) -> Tensor:
     if layer.grid is not None:
         raise EncoderError("tokens = 'last' of pictures, whose patches have no last one. Use 'cls', 'mean' or 'max'.")
     places = (layer.mask * torch.arange(layer.mask.shape[1], device=layer.mask.device)).argmax(1)
-    # Not len(): an exporter would take the number of items for one that never changes.
+    # Not len(): an exporter would treat the number of items as a constant.
     return layer.values[torch.arange(places.shape[0], device=places.device), places]
 
 
@@ -315,7 +315,7 @@ POOLS: dict[str, Callable[[Layer], Tensor]] = {
 
 
 def _divide(layer: Layer, parts: int) -> TokenBatch:
-    """`grid:N` of one layer: N x N patches (the CLS token before them), or N segments of a sequence."""
+    """Return `grid:N` of a layer: N x N patches (after the CLS token), or N segments of a sequence."""
     if layer.grid is None:
         return average_segments(layer.content(), parts)
     rows, columns = layer.grid

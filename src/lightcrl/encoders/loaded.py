@@ -1,4 +1,4 @@
-"""A model in place: what is known of it once it has run, and what its items and its outputs have in common."""
+"""A loaded model: its properties from a trial run, and helpers for its items and outputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightcrl.encoders.layout import Layer
 
-# Weights that hidden states do not depend on: heads, and tokens that only training puts in.
+# Weights without effect on hidden states: heads, and tokens that only training inserts.
 UNUSED = re.compile(r"(^|\.)(pooler|head|masked_spec_embed|mask_token|num_batches_tracked)(\.|$)")
 
 Prepared = dict[str, Tensor]
@@ -21,21 +21,21 @@ Prepared = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model in place, and what a trial of it has shown.
+    """A loaded model with the results of a trial run.
 
     Attributes:
-        network: frozen, in eval mode, on its device.
-        accepts: the names of its inputs.
-        blocks: how many there are.
-        layers: of the blocks, those to keep.
-        tokens: the layout, as `lay_out` takes it.
-        pads: items of unequal length can share a batch: padding changes nothing.
+        network: the frozen network, in eval mode, on its device.
+        accepts: names of its inputs.
+        blocks: number of blocks.
+        layers: blocks to keep.
+        tokens: layout for `lay_out`.
+        pads: true if items of unequal length can share a batch, since padding has no effect.
         dim: width of a token.
-        slots: tokens per item with a meaning of their own.
-        sequence: more tokens follow them.
-        widths: of the tokens of each block.
-        last: tokens of the last block, as a trial gave them.
-        own: the pool of the last block that is what the model was trained to give, where that is known.
+        slots: number of tokens with a fixed meaning per item.
+        sequence: true if more tokens follow them.
+        widths: widths of the tokens of each block.
+        last: tokens of the last block in the trial.
+        own: pool of the last block that the model was trained to give, if known.
     """
 
     network: torch.nn.Module
@@ -53,12 +53,12 @@ class Loaded:
 
 
 def attends(config: Any) -> bool:
-    """Whether a model's config, or that of a tower in it, speaks of attention heads."""
+    """Return true if a model's config, or that of a tower in it, has attention heads."""
     return bool(re.search(r'"\w*heads?"', json.dumps(config.to_dict(), default=str)))
 
 
 def alike(items: Sequence[Prepared], pads: bool) -> list[list[int]]:
-    """Numbers of the items that can share a batch: of one shape, but for its length where padding changes nothing."""
+    """Return groups of items that can share a batch: equal shapes, except for the length if padding has no effect."""
     groups: dict[Any, list[int]] = {}
     for number, item in enumerate(items):
         groups.setdefault(tuple(v.shape[1:] if pads else v.shape for v in item.values()), []).append(number)
@@ -66,9 +66,9 @@ def alike(items: Sequence[Prepared], pads: bool) -> list[list[int]]:
 
 
 def same(alone: Sequence[Layer], batch: Sequence[Layer]) -> bool:
-    """The first item has the same tokens in both, up to the rounding of the dtype."""
-    for one, other in zip(alone, batch, strict=True):
-        mine, theirs = one.values[0, one.mask[0]], other.values[0, other.mask[0]]
+    """Return true if the first item has the same tokens in both, up to the rounding of the dtype."""
+    for single, other in zip(alone, batch, strict=True):
+        mine, theirs = single.values[0, single.mask[0]], other.values[0, other.mask[0]]
         if mine.shape != theirs.shape:
             return False
         tolerance = 1e-4 if mine.dtype == torch.float32 else 5e-2

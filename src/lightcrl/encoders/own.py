@@ -1,4 +1,4 @@
-"""The user's own encoder: any object with `encode`, held to the contract."""
+"""The user's own encoder: any object with `encode`, checked against the contract."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from lightcrl.tokens import TokenBatch
 class OwnEncoder(Encoder):
     """An object with `encode(list of raw items) -> array [B, D] or [B, T, D], or TokenBatch`.
 
-    Its `prepare`, `dim`, `slots`, `sequence` and `fingerprint` are used where it has them. The name of its class, its
-    options and its `fingerprint` attribute stand for all that decides its output: when its weights change, one of them
-    has to.
-    Networks that it holds are put into eval mode.
+    Its `prepare`, `dim`, `slots`, `sequence` and `fingerprint` are used if present. The name of its class, its options
+    and its `fingerprint` attribute identify its output: when its weights change, one of them must change. Its networks
+    are put into eval mode.
 
     Raises:
-        EncoderError: there is no `encode`, or what it gives is not finite.
-        ShapeError: what it gives is not one row per item.
+        EncoderError: there is no `encode`, or its output is not finite.
+        ShapeError: its output is not a row per item.
     """
 
     def __init__(self, made: Any, spec: EncoderSpec) -> None:
@@ -45,7 +44,7 @@ class OwnEncoder(Encoder):
 
     @property
     def dim(self) -> int:  # type: ignore[override]
-        """D, the width of a token; known from the first batch on where the object does not say it."""
+        """D, the width of a token; known from the first batch on if the object does not define it."""
         if self._dim is None:
             raise EncoderError(
                 f"{self.spec.model!r} has encoded nothing yet; an attribute `dim` tells its width before."
@@ -53,7 +52,7 @@ class OwnEncoder(Encoder):
         return self._dim
 
     def describe(self) -> Mapping[str, Any]:
-        """The class, its options and its `fingerprint` attribute."""
+        """Return the class, its options and its `fingerprint` attribute."""
         mark = getattr(self.made, "fingerprint", None)
         return {
             "encoder": self.spec.model,
@@ -63,29 +62,29 @@ class OwnEncoder(Encoder):
         }
 
     def prepare(self, raw: Any) -> Any:
-        """The object's own `prepare`, or the raw item as it is."""
+        """Call the object's own `prepare`, or return the raw item."""
         prepare = getattr(self.made, "prepare", None)
         return raw if prepare is None else prepare(raw)
 
     def encode(self, prepared: Sequence[Any]) -> TokenBatch:
-        """What the object gives, checked, in float32."""
+        """Return the object's output, validated, in float32."""
         with torch.no_grad():
-            found = self.made.encode(list(prepared))
-        tokens = found if isinstance(found, TokenBatch) else self._tokens(found)
+            output = self.made.encode(list(prepared))
+        tokens = output if isinstance(output, TokenBatch) else self._tokens(output)
         if len(tokens) != len(prepared) or tokens.dim != (self._dim or tokens.dim):
             raise ShapeError(
                 f"{self.spec.model!r} gave tokens of shape {list(tokens.values.shape)} for {len(prepared)} items; "
                 f"expected [{len(prepared)}, T, {self._dim or 'D'}]."
             )
-        # Copies, since what was made in inference mode cannot be used in training.
+        # Copies, since tensors from inference mode cannot be used in training.
         values, mask = tokens.values.detach().to(torch.float32, copy=True), tokens.mask.clone()
         if not torch.isfinite(values[mask]).all():
             raise EncoderError(f"{self.spec.model!r} gave values that are not finite.")
         self._dim = tokens.dim
         return TokenBatch(values, mask)
 
-    def _tokens(self, found: Any) -> TokenBatch:
-        values = found if isinstance(found, torch.Tensor) else torch.as_tensor(np.asarray(found))
+    def _tokens(self, output: Any) -> TokenBatch:
+        values = output if isinstance(output, torch.Tensor) else torch.as_tensor(np.asarray(output))
         if values.ndim not in (2, 3):
             raise ShapeError(
                 f"{self.spec.model!r} gave an array of shape {list(values.shape)}; expected [B, D] or [B, T, D]."

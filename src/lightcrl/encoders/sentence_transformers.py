@@ -1,4 +1,4 @@
-"""Folders in the layout of the library sentence-transformers: what their makers have set, old forms and new ones.
+"""Folders in the layout of the library sentence-transformers: their settings, in old and new forms.
 
 modules.json                          the modules in order: Transformer, Pooling, Dense, Normalize
 sentence_bert_config.json             beside the transformer: max_seq_length, do_lower_case
@@ -23,7 +23,7 @@ from lightcrl.encoders.files import MODULES, folder_digest, module_folders
 from lightcrl.encoders.trained import POOLINGS, Unit
 from lightcrl.errors import EncoderError
 
-# The flags that came before `pooling_mode`, in the order in which their vectors stand side by side.
+# The flags before `pooling_mode`, in the order in which their vectors are concatenated.
 FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -32,25 +32,25 @@ FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-# Where a model has no prompt of a role, what else it may be called.
+# Alternative names of a prompt's role in models without that role.
 ROLES: Mapping[str, Sequence[str]] = {"document": ("document", "passage", "corpus")}
 
 
 @dataclass(frozen=True)
 class SentenceModel:
-    """What a folder says of its model.
+    """The settings in a model's folder.
 
     Attributes:
-        folder: of the transformer.
-        max_length: tokens kept of a text; None where the model's own limit holds.
-        lower_case: texts are lowered first.
+        folder: folder of the transformer.
+        max_length: greatest number of tokens of a text; None for the model's own limit.
+        lower_case: true if texts are lower-cased first.
         prompts: texts to put before an item's, by name.
-        default_prompt: the name of the one that is used unless another is asked for.
-        poolings: names in `POOLINGS`; none where the model pools by itself, as CLIP does.
-        include_prompt: a prompt's tokens are pooled too.
-        modules: kind and folder of what follows the pooling.
-        dim: leading numbers kept of a vector; None for all.
-        unread: why this version cannot give the model's vector; empty where it can.
+        default_prompt: name of the prompt that is used by default.
+        poolings: names in `POOLINGS`; none if the model pools by itself, as CLIP does.
+        include_prompt: true if a prompt's tokens are pooled too.
+        modules: kind and folder of the modules after the pooling.
+        dim: number of leading components kept of a vector; None for all.
+        unread: reason why this version cannot compute the model's vector; empty if it can.
     """
 
     folder: Path
@@ -65,7 +65,7 @@ class SentenceModel:
     unread: str = ""
 
     def prompt(self, name: str | None) -> str:
-        """The text of a prompt: that called `name`, the default one for None, none for `""`.
+        """Return the text of a prompt: that called `name`, the default one for None, none for `""`.
 
         Raises:
             EncoderError: there is no such prompt.
@@ -73,7 +73,7 @@ class SentenceModel:
         if name is None:
             return self.prompts.get(self.default_prompt or "", "")
         names = [other for other in ROLES.get(name, (name,)) if other in self.prompts]
-        # Models that ask for a prompt before queries alone need not say so of documents.
+        # Models with a prompt only for queries need not define one for documents.
         if names or not name or (name == "document" and "query" in self.prompts):
             return self.prompts[names[0]] if names else ""
         there = ", ".join(self.prompts) or "none"
@@ -82,7 +82,7 @@ class SentenceModel:
         )
 
     def describe(self) -> dict[str, Any]:
-        """All of it that decides a model's vector, as JSON values."""
+        """Return all settings that determine a model's vector, as JSON values."""
         return {
             "poolings": list(self.poolings),
             "include_prompt": self.include_prompt,
@@ -92,26 +92,26 @@ class SentenceModel:
         }
 
     def load_modules(self) -> list[nn.Module]:
-        """What follows the pooling, with its weights, in float32.
+        """Return the modules after the pooling, with their weights, in float32.
 
         Raises:
-            EncoderError: weights are missing or of other shapes.
+            EncoderError: weights are missing or have other shapes.
         """
         return [module for kind, folder in self.modules for module in _load(kind, folder)]
 
 
 def read_sentence_model(root: Path) -> SentenceModel | None:
-    """What the folder `root` says; None where it is not in this layout.
+    """Read the folder `root`; return None if it is not in this layout.
 
     Raises:
-        EncoderError: one of its files is not what it should be.
+        EncoderError: one of its files is invalid.
     """
     if not (root / MODULES).is_file():
         return None
     (kind, folder), *others = module_folders(root)
     config = _json(root / "config_sentence_transformers.json")
     names = ("sentence_bert_config.json", *sorted(path.name for path in folder.glob("sentence_*_config.json")))
-    settings = next((found for name in names if (found := _json(folder / name))), {})
+    settings = next((content for name in names if (content := _json(folder / name))), {})
     model = SentenceModel(
         folder,
         settings.get("max_seq_length"),
@@ -129,7 +129,7 @@ def read_sentence_model(root: Path) -> SentenceModel | None:
 def _with_vector(
     model: SentenceModel, kind: str, settings: Mapping[str, Any], others: Sequence[tuple[str, Path]]
 ) -> SentenceModel:
-    """The model with how its vector is made."""
+    """Return the model with the settings of its vector."""
     if kind not in ("Transformer", "CLIPModel") or "message" in settings.get("modality_config", {}):
         raise EncoderError(f"{kind} {'with a chat template ' if kind == 'Transformer' else ''}is not read")
     poolings: tuple[str, ...] = ()
@@ -161,7 +161,7 @@ def _poolings(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one where there is no file."""
+    """Read a JSON object; return an empty one if there is no file."""
     try:
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -172,7 +172,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 class Dense(nn.Module):
-    """A linear map [B, in] to [B, out] with an activation, and with a shortcut around both where the folder has one."""
+    """A linear map [B, in] to [B, out] with an activation, and with a residual connection if the folder has one."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class Dense(nn.Module):
             self.residual = nn.Linear(wide, narrow, bias=False)
 
     def forward(self, vectors: Any) -> Any:
-        """The vectors, mapped."""
+        """Return the mapped vectors."""
         mapped = self.activation(self.linear(vectors))
         if not self.shortcut:
             return mapped

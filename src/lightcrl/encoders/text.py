@@ -1,4 +1,4 @@
-"""Frozen text encoders of the transformers library: BERT and its kin, causal language models, towers of CLIP."""
+"""Frozen text encoders of the transformers library: BERT and its variants, causal language models, towers of CLIP."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ ENDLESS = 1 << 62
 
 
 class CutText(dict[str, Tensor]):
-    """What `TextEncoder.prepare` gives of a text whose end it has left out."""
+    """The output of `TextEncoder.prepare` for a text whose end was cut off."""
 
 
 class TextEncoder(HuggingFaceEncoder):
     """Texts as the hidden states of their tokens.
 
     Attributes:
-        prompt: put before every text; empty for none.
-        skip: leading tokens, those of the prompt, that have no part in the vector that the model was trained to give.
-        max_length: tokens kept of a text, special ones and the prompt's included; by default what the model's makers
-            have set, else all that the model takes, at most 512.
+        prompt: text put before every text; empty for none.
+        skip: number of leading tokens, those of the prompt, that are excluded from the vector that the model was
+            trained to give.
+        max_length: greatest number of tokens of a text, including special tokens and the prompt's; by default the model
+            makers' setting, otherwise the model's limit, at most 512.
 
     Raises:
-        EncoderError: a `max_length` that leaves no room for a token, or that the model cannot take; a `prompt` that
-            does not come with the model.
+        EncoderError: `max_length` leaves no room for a token or exceeds the model's limit, or the model has no such
+            `prompt`.
     """
 
     tower = "text_model"
@@ -50,7 +51,7 @@ class TextEncoder(HuggingFaceEncoder):
         self.unseen = frozenset({"attention_mask"} if self.filled else ())
         bare = self._tokenize("", None)
         self.special = bare["input_ids"]
-        # Of the models that tell segments apart, some have one of its own for special tokens (XLNet).
+        # Among models with segments, some have a separate segment for special tokens (XLNet).
         self.typed = any(bare.get("token_type_ids", ()))
         before = self._tokenize(self.prompt, None)
         if self.sentence and not self.sentence.include_prompt and self.prompt:
@@ -63,16 +64,16 @@ class TextEncoder(HuggingFaceEncoder):
         self._tokenize("", self.max_length)
 
     def describe(self) -> Mapping[str, Any]:
-        """See `HuggingFaceEncoder`; the cut and the prompt are part of it."""
+        """Return the settings of `HuggingFaceEncoder`, the greatest length and the prompt."""
         prompt = {"prompt": self.prompt} if self.prompt else {}
         filled = {"filled": True} if self.filled else {}
         return {**super().describe(), "max_length": self.max_length, **prompt, **filled}
 
     def prepare(self, raw: Any) -> Prepared:
-        """Token ids [T] of a string and their mask [T], a `CutText` where the string has more.
+        """Return token ids [T] of a string and their mask [T], as a `CutText` if the string is longer.
 
         Raises:
-            ItemError: not a string, or nothing in it for this tokenizer.
+            ItemError: the item is not a string, or has no token for this tokenizer.
         """
         if not isinstance(raw, str):
             raise ItemError("not a text", f"found {type(raw).__name__}")
@@ -84,20 +85,20 @@ class TextEncoder(HuggingFaceEncoder):
         return CutText(item) if self._exceeds(encoded, self.prompt + raw) else item
 
     def cut(self, prepared: Prepared) -> bool:
-        """Whether the text had more than `max_length` tokens."""
+        """Return true if the text had more than `max_length` tokens."""
         return isinstance(prepared, CutText)
 
     def length(self, prepared: Prepared) -> int:
-        """Tokens of the text."""
+        """Return the number of tokens of the text."""
         return len(prepared["input_ids"])
 
     def trial(self) -> list[Prepared]:
-        """Two texts of arbitrary words."""
+        """Return two texts of arbitrary words."""
         words = [number % len(self.processor) for number in range(5, 14)]
         return [self._trial([*self.special[:1], *words[:n]][: self.max_length]) for n in (3, 9)]
 
     def places(self, network: torch.nn.Module, layer: Tensor, inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
-        """Whether the tokenizer puts a CLS token first; the BOS token of a causal model knows nothing of the text."""
+        """Return true if the tokenizer puts a CLS token first; the BOS token of a causal model has no information."""
         return {"cls": bool(self.special) and self.special[0] == self.processor.cls_token_id}
 
     def _layer(self, network: Any, state: Tensor, inputs: Mapping[str, Tensor]) -> Layer:
@@ -115,9 +116,9 @@ class TextEncoder(HuggingFaceEncoder):
         return ""
 
     def _limits(self, spec: EncoderSpec) -> tuple[int, int]:
-        """Tokens that the model takes, and those that are kept of a text."""
+        """Return the model's limit of tokens, and the number of tokens kept of a text."""
         positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        # A model without a limit says so by None, 0 or -1; a tokenizer, by a number of thirty digits.
+        # A model without a limit has None, 0 or -1; a tokenizer has a number of thirty digits.
         most = min(limit for limit in (self.processor.model_max_length, positions, ENDLESS) if limit and limit > 0)
         if spec.max_length is not None:
             return most, int(spec.max_length)
@@ -126,7 +127,7 @@ class TextEncoder(HuggingFaceEncoder):
         return most, min(most, LONGEST)
 
     def _tokenize(self, text: str, max_length: int | None) -> Any:
-        """The tokenizer's output for one text, cut at `max_length` and filled up to it where the model wants that."""
+        """Tokenize a text, cut at `max_length` and padded to it if the model requires that."""
         return self.processor(
             text,
             truncation=max_length is not None,
@@ -152,7 +153,7 @@ class TextEncoder(HuggingFaceEncoder):
 
 
 def _lower(tokenizer: Any) -> None:
-    """Have a tokenizer lower all texts first."""
+    """Make a tokenizer lower-case all texts first."""
     from tokenizers import normalizers
 
     before = tokenizer.backend_tokenizer.normalizer

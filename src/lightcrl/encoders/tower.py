@@ -1,9 +1,9 @@
-"""A tower: an encoder of the transformers library whose weights are trained, all of them, some, or adapters.
+"""Towers: encoders of the transformers library whose weights are trained, completely, partly, or by adapters.
 
 spec = TuningSpec(blocks=2)
-tower = Tower(encoder, spec)      a copy of the encoder's network; the encoder itself stays as it is
+tower = Tower(encoder, spec)      a copy of the encoder's network; the encoder itself is not changed
 tower(prepared)                   tokens, with gradients
-tower.tuned()                     what training has changed: the checkpoint keeps it
+tower.tuned()                     changed weights, for the checkpoint
 tuned_encoder(encoder, spec, tensors)    the trained encoder, with a fingerprint of its own
 """
 
@@ -27,21 +27,22 @@ from lightcrl.errors import CheckpointError, EncoderError, MissingExtraError
 from lightcrl.tokens import TokenBatch
 
 RATES = {"random": 1e-3, "lora": 2e-4, "pretrained": 2e-5}
-"""What `learning_rate = "auto"` is for random weights, for adapters, and for pretrained weights."""
+"""Values of `learning_rate = "auto"` for random weights, for adapters, and for pretrained weights."""
 
 
 class TuningSpec(BaseModel):
-    """A `[tuning.<modality>]` table: how the encoder of a modality is trained along with the method.
+    """A `[tuning.<modality>]` table: settings of the training of a modality's encoder together with the method.
 
     Attributes:
-        blocks: how many of the last blocks are trained, and what follows them; `"all"` trains embeddings too.
+        blocks: number of trained blocks, counted from the last, with the layers after them; `"all"` trains embeddings
+            too.
         lora: rank of low-rank adapters (arXiv 2106.09685) in those blocks, trained in place of their weights; 0 for
             none (extra `lora`).
         learning_rate: peak rate of the tower; it rises and falls with that of the method.
-        weight_decay: of weight matrices.
+        weight_decay: weight decay of weight matrices.
         crop: smallest share of a picture's area that a random crop in training keeps; 1 takes whole pictures.
-        flip: mirror pictures in half of the cases; wrong where captions tell left from right.
-        checkpointing: compute activations twice instead of keeping them.
+        flip: true to mirror pictures in half of the cases; wrong if captions distinguish left from right.
+        checkpointing: true to recompute activations in the backward pass instead of keeping them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,24 +56,24 @@ class TuningSpec(BaseModel):
     checkpointing: bool = False
 
     def rate(self, weights: str) -> float:
-        """The peak learning rate for an encoder whose `weights` are `"random"` or `"pretrained"`."""
+        """Return the peak learning rate for an encoder whose `weights` are `"random"` or `"pretrained"`."""
         if self.learning_rate != "auto":
             return float(self.learning_rate)
         return RATES["lora" if self.lora and weights == "pretrained" else weights]
 
 
 class Tower(nn.Module):
-    """An encoder's network, copied, of which `spec` says what is trained.
+    """A copy of an encoder's network, trained as specified.
 
-    Statistics of batch norms stay those of pretrained weights: batches here are not those they were made from.
+    Statistics of batch norms stay those of pretrained weights, whose batches differ from the batches here.
 
     Attributes:
-        spec: what is trained.
-        encoder: runs this network; its fingerprint is still that of the weights before training.
+        spec: trained parts and settings.
+        encoder: encoder with this network; its fingerprint is that of the weights before training.
         network: the copy.
 
     Raises:
-        EncoderError: the encoder is no model of the transformers library, or has fewer blocks.
+        EncoderError: the encoder is not a model of the transformers library, or has fewer blocks.
     """
 
     def __init__(self, encoder: Encoder, spec: TuningSpec) -> None:
@@ -82,7 +83,7 @@ class Tower(nn.Module):
                 f"{type(encoder).__name__} cannot be trained: expected a model of the transformers library. Remove its "
                 "[tuning] table, or train it yourself and name the result as model."
             )
-        encoder = encoder.in_float32()  # small updates would be rounded away in anything less
+        encoder = encoder.in_float32()  # lower precision would round small updates away
         self.spec = spec
         network: Any = deepcopy(encoder.loaded.network)
         chosen = chosen_parameters(network, spec.blocks, encoder.spec.model)
@@ -100,7 +101,7 @@ class Tower(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> Tower:
-        """Dropout as `mode` says; batch norms only where weights began as random ones."""
+        """Switch dropout by `mode`; batch norms are switched only if the initial weights were random."""
         super().train(mode)
         if not self.random:
             for module in self.network.modules():
@@ -109,11 +110,11 @@ class Tower(nn.Module):
         return self
 
     def forward(self, prepared: Sequence[Prepared]) -> TokenBatch:
-        """Tokens [B, T, D] of prepared items, with gradients."""
+        """Return tokens [B, T, D] of prepared items, with gradients."""
         return self.encoder.forward(prepared)
 
     def tuned(self) -> dict[str, Tensor]:
-        """By name, what training changes: trained parameters, and all of a network that began with random weights."""
+        """Return changed tensors by name: trained parameters, and all of a network with random initial weights."""
         state: dict[str, Tensor] = self.network.state_dict()
         if not self.random:
             trained = {name for name, parameter in self.network.named_parameters() if parameter.requires_grad}
@@ -121,10 +122,10 @@ class Tower(nn.Module):
         return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take what `tuned` gave.
+        """Load tensors from `tuned`.
 
         Raises:
-            CheckpointError: names or shapes are not those of this tower.
+            CheckpointError: names or shapes differ from this tower's.
         """
         mine = {name: tensor.shape for name, tensor in self.tuned().items()}
         theirs = {name: tensor.shape for name, tensor in tensors.items()}
@@ -138,11 +139,11 @@ class Tower(nn.Module):
 
 
 def tuned_encoder(encoder: Encoder, spec: TuningSpec, tensors: Mapping[str, Tensor]) -> Encoder:
-    """The encoder with what training has made of it, frozen again, with a fingerprint that stands for it.
+    """Return the encoder with its trained weights, frozen again, with a fingerprint of its own.
 
     Raises:
         CheckpointError: the tensors are those of another network.
-        EncoderError: as `Tower`.
+        EncoderError: see `Tower`.
     """
     tower = Tower(encoder, spec)
     tower.load(tensors)
@@ -160,7 +161,7 @@ def _tuned_again(origin: Callable[[], Encoder], spec: TuningSpec, tensors: Mappi
 
 
 def chosen_parameters(network: nn.Module, blocks: int | str, model: str) -> set[str]:
-    """Names of the parameters of the last `blocks` blocks and of all that comes after them; heads have no part.
+    """Return names of the parameters of the last `blocks` blocks and of all layers after them, without heads.
 
     The blocks are the longest list of modules of the network.
 
@@ -176,16 +177,16 @@ def chosen_parameters(network: nn.Module, blocks: int | str, model: str) -> set[
     kept = {f"{path}.{number}." for number in range(length - int(blocks), length)}
     inside = [name for name in names if name.startswith(f"{path}.")]
     after = names[names.index(inside[-1]) + 1 :]
-    return {name for name in inside if any(name.startswith(one) for one in kept)} | set(after)
+    return {name for name in inside if any(name.startswith(prefix) for prefix in kept)} | set(after)
 
 
 def keep_no_activations(network: Any, model: str) -> None:
-    """Have the blocks of a network computed anew for the backward pass.
+    """Make the blocks of a network recompute activations for the backward pass.
 
     Raises:
-        EncoderError: this kind of model cannot do so.
+        EncoderError: this kind of model does not support it.
     """
-    name = "activation_checkpointing_enable"  # as transformers calls it from 5.20 on
+    name = "activation_checkpointing_enable"  # the name in transformers from 5.20 on
     enable = getattr(network, name, None) or network.gradient_checkpointing_enable
     try:
         enable({"use_reentrant": False})
@@ -194,13 +195,13 @@ def keep_no_activations(network: Any, model: str) -> None:
 
 
 def block_list(network: nn.Module) -> tuple[str, int]:
-    """Name and length of a network's longest list of modules, the outermost of equal ones."""
+    """Return name and length of a network's longest list of modules, the outermost of equal ones."""
     lists = [(name, len(module)) for name, module in network.named_modules() if isinstance(module, nn.ModuleList)]
     return max(lists, key=lambda entry: entry[1], default=("", 0))
 
 
 def add_adapters(network: nn.Module, chosen: set[str], rank: int) -> set[str]:
-    """Put adapters into the linear maps among the parameters `chosen`, in place; the names of the adapters' own.
+    """Add adapters to the linear maps among the parameters `chosen`, in place; return the adapters' names.
 
     Raises:
         MissingExtraError: peft is not installed.

@@ -1,4 +1,4 @@
-"""The vector that a model was trained to give: its last layer pooled and mapped on, or what it projects itself."""
+"""The vector that a model was trained to give: its last layer pooled and mapped, or its own projection."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from lightcrl.encoders.base import Slot
 from lightcrl.encoders.layout import Layer, slots_of
 from lightcrl.tokens import TokenBatch
 
-# Dual encoders by `model_type`: what maps the pooled output of the text tower and of the picture tower into the space
-# that they share; nothing where the pooled output lies in it.
+# Dual encoders by `model_type`: maps of the pooled output of the text tower and of the picture tower into their
+# common space; none if the pooled output is already in it.
 DUAL: Mapping[str, Mapping[str, str | None]] = {
     "clip": {"text": "text_projection", "image": "visual_projection"},
     "metaclip_2": {"text": "text_projection", "image": "visual_projection"},
     "siglip": {"text": None, "image": None},
     "siglip2": {"text": None, "image": None},
 }
-# Those that were trained on texts filled up to one length, and without a mask.
+# Models that were trained on texts padded to a fixed length, without a mask.
 FILLED = frozenset({"siglip", "siglip2"})
 
 # The submodule of a network that gives the vector.
@@ -28,16 +28,16 @@ NAME = "trained_vector"
 
 
 def projects(config: Any, kind: str) -> bool:
-    """Whether a model is a dual encoder whose tower for `kind` ends in the space of both."""
+    """Return true if a model is a dual encoder whose tower for `kind` ends in the common space."""
     tower = getattr(config, "vision_config" if kind == "image" else "text_config", None)
     return kind in DUAL.get(config.model_type, {}) and getattr(tower, "vision_use_head", True)
 
 
 class Unit(nn.Module):
-    """Vectors [B, D] to unit length."""
+    """Normalisation of vectors [B, D] to unit length."""
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """The vectors, each divided by its norm."""
+        """Return the vectors, each divided by its norm."""
         return nn.functional.normalize(vectors, dim=-1)
 
 
@@ -45,10 +45,10 @@ class TrainedVector(nn.Module):
     """Vectors [B, D] float32 from a model's last layer, or from its pooled output.
 
     Attributes:
-        poolings: names in `POOLINGS`, whose vectors stand side by side; none where the model pools by itself.
-        skip: leading tokens, those of a prompt, that are not pooled.
-        after: what follows: a projection, maps, a division by the norm.
-        dim: leading numbers kept of the result; None for all.
+        poolings: names in `POOLINGS`, whose vectors are concatenated; none if the model pools by itself.
+        skip: number of leading tokens, those of a prompt, that are not pooled.
+        after: subsequent maps: a projection, linear maps, a division by the norm.
+        dim: number of leading components kept of the result; None for all.
     """
 
     def __init__(
@@ -59,29 +59,29 @@ class TrainedVector(nn.Module):
         self.after = nn.Sequential(*after).float()
 
     def forward(self, layer: Layer, pooled: Tensor | None = None) -> Tensor:
-        """[B, D] from the last layer, or from `pooled` [B, D'], the model's own output."""
+        """Return [B, D] from the last layer, or from `pooled` [B, D'], the model's own output."""
         if not self.poolings:
-            assert pooled is not None  # `projects` has seen to it
+            assert pooled is not None  # guaranteed by `projects`
             return self.finish(pooled)
         kept = layer.mask & (layer.mask.cumsum(1) > self.skip)
         values = layer.values.float()
         return self.finish(torch.cat([POOLINGS[name](values, kept, layer.mask) for name in self.poolings], -1))
 
     def finish(self, vectors: Tensor) -> Tensor:
-        """[B, D] from the pooled vectors [B, D']."""
+        """Return [B, D] from the pooled vectors [B, D']."""
         result: Tensor = self.after(vectors.float())
         return result if self.dim is None else result[:, : self.dim]
 
     @property
     def pool(self) -> str | None:
-        """The pool of the last layer that it is made from, where that is one alone."""
+        """The pool of the last layer from which it is made, if it is a single one."""
         return POOLS.get(self.poolings[0]) if len(self.poolings) == 1 and not self.skip else None
 
     def as_pool(self, cls: bool) -> str:
-        """The pool that says what this vector says, up to its length; `"trained"` where there is none.
+        """Return the pool that equals this vector, up to its length; `"trained"` if there is none.
 
         Args:
-            cls: the last layer has a CLS token.
+            cls: true if the last layer has a CLS token.
         """
         changed = self.dim is not None or not all(isinstance(module, Unit) for module in self.after)
         if self.pool is None or changed or (self.pool == "cls" and not cls):
@@ -91,14 +91,14 @@ class TrainedVector(nn.Module):
     def from_tokens(
         self, tokens: TokenBatch, layout: str, layers: Sequence[int], widths: Sequence[int], dim: int
     ) -> Tensor | None:
-        """[B, dim] from tokens as they are kept; None where they do not hold what it takes.
+        """Return [B, dim] from stored tokens; None if they lack the necessary ones.
 
         Args:
-            tokens: what `lay_out` gave.
-            layout: what `choose_tokens` gave.
+            tokens: output of `lay_out`.
+            layout: output of `choose_tokens`.
             layers: negative indices of the layers.
-            widths: of those layers.
-            dim: D, of this vector.
+            widths: widths of those layers.
+            dim: D, width of this vector.
         """
         pools, _, sequence = layout.partition("|")
         if pools == "all" and -1 in layers:
@@ -148,7 +148,7 @@ def _mean_sqrt_len(values: Tensor, kept: Tensor, real: Tensor) -> Tensor:
 
 
 def _weighted_mean(values: Tensor, kept: Tensor, real: Tensor) -> Tensor:
-    # A token weighs what its place is, prompts counted (SGPT, arXiv 2202.08904).
+    # A token's weight is its position, including prompts (SGPT, arXiv 2202.08904).
     weights = real.cumsum(1) * kept
     return _sum(values, weights) / weights.sum(1, keepdim=True).clamp(min=1)
 
@@ -161,7 +161,7 @@ POOLINGS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "weightedmean": _weighted_mean,
     "lasttoken": _last,
 }
-"""By sentence-transformers' names: [B, D] from values [B, T, D], the tokens to pool [B, T] and the real ones [B, T]."""
+"""Poolings by sentence-transformers' names: [B, D] from values [B, T, D], masks of pooled and of real tokens [B, T]."""
 
-# Those that are pools of a layer too, by their names there.
+# Poolings that are pools of a layer too, by their names there.
 POOLS: Mapping[str, str] = {"cls": "cls", "max": "max", "mean": "mean", "lasttoken": "last"}

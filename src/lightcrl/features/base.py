@@ -1,4 +1,4 @@
-"""What a modality's features are to training and evaluation, wherever they come from."""
+"""The interface of a modality's features for training and evaluation."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from lightcrl.tokens import TokenBatch
 
 
 class Store(Protocol):
-    """Items of one modality by row: stored ones (`FeatureStore`), or ones that a tower encodes now (`LiveStore`).
+    """Items of a modality by row: stored ones (`FeatureStore`), or items that a tower encodes on demand (`LiveStore`).
 
     Attributes:
-        fingerprint: stands for encoder, tokens, dtype and data.
-        rows: items in it.
+        fingerprint: digest of encoder, tokens, dtype and data.
+        rows: number of items.
         dim: D, width of a token.
         slots: see `Encoder.slots`.
         sequence: see `Encoder.sequence`.
-        memory: whether nothing is read from files.
-        longest: tokens of the longest item.
-        tokens: tokens of all items.
+        memory: true if nothing is read from files.
+        longest: number of tokens of the longest item.
+        tokens: number of tokens of all items.
         nbytes: size of the stored values in bytes.
-        cut: rows of the texts whose end the encoder left out, ascending.
+        cut: rows of texts that exceeded the encoder's length, ascending.
     """
 
     @property
@@ -49,16 +49,16 @@ class Store(Protocol):
     def cut(self) -> np.ndarray: ...
 
     def gather(self, rows: np.ndarray, *, sequence: bool = True) -> TokenBatch:
-        """Tokens of the items at `rows` [B] in that order; without `sequence` the slots alone."""
+        """Return tokens of the items at `rows` [B] in that order; without `sequence` only the slots."""
 
     def metadata(self) -> pa.Table:
-        """Columns row, item, group, split, source: one line per item and group, in order of rows."""
+        """Return columns row, item, group, split, source: a line per item and group, in order of rows."""
 
     def lines(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """The named columns of the metadata, `row` the first of them, part by part."""
+        """Yield the named columns of the metadata, `row` the first of them, part by part."""
 
     def count_lines(self) -> int:
-        """How many lines the metadata has."""
+        """Return the number of lines of the metadata."""
 
     def in_memory(self) -> Store:
-        """The same items, held in memory."""
+        """Return the same items, held in memory."""

@@ -1,4 +1,4 @@
-"""A modality whose encoder is being trained: raw items through a tower, as a store of features."""
+"""Features of a modality with a trained encoder: raw items through a tower, with the interface of a store."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from lightcrl.tokens import TokenBatch
 
 
 class LiveStore:
-    """The store that a tower's first weights have filled, whose items go through the tower anew whenever asked for.
+    """A store whose items go through the tower on every request.
 
-    A `features.Store`: the store filled before still says who belongs to whom and which items can be read. Nothing that
-    the tower gives is kept.
+    A `features.Store`: the store of the tower's initial outputs still provides the groups and the readable items.
+    Outputs of the tower are not kept.
 
     Attributes:
         tower: the encoder in training.
-        workers: threads that decode.
-        items: [rows] the raw item of each row.
+        workers: number of decoding threads.
+        items: raw item of each row, [rows].
     """
 
-    memory = True  # of stored values, none are read
+    memory = True  # no stored values are read
 
     def __init__(self, store: Store, tower: Tower, items: Sequence[Item], *, workers: int = 4) -> None:
-        """Stand before `store`, with the raw items of the data set that it was made from; `workers` decode."""
+        """Wrap `store`, with the raw items of the data set that it was made from; `workers` is a number of threads."""
         self._stored = store
         self.fingerprint, self.rows, self.longest = store.fingerprint, store.rows, store.longest
         self.tokens, self.nbytes, self.cut = store.tokens, store.nbytes, store.cut
@@ -47,23 +47,23 @@ class LiveStore:
         self.items = [by_key[keys[row]] for row in range(self.rows)]
 
     def metadata(self) -> pa.Table:
-        """That of the store before training; see `FeatureStore.metadata`."""
+        """Return the metadata of the store before training; see `FeatureStore.metadata`."""
         return self._stored.metadata()
 
     def lines(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Those of the store before training; see `FeatureStore.lines`."""
+        """Yield the lines of the store before training; see `FeatureStore.lines`."""
         return self._stored.lines(columns)
 
     def count_lines(self) -> int:
-        """As many as the store before training has."""
+        """Return the number of lines of the store before training."""
         return self._stored.count_lines()
 
     def in_memory(self) -> LiveStore:
-        """This one: there is nothing to read."""
+        """Return this store: there is nothing to read."""
         return self
 
     def prepare(self, rows: np.ndarray, generator: np.random.Generator | None = None) -> list[Any]:
-        """The items at `rows` [B], decoded and ready for the tower; pictures cropped and mirrored by `generator`."""
+        """Return the items at `rows` [B], decoded for the tower; `generator` crops and mirrors pictures."""
         encoder, spec = self.tower.encoder, self.tower.spec
         changed = generator is not None and encoder.kind == "image"
         seeds = generator.integers(2**63, size=len(rows)) if generator is not None else np.zeros(len(rows), int)
@@ -80,7 +80,7 @@ class LiveStore:
 
     @torch.no_grad()
     def gather(self, rows: np.ndarray, *, sequence: bool = True) -> TokenBatch:
-        """Tokens of the items at `rows` [B] as the tower sees them now, in eval mode and without gradient."""
+        """Return tokens of the items at `rows` [B] from the tower's current weights, in eval mode without gradient."""
         was_training = self.tower.training
         self.tower.eval()
         size = self.tower.encoder.batch_size
@@ -89,5 +89,5 @@ class LiveStore:
             tokens = self.tower(self.prepare(np.asarray(rows[start : start + size])))
             parts += tokens.to("cpu").ragged()
         self.tower.train(was_training)
-        found = TokenBatch.from_ragged(parts)
-        return found if sequence or not self.sequence else found.places(0, self.slots)
+        batch = TokenBatch.from_ragged(parts)
+        return batch if sequence or not self.sequence else batch.places(0, self.slots)

@@ -1,4 +1,4 @@
-"""How alike two spaces are: pure functions of paired rows."""
+"""Alignment of two spaces: pure functions of paired rows."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lightcrl.metrics.cca import check_pairs
 
 
 def neighbours(rows: Tensor, k: int) -> Tensor:
-    """[N, N] bool: which other rows are among a row's `k` nearest, by cosine of the centred rows.
+    """Return a mask [N, N] of the `k` nearest other rows of each row, by cosine of the centred rows.
 
     Raises:
-        ShapeError: no more than `k` rows.
+        ShapeError: there are no more than `k` rows.
     """
     if not 0 < k < len(rows):
         raise ShapeError(f"{k} nearest neighbours among {len(rows)} rows; expected 1 to {len(rows) - 1}.")
@@ -26,32 +26,34 @@ def neighbours(rows: Tensor, k: int) -> Tensor:
 
 
 def mutual_knn(x: Tensor, y: Tensor, k: int) -> float:
-    """Share of each row's `k` nearest other rows that are the same in both spaces.
+    """Return the mean share of each row's `k` nearest other rows that are the same in both spaces.
 
-    The mean over rows of |N_x(i) & N_y(i)| / k (Huh et al. 2024, "The Platonic Representation Hypothesis"). 1 for
-    spaces that agree, `chance_knn` in expectation for independent ones.
+    This is the mean over rows of |N_x(i) & N_y(i)| / k (Huh et al. 2024, "The Platonic Representation Hypothesis"): 1
+    for spaces that agree, `chance_knn` in expectation for independent spaces.
 
     >>> mutual_knn(torch.tensor([[0.0], [1], [5], [6]]), torch.tensor([[0.0], [3], [40], [41]]), k=1)
     1.0
 
     Raises:
-        ShapeError: unequal numbers of rows, or no more than `k`.
+        ShapeError: the numbers of rows differ, or are no more than `k`.
     """
     check_pairs(x, y)
     return float((neighbours(x, k) & neighbours(y, k)).sum()) / (k * len(x))
 
 
 def chance_knn(count: int, k: int) -> float:
-    """What `mutual_knn` gives independent spaces of `count` rows in expectation: k / (count - 1)."""
+    """Return the expected `mutual_knn` of independent spaces of `count` rows: k / (count - 1)."""
     return k / (count - 1)
 
 
 def u_centred(rows: Tensor) -> Tensor:
-    """[N, N] float64: the linear kernel of the rows, U-centred, so that the inner product of two of these is N (N - 3)
-    times the unbiased HSIC (Song et al. 2012; Szekely and Rizzo 2014, definition 2).
+    """Return the U-centred linear kernel of the rows, [N, N] float64.
+
+    The inner product of two such kernels is N (N - 3) times the unbiased HSIC (Song et al. 2012; Szekely and Rizzo
+    2014, definition 2).
 
     Raises:
-        ShapeError: fewer than four rows.
+        ShapeError: there are fewer than four rows.
     """
     check_pairs(rows, rows, least=4)
     count = len(rows)
@@ -63,13 +65,13 @@ def u_centred(rows: Tensor) -> Tensor:
 
 
 def debiased_cka(x: Tensor, y: Tensor) -> float:
-    """Linear centred kernel alignment with the unbiased HSIC: 1 for a rotation, about 0 for independent rows.
+    """Return the linear centred kernel alignment with the unbiased HSIC: 1 for a rotation, about 0 for independence.
 
-    HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) (Kornblith et al. 2019). Without the correction, spaces wider than there
-    are rows would look alike whatever they hold.
+    HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) (Kornblith et al. 2019). Without the correction, any spaces with more
+    dimensions than rows would appear aligned.
 
     Raises:
-        ShapeError: unequal numbers of rows, or fewer than four.
+        ShapeError: the numbers of rows differ, or are less than four.
     """
     check_pairs(x, y, least=4)
     left, right = u_centred(x), u_centred(y)

@@ -1,14 +1,14 @@
-"""Canonical correlations: of many sets by their covariances, and of two by their rows. Pure functions.
+"""Canonical correlations of several sets by their covariances, and of two sets by their rows: pure functions.
 
-Both whiten every set, and take apart what the whitened sets share:
+Both functions whiten every set and decompose the whitened cross-covariances:
 
-| | whitening | taken apart by |
+| | whitening | decomposition |
 |---|---|---|
-| `canonical_variates` of M sets | eigenvectors of the covariance, those that vary | `eigh`, [sum F, sum F] |
+| `canonical_variates` of M sets | eigenvectors of the covariance with nonzero variance | `eigh`, [sum F, sum F] |
 | `regularised_cca` of two | Cholesky, or the span of fewer rows than features | `svd`, [F, F], an eighth of the work |
 
-For two sets they agree to 1e-10 in float64, but for the variates' signs; the first is what methods are solved by, whose
-bits stay.
+For two sets they agree to 1e-10 in float64, up to the signs of the variates. Methods are solved by the first, whose
+bits must not change.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from torch import Tensor
 
 from lightcrl.errors import ShapeError
 
-# Directions with less than this share of the largest variance are noise of rounding.
+# Directions with less than this share of the largest variance are rounding errors.
 RANK_TOLERANCE = 1e-10
 
 
 class Moments:
-    """Means and covariance of pairs of vectors, summed up batch by batch."""
+    """Means and covariance of pairs of vectors, accumulated batch by batch."""
 
     def __init__(self, left: int, right: int) -> None:
-        """Of vectors of `left` and `right` features."""
+        """Start with no pairs of vectors of `left` and `right` features."""
         self.count = 0
         self._left = torch.zeros(left, dtype=torch.float64)
         self._right = torch.zeros(right, dtype=torch.float64)
         self._product = torch.zeros(left, right, dtype=torch.float64)
 
     def add(self, left: Tensor, right: Tensor) -> None:
-        """Take in pairs [N, L] and [N, R]."""
+        """Accumulate pairs [N, L] and [N, R]."""
         left, right = left.double(), right.double()
         self.count += len(left)
         self._left = self._left.to(left.device) + left.sum(0)
@@ -45,12 +45,12 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
-        """[L], the mean of the left."""
+        """The mean of the left vectors, [L]."""
         return self._left / max(1, self.count)
 
     @property
     def covariance(self) -> Tensor:
-        """[L, R]; zeros where there were no pairs."""
+        """The covariance [L, R]; zeros without pairs."""
         count = max(1, self.count)
         return self._product / count - torch.outer(self._left, self._right) / count**2
 
@@ -58,19 +58,19 @@ class Moments:
 def canonical_variates(
     own: Mapping[str, Tensor], cross: Mapping[tuple[str, str], Tensor], dim: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Maps A_m whose variates correlate most, and how much they do.
+    """Return the maps A_m with the most correlated variates, and their correlations.
 
         sum_{b != a} C_ab A_b = (M - 1) rho C_aa A_a
 
-    for M sets: SUMCOR in the terms of Kettenring (Biometrika 1971), and canonical correlation analysis for two.
+    for M sets: SUMCOR in the terminology of Kettenring (Biometrika 1971), and canonical correlation analysis for two.
 
     Args:
-        own: by name, the covariance C_aa [F_a, F_a] of a set, its regularisation included.
-        cross: by pair of names, once for each pair, the covariance C_ab [F_a, F_b].
-        dim: variates wanted.
+        own: covariance C_aa [F_a, F_a] of a set, including its regularisation, by name.
+        cross: covariance C_ab [F_a, F_b] by pair of names, once for each pair.
+        dim: number of variates.
 
     Returns:
-        Correlations rho [k], descending, k at most `dim`, and by name the maps [F_m, k]. Variates have variance 1 for
+        Correlations rho [k], descending, k at most `dim`, and maps [F_m, k] by name. Variates have variance 1 for
         two sets, and on average over the sets for more.
     """
     names = list(own)
@@ -90,7 +90,7 @@ def canonical_variates(
 
 
 def _inverse_root(covariance: Tensor) -> Tensor:
-    """W [F, r] with W^T C W = 1 on the r directions that vary at all."""
+    """Return W [F, r] with W^T C W = 1 on the r directions with nonzero variance."""
     values, vectors = torch.linalg.eigh(covariance)
     real = values > RANK_TOLERANCE * values.max().clamp(min=1e-300)
     return vectors[:, real] / values[real].sqrt()
@@ -101,9 +101,9 @@ class CCA:
     """Two maps into one space of canonical variates.
 
     Attributes:
-        means: of the rows that it was fitted on, [D_x] and [D_y].
-        maps: to the canonical variates, [D_x, d] and [D_y, d].
-        correlations: [d] canonical correlations on those rows, greatest first; at most 1, and lower with more ridge.
+        means: means of the fitted rows, [D_x] and [D_y].
+        maps: maps to the canonical variates, [D_x, d] and [D_y, d].
+        correlations: canonical correlations on those rows, [d], greatest first; at most 1, and lower with more ridge.
     """
 
     means: tuple[Tensor, Tensor]
@@ -111,25 +111,25 @@ class CCA:
     correlations: Tensor
 
     def variates(self, side: int, rows: Tensor) -> Tensor:
-        """Canonical variates [N, d] of rows [N, D] of the left (0) or right (1) space."""
+        """Return canonical variates [N, d] of rows [N, D] of the left (0) or right (1) space."""
         return (rows - self.means[side]) @ self.maps[side]
 
 
 def regularised_cca(x: Tensor, y: Tensor, ridge: float, dim: int | None = None) -> CCA:
-    """Canonical correlation analysis of paired rows with ridge, by the SVD of the whitened cross-covariance.
+    """Return the canonical correlation analysis of paired rows with ridge, by the SVD of the whitened cross-covariance.
 
-    `(Cxx + r tr(Cxx)/D_x I)^-1/2 Cxy (Cyy + ...)^-1/2 = U diag(rho) V'`. The ridge r counts in units of the mean
-    variance of a feature, so that scaling a side changes nothing. Spaces wider than there are rows are first turned
-    into the span of the rows, which changes nothing either and takes N^3, not D^3.
+    `(Cxx + r tr(Cxx)/D_x I)^-1/2 Cxy (Cyy + ...)^-1/2 = U diag(rho) V'`. The ridge r is in units of the mean variance
+    of a feature, so scaling a side has no effect. Spaces with more dimensions than rows are first reduced to the span
+    of the rows, which has no effect either and takes N^3, not D^3.
 
     Args:
         x: rows [N, D_x].
-        y: rows [N, D_y], each the partner of the row of `x` in its place.
-        ridge: r, above 0 where a side has more features than rows.
+        y: rows [N, D_y], each the partner of the row of `x` at the same place.
+        ridge: r, above 0 if a side has more features than rows.
         dim: d, at most min(D_x, D_y, N), which is the default.
 
     Raises:
-        ShapeError: the sides have unequal numbers of rows, or fewer than two.
+        ShapeError: the numbers of rows differ, or are less than two.
     """
     check_pairs(x, y)
     sides = [_whiten(rows - rows.mean(0), ridge) for rows in (x, y)]
@@ -141,11 +141,11 @@ def regularised_cca(x: Tensor, y: Tensor, ridge: float, dim: int | None = None) 
 
 
 def _whiten(rows: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Centred rows [N, D] with (ridged) unit covariance [N, r], and the map [D, r] that makes them so."""
+    """Return centred rows [N, D] with (ridged) unit covariance, [N, r], and the map [D, r] to them."""
     count, width = rows.shape
     if width > count:
         values, vectors = torch.linalg.eigh(rows @ rows.T / count)
-        # Centred rows span at most N - 1 dimensions; what is left is rounding.
+        # Centred rows span at most N - 1 dimensions; the rest is rounding.
         kept = values > values[-1:].clamp(min=0) * 1e-7 if len(values) else values > 0
         spread = values[kept].sqrt()
         scores = vectors[:, kept] * spread * count**0.5
@@ -156,7 +156,7 @@ def _whiten(rows: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     covariance.diagonal().add_(ridge * covariance.diagonal().mean() + torch.finfo(rows.dtype).tiny)
     factor, failed = torch.linalg.cholesky_ex(covariance)
     if failed:
-        # Features that repeat each other: let rounding not decide.
+        # Duplicated features: rounding must not decide.
         covariance.diagonal().add_(1e-6 * covariance.diagonal().mean())
         factor = torch.linalg.cholesky(covariance)
     inverse = torch.linalg.solve_triangular(factor, torch.eye(width, dtype=rows.dtype), upper=False).T
@@ -164,7 +164,7 @@ def _whiten(rows: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
 
 
 def held_out_correlations(cca: CCA, x: Tensor, y: Tensor) -> Tensor:
-    """[d] correlations of the canonical variates on rows that `cca` was not fitted on: about 0 where it overfitted."""
+    """Return the correlations [d] of the canonical variates on held-out rows: about 0 if `cca` is overfitted."""
     check_pairs(x, y)
     left, right = (variates - variates.mean(0) for variates in (cca.variates(0, x), cca.variates(1, y)))
     scale = (left.square().sum(0) * right.square().sum(0)).sqrt()
@@ -172,10 +172,10 @@ def held_out_correlations(cca: CCA, x: Tensor, y: Tensor) -> Tensor:
 
 
 def check_pairs(x: Tensor, y: Tensor, least: int = 2) -> None:
-    """See that two matrices have one row per pair.
+    """Check that two matrices have one row per pair.
 
     Raises:
-        ShapeError: they are no matrices, or have unequal numbers of rows, or fewer than `least`.
+        ShapeError: they are not matrices, or the numbers of rows differ or are less than `least`.
     """
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) < least:
         raise ShapeError(

@@ -1,10 +1,10 @@
-"""How recall grows with the training groups, and how many more a target would take: pure functions.
+"""Growth of recall with the training groups, and the number of groups for a target: pure functions.
 
-    R(n) = a / (1 + (m / n)^c)        a: where it ends, at most 1; m: groups for half of that; c: how steep
+    R(n) = a / (1 + (m / n)^c)        a: limit, at most 1; m: groups for half of the limit; c: slope
 
-A logistic curve in log n. For n far above m it is the power law a (1 - (m/n)^c) of learning curves (Hestness et al.
-2017, arXiv 1712.00409), for n far below it the power law a (n/m)^c that recall starts with; both are seen between a
-hundred and ten thousand groups.
+This is a logistic curve in log n. For n far above m it is the power law a (1 - (m/n)^c) of learning curves (Hestness et
+al. 2017, arXiv 1712.00409), for n far below m the power law a (n/m)^c of the beginning; both occur between a hundred
+and ten thousand groups.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from scipy.optimize import least_squares
 from scipy.special import expit
 
-# Fewest sizes that say whether a curve of three parameters fits: two are left to judge it by.
+# Least number of sizes for judging the fit of three parameters: two remain for the judgement.
 LEAST_SIZES = 5
-# An extrapolation beyond this many times the data is not told as a number.
+# An extrapolation beyond this many times the data is not reported as a number.
 FARTHEST = 10.0
 SAMPLES = 200
 SLOPES = (0.1, 3.0)
@@ -35,12 +35,12 @@ class Curve:
     slope: float
 
     def __call__(self, groups: np.ndarray) -> np.ndarray:
-        """Recall at numbers of groups."""
+        """Return recall at numbers of groups."""
         recall: np.ndarray = self.end / (1 + np.exp(self.slope * (math.log(self.half) - np.log(groups))))
         return recall
 
     def needed(self, target: float) -> float:
-        """Groups for a recall of `target`; infinite where the curve ends below it.
+        """Return the number of groups for a recall of `target`; infinite if the limit of the curve is below it.
 
         >>> Curve(0.6, 1000.0, 1.0).needed(0.4)
         2000.0
@@ -53,16 +53,16 @@ class Curve:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a curve says of a target.
+    """The forecast of a curve for a target.
 
     Attributes:
-        curve: fitted to the seeds' means by least squares.
-        error: root mean square of what the curve leaves over.
-        missed: at the largest size, recall minus what a curve fitted to the others had said.
-        target: a recall.
-        needed: groups for it; infinite where the curve ends below.
-        interval: of `needed`, 95 %, over seeds and residuals; an end may be infinite.
-        most: the largest size that was trained on.
+        curve: curve fitted to the seeds' means by least squares.
+        error: root mean square of the residuals.
+        missed: recall at the largest size minus the forecast of a curve fitted to the other sizes.
+        target: target recall.
+        needed: number of groups for the target; infinite if the limit of the curve is below it.
+        interval: 95 % interval of `needed`, over seeds and residuals; an end may be infinite.
+        most: largest training size.
     """
 
     curve: Curve
@@ -75,16 +75,16 @@ class Forecast:
 
     @property
     def words(self) -> str:
-        """The forecast in a sentence's end, such as "about 2,900 more groups for 0.40 (1,800 to 5,500)"."""
+        """The forecast as the end of a sentence, such as "about 2,900 more groups for 0.40 (1,800 to 5,500)"."""
         low, _ = self.interval
         target = f"{self.target:.2f}"
         if self.needed <= self.most:
             return f"{target} is reached with about {_about(self.needed)} groups"
         if math.isinf(self.needed):
             least = f" ({self._more(low)} at least)" if self.most < low <= FARTHEST * self.most else ""
-            return f"{target} lies above where the fitted curve ends, {self.curve.end:.2f}{least}"
+            return f"{target} is above the limit of the fitted curve, {self.curve.end:.2f}{least}"
         if self.needed > FARTHEST * self.most:
-            return f"{target} lies beyond what the fit can say: more than {FARTHEST:.0f} times the data"
+            return f"{target} is beyond the range of the fit: more than {FARTHEST:.0f} times the data"
         return f"about {self._more(self.needed)} for {target} ({self._range()})"
 
     def _more(self, groups: float) -> str:
@@ -99,9 +99,9 @@ class Forecast:
 
 
 def fit_curve(groups: np.ndarray, recall: np.ndarray) -> Curve:
-    """Least squares over recall [N] at numbers of groups [N], within bounds, by SciPy's trust region.
+    """Fit recall [N] at numbers of groups [N] by least squares, within bounds, by SciPy's trust region.
 
-    The search starts at the best point of a coarse grid over half and slope, for which the best end is known.
+    The search starts at the best point of a coarse grid over half and slope, for which the best limit is known.
     """
     x = np.log(groups)
     lowest, highest = x.min() - math.log(100), x.max() + math.log(1000)
@@ -128,20 +128,20 @@ def fit_curve(groups: np.ndarray, recall: np.ndarray) -> Curve:
 def forecast(
     groups: np.ndarray, recall: np.ndarray, target: float, *, samples: int = SAMPLES, seed: int = 0
 ) -> Forecast:
-    """Fit a curve and ask it for a target.
+    """Fit a curve and forecast the groups for a target.
 
-    The interval comes from curves fitted to the fitted values plus the error of seeds drawn with replacement (whole
-    seeds: their subsets are nested) plus residuals drawn with replacement, widened for the three parameters.
+    The interval comes from curves fitted to the fitted values plus the error of resampled seeds (whole seeds, since
+    their subsets are nested) plus resampled residuals, widened for the three parameters.
 
     Args:
-        groups: [N] sizes, ascending, at least `LEAST_SIZES`.
-        recall: [S, N] by seed.
-        target: a recall.
-        samples: curves for the interval.
-        seed: of the draws.
+        groups: sizes [N], ascending, at least `LEAST_SIZES`.
+        recall: recall by seed, [S, N].
+        target: target recall.
+        samples: number of curves for the interval.
+        seed: seed of the draws.
 
     Raises:
-        ValueError: fewer sizes.
+        ValueError: there are fewer sizes.
     """
     seeds, sizes = recall.shape
     if sizes < LEAST_SIZES:
@@ -171,7 +171,7 @@ def forecast(
 
 
 def next_target(recall: float) -> float:
-    """The next multiple of 0.05 that is at least 0.01 above.
+    """Return the next multiple of 0.05 that is at least 0.01 higher.
 
     >>> next_target(0.391), next_target(0.395), next_target(0.97)
     (0.45, 0.45, 0.99)
@@ -180,7 +180,7 @@ def next_target(recall: float) -> float:
 
 
 def _about(groups: float) -> str:
-    """Two digits that count.
+    """Format a number of groups with two significant digits.
 
     >>> _about(2871.3), _about(48.0)
     ('2,900', '48')

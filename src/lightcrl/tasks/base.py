@@ -1,6 +1,6 @@
-"""The protocol of a task: settings, data prepared once, a model measured item by item, figures of that.
+"""The protocol of a task: settings, data prepared once, a measurement of a model item by item, and its figures.
 
-`lightcrl run`, `evaluate`, `compare` and `reproduce` use every task through this class alone.
+`lightcrl run`, `evaluate`, `compare` and `reproduce` use every task only through this class.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from lightcrl.metrics.result import Result
 from lightcrl.tasks.spec import TASKS, TaskSpec
 
 EMBEDDING = "embedding"
-"""The space of a task that measures a model in one space only."""
+"""The space of a task with a single space."""
 
 Figures = Callable[[np.ndarray], Mapping[str, np.ndarray]]
-"""From weights [S, N], how often each of N units was drawn, to values [S] by measure."""
+"""A function from weights [S, N], the number of times each of N units was drawn, to values [S] by measure."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a model fares, item by item.
+    """The results of a model, item by item.
 
     Attributes:
-        items: by space, numbers of every item, of which the task makes figures.
-        chosen: by space, a setting that was chosen on other data, such as a probe's regularisation strength.
+        items: numbers of every item by space, from which the task computes figures.
+        chosen: setting that was chosen on other data by space, such as a probe's regularisation strength.
     """
 
     items: Mapping[str, np.ndarray]
     chosen: Mapping[str, float] = field(default_factory=dict)
 
     def renamed(self, space: str, name: str) -> Outcome:
-        """Return the outcome with one space under another name."""
+        """Return the outcome with a space under another name."""
         items = {name if each == space else each: rows for each, rows in self.items.items()}
         return Outcome(items, {name if each == space else each: value for each, value in self.chosen.items()})
 
@@ -55,15 +55,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Setting:
-    """The surroundings in which a task is prepared.
+    """The setting in which a task is prepared.
 
     Attributes:
-        encoders: encoders by modality, as trained with the models that will be measured.
+        encoders: encoders by modality, as trained with the measured models.
         storage: folder and form of the feature stores.
         tell: callback for events.
-        data: the data that the models are trained on, for columns and key; None where unknown.
-        features: features of that data; None where they are not at hand.
-        split: split of these features that a task without data of its own is measured on.
+        data: training data of the models, for columns and key; None if unknown.
+        features: features of that data; None if unavailable.
+        split: split of these features for a task without data of its own.
     """
 
     encoders: Mapping[str, Encoder]
@@ -74,30 +74,30 @@ class Setting:
     split: str = "dev"
 
     def as_trained(self, checkpoint: Checkpoint, features: Features) -> Setting:
-        """Return the setting with the encoders that were trained along with a checkpoint, and their features."""
+        """Return the setting with the encoders trained together with a checkpoint, and their features."""
         return replace(self, encoders=checkpoint.as_trained(self.encoders), features=features)
 
 
 class Task(ABC):
     """A task with its data encoded.
 
-    Intervals draw `units` anew: items, pairs, or groups where items belong together. All models are measured on the
-    same units, so that their differences are paired.
+    Intervals resample `units`: items, pairs, or groups if items belong together. All models are measured on the same
+    units, so that their differences are paired.
     """
 
     Spec: ClassVar[type[TaskSpec]] = TaskSpec
     name: ClassVar[str]
-    """Part of the names of files that keep outcomes: a literal, so that a renamed class finds them."""
+    """Part of the names of outcome files: a literal, so that a renamed class still finds them."""
     drawn: ClassVar[str] = "items"
     """Name of the units."""
     by_model: ClassVar[bool] = False
-    """Whether figures carry the model's label (`label/top1`), because the frozen-encoder baseline stands beside it."""
+    """True if figures have the model's label (`label/top1`), to distinguish it from the frozen-encoder baseline."""
 
     units: int
     identity: Sequence[Any]
-    """All that decides an outcome beside the model, as JSON values."""
+    """All settings that determine an outcome, except the model, as JSON values."""
     rejected: Sequence[Rejection] = ()
-    """What was set aside while the data was read and encoded."""
+    """Items and rows that were set aside while the data was read and encoded."""
 
     @classmethod
     def modalities(cls, spec: Any, kinds: Mapping[str, str]) -> Sequence[str]:
@@ -114,10 +114,10 @@ class Task(ABC):
 
     @classmethod
     def check(cls, spec: Any, kinds: Mapping[str, str]) -> None:
-        """Refuse what can be refused before anything is encoded; arguments as in `modalities`.
+        """Refuse impossible settings before anything is encoded; arguments as in `modalities`.
 
         Raises:
-            LightCRLError: whatever the data or the modalities do not allow.
+            LightCRLError: the data or the modalities are unsuitable.
         """
         cls.modalities(spec, kinds)
 
@@ -127,16 +127,16 @@ class Task(ABC):
         """Read the task's data and encode it, once.
 
         Raises:
-            LightCRLError: whatever the data or the modalities do not allow.
+            LightCRLError: the data or the modalities are unsuitable.
         """
 
     @abstractmethod
     def measure(self, checkpoint: Checkpoint, folder: Path | None = None) -> Outcome:
-        """Measure a model in its spaces; `folder` keeps what is trained for it, None if there is no place."""
+        """Measure a model in its spaces; `folder` keeps models trained for the measurement, None keeps none."""
 
     @abstractmethod
     def figures(self, space: str, outcome: np.ndarray) -> Figures:
-        """Return the figures of one space's outcome, for paired bootstraps."""
+        """Return the figures of a space's outcome, for paired bootstraps."""
 
     def result(self, outcome: Outcome) -> Result:
         """Return all figures with their intervals, chance, counts and curves; by default those of `figures`."""
@@ -154,18 +154,18 @@ class Task(ABC):
     @property
     @abstractmethod
     def headlines(self) -> Sequence[tuple[str, str]]:
-        """Space and measure of the figures that stand for the task in a comparison."""
+        """Space and measure of the figures that represent the task in a comparison."""
 
     def chance(self, space: str, measure: str) -> float | None:
-        """Return what a blind guess scores, where that is known."""
+        """Return the score of a random guess, if it is known."""
         return None
 
     def baseline(self) -> Outcome:
-        """Measure the frozen encoders by themselves, where the task asks that."""
+        """Measure the frozen encoders, if the task has this baseline."""
         return Outcome({})
 
     def rivals(self, space: str) -> tuple[str, ...]:
-        """Return the spaces of the frozen-encoder baseline that a model's space is held against."""
+        """Return the spaces of the frozen-encoder baseline to which a model's space is compared."""
         return ()
 
     def watch(self, method: Method) -> dict[str, float]:
@@ -173,7 +173,7 @@ class Task(ABC):
         return {}
 
     def evaluate(self, models: Mapping[str, Checkpoint] | Checkpoint, folder: Path | None = None) -> Result:
-        """Measure one model, or several by label, beside the frozen encoders."""
+        """Measure a model, or several by label, together with the frozen-encoder baseline."""
         if not isinstance(models, Mapping):
             models = {getattr(models, "name", EMBEDDING): models}
         outcome = Outcome({})
@@ -186,14 +186,14 @@ class Task(ABC):
 
 
 def prepare_task(kind: str, spec: TaskSpec, setting: Setting) -> Task:
-    """Prepare a task of `TASKS` with the encoders that it needs."""
+    """Prepare a task of `TASKS` with its encoders."""
     task = TASKS.load(kind)
     wanted = task.modalities(spec, {modality: encoder.kind for modality, encoder in setting.encoders.items()})
     return task.prepare(spec, replace(setting, encoders={name: setting.encoders[name] for name in wanted}))
 
 
 def shares(names: Sequence[str], sums: np.ndarray, sizes: np.ndarray) -> Figures:
-    """Figures that are shares: hits [M, N] of each measure and unit, and of how many [M, N] or [1, N].
+    """Return figures that are shares: hits [M, N] by measure and unit, divided by sizes [M, N] or [1, N].
 
     >>> figures = shares(["top1"], np.array([[1.0, 0.0]]), np.array([[1.0, 1.0]]))
     >>> figures(np.array([[1.0, 1.0], [2.0, 0.0]]))["top1"].tolist()

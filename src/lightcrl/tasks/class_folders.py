@@ -1,4 +1,4 @@
-"""Two sets of class folders, one to fit on and one to measure on: found, checked, and only then encoded."""
+"""Two sets of class folders, for fitting and for measuring: listed and checked before they are encoded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lightcrl.tasks.base import Setting
 from lightcrl.tasks.spec import TaskSpec
 
 LEAST = 2
-"""Files of a class in train: one to fit, one held."""
+"""Least number of files per class in train: one to fit, one held out."""
 
 
 class FoldersSpec(TaskSpec):
@@ -73,9 +73,9 @@ class TrainTestSpec(FoldersSpec):
         """Return the items of train and of test, both numbered by the classes of train, and their encoder.
 
         Raises:
-            DataError: there is nothing to test on, a file stands in both parts, one class only, a class of test is
-                missing in train, or one of train has a single file.
-            ModalityError: no encoder is of pictures or sounds.
+            DataError: there is no test data, a file is in both parts, there is only one class, a class of test is
+                missing in train, or a class of train has a single file.
+            ModalityError: no encoder is for pictures or sounds.
         """
         kinds = {modality: encoder.kind for modality, encoder in setting.encoders.items()}
         media = media_modality(kinds, self.modality)
@@ -92,13 +92,13 @@ class TrainTestSpec(FoldersSpec):
         """Return folder and pattern of train and of test.
 
         Raises:
-            DataError: nothing says what to test on.
+            DataError: the settings do not name test data.
         """
         data = self.folder()
         if self.test is not None or self.test_files is not None:
             return [(data, self.files), (self.test or data, self.test_files or "*")]
         by_split = {split: folder for folder, split in split_folders(data).items()}
-        # Some data sets keep the labels of test to themselves.
+        # Some data sets withhold the labels of test.
         test = by_split.get("test", by_split.get("dev"))
         if "train" not in by_split or test is None:
             raise DataError(
@@ -110,10 +110,10 @@ class TrainTestSpec(FoldersSpec):
 
 
 def check_classes(train: ClassFiles, test: ClassFiles) -> None:
-    """Refuse what would make figures wrong or impossible.
+    """Refuse class folders that make figures wrong or impossible.
 
     Raises:
-        DataError: a file stands in both parts, a class of test is missing in train, or one of train has a single file.
+        DataError: a file is in both parts, a class of test is missing in train, or a class of train has a single file.
     """
     fitted = {path.resolve() for path, _ in train.files}
     both = [str(path) for path, _ in test.files if path.resolve() in fitted]
@@ -122,17 +122,17 @@ def check_classes(train: ClassFiles, test: ClassFiles) -> None:
             f"{len(both):,} of {len(test.files):,} files of test are in train too ({some(both, 2)}); expected files "
             "that the probe was not fitted on."
         )
-    known = {train.names[label] for _, label in train.files}
-    missing = [name for name in test.names if name not in known]
+    trained = {train.names[label] for _, label in train.files}
+    missing = [name for name in test.names if name not in trained]
     if missing:
         raise DataError(
-            f"{test.root} has classes that {train.root} has not: {some(missing)}. Expected none that train lacks."
+            f"{test.root} has classes that {train.root} lacks: {some(missing)}. Expected only classes of train."
         )
     check_counts(np.array([label for _, label in train.files]), train.names, train.root)
 
 
 def check_counts(labels: np.ndarray, names: tuple[str, ...], root: Path) -> None:
-    """Refuse classes of too few files.
+    """Refuse classes with too few files.
 
     Raises:
         DataError: a class has fewer than `LEAST`.
@@ -152,8 +152,8 @@ class ClassFiles:
 
     Attributes:
         root: the folder.
-        names: of the class folders that have such files.
-        files: each with the number of its class.
+        names: names of the class folders with such files.
+        files: files, each with the number of its class.
     """
 
     root: Path
@@ -162,14 +162,14 @@ class ClassFiles:
 
     @classmethod
     def find(cls, root: Path | str, pattern: str, modality: str, kind: str) -> ClassFiles:
-        """Look for files of a modality of this kind whose names fit the pattern.
+        """List the files of a modality of this kind whose names match the pattern.
 
         Raises:
             DataError: fewer than two classes have files.
             EmptyDatasetError: none of them is of the modality's kind.
         """
-        names, found = class_folder(root, pattern)
-        files = tuple((path, label) for path, label in found if MEDIA.get(path.suffix.lower()) == kind)
+        names, listed = class_folder(root, pattern)
+        files = tuple((path, label) for path, label in listed if MEDIA.get(path.suffix.lower()) == kind)
         if not files:
             raise EmptyDatasetError(f"{root} has no {kind} files; expected <class>/<file> for modality {modality!r}.")
         return cls(Path(root), tuple(names), files)
@@ -188,16 +188,16 @@ class ClassFiles:
 
 @dataclass(frozen=True)
 class ClassItems:
-    """What class folders hold, encoded.
+    """The encoded items of class folders.
 
     Attributes:
-        modality: whose items they are.
-        store: their features.
-        rows: [N] rows of the store.
-        labels: [N] class numbers.
-        names: of the class folders.
+        modality: modality of the items.
+        store: features of the items.
+        rows: rows of the store, [N].
+        labels: class numbers, [N].
+        names: names of the class folders.
         rejected: files set aside.
-        raw: the raw items that the store was made from.
+        raw: raw items of the store.
     """
 
     modality: str
@@ -209,15 +209,15 @@ class ClassItems:
     raw: tuple[Item, ...] = ()
 
     def vectors(self, method: Method) -> Tensor:
-        """Unit vectors [N, d] of the items."""
+        """Return unit vectors [N, d] of the items."""
         return embed_rows(method, self.store, self.modality, self.rows)
 
 
 def media_modality(kinds: Mapping[str, str], wanted: str | None = None) -> str:
-    """Return the modality of the items in class folders: the one wanted, else the first of pictures or sounds.
+    """Return the modality of the items in class folders: the wanted one, otherwise the first of pictures or sounds.
 
     Raises:
-        ModalityError: there is none.
+        ModalityError: there is no such modality.
     """
     if wanted is not None and wanted not in kinds:
         raise ModalityError(f"no modality {wanted!r}; there are {', '.join(kinds)}.")
@@ -228,7 +228,7 @@ def text_modality(kinds: Mapping[str, str]) -> str:
     """Return the first modality of texts.
 
     Raises:
-        ModalityError: there is none.
+        ModalityError: there is no such modality.
     """
     return _first(kinds, lambda kind: kind == "text", "text")
 
@@ -241,7 +241,7 @@ def _first(kinds: Mapping[str, str], wanted: Callable[[str], bool], what: str) -
 
 
 def _file_dataset(files: Sequence[tuple[Path, int]], root: Path, modality: str) -> Dataset:
-    """Files as items; equal files are one item with several groups."""
+    """Return files as items; equal files are one item with several groups."""
     items: list[Item] = []
     places: dict[str, int] = {}
     links: list[tuple[int, int]] = []

@@ -23,7 +23,7 @@ class Evaluation:
 
     Attributes:
         result: figures with intervals.
-        rejected: what was set aside.
+        rejected: items and rows set aside.
     """
 
     result: Result
@@ -38,20 +38,20 @@ def evaluate(
     features: Path | None = None,
     tell: Tell = lambda event: None,
 ) -> Evaluation:
-    """Measure a model on raw files that it has never seen.
+    """Measure a model on raw files outside its training data.
 
     Args:
         task: a member of `TASKS`, or `"package.module:Class"`.
-        place: the run's folder, the checkpoint's folder or the hub id that `embedder` was loaded from.
+        place: run's folder, checkpoint's folder or hub id from which `embedder` was loaded.
         embedder: the model.
-        settings: the task's, as in a recipe's `[evaluation.tasks.<label>]`.
+        settings: settings of the task, as in a recipe's `[evaluation.tasks.<label>]`.
         features: folder of the feature stores; by default that of the recipe.
         tell: callback for events.
 
     Raises:
         UnknownNameError: there is no such task.
-        RecipeError: a setting that the task does not have, or not of that value.
-        LightCRLError: whatever the data or the model does not allow.
+        RecipeError: the task has no such setting, or the value is invalid.
+        LightCRLError: the data or the model is unsuitable.
     """
     kind = TASKS.load(task)
     spec = make_task_spec(task, settings)
@@ -68,7 +68,7 @@ def evaluate(
 
 
 def storage(recipe: Mapping[str, Any], folder: Path | None = None) -> FeaturesSpec:
-    """Return where features are kept: as asked for, else where the recipe had them, if that folder is still there."""
+    """Return the storage of features: in `folder` if given, otherwise in the recipe's folder if it still exists."""
     table = recipe.get("features", {})
     spec = FeaturesSpec.model_validate({key: value for key, value in table.items() if key != "folder"})
     if folder is not None:

@@ -1,11 +1,11 @@
-"""Fine-tuning on class folders: a model's method, and its encoder if asked for, trained to tell the classes.
+"""Fine-tuning on class folders: a model's method, and optionally its encoder, trained on the classes.
 
     FineTuningSpec()                                              the method and a linear layer, on stored features
     parse(FineTuningSpec, {"tuning": {"blocks": 2}})              and the last two blocks of the encoder
     parse(FineTuningSpec, {"tuning": {"lora": 8}})                and adapters in all of its blocks
 
-A fifth of each class of train is held for validation and chooses the best checkpoint; test is measured after a fifth,
-two fifths, ... of the epochs (the protocol of LightCRL's paper, arXiv 2403.04650) and chooses nothing.
+A fifth of each class of train is held out for validation and chooses the best checkpoint. Test is measured after a
+fifth, two fifths, ... of the epochs (the protocol of LightCRL's paper, arXiv 2403.04650) and chooses nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from lightcrl.training.loop import Judgement, train
 from lightcrl.training.spec import TrainingSpec
 
 POINTS = 5
-"""Looks at test over the epochs; with 100 epochs those of the paper, 20, 40, 60, 80 and 100."""
+"""Number of measurements of test; with 100 epochs those of the paper, after 20, 40, 60, 80 and 100."""
 
 LOOK = "test-epoch{}.npy"
 
@@ -57,10 +57,10 @@ class FineTuningSpec(TrainTestSpec):
     """Settings of fine-tuning.
 
     Attributes:
-        training: as in a recipe; by default 20 epochs in batches of 64.
-        tuning: how the encoder is trained; frozen without.
-        seed: seed of the head, the batches and the held part.
-        output: folder of the classifier; by default one below the model's, named by what decides the outcome.
+        training: training settings as in a recipe; by default 20 epochs in batches of 64.
+        tuning: training settings of the encoder; None keeps it frozen.
+        seed: seed of the head, the batches and the held-out part.
+        output: folder of the classifier; by default a folder below the model's, named by a digest of all settings.
     """
 
     PATHS: ClassVar[tuple[str, ...]] = ("data", "test", "output")
@@ -77,7 +77,7 @@ class FineTuningSpec(TrainTestSpec):
         return self
 
     def filled(self, items: int) -> TrainingSpec:
-        """The training settings for `items` to fit on: a batch of 64, and 20 epochs, unless they say otherwise."""
+        """Return the training settings for `items` training items, by default a batch of 64 and 20 epochs."""
         chosen: dict[str, Any] = {"items_per_group": 1}
         if self.training.batch_size == "auto":
             chosen["batch_size"] = max(2, min(64, items // 2))
@@ -88,16 +88,16 @@ class FineTuningSpec(TrainTestSpec):
 
 @dataclass(frozen=True)
 class FineTuningTask(Task):
-    """Accuracy of a classifier trained from a model: at its best, and after each fifth of the epochs.
+    """Accuracy of a classifier trained from a model: the best one, and after each fifth of the epochs.
 
     The units are items of test.
 
     Attributes:
-        train: items to fit on and to hold.
-        test: items to measure on, classes numbered as in `train`.
-        encoder: encoder of both; it stays as it is.
+        train: items for fitting and validation.
+        test: measured items, with classes numbered as in `train`.
+        encoder: encoder of both; it is not changed.
         spec: settings.
-        storage: how files are read.
+        storage: folder and form of the feature stores.
         tell: callback for events.
     """
 
@@ -150,22 +150,22 @@ class FineTuningTask(Task):
         return fingerprint([checkpoint.config()["digest"], stores, self.train.names, settings])
 
     def measure(self, checkpoint: Checkpoint, folder: Path | None = None) -> Outcome:
-        """Fine-tune, or resume; return [1 + E, N]: which items of test are right, at the best and by fifths.
+        """Fine-tune, or resume; return the correctness of items of test, [1 + E, N]: for the best, and by fifths.
 
-        The model itself stays as it is; the best classifier is kept in a folder of its own.
+        The model itself is not changed; the best classifier is kept in a separate folder.
 
         Raises:
-            DataError: there is no folder to keep the classifier in.
-            LockedError: another process is writing that folder.
-            TrainingError: the encoder has been trained before in other parts than it is to be now.
-            EncoderError: it cannot be trained.
+            DataError: there is no folder for the classifier.
+            LockedError: another process writes to that folder.
+            TrainingError: other parts of the encoder were trained before.
+            EncoderError: the encoder cannot be trained.
         """
         if self.spec.output is not None:
             place = Path(self.spec.output)
         elif folder is not None:
             place = folder / f"tuned-{self.digest(checkpoint)[:10]}"
         else:
-            raise DataError("there is no folder for the fine-tuned model; say with output (--output) where to keep it.")
+            raise DataError("there is no folder for the fine-tuned model; name it with output (--output).")
         with only_writer(place, self.tell) if is_main() else nullcontext():
             best = self._train(checkpoint, place)
         wanted = torch.from_numpy(self.test.labels)
@@ -199,15 +199,15 @@ class FineTuningTask(Task):
         spec = self.spec
         modality = self.train.modality
         held = hold_out(self.train.labels, seed=spec.seed)
-        known = self.train.labels[~held]
+        fitted = self.train.labels[~held]
         splits = {"train": _split(modality, self.train.rows[~held]), "dev": _split(modality, self.train.rows[held])}
-        settings = spec.filled(len(known))
+        settings = spec.filled(len(fitted))
         live = self._live(checkpoint, spec)
         test = live.get("test", self.test.store)
         tuned = self._checkpoint(checkpoint, spec)
         classifier = tuned.method
         assert isinstance(classifier, Classifier)
-        classifier.labels = torch.from_numpy(known)
+        classifier.labels = torch.from_numpy(fitted)
         train(
             tuned,
             Features.of({modality: self.train.store}, splits),
@@ -221,7 +221,7 @@ class FineTuningTask(Task):
         return embed_rows(classifier, test, modality, self.test.rows)
 
     def _live(self, checkpoint: Checkpoint, spec: FineTuningSpec) -> dict[str, LiveStore]:
-        """Train's and test's stores over one tower; none where the encoder stays frozen."""
+        """Return the stores of train and test over a shared tower; none if the encoder is frozen."""
         if spec.tuning is None:
             return {}
         modality = self.train.modality
@@ -229,18 +229,18 @@ class FineTuningTask(Task):
         if before is not None and (before.spec.blocks, before.spec.lora) != (spec.tuning.blocks, spec.tuning.lora):
             raise TrainingError(
                 f"the encoder of {modality!r} was trained with blocks = {before.spec.blocks!r} and lora = "
-                f"{before.spec.lora}, and cannot go on with blocks = {spec.tuning.blocks!r} and lora = "
+                f"{before.spec.lora}, and cannot resume with blocks = {spec.tuning.blocks!r} and lora = "
                 f"{spec.tuning.lora}. Expected the same, or no tuning."
             )
         tower = Tower(self.encoder, spec.tuning)
         workers = self.storage.workers
         return {
-            name: LiveStore(found.store, tower, found.raw, workers=workers)
-            for name, found in (("train", self.train), ("test", self.test))
+            name: LiveStore(items.store, tower, items.raw, workers=workers)
+            for name, items in (("train", self.train), ("test", self.test))
         }
 
     def _checkpoint(self, base: Checkpoint, spec: FineTuningSpec) -> Checkpoint:
-        """A classifier over a copy of the model's method, with a fresh head."""
+        """Make a classifier over a copy of the model's method, with a fresh head."""
         below = base.method.options.model_dump(mode="json")
         options = {"method": base.name, "below": below, "classes": self.train.names}
         method = make_method(NAME, base.method.modalities, options, "info_nce", spec.seed)
@@ -260,24 +260,24 @@ class FineTuningTask(Task):
     def _judge(
         self, test: Store, held: np.ndarray, epochs: int, folder: Path
     ) -> Callable[[Method, Features, int], Judgement]:
-        """Accuracy on what is held; after each fifth of the epochs, logits of test are written."""
+        """Judge by accuracy on the held-out part; write logits of test after each fifth of the epochs."""
         wanted = points(epochs)
         modality = self.train.modality
 
         def judge(method: Method, features: Features, epoch: int) -> Judgement:
             logits = embed_rows(method, features.store(modality), modality, self.train.rows[held])
-            labels, known = self.train.labels[held], self.train.labels[~held]
+            labels, fitted = self.train.labels[held], self.train.labels[~held]
             score = float(right(logits, torch.from_numpy(labels)).mean())
             if epoch in wanted and is_main():
                 with whole_file(folder / LOOK.format(epoch)) as temporary, temporary.open("wb") as stream:
                     np.save(stream, embed_rows(method, test, modality, self.test.rows).numpy())
-            return Judgement({"dev_top1": score}, lambda: evaluate(logits, labels, known))
+            return Judgement({"dev_top1": score}, lambda: evaluate(logits, labels, fitted))
 
         return judge
 
 
 def points(epochs: int) -> list[int]:
-    """After how many epochs test is measured.
+    """Return the numbers of epochs after which test is measured.
 
     >>> points(100)
     [20, 40, 60, 80, 100]
@@ -286,12 +286,12 @@ def points(epochs: int) -> list[int]:
 
 
 def looks(folder: Path) -> dict[int, Tensor]:
-    """By number of epochs done, the logits [N, C] of test that a fine-tuning in `folder` has written."""
-    found = {int(path.stem.removeprefix("test-epoch")): path for path in folder.glob(LOOK.format("*"))}
-    return {epoch: torch.from_numpy(np.load(found[epoch], allow_pickle=False)) for epoch in sorted(found)}
+    """Return the logits [N, C] of test that a fine-tuning in `folder` has written, by number of epochs."""
+    paths = {int(path.stem.removeprefix("test-epoch")): path for path in folder.glob(LOOK.format("*"))}
+    return {epoch: torch.from_numpy(np.load(paths[epoch], allow_pickle=False)) for epoch in sorted(paths)}
 
 
 def _split(modality: str, rows: np.ndarray) -> Split:
-    """A group for each item."""
+    """Return a split with a group for each item."""
     members: Mapping[str, Members] = {modality: make_members(rows, np.arange(len(rows)), len(rows))}
     return Split(len(rows), dict(members))

@@ -1,4 +1,4 @@
-"""The linear probe on class folders: every file encoded once, models beside the frozen encoder."""
+"""The linear probe on class folders: every file encoded once, models and the frozen-encoder baseline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LinearProbeSpec(TrainTestSpec):
     """Settings of a linear probe.
 
     Attributes:
-        logistic: fit the logistic regression whose strength is chosen on a held part (CLIP's protocol).
+        logistic: true to fit the logistic regression whose strength is chosen on a held-out part (CLIP's protocol).
         epochs: epochs of the paper's protocol after which test is measured, ascending.
     """
 
@@ -35,11 +35,11 @@ class LinearProbeSpec(TrainTestSpec):
 
 @dataclass(frozen=True)
 class LinearProbeTask(Task):
-    """Accuracy on test of linear maps fitted on train, beside the frozen encoder; the units are items of test.
+    """Accuracy on test of linear maps fitted on train, with the frozen-encoder baseline; the units are items of test.
 
     Attributes:
-        train: items that probes are fitted on.
-        test: items that they are measured on, classes numbered as in `train`.
+        train: fitted items.
+        test: measured items, with classes numbered as in `train`.
         own: the encoder's own vectors of both (`Encoder.own_vectors`), [N, D] and [M, D].
         spec: settings.
     """
@@ -72,7 +72,7 @@ class LinearProbeTask(Task):
 
     @property
     def identity(self) -> Sequence[Any]:  # type: ignore[override]
-        """Items and labels of both parts, and when to look."""
+        """Items and labels of both parts, and the measured epochs."""
         parts = [[part.store.fingerprint, part.labels.tolist()] for part in (self.train, self.test)]
         return [*parts, self.spec.epochs, self.spec.logistic]
 
@@ -87,7 +87,7 @@ class LinearProbeTask(Task):
         return ((EMBEDDING, self._measures[0] if self.spec.logistic else self._measures[-1]),)
 
     def measure(self, checkpoint: Checkpoint, folder: Path | None = None) -> Outcome:
-        """Return [E, N]: the probability that an item of test is right, by measure."""
+        """Return the probability that an item of test is right, [E, N], by measure."""
         return self._fit(EMBEDDING, self.train.vectors(checkpoint.method), self.test.vectors(checkpoint.method))
 
     def baseline(self) -> Outcome:
@@ -108,7 +108,7 @@ class LinearProbeTask(Task):
         return blind(self.train.labels, self.test.labels)
 
     def rivals(self, space: str) -> tuple[str, ...]:
-        """The frozen encoder."""
+        """Return the frozen encoder's space."""
         return (self._raw,)
 
     def _fit(self, space: str, train: Tensor, test: Tensor) -> Outcome:

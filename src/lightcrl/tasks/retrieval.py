@@ -1,4 +1,4 @@
-"""Retrieval between all modalities, on groups that no model has seen or on a split of the recipe's own data."""
+"""Retrieval between all modalities, on held-out groups or on a split of the recipe's own data."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from lightcrl.tasks.base import Figures, Outcome, Setting, Task, shares
 from lightcrl.tasks.spec import TaskSpec
 
 RANKS = 3
-"""First columns of an outcome: what `ranks.ranks` counts."""
+"""First columns of an outcome: the counts of `ranks.ranks`."""
 HEAD = RANKS + 2
-"""Columns before the answers among the first k: ranks, group, answers in all."""
+"""Columns before the answers among the first k: ranks, group, number of answers."""
 
 
 class RetrievalSpec(TaskSpec):
     """Settings of retrieval in every direction.
 
     Attributes:
-        data: groups that no model has seen; by default the split of the recipe that its evaluation names.
+        data: held-out groups; by default the evaluation split of the recipe.
         source: source of that data, a member of `lightcrl.data.SOURCES`.
-        columns: modality to column, only these modalities; the recipe's by default.
-        key: column whose equal values make rows one group; by default the recipe's, where its columns are used.
+        columns: column by modality, only for these modalities; the recipe's by default.
+        key: column of the group's name; by default the recipe's, if its columns are used.
         measures: recall (`recall@1`, `@5`, `@10`), precision over the first k, or both.
-        ks: the k of precision, as far as the gallery has so many.
+        ks: values k of precision, up to the size of the gallery.
     """
 
     data: str | None = None
@@ -56,7 +56,7 @@ class RetrievalTask(Task):
     Attributes:
         features: features of the data.
         split: name of the split in `features`.
-        retrieval: who should find whom.
+        retrieval: right answers of all queries.
         sizes: number of items by modality.
         spec: settings.
         rejected: rows and items set aside.
@@ -75,7 +75,7 @@ class RetrievalTask(Task):
 
     @classmethod
     def modalities(cls, spec: RetrievalSpec, kinds: Mapping[str, str]) -> Sequence[str]:
-        """The modalities whose columns are given; all by default."""
+        """Return the modalities with given columns; all by default."""
         for modality in spec.columns:
             if modality not in kinds:
                 raise ModalityError(f"no modality {modality!r}; there are {', '.join(kinds)}.")
@@ -90,7 +90,7 @@ class RetrievalTask(Task):
         elif setting.features is not None:
             features, rejected, split = setting.features, [], setting.split
         else:
-            raise DataError("retrieval has no data; expected a table with files or texts that the model has not seen.")
+            raise DataError("retrieval has no data; expected a table with files or texts outside the training data.")
         links = split_links(features.split(split))
         sizes = {modality: len(np.unique(each[:, 0])) for modality, each in links.items()}
         return cls(features, split, Retrieval(links), sizes, spec, tuple(rejected))
@@ -102,7 +102,7 @@ class RetrievalTask(Task):
 
     @property
     def identity(self) -> Sequence[Any]:  # type: ignore[override]
-        """Items, their split and what is measured."""
+        """Items, their split and the measures."""
         stores = sorted(store.fingerprint for store in self.features.stores.values())
         return [stores, self.split, self.spec.measures, self._ks]
 
@@ -113,7 +113,7 @@ class RetrievalTask(Task):
         return tuple((direction, measure) for direction in self.retrieval.directions)
 
     def measure(self, checkpoint: Checkpoint, folder: Path | None = None) -> Outcome:
-        """By direction, [Q, 5 + K]: counts of `ranks.ranks`, group, answers in all, answers among the first k."""
+        """Return, by direction, [Q, 5 + K]: counts of `ranks.ranks`, group, all answers, answers among the first k."""
         vectors, _ = embed_split(checkpoint.method, self.features, self.features.split(self.split))
         outcome = {}
         for direction, (counts, groups) in self.retrieval.per_query(vectors).items():
@@ -124,7 +124,7 @@ class RetrievalTask(Task):
         return Outcome(outcome)
 
     def figures(self, space: str, outcome: np.ndarray) -> Figures:
-        """`recall@K` and `precision@K`, means over queries."""
+        """Return `recall@K` and `precision@K`, means over queries."""
         columns: dict[str, np.ndarray] = {}
         if "recall" in self.spec.measures:
             columns |= {f"recall@{k}": hits(outcome[:, :RANKS], k) for k in KS}
@@ -138,7 +138,7 @@ class RetrievalTask(Task):
         return shares(list(columns), sums, sizes)
 
     def result(self, outcome: Outcome) -> Result:
-        """Recall, median rank and mean R@1 with intervals over groups; curves of precision and recall."""
+        """Return recall, median rank and mean R@1 with intervals over groups; curves of precision and recall."""
         per_query = {
             direction: (rows[:, :RANKS].astype(np.int64), rows[:, RANKS].astype(np.int64))
             for direction, rows in outcome.items.items()
@@ -149,7 +149,7 @@ class RetrievalTask(Task):
         return replace(self.retrieval.result(per_query, self.sizes), curves=curves)
 
     def chance(self, space: str, measure: str) -> float:
-        """Embeddings that are all alike, ties broken at random."""
+        """Return the score of constant embeddings, with ties broken at random."""
         rows = np.zeros((len(self.retrieval.answers(space)), HEAD))
         answers, size = self.retrieval.answers(space), self.retrieval.gallery(space, self.sizes)
         what, k = measure.split("@")
@@ -161,7 +161,7 @@ class RetrievalTask(Task):
     def _curve(self, direction: str, rows: np.ndarray) -> dict[str, list[float]]:
         ks = curve_ks(self.retrieval.gallery(direction, self.sizes))
         places = HEAD + np.searchsorted(self._looks(direction), ks)
-        # Rows one after another in memory, as they were counted: the order of summation decides the last bit.
+        # The rows must be contiguous as when they were counted: the order of summation decides the last bit.
         return curve(np.ascontiguousarray(rows[:, places]), rows[:, HEAD - 1], ks)
 
     @property
@@ -169,16 +169,16 @@ class RetrievalTask(Task):
         return tuple(sorted(set(self.spec.ks)))
 
     def _looks(self, direction: str) -> np.ndarray:
-        """[K] places at which answers are counted: those of the curve, and the settings'."""
+        """Return the places at which answers are counted, [K]: those of the curve, and of the settings."""
         size = self.retrieval.gallery(direction, self.sizes)
         return np.union1d(curve_ks(size), [k for k in self._ks if k <= size]).astype(np.int64)
 
 
 def encode_groups(data: DataSpec, setting: Setting) -> tuple[Features, list[Rejection]]:
-    """All groups of a data set, encoded, in one split `test`; and what was set aside.
+    """Encode all groups of a data set in a single split `test`; return them and the rejections.
 
     Raises:
-        DataError: the data cannot be used.
+        DataError: the data is unusable.
     """
     dataset = load_dataset(data, {modality: encoder.kind for modality, encoder in setting.encoders.items()})
     dataset = Dataset(dataset.groups, ["test"] * len(dataset.groups), dataset.items, dataset.links, dataset.rejected)
@@ -194,10 +194,10 @@ def encode_groups(data: DataSpec, setting: Setting) -> tuple[Features, list[Reje
 
 
 def _data_spec(spec: RetrievalSpec, trained_on: DataSpec | None) -> DataSpec:
-    """The data, read as the recipe's own where the settings do not say otherwise."""
+    """Return the data's spec, with the recipe's settings by default."""
     columns = spec.columns or (trained_on.columns if trained_on else {})
     key = spec.key
-    # The recipe's key counts as long as its columns do, or as it is still a modality's own column.
+    # The recipe's key applies if its columns do, or if it is still a modality's own column.
     if key is None and trained_on and (not spec.columns or trained_on.key in columns.values()):
         key = trained_on.key
     table = {"source": spec.source, "path": spec.data, "columns": columns, "key": key, "dev_fraction": 0.0}

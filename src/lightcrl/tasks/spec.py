@@ -1,4 +1,4 @@
-"""The table of tasks, the settings that all of them share, and the `[evaluation]` table of a recipe."""
+"""The table of tasks, their common settings, and the `[evaluation]` table of a recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightcrl.methods.spec import method_class
 from lightcrl.registry import Table
 from lightcrl.specs import parse
 
-if TYPE_CHECKING:  # a task's module is imported when the task is asked for
+if TYPE_CHECKING:  # a task's module is imported on demand
     from lightcrl.tasks.base import Task
 
 TASKS: Table[type[Task]] = Table(
@@ -27,7 +27,7 @@ TASKS: Table[type[Task]] = Table(
 )
 
 OWN_TABLES = ("zero_shot", "text_similarity")
-"""Tasks with a table of their own below `[evaluation]`; every other task stands in `[evaluation.tasks.<label>]`."""
+"""Tasks with a table of their own below `[evaluation]`; every other task is in `[evaluation.tasks.<label>]`."""
 
 
 class TaskSpec(BaseModel):
@@ -39,7 +39,7 @@ class TaskSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     PATHS: ClassVar[tuple[str, ...]] = ("data",)
-    """Keys that hold paths, or ids on the hub."""
+    """Keys of paths, or of ids on the hub."""
 
 
 def make_task_spec(kind: str, settings: Mapping[str, Any], where: str = "") -> TaskSpec:
@@ -48,11 +48,11 @@ def make_task_spec(kind: str, settings: Mapping[str, Any], where: str = "") -> T
     Args:
         kind: a member of `TASKS`, or `"package.module:Class"`.
         settings: values by key.
-        where: the place of the settings, named in errors.
+        where: location of the settings, for errors.
 
     Raises:
         UnknownNameError: there is no such task.
-        RecipeError: an unknown key, or a value of the wrong kind.
+        RecipeError: a key is unknown, or a value is of the wrong kind.
     """
     spec: TaskSpec = parse(TASKS.load(kind).Spec, settings, where)
     return spec
@@ -62,9 +62,9 @@ class EvaluationSpec(BaseModel):
     """The `[evaluation]` table.
 
     Attributes:
-        split: split that the figures of retrieval are on; `dev` also chooses the best checkpoint.
-        baselines: methods trained beside the recipe's, on the same features with the same training settings.
-        seeds: training seeds; the checkpoint kept as the run's own is that of the first.
+        split: split of the retrieval figures; `dev` also chooses the best checkpoint.
+        baselines: methods trained for comparison, on the same features with the same training settings.
+        seeds: training seeds; the run's own checkpoint has the first.
         zero_shot: class folders to classify without training on them; see `lightcrl.tasks.zero_shot`.
         text_similarity: pairs of texts to compare; see `lightcrl.tasks.text_similarity`.
         tasks: further tasks by label: a table with `task`, a member of `TASKS` or `"package.module:Class"`, and the

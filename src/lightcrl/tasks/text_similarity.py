@@ -1,4 +1,4 @@
-"""Text similarity on pairs from files: every text encoded once, every space of a model beside its raw encoders."""
+"""Text similarity on pairs from files: every text encoded once, models and the frozen-encoder baselines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lightcrl.tasks.base import Figures, Outcome, Setting, Task
 from lightcrl.tasks.spec import TaskSpec
 
 PART = 16_384
-"""Pairs whose raw vectors are held at once."""
+"""Number of pairs whose raw vectors are held at once."""
 _WATCHED = re.compile(r"text_similarity/(aligned .+)/similar/precision")
 
 
@@ -38,8 +38,8 @@ class TextSimilaritySpec(TaskSpec):
     Attributes:
         data: a table, or the id of a data set on the hub.
         calibration: labelled pairs that thresholds are calibrated on; by default the train split of `data`.
-        columns: `text1`, `text2`, `label` or `score` to the column's name, where that differs.
-        watch: measure labelled pairs at every evaluation on dev too, which sends all texts through the method.
+        columns: column names of `text1`, `text2`, `label` or `score`, where they differ.
+        watch: true to measure labelled pairs at every evaluation on dev too, which embeds all texts each time.
     """
 
     PATHS: ClassVar[tuple[str, ...]] = ("data", "calibration")
@@ -56,18 +56,18 @@ class TextSimilarityTask(Task):
 
     Spaces, for every text modality a, and every two of them a and b:
 
-    - `raw a`: the frozen encoder by itself (`Encoder.own_vectors`: the vector that it was trained to give, else the
-      mean of its last layer).
+    - `raw a`: the frozen-encoder baseline (`Encoder.own_vectors`: the vector that the encoder was trained to give,
+      otherwise the mean of its last layer).
     - `aligned a-a`: both texts through a and the method.
-    - `aligned a-b`: the mean of both crossings, the first text through a and the second through b, and the other way
-      round, so that the order of a pair's texts does not matter.
+    - `aligned a-b`: the mean of both crossings, the first text through a and the second through b, and vice versa, so
+      that the order of a pair's texts has no effect.
 
     Attributes:
-        pairs: pairs to measure on; those with a text that an encoder set aside are left out, as in `calibration`.
-        calibration: pairs that thresholds are calibrated on, each space's by itself; None for scores.
-        stores: by modality, the features of every text.
-        rows: by modality, rows [2, N + M] of both sides of the pairs and then of the calibration.
-        raw: by modality, each encoder's own cosines [N + M].
+        pairs: pairs to measure, without those with a text that an encoder set aside.
+        calibration: pairs that calibrate thresholds, for each space separately; None for scores.
+        stores: features of every text, by modality.
+        rows: rows [2, N + M] of both sides of the pairs and then of the calibration, by modality.
+        raw: each encoder's own cosines [N + M], by modality.
         spec: settings.
         rejected: rows and texts set aside.
     """
@@ -86,7 +86,7 @@ class TextSimilarityTask(Task):
 
     @classmethod
     def modalities(cls, spec: TextSimilaritySpec, kinds: Mapping[str, str]) -> Sequence[str]:
-        """All modalities of texts."""
+        """Return all modalities of texts."""
         texts = tuple(modality for modality, kind in kinds.items() if kind == "text")
         if not texts:
             raise ModalityError(f"text similarity needs a modality of text; there are {', '.join(kinds) or 'none'}.")
@@ -103,8 +103,8 @@ class TextSimilarityTask(Task):
         """Read the pairs and encode every text once by each encoder of texts.
 
         Raises:
-            ModalityError: no encoder is of texts.
-            DataError: what encoders could read leaves one class alone.
+            ModalityError: no encoder is for texts.
+            DataError: the readable pairs have only one class.
         """
         cls.modalities(spec, {modality: encoder.kind for modality, encoder in setting.encoders.items()})
         return cls.of(*read_pairs(spec.data, spec.calibration, spec.columns), spec, setting)
@@ -113,7 +113,7 @@ class TextSimilarityTask(Task):
     def of(
         cls, pairs: TextPairs, calibration: TextPairs | None, spec: TextSimilaritySpec, setting: Setting
     ) -> TextSimilarityTask:
-        """Encode pairs that were read; errors as in `prepare`."""
+        """Encode loaded pairs; errors as in `prepare`."""
         texts = {modality: encoder for modality, encoder in setting.encoders.items() if encoder.kind == "text"}
         sides = [(*pairs.left, *(calibration.left if calibration else ()))]
         sides += [(*pairs.right, *(calibration.right if calibration else ()))]
@@ -130,15 +130,15 @@ class TextSimilarityTask(Task):
             table = done.store.metadata()
             places = dict(zip(table["item"].to_pylist(), table["row"].to_pylist(), strict=True))
             rows[modality] = np.array([[places.get(key, -1) for key in side] for side in keys])
-        whole = np.all([found >= 0 for found in rows.values()], axis=(0, 1))
-        rows = {modality: found[:, whole] for modality, found in rows.items()}
+        whole = np.all([numbers >= 0 for numbers in rows.values()], axis=(0, 1))
+        rows = {modality: numbers[:, whole] for modality, numbers in rows.items()}
         count = len(pairs)
         pairs = pairs.keep(whole[:count])
         pairs.check()
         if calibration is not None:
             calibration = calibration.keep(whole[count:])
             calibration.check()
-        raw = {modality: _own_cosines(texts[modality], stores[modality], found) for modality, found in rows.items()}
+        raw = {modality: _own_cosines(texts[modality], stores[modality], numbers) for modality, numbers in rows.items()}
         return cls(pairs, calibration, stores, rows, raw, spec, tuple(rejected))
 
     @property
@@ -162,54 +162,54 @@ class TextSimilarityTask(Task):
         return tuple((space, measure) for space in (*(f"aligned {name}-{name}" for name in names), *crossings))
 
     def measure(self, checkpoint: Checkpoint, folder: Path | None = None) -> Outcome:
-        """Return [N + M] cosines: of the pairs, then of the calibration."""
+        """Return cosines [N + M]: of the pairs, then of the calibration."""
         return Outcome(self.similarities(checkpoint.method))
 
     def baseline(self) -> Outcome:
-        """The same of the encoders' own vectors."""
+        """Return the same cosines from the encoders' own vectors."""
         return Outcome({f"raw {modality}": cosines for modality, cosines in self.raw.items()})
 
     def figures(self, space: str, outcome: np.ndarray) -> Figures:
-        """Figures of both classes at the threshold that the space's own calibration gives; or correlations."""
+        """Return figures of both classes at the threshold calibrated in the space; or correlations."""
         pairs, calibration = self.pairs, self.calibration
         if calibration is None:
             return correlation(outcome, pairs.truth)
         return classification(outcome[: self.units], pairs.truth, calibrate(outcome[self.units :], calibration.truth))
 
     def result(self, outcome: Outcome) -> Result:
-        """All figures of every space with intervals over pairs."""
+        """Return all figures of every space with intervals over pairs."""
         spaces, count, thresholds = outcome.items, self.units, None
         if (calibration := self.calibration) is not None:
             thresholds = {space: calibrate(cosine[count:], calibration.truth) for space, cosine in spaces.items()}
         return evaluate({space: cosine[:count] for space, cosine in spaces.items()}, self.pairs.truth, thresholds)
 
     def chance(self, space: str, measure: str) -> float | None:
-        """The share of the larger class for accuracy, zero for correlations."""
+        """Return the share of the larger class for accuracy, zero for correlations."""
         share = float(np.mean(self.pairs.truth))
         return 0.0 if self.calibration is None else max(share, 1 - share) if measure == "accuracy" else None
 
     def rivals(self, space: str) -> tuple[str, ...]:
-        """The frozen encoder of the space; both encoders of a crossing."""
+        """Return the frozen encoder's space; those of both encoders for a crossing."""
         names = list(self.raw)
         pairs = {f"aligned {a}-{b}": dict.fromkeys((a, b)) for a in names for b in names}
         return tuple(f"raw {name}" for name in pairs.get(space, ()))
 
     def watch(self, method: Method) -> dict[str, float]:
-        """What the log of a training keeps: `text_similarity/space/class/precision` of every aligned space.
+        """Return figures for the training log: `text_similarity/space/class/precision` of every aligned space.
 
-        Each space's threshold is calibrated anew, as in `result`. Of scores nothing is watched.
+        Each space's threshold is calibrated again, as in `result`. Scored pairs are not watched.
         """
         if (calibration := self.calibration) is None or not self.spec.watch:
             return {}
         count, seen = len(self.pairs), {}
         for space, cosine in self.similarities(method).items():
             threshold = calibrate(cosine[count:], calibration.truth)
-            found = precisions(cosine[:count], self.pairs.truth, threshold)
-            seen.update({f"text_similarity/{space}/{name}": value for name, value in found.items()})
+            precision = precisions(cosine[:count], self.pairs.truth, threshold)
+            seen.update({f"text_similarity/{space}/{name}": value for name, value in precision.items()})
         return seen
 
     def similarities(self, method: Method) -> dict[str, np.ndarray]:
-        """Cosines [N + M] by aligned space: of the pairs, then of the calibration."""
+        """Return cosines [N + M] by aligned space: of the pairs, then of the calibration."""
         vectors = {}
         for modality, rows in self.rows.items():
             unique, place = np.unique(rows, return_inverse=True)
@@ -230,16 +230,16 @@ def aligned_spaces(result: Result) -> dict[str, str | None]:
 
 
 def watched(log: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Return what `TextSimilarityTask.watch` wrote to a log: by space, [E, 3] epochs done, precision of `CLASSES`."""
-    found: dict[str, list[tuple[float, ...]]] = {}
+    """Return the logged figures of `TextSimilarityTask.watch`: [E, 3] epochs, precision of `CLASSES`, by space."""
+    by_space: dict[str, list[tuple[float, ...]]] = {}
     for event in log:
         for space in (match[1] for match in map(_WATCHED.fullmatch, event) if match):
             values = (event[f"text_similarity/{space}/{name}/precision"] for name, _ in CLASSES)
-            found.setdefault(space, []).append((event["epoch"], *values))
-    return {space: np.array(rows, dtype=np.float64) for space, rows in found.items()}
+            by_space.setdefault(space, []).append((event["epoch"], *values))
+    return {space: np.array(rows, dtype=np.float64) for space, rows in by_space.items()}
 
 
 def _own_cosines(encoder: Encoder, store: FeatureStore, rows: np.ndarray) -> np.ndarray:
-    """[N] of rows [2, N], in parts: vectors of long lists of pairs would fill the memory."""
+    """Return the cosines [N] of rows [2, N], in parts, since the vectors of many pairs would fill the memory."""
     parts = range(0, rows.shape[1], PART)
     return np.concatenate([cosines(*(own_rows(encoder, store, side[at : at + PART]) for side in rows)) for at in parts])

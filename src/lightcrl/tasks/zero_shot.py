@@ -29,9 +29,9 @@ class ZeroShotSpec(FoldersSpec):
     """Settings of zero-shot classification.
 
     Attributes:
-        split: folder of `data` to take, where it has one for each split.
-        files: pattern of the file names to take, such as those of a fold that training never saw.
-        templates: prompts with `{}` where the class name goes, averaged; by default those of the modality.
+        split: folder of `data` to measure, if it has split folders.
+        files: pattern of the file names to measure, such as those of a held-out fold.
+        templates: prompts with `{}` in place of the class name, averaged; by default those of the modality.
         modality: modality of the items; by default the first that is not text.
     """
 
@@ -50,7 +50,7 @@ class ZeroShotTask(Task):
         classes: readable class names.
         text: modality of the prompts.
         tokens: tokens of all prompts, classes first.
-        templates: prompts before the class names are filled in.
+        templates: prompts with `{}` in place of the class name.
     """
 
     Spec: ClassVar[type[TaskSpec]] = ZeroShotSpec
@@ -65,7 +65,7 @@ class ZeroShotTask(Task):
 
     @classmethod
     def modalities(cls, spec: ZeroShotSpec, kinds: Mapping[str, str]) -> Sequence[str]:
-        """The modality of the items and that of the prompts."""
+        """Return the modality of the items and that of the prompts."""
         return media_modality(kinds, spec.modality), text_modality(kinds)
 
     @classmethod
@@ -74,7 +74,7 @@ class ZeroShotTask(Task):
 
         Raises:
             DataError: the folder has no class folders.
-            ModalityError: the encoders lack text, or anything but text.
+            ModalityError: there is no encoder for texts, or only encoders for texts.
         """
         encoders = setting.encoders
         media, text = cls.modalities(spec, {modality: encoder.kind for modality, encoder in encoders.items()})
@@ -107,26 +107,26 @@ class ZeroShotTask(Task):
         return ((EMBEDDING, "top1"),)
 
     def measure(self, checkpoint: Checkpoint, folder: Path | None = None) -> Outcome:
-        """Return [K, N]: the probability that an item's right class is among the first k, ties broken at random."""
+        """Return the probability that an item's right class is among the first k, [K, N], ties broken at random."""
         method = checkpoint.method
         counts = label_ranks(self.items.vectors(method), self.items.labels, self.class_vectors(method))
         return Outcome({EMBEDDING: np.stack([hits(counts, k) for k in self._tops])})
 
     def figures(self, space: str, outcome: np.ndarray) -> Figures:
-        """`topK`."""
+        """Return `topK`."""
         return shares([f"top{k}" for k in self._tops], outcome, np.ones((1, self.units)))
 
     def result(self, outcome: Outcome) -> Result:
-        """`topK` with intervals over items."""
+        """Return `topK` with intervals over items."""
         return accuracy(outcome.items[EMBEDDING], len(self.classes))
 
     def chance(self, space: str, measure: str) -> float:
-        """K of the classes."""
+        """Return K divided by the number of classes."""
         return int(measure.removeprefix("top")) / len(self.classes)
 
     @torch.inference_mode()
     def class_vectors(self, method: Method) -> Tensor:
-        """Unit vectors [C, d] of the classes."""
+        """Return unit vectors [C, d] of the classes."""
         method.eval()
         device = next(method.parameters()).device
         return class_vectors(method(self.text, self.tokens.to(device)).cpu(), len(self.classes))

@@ -16,15 +16,15 @@ from lightcrl.tokens import TokenBatch
 
 
 class MelStatistics(Encoder):
-    """Sounds as tokens of 64 numbers.
+    """Sounds as tokens of 64 numbers, from statistics of their spectrum.
 
     Over mel bands: mean, spread, peak and mean change of the level, and its mean in `segments` equal parts of the
     sound. Beside these: how loudness pulses (from 0.5 to 250 Hz), and the intervals between the partials, whatever
     their pitch.
 
     Args:
-        segments: parts of the sound.
-        max_length: seconds kept of a sound.
+        segments: number of parts of the sound.
+        max_length: greatest length in seconds; the rest is cut off.
     """
 
     kind = "audio"
@@ -44,7 +44,7 @@ class MelStatistics(Encoder):
         self._octaves = csr_array(triangles(octaves, np.fft.rfftfreq(1024, 1 / self.rate)))
 
     def describe(self) -> Mapping[str, Any]:
-        """Name, version and options."""
+        """Return name, version and options."""
         return {
             "encoder": "builtin:mel",
             "version": self.version,
@@ -53,7 +53,7 @@ class MelStatistics(Encoder):
         }
 
     def prepare(self, raw: Any) -> np.ndarray:
-        """Tokens [6 + segments, 64] of a sound.
+        """Return tokens [6 + segments, 64] of a sound.
 
         Raises:
             ItemError: see `read_sound`.
@@ -67,11 +67,11 @@ class MelStatistics(Encoder):
         return np.stack([*overall, self._pulses(sound), self._intervals(sound), *parts]).astype(np.float32)
 
     def encode(self, prepared: Sequence[np.ndarray]) -> TokenBatch:
-        """The tokens as a batch."""
+        """Return the tokens as a batch."""
         return TokenBatch.full(torch.from_numpy(np.stack(prepared)))
 
     def _pulses(self, sound: np.ndarray) -> np.ndarray:
-        """[64]: the spectrum of the loudness, taken every two milliseconds."""
+        """Return the spectrum of the loudness, sampled every two milliseconds, [64]."""
         step = self.rate // 500
         loudness = np.abs(np.pad(sound, (0, -len(sound) % step))).reshape(-1, step).mean(1)
         spectrum = np.abs(np.fft.rfft(loudness - loudness.mean())) / max(float(loudness.sum()), 1e-6)
@@ -80,7 +80,7 @@ class MelStatistics(Encoder):
         return pulses
 
     def _intervals(self, sound: np.ndarray) -> np.ndarray:
-        """[64]: autocorrelation of the spectrum over the logarithm of frequency, averaged over the sound."""
+        """Return the autocorrelation of the spectrum over the logarithm of frequency, averaged over the sound, [64]."""
         spectra = np.sqrt((self._octaves @ _spectra(sound, 1024, 512, 1024).T).T)
         spectra -= spectra.mean(1, keepdims=True)
         power = np.abs(np.fft.rfft(spectra, 4 * self.dim)) ** 2
@@ -89,14 +89,14 @@ class MelStatistics(Encoder):
 
 
 def _spectra(sound: np.ndarray, width: int, hop: int, points: int) -> np.ndarray:
-    """[frames, points / 2 + 1]: magnitudes under Hann windows of `width` samples, `hop` apart."""
+    """Return magnitudes under Hann windows of `width` samples, `hop` apart, [frames, points / 2 + 1]."""
     window = np.hanning(width + 1)[:-1].astype(np.float32)
     frames = np.lib.stride_tricks.sliding_window_view(sound, width)[::hop]
     return np.abs(np.fft.rfft(frames * window, points))
 
 
 def mel_filters(bands: int, points: int, rate: int, low: float = 50.0) -> np.ndarray:
-    """Triangles [bands, points / 2 + 1] of equal width on the mel scale, from `low` Hz to half of `rate`.
+    """Return triangles [bands, points / 2 + 1] of equal width on the mel scale, from `low` Hz to half of `rate`.
 
     >>> filters = mel_filters(64, 512, 16_000)
     >>> filters.shape, float(filters.max()) <= 1
@@ -107,7 +107,7 @@ def mel_filters(bands: int, points: int, rate: int, low: float = 50.0) -> np.nda
 
 
 def triangles(edges: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """[len(edges) - 2, len(places)]: each rises from one edge to the next and falls to the one after.
+    """Return triangles [len(edges) - 2, len(places)], each from one edge to the next and down to the one after.
 
     Where edges are closer than the (evenly spaced) places, triangles are as wide as it takes to interpolate.
     """

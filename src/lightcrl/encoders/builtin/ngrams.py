@@ -14,7 +14,7 @@ from lightcrl.errors import EncoderError, ItemError, MissingExtraError
 from lightcrl.tokens import TokenBatch
 
 WIDEST = 1 << 20
-"""As many as there are n-grams to tell apart: more would repeat nothing but zeros."""
+"""Greatest useful width: with more numbers than n-grams, the rest would be zeros."""
 
 
 class HashedNgrams(Encoder):
@@ -27,7 +27,7 @@ class HashedNgrams(Encoder):
         dim: width of a token.
 
     Raises:
-        EncoderError: `dim` is no width.
+        EncoderError: `dim` is not a valid width.
         MissingExtraError: scikit-learn is not installed.
     """
 
@@ -51,14 +51,14 @@ class HashedNgrams(Encoder):
         )
 
     def describe(self) -> Mapping[str, Any]:
-        """Name, version and options."""
+        """Return name, version and options."""
         return {"encoder": "builtin:ngrams", "version": self.version, "dim": self.dim}
 
     def prepare(self, raw: Any) -> np.ndarray:
-        """Tokens [2, dim] of a string.
+        """Return tokens [2, dim] of a string.
 
         Raises:
-            ItemError: not a string, or nothing in it.
+            ItemError: the item is not a string, or empty.
         """
         if not isinstance(raw, str):
             raise ItemError("not a text", f"found {type(raw).__name__}")
@@ -67,7 +67,7 @@ class HashedNgrams(Encoder):
         return np.stack([self._project(view.transform([raw])) for view in self._views])
 
     def encode(self, prepared: Sequence[np.ndarray]) -> TokenBatch:
-        """The tokens as a batch."""
+        """Return the tokens as a batch."""
         return TokenBatch.full(torch.from_numpy(np.stack(prepared)))
 
     def _project(self, counts: Any) -> np.ndarray:
@@ -81,7 +81,7 @@ class HashedNgrams(Encoder):
 
 
 def _mix(numbers: np.ndarray) -> np.ndarray:
-    """Numbers spread over 64 bits (the finaliser of splitmix64): the same everywhere, unlike a library's generator."""
+    """Spread numbers over 64 bits (splitmix64's finaliser): equal on every machine, unlike a library's generator."""
     mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -17,22 +17,22 @@ from lightcrl.tokens import TokenBatch
 
 RINGS, ANGLES, HARMONICS = 4, 32, 8
 OUTLINE = 3 + 3 + 2 + RINGS + HARMONICS
-# Counts above are told apart no more.
+# Greatest count that is distinguished.
 MOST = 8
 
 
 class ShapesAndColours(Encoder):
-    """Pictures as a grid of cells, the whole, and the regions that differ from the background.
+    """Pictures as a grid of cells, the whole picture, and the regions that differ from the background.
 
     A cell has a histogram of oriented gradients, mean and spread of colour, a histogram of hues, and local binary
-    patterns; the whole has all but the first. The last token counts the regions, and tells the mean and spread of
-    their colour, place, size and outline: the spectrum of the distance from the centre, in which a triangle stands
-    out at 3 and a square at 4, whichever way they are turned.
+    patterns; the whole picture has all except the first. The last token has the number of regions, and the mean and
+    spread of their colour, place, size and outline: the spectrum of the distance from the centre, with a peak at 3 for
+    a triangle and at 4 for a square, in any orientation.
 
     Args:
-        size: pictures are resized to `size` x `size` pixels.
+        size: width and height in pixels to which pictures are resized.
         grid: cells per side.
-        max_pixels: larger pictures are set aside.
+        max_pixels: greatest number of pixels; larger pictures are set aside.
     """
 
     kind = "image"
@@ -59,11 +59,11 @@ class ShapesAndColours(Encoder):
         self.dim = self._tokens(Image.new("RGB", (size, size))).shape[1]
 
     def describe(self) -> Mapping[str, Any]:
-        """Name, version and options."""
+        """Return name, version and options."""
         return {"encoder": "builtin:shapes", "version": self.version, "size": self.size, "grid": self.grid}
 
     def prepare(self, raw: Any) -> np.ndarray:
-        """Tokens [grid * grid + 2, D] of a picture.
+        """Return tokens [grid * grid + 2, D] of a picture.
 
         Raises:
             ItemError: see `read_image`.
@@ -72,7 +72,7 @@ class ShapesAndColours(Encoder):
         return self._tokens(image.resize((self.size, self.size), Image.Resampling.BICUBIC))
 
     def encode(self, prepared: Sequence[np.ndarray]) -> TokenBatch:
-        """The tokens as a batch."""
+        """Return the tokens as a batch."""
         return TokenBatch.full(torch.from_numpy(np.stack(prepared)))
 
     def _tokens(self, image: Image.Image) -> np.ndarray:
@@ -90,19 +90,19 @@ class ShapesAndColours(Encoder):
         return np.stack([np.pad(row, (0, width - len(row))) for row in rows]).astype(np.float32)
 
     def _means(self, maps: np.ndarray) -> np.ndarray:
-        """[grid * grid, C]: means over the cells of maps [size, size, C]."""
+        """Return means over the cells of maps [size, size, C], [grid * grid, C]."""
         step = self.size // self.grid
         means: np.ndarray = maps.reshape(self.grid, step, self.grid, step, -1).mean((1, 3), dtype=np.float64)
         return means.reshape(self.grid**2, -1)
 
     def _histogram(self, codes: Any, bins: int, weights: Any = None) -> np.ndarray:
-        """[grid * grid, bins]: how often a pixel of the cell has each code, as a share of its pixels."""
+        """Return the share of a cell's pixels with each code, [grid * grid, bins]."""
         places = (self._cell * bins + codes.astype(np.int64)).ravel()
         counts = np.bincount(places, None if weights is None else weights.ravel(), self.grid**2 * bins)
         return (counts.reshape(-1, bins) * (self.grid / self.size) ** 2).astype(np.float32)
 
     def _hues(self, image: Image.Image, bins: int = 12) -> np.ndarray:
-        """[grid * grid, bins + 3]: share of each hue, as far as pixels have one, and of black, grey and white.
+        """Return the share of each hue, for coloured pixels, and of black, grey and white, [grid * grid, bins + 3].
 
         A pixel counts for the two bins nearest to it.
         """
@@ -117,29 +117,29 @@ class ShapesAndColours(Encoder):
         return np.concatenate(shares, axis=1)
 
     def _gradients(self, rgb: np.ndarray) -> np.ndarray:
-        """[grid * grid, 36]: nine orientations in each quarter of a cell, normalised over the cell."""
+        """Return nine orientations in each quarter of a cell, normalised over the cell, [grid * grid, 36]."""
         half = self.size // self.grid // 2
         blocks = self._hog(rgb, 9, (half, half), (2, 2), block_norm="L2-Hys", feature_vector=False, channel_axis=-1)
         return np.asarray(blocks[::2, ::2]).reshape(self.grid**2, -1)
 
     def _regions(self, rgb: np.ndarray, patterns: Any) -> np.ndarray:
-        """Mean and spread of the regions' outlines, their number (up to it, and exactly), texture, area."""
+        """Return mean and spread of the regions' outlines, their number (up to it, and exactly), texture, area."""
         distance = _from_background(rgb)
         mask = distance > max(self._threshold(distance), 0.1)
-        # Opening cuts the bridges between regions that all but touch.
+        # Opening cuts the bridges between regions that almost touch.
         solid = self._open(self._fill(mask))
         labels = self._label(solid, connectivity=1)
         areas = np.bincount(labels.ravel())
-        found = [region for region in range(1, len(areas)) if areas[region] >= self.size**2 / 400]
-        each = np.array([_outline(labels == region, mask, rgb) for region in found] or [np.zeros(OUTLINE)])
+        large = [region for region in range(1, len(areas)) if areas[region] >= self.size**2 / 400]
+        each = np.array([_outline(labels == region, mask, rgb) for region in large] or [np.zeros(OUTLINE)])
         numbers = np.arange(1, MOST + 1)
         texture = np.bincount(patterns[solid].astype(np.int64), minlength=10) / max(int(solid.sum()), 1)
-        counts = [numbers <= len(found), numbers == len(found)]
+        counts = [numbers <= len(large), numbers == len(large)]
         return np.concatenate([each.mean(0), each.std(0), *counts, np.sqrt(texture), [solid.mean()]])
 
 
 def _from_background(rgb: np.ndarray) -> np.ndarray:
-    """[H, W]: how far a pixel's colour is from that of the border; darker shades of it, as in shadows, are near."""
+    """Return the distance of a pixel's colour from the border's, [H, W]; darker shades, as in shadows, are near."""
     border = np.median(np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]]), axis=0)
     direction = border / max(float(np.linalg.norm(border)), 1e-6)
     difference = rgb - border
@@ -149,7 +149,7 @@ def _from_background(rgb: np.ndarray) -> np.ndarray:
 
 
 def _outline(solid: np.ndarray, mask: np.ndarray, rgb: np.ndarray) -> np.ndarray:
-    """Of one region: colour (3), place and root of area (3), compactness, fill of the bounding box, fill of four
+    """Return a region's colour (3), place and root of area (3), compactness, fill of the bounding box, fill of four
     rings around its centre, outline spectrum.
     """
     rows, columns = np.nonzero(solid)

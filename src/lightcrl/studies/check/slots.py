@@ -1,7 +1,7 @@
-"""Which slots to feed: greedy forward selection by the held-out R@1 of the closed-form map.
+"""Selection of slots: greedy forward selection by the held-out R@1 of the closed-form map.
 
-Every fold whitens each modality once; a further slot only borders the Cholesky factor, so that judging one takes some
-hundredths of a second.
+Every fold whitens each modality once; a further slot only borders the Cholesky factor, so that its evaluation takes
+some hundredths of a second.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from lightcrl.metrics.intervals import mean_interval
 from lightcrl.metrics.ranks import first_shares
 from lightcrl.studies.check.sample import Part
 
-# For all of the sample; a part of it takes more, in proportion, since sampling noise grows as groups get fewer.
+# The ridge for the whole sample; a part of it gets proportionally more, since noise grows as groups get fewer.
 RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
 FOLDS = 3
-# Share of the groups that confirm a choice which the others made.
+# Share of the groups that confirm the choice of the others.
 CONFIRM = 0.3
-# Slots added at most, over all modalities: each costs storage and training time.
+# Greatest number of added slots over all modalities: each costs storage and training time.
 MOST_ADDED = 6
-# After the first round only the candidates that did best in it go on.
+# After the first round only its best candidates remain.
 FINALISTS = 12
 
 Pair = tuple[str, str]
@@ -32,36 +32,36 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Columns:
-    """Whitened features of one modality: ridged unit covariance over the items that were fitted on.
+    """Whitened features of a modality: ridged unit covariance over the fitted items.
 
     Attributes:
-        fit: [N, D] of the items fitted on.
-        held: [H, D] of the others.
+        fit: columns of the fitted items, [N, D].
+        held: columns of the held-out items, [H, D].
     """
 
     fit: Tensor
     held: Tensor
 
     def with_more(self, more: Columns) -> Columns:
-        """These columns and those of `more` side by side."""
+        """Return these columns and those of `more` side by side."""
         return Columns(torch.cat([self.fit, more.fit], 1), torch.cat([self.held, more.held], 1))
 
 
 def border(done: Columns | None, fit: Tensor, held: Tensor, ridge: float) -> Columns:
-    """The whitened columns that further features add to those already done: a bordered Cholesky factorisation.
+    """Return the whitened columns that further features add to earlier ones: a bordered Cholesky factorisation.
 
     Args:
-        done: whitened columns, or None at first.
+        done: earlier whitened columns, or None at first.
         fit: new features [N, D], centred and scaled to a mean variance of 1.
-        held: the same features [H, D] of the others.
-        ridge: added to every variance.
+        held: the same features of the held-out items, [H, D].
+        ridge: value added to every variance.
     """
     covariance = fit.T @ fit / len(fit)
     covariance.diagonal().add_(ridge)
     if done is not None:
-        known = done.fit.T @ fit / len(fit)
-        covariance -= known.T @ known
-        fit, held = fit - done.fit @ known, held - done.held @ known
+        projection = done.fit.T @ fit / len(fit)
+        covariance -= projection.T @ projection
+        fit, held = fit - done.fit @ projection, held - done.held @ projection
     factor = torch.linalg.cholesky(covariance)
     return Columns(
         torch.linalg.solve_triangular(factor, fit.T, upper=False).T,
@@ -70,13 +70,13 @@ def border(done: Columns | None, fit: Tensor, held: Tensor, ridge: float) -> Col
 
 
 class Fold:
-    """Groups to fit on and groups to judge on.
+    """Groups for fitting and held-out groups.
 
     Args:
-        parts: by modality, the items.
-        fit: [G] bool, the groups to fit on.
-        held: [G] bool, the groups to judge on.
-        ridge: in units of the mean variance of a feature.
+        parts: items by modality.
+        fit: mask of the fitted groups, [G].
+        held: mask of the held-out groups, [G].
+        ridge: ridge in units of the mean variance of a feature.
     """
 
     def __init__(self, parts: Mapping[str, Part], fit: Tensor, held: Tensor, ridge: float) -> None:
@@ -90,7 +90,7 @@ class Fold:
         self._seen: dict[Pair, tuple[Tensor, Tensor]] = {}
 
     def slot(self, modality: str, number: int) -> tuple[Tensor, Tensor]:
-        """Features of one slot, centred and scaled by the items fitted on."""
+        """Return the features of a slot, centred and scaled by the fitted items."""
         values = self.parts[modality].slots[number]
         fit, held = values[self.fit[modality]], values[self.held[modality]]
         mean = fit.mean(0)
@@ -104,23 +104,23 @@ class Fold:
         self.columns[modality] = border(None, fit, held, self.ridge)
 
     def candidate(self, modality: str, number: int) -> Columns:
-        """The columns that one more slot adds."""
+        """Return the columns that a further slot adds."""
         return border(self.columns[modality], *self.slot(modality, number), self.ridge)
 
     def add(self, modality: str, number: int) -> None:
-        """Take one more slot."""
+        """Add a further slot."""
         self.columns[modality] = self.columns[modality].with_more(self.candidate(modality, number))
         self._seen = {pair: seen for pair, seen in self._seen.items() if modality not in pair}
 
     def recall(self, pair: Pair, more: Columns | None = None) -> Tensor:
-        """[G] R@1 of each held group, both directions averaged; NaN for the groups that say nothing of this pair.
+        """Return R@1 of each held-out group, [G], averaged over both directions; NaN for groups without this pair.
 
-        The score of a and b is that of CSA in all dimensions, `a' Cxx^-1 Cxy Cyy^-1 b`, over the length of what is
-        searched for, its variates weighted by their correlations.
+        The score of a and b is that of CSA in all dimensions, `a' Cxx^-1 Cxy Cyy^-1 b`, over the length of the
+        gallery's vector, its variates weighted by their correlations.
 
         Args:
             pair: two modalities.
-            more: columns to judge with the others of the first.
+            more: candidate columns for the first modality.
         """
         left, right = (self.columns[name] for name in pair)
         rows = self._paired(pair)
@@ -142,8 +142,8 @@ class Fold:
 
 
 def paired_rows(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of items that belong together, from the groups of the items on both sides: every item at least once, a side
-    with fewer items in a group repeating its own.
+    """Return rows of paired items, from the groups of the items on both sides: every item at least once; a side with
+    fewer items in a group repeats them.
 
     >>> paired_rows(torch.tensor([0, 1, 3]), torch.tensor([0, 0, 1, 2]))
     (tensor([0, 0, 1]), tensor([0, 1, 2]))
@@ -160,30 +160,30 @@ def paired_rows(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _members(groups: Tensor) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
+    members: dict[int, list[int]] = {}
     for row, group in enumerate(groups.tolist()):
-        found.setdefault(group, []).append(row)
-    return found
+        members.setdefault(group, []).append(row)
+    return members
 
 
 def group_recall(
     left: Tensor, right: Tensor, right_length: Tensor, left_groups: Tensor, right_groups: Tensor, size: int
 ) -> Tensor:
-    """[size] share of a group's items that find one of their own first, both directions averaged.
+    """Return the share of a group's items that retrieve an item of their own group first, [size], over both directions.
 
     Args:
-        left: [N, D].
-        right: [M, D]; scores are inner products, over the length of what is searched for.
-        right_length: [M].
-        left_groups: [N].
-        right_groups: [M].
+        left: vectors [N, D].
+        right: vectors [M, D]; scores are inner products, over the length of the gallery's vector.
+        right_length: lengths [M].
+        left_groups: groups [N].
+        right_groups: groups [M].
         size: number of groups; those without items on both sides are NaN.
 
     Ties count as if broken at random: see `metrics.ranks`.
     """
     scores = left @ right.T
     own = left_groups[:, None] == right_groups
-    found = []
+    shares = []
     for length, groups, other, axis in (
         (right_length[None], left_groups, right_groups, 1),
         (left.norm(dim=1)[:, None], right_groups, left_groups, 0),
@@ -193,23 +193,23 @@ def group_recall(
         asked = torch.isin(groups, other)
         hits = torch.zeros(size).index_add_(0, groups[asked], firsts[asked])
         counts = torch.zeros(size).index_add_(0, groups[asked], torch.ones(int(asked.sum())))
-        found.append(hits / counts)  # 0 / 0 where there is none: NaN
-    return (found[0] + found[1]) / 2
+        shares.append(hits / counts)  # 0 / 0 where there is none: NaN
+    return (shares[0] + shares[1]) / 2
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What the selection came to.
+    """The result of the selection.
 
     Attributes:
-        ridge: the ridge that did best for `auto`, for as many groups as there are.
-        auto: by modality, the slots of `"auto"`.
-        picked: by modality, the slots to use: those of `auto`, or those that were found better.
-        found: by modality, the best slots that were found, whether or not they were confirmed.
-        gain: R@1 of `found` less that of `auto` on groups that took no part in finding them.
-        interval: of `gain`, 95 %.
-        recall: R@1 of `auto` on those groups, among as many groups as they are.
-        tried: by modality and slot, the gain of adding that slot alone to `auto`, where it was tried.
+        ridge: best ridge for `auto`, for that number of groups.
+        auto: slots of `"auto"`, by modality.
+        picked: slots to use, by modality: those of `auto`, or confirmed better ones.
+        found: best slots of the search, by modality, confirmed or not.
+        gain: R@1 of `found` minus that of `auto`, on groups outside the search.
+        interval: 95 % interval of `gain`.
+        recall: R@1 of `auto` on those groups, with that number of groups in the gallery.
+        tried: gain of adding a single slot to `auto`, by modality and slot, where it was tried.
     """
 
     ridge: float
@@ -223,7 +223,7 @@ class Selection:
 
     @property
     def changed(self) -> bool:
-        """Other slots than those of `"auto"` are to be used."""
+        """True if slots other than those of `"auto"` are picked."""
         return self.picked != self.auto
 
 
@@ -237,16 +237,16 @@ def select_slots(
 ) -> Selection:
     """Add slots to `auto` as long as the held-out R@1 gains, and keep them if the gain holds on fresh groups.
 
-    Slots are found by cross-validation over 70 % of the groups, and confirmed on the other 30 %: the best of many
-    candidates looks better than it is where it was found, so only fresh groups can say whether it is.
+    Slots are selected by cross-validation over 70 % of the groups and confirmed on the other 30 %: the best of many
+    candidates is optimistic on the groups of the search, so only fresh groups can confirm it.
 
     Args:
         parts: items of train by modality.
-        pairs: of modalities; R@1 is averaged over them.
+        pairs: pairs of modalities; R@1 is averaged over them.
         groups: number of groups.
-        auto: by modality, the slots to start from.
-        free: by modality, the slots that may be added.
-        seed: of the division into parts.
+        auto: initial slots by modality.
+        free: allowed slots by modality.
+        seed: seed of the division into parts.
     """
     place = torch.from_numpy(np.random.default_rng(seed).permutation(groups))
     confirm = place < round(CONFIRM * groups)
@@ -269,7 +269,7 @@ def select_slots(
 
     ridge = max(RIDGES, key=trial)
     folds = [make(fit, held, begin, ridge) for fit, held in divisions]
-    found = dict(begin)
+    best_slots = dict(begin)
     base = {pair: recalls(folds, pair) for pair in pairs}
     open_ = [(name, number) for name, numbers in free.items() for number in numbers if number not in begin[name]]
     first: dict[tuple[str, int], float] = {}
@@ -292,23 +292,23 @@ def select_slots(
         for fold in folds:
             fold.add(*best)
         base = {pair: recalls(folds, pair) if best[0] in pair else base[pair] for pair in pairs}
-        found[best[0]] = (*found[best[0]], best[1])
+        best_slots[best[0]] = (*best_slots[best[0]], best[1])
         open_ = sorted((slot for slot in open_ if slot != best), key=means.__getitem__, reverse=True)[:FINALISTS]
 
-    last = [make(~confirm, confirm, slots, ridge) for slots in (begin, found)]
+    last = [make(~confirm, confirm, slots, ridge) for slots in (begin, best_slots)]
     before, after = (_by_group({pair: fold.recall(pair) for pair in pairs}) for fold in last)
     gain = (after - before)[~before.isnan()].double().numpy()
-    interval = mean_interval(gain, np.arange(len(gain))) if found != begin else (0.0, 0.0)
-    picked = found if interval[0] > 0 else begin
-    return Selection(ridge, begin, picked, found, float(gain.mean()), interval, float(before.nanmean()), first)
+    interval = mean_interval(gain, np.arange(len(gain))) if best_slots != begin else (0.0, 0.0)
+    picked = best_slots if interval[0] > 0 else begin
+    return Selection(ridge, begin, picked, best_slots, float(gain.mean()), interval, float(before.nanmean()), first)
 
 
 def _by_group(by_pair: Mapping[Pair, Tensor]) -> Tensor:
-    """[G] the mean over pairs of what is known of a group."""
+    """Return the mean over pairs of the values of each group, ignoring NaN, [G]."""
     return torch.stack([*by_pair.values()]).nanmean(0)
 
 
 def _error(values: Tensor) -> float:
-    """Standard error of the mean of those that are numbers."""
-    known = values[~values.isnan()]
-    return float(known.std() / len(known) ** 0.5)
+    """Return the standard error of the mean, ignoring NaN."""
+    numbers = values[~values.isnan()]
+    return float(numbers.std() / len(numbers) ** 0.5)

@@ -1,4 +1,4 @@
-"""How well the spaces of two encoders agree, slot by slot, and what a linear map makes of them."""
+"""Alignment of the spaces of two encoders, slot by slot, and the closed-form map between them."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from lightcrl.metrics.ranks import first_shares
 from lightcrl.studies.check.sample import Part
 from lightcrl.studies.check.slots import group_recall, paired_rows
 
-# Neighbours of a row (Huh et al. use 10), and rows that are compared.
+# Number of neighbours of a row (Huh et al. use 10), and of compared rows.
 NEIGHBOURS = 10
 ROWS = 500
-# Pairings drawn anew to learn how far chance goes.
+# Number of random pairings that estimate the range of chance.
 SHUFFLES = 50
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How alike two spaces are over the groups that have both.
+    """The alignment of two spaces over the groups that have both modalities.
 
     Attributes:
-        groups: how many were compared.
+        groups: number of compared groups.
         knn: mutual overlap of nearest neighbours of the recipe's slots.
-        chance: what independent spaces give.
-        highest_by_chance: the highest among spaces of the same kind with partners drawn anew.
+        chance: expected overlap of independent spaces.
+        highest_by_chance: highest overlap of the same spaces under random pairings.
         cka: debiased linear CKA of the recipe's slots.
-        knn_by_slot: [S_a, S_b] of single slots.
-        cka_by_slot: [S_a, S_b] of single slots.
+        knn_by_slot: overlap of single slots, [S_a, S_b].
+        cka_by_slot: CKA of single slots, [S_a, S_b].
     """
 
     groups: int
@@ -48,14 +48,14 @@ class Likeness:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The closed-form map, fitted on the train sample and judged on the dev sample.
+    """The closed-form map, fitted on the train sample and evaluated on the dev sample.
 
     Attributes:
         recall: mean R@1 of both directions.
-        interval: 95 %, over groups.
-        chance: of a blind guess.
-        groups: of train that it was fitted on.
-        gallery: groups of dev that were searched.
+        interval: 95 % interval over groups.
+        chance: recall of a random guess.
+        groups: number of fitted train groups.
+        gallery: number of dev groups in the gallery.
         smaller: R@1 among a quarter and among half of the gallery, by its size.
         correlations: held-out correlations of the canonical variates on dev, in the order of the fit.
     """
@@ -70,7 +70,7 @@ class Baseline:
 
 
 class Scaler:
-    """Slots side by side, each centred and scaled to a mean variance of 1 by the train sample."""
+    """Concatenated slots, each centred and scaled to a mean variance of 1 by the train sample."""
 
     def __init__(self, train: Part, slots: Sequence[int]) -> None:
         self.slots = tuple(slots)
@@ -81,13 +81,13 @@ class Scaler:
         ]
 
     def __call__(self, part: Part) -> Tensor:
-        """[N, D] of the items of `part`."""
+        """Return the scaled features [N, D] of the items of `part`."""
         chosen = zip(self.slots, self.means, self.scales, strict=True)
         return torch.cat([(part.slots[number] - mean) / scale for number, mean, scale in chosen], 1)
 
 
 def group_means(values: Tensor, groups: Tensor, wanted: Tensor) -> Tensor:
-    """[G, D]: the mean over the items of each wanted group."""
+    """Return the mean over the items of each wanted group, [G, D]."""
     size = int(max(groups.max(), wanted.max())) + 1
     sums = torch.zeros(size, values.shape[1]).index_add_(0, groups, values)
     counts = torch.bincount(groups, minlength=size).clamp(min=1)
@@ -95,7 +95,7 @@ def group_means(values: Tensor, groups: Tensor, wanted: Tensor) -> Tensor:
 
 
 def compare(a: Part, b: Part, slots: tuple[Sequence[int], Sequence[int]], seed: int = 0) -> Likeness | None:
-    """Likeness of two modalities over groups of train; None where fewer than 50 groups have both."""
+    """Compare two modalities over groups of train; None if fewer than 50 groups have both."""
     both = torch.from_numpy(np.intersect1d(a.groups.numpy(), b.groups.numpy()))[:ROWS]
     if len(both) < 50:
         return None
@@ -131,39 +131,39 @@ def fit_baseline(
     slots: tuple[Sequence[int], Sequence[int]],
     ridge: float,
 ) -> Baseline | None:
-    """CSA: regularised CCA of train, its variates weighted by their correlations, R@1 on dev; None without pairs.
+    """Fit CSA: regularised CCA of train, its variates weighted by their correlations, R@1 on dev; None without pairs.
 
     Args:
-        parts: of both modalities, by split.
-        slots: of both modalities.
-        ridge: of the CCA.
+        parts: items of both modalities, by split.
+        slots: slots of both modalities.
+        ridge: ridge of the CCA.
     """
-    one, other = parts
-    scale, rescale = Scaler(one["train"], slots[0]), Scaler(other["train"], slots[1])
-    rows = paired_rows(one["train"].groups, other["train"].groups)
-    tried = paired_rows(one["dev"].groups, other["dev"].groups)
-    both = np.intersect1d(one["dev"].groups.numpy(), other["dev"].groups.numpy())
+    first, second = parts
+    scale, rescale = Scaler(first["train"], slots[0]), Scaler(second["train"], slots[1])
+    rows = paired_rows(first["train"].groups, second["train"].groups)
+    tried = paired_rows(first["dev"].groups, second["dev"].groups)
+    both = np.intersect1d(first["dev"].groups.numpy(), second["dev"].groups.numpy())
     if len(rows[0]) < 50 or len(both) < 10:
         return None
-    cca = regularised_cca(scale(one["train"])[rows[0]], rescale(other["train"])[rows[1]], ridge)
-    x, y = scale(one["dev"]), rescale(other["dev"])
+    cca = regularised_cca(scale(first["train"])[rows[0]], rescale(second["train"])[rows[1]], ridge)
+    x, y = scale(first["dev"]), rescale(second["dev"])
     left, right = cca.variates(0, x) * cca.correlations, cca.variates(1, y)
     lengths = (right * cca.correlations).norm(dim=1)
 
     def recalls(kept: np.ndarray) -> np.ndarray:
         mine, theirs = (torch.isin(part["dev"].groups, torch.from_numpy(kept)) for part in parts)
-        found = group_recall(
+        shares = group_recall(
             left[mine],
             right[theirs],
             lengths[theirs],
-            one["dev"].groups[mine],
-            other["dev"].groups[theirs],
+            first["dev"].groups[mine],
+            second["dev"].groups[theirs],
             int(both.max()) + 1,
         )
-        return found[~found.isnan()].double().numpy()
+        return shares[~shares.isnan()].double().numpy()
 
     generator = np.random.default_rng(0)
-    known = recalls(both)
+    recall = recalls(both)
     smaller = {
         len(both) // share: float(
             np.mean([recalls(generator.permutation(both)[: len(both) // share]).mean() for _ in range(4 * share)])
@@ -171,10 +171,10 @@ def fit_baseline(
         for share in (4, 2)
     }
     return Baseline(
-        float(known.mean()),
-        mean_interval(known, np.arange(len(known))),
+        float(recall.mean()),
+        mean_interval(recall, np.arange(len(recall))),
         1 / len(both),
-        len(np.unique(one["train"].groups[rows[0]].numpy())),
+        len(np.unique(first["train"].groups[rows[0]].numpy())),
         len(both),
         smaller,
         held_out_correlations(cca, x[tried[0]], y[tried[1]]),
@@ -182,7 +182,7 @@ def fit_baseline(
 
 
 def effective_dimensions(values: Tensor) -> float:
-    """Participation ratio of the covariance's eigenvalues, (sum l)^2 / sum l^2: d for d equally strong directions.
+    """Return the participation ratio of the covariance's eigenvalues, (sum l)^2 / sum l^2: d for d equal directions.
 
     >>> effective_dimensions(torch.eye(3) * 2)
     2.0
@@ -193,10 +193,10 @@ def effective_dimensions(values: Tensor) -> float:
 
 
 def sibling_recall(values: Tensor, groups: Tensor) -> float | None:
-    """Share of items whose nearest other item, by cosine, belongs to their own group; of groups with several items.
+    """Return the share of items whose nearest other item, by cosine, is in their own group, among groups with several.
 
-    Ties count as in `metrics.ranks`. None where fewer than 20 groups have several: two captions of a picture that do
-    not find each other will not find the picture either.
+    Ties count as in `metrics.ranks`. The result is None if fewer than 20 groups have several items: two captions of a
+    picture that do not retrieve each other will not retrieve the picture either.
     """
     counts = torch.bincount(groups)
     several = counts[groups] > 1
