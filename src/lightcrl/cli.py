@@ -24,6 +24,7 @@ from lightcrl.arguments import (
     write_page,
 )
 from lightcrl.commands.evaluate import app as evaluate
+from lightcrl.commands.extend import extend
 from lightcrl.errors import EmptyDatasetError, LightCRLError
 
 
@@ -232,6 +233,7 @@ def check(
 
 
 app.add_typer(evaluate, name="evaluate")
+app.command()(extend)
 
 
 @app.command()

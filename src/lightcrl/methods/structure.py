@@ -70,7 +70,7 @@ class Structure(Linear):
                 log_neighbourhoods(found.float(), temperature),
             )
             for name, found in embeddings.items()
-            if len(found) > 2
+            if name in step.tokens and len(found) > 2
         ]
         return contrast + weight * torch.stack(moved).mean() if moved else contrast
 
