@@ -18,14 +18,12 @@ from typing import Any
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.data import Dataset, Rejection, load_dataset
 from lightcrl.data.base import write_rejected
-from lightcrl.data.pairs import TextPairs, read_pairs
 from lightcrl.encoders import load_encoder, settled
 from lightcrl.encoders.base import Encoder
 from lightcrl.encoders.tower import Tower
 from lightcrl.errors import DataError, TrainingError
 from lightcrl.events import Tell
 from lightcrl.features import Features
-from lightcrl.features.embed import embed_split
 from lightcrl.features.extract import encode_modality
 from lightcrl.features.live import LiveStore
 from lightcrl.files.local import make_folder, write_json
@@ -33,16 +31,19 @@ from lightcrl.files.locks import only_writer
 from lightcrl.methods import METHODS, Method
 from lightcrl.methods.spec import MethodSpec, make_method
 from lightcrl.metrics.result import Result
-from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.processes import is_main, launched, main_first
 from lightcrl.recipe import Recipe, load_recipe
 from lightcrl.specs import parse
-from lightcrl.tasks.text_similarity import TextSimilarity
-from lightcrl.tasks.zero_shot import ZeroShot
+from lightcrl.tasks.base import Setting, Task, prepare_task
+from lightcrl.tasks.retrieval import RetrievalSpec
+from lightcrl.tasks.spec import OWN_TABLES, TASKS
 from lightcrl.training.early import check_early
 from lightcrl.training.loop import Judge, Judgement, Trained, by_retrieval, train
 from lightcrl.training.plan import make_plan
 from lightcrl.training.refusals import Combination, check_combination
+
+RETRIEVAL = "retrieval"
+"""The label of the task that every run measures, on its own data."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,12 @@ class Model:
     """One trained model of a run.
 
     Attributes:
-        method: its name.
-        seed: its seed.
-        folder: with best/ and last/.
-        parameters: trained ones.
-        seconds: of training, its evaluations included.
-        retrieval: figures on the recipe's evaluation split, with curves of precision and recall.
-        zero_shot: figures, where the recipe asks for them.
-        text_similarity: likewise, every aligned space beside the encoders as they come.
+        method: name of the method.
+        seed: training seed.
+        folder: folder with best/ and last/.
+        parameters: number of trained parameters.
+        seconds: seconds of training, its evaluations included.
+        results: figures by label of the task; `retrieval` first, on the recipe's evaluation split.
     """
 
     method: str
@@ -65,9 +64,12 @@ class Model:
     folder: Path
     parameters: int
     seconds: float
-    retrieval: Result
-    zero_shot: Result | None
-    text_similarity: Result | None = None
+    results: Mapping[str, Result]
+
+    @property
+    def retrieval(self) -> Result:
+        """Retrieval on the recipe's evaluation split, with curves of precision and recall."""
+        return self.results[RETRIEVAL]
 
 
 @dataclass(frozen=True)
@@ -83,55 +85,28 @@ class Run:
     models: tuple[Model, ...]
 
 
-@dataclass(frozen=True)
-class Tasks:
-    """What is measured beside retrieval, encoded and ready to score any method on.
+def prepare_tasks(recipe: Recipe, setting: Setting) -> dict[str, Task]:
+    """Encode the data of the recipe's tasks, once; the first is retrieval on the recipe's own split.
 
-    Attributes:
-        zero_shot: class folders, where the recipe asks for them.
-        text_similarity: pairs of texts, likewise.
+    Raises:
+        DataError: the data of a task cannot be used.
     """
+    return {RETRIEVAL: prepare_task(RETRIEVAL, RetrievalSpec(), setting)} | prepare_named(recipe, setting)
 
-    zero_shot: ZeroShot | None = None
-    text_similarity: TextSimilarity | None = None
 
-    @classmethod
-    def prepare(
-        cls,
-        recipe: Recipe,
-        encoders: Mapping[str, Encoder],
-        pairs: tuple[TextPairs, TextPairs | None] | None,
-        tell: Tell = lambda event: None,
-    ) -> Tasks:
-        """Encode what the recipe asks for, once.
+def prepare_named(recipe: Recipe, setting: Setting) -> dict[str, Task]:
+    """Encode the data of the tasks that the recipe names, by label; errors as in `prepare_tasks`."""
+    return {label: prepare_task(kind, spec, setting) for label, (kind, spec) in recipe.evaluation.named().items()}
 
-        Args:
-            recipe: whose class folders are read.
-            encoders: by modality.
-            pairs: of texts, with those to calibrate on; see `read_pairs`.
-            tell: called with what happens.
 
-        Raises:
-            DataError: the class folders cannot be used.
-        """
-        wanted, features = recipe.evaluation.zero_shot, recipe.features
-        return cls(
-            ZeroShot.prepare(wanted, encoders, features, tell) if wanted else None,
-            TextSimilarity.prepare(*pairs, encoders, features, tell) if pairs else None,
-        )
+def check_tasks(recipe: Recipe) -> None:
+    """Refuse tasks that the recipe's modalities or their own data do not allow, before anything is encoded.
 
-    def as_trained(
-        self,
-        recipe: Recipe,
-        checkpoint: Checkpoint,
-        encoders: Mapping[str, Encoder],
-        tell: Tell = lambda event: None,
-    ) -> Tasks:
-        """The same tasks as a checkpoint's own encoders see them: these, where all encoders are frozen."""
-        if not checkpoint.towers or not (self.zero_shot or self.text_similarity):
-            return self
-        pairs = (self.text_similarity.pairs, self.text_similarity.calibration) if self.text_similarity else None
-        return self.prepare(recipe, checkpoint.as_trained(encoders), pairs, tell)
+    Raises:
+        LightCRLError: as `Task.check`.
+    """
+    for kind, spec in recipe.evaluation.named().values():
+        TASKS.load(kind).check(spec, recipe.kinds)
 
 
 def prepare(
@@ -210,11 +185,11 @@ def _run(recipe: Recipe, tell: Tell) -> Run:
     folder = make_folder(recipe.folder)
     with main_first():
         # Hours of encoding come after what can be refused at once.
-        wanted = recipe.evaluation.text_similarity
-        pairs = read_pairs(wanted.data, wanted.calibration, wanted.columns) if wanted else None
+        check_tasks(recipe)
         features, encoders, rejected = prepare(recipe, tell, specs)
         make_plan(recipe.training, features.split("train"))
-        tasks = Tasks.prepare(recipe, encoders, pairs, tell)
+        setting = Setting(encoders, recipe.features, tell, recipe.data, features, recipe.evaluation.split)
+        tasks = prepare_tasks(recipe, setting)
     if is_main():
         write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
         write_rejected(rejected, folder / "rejected.jsonl")
@@ -224,7 +199,7 @@ def _run(recipe: Recipe, tell: Tell) -> Run:
         for seed in recipe.evaluation.seeds:
             own = spec is recipe.method and seed == recipe.evaluation.seeds[0]
             place = folder if own else folder / "others" / f"{spec.name.replace(':', '.')}-seed{seed}"
-            models.append(train_one(recipe, spec, seed, place, features, encoders, tasks, tell))
+            models.append(train_one(recipe, spec, seed, place, setting, tasks))
             if is_main():
                 write_json(folder / "metrics.json", summary(recipe, models))
     return Run(folder, tuple(models))
@@ -282,52 +257,60 @@ def train_method(
     return checkpoint, trained, features.replace_stores(live)
 
 
-def watching(task: TextSimilarity) -> Judge:
-    """Dev decides as ever (`by_retrieval`); beside it the log has what `task.watch` sees, which decides nothing."""
+def watching(tasks: Iterable[Task]) -> Judge:
+    """Dev decides as ever (`by_retrieval`); beside it the log has what `Task.watch` sees, which decides nothing."""
 
     def judge(method: Method, features: Features, epoch: int) -> Judgement:
-        found = by_retrieval(method, features, epoch)
-        return replace(found, figures={**found.figures, **task.watch(method)})
+        judgement = by_retrieval(method, features, epoch)
+        seen = {name: value for task in tasks for name, value in task.watch(method).items()}
+        return replace(judgement, figures={**judgement.figures, **seen})
 
     return judge
 
 
+def tasks_as_trained(
+    recipe: Recipe, checkpoint: Checkpoint, setting: Setting, tasks: Mapping[str, Task], features: Features
+) -> Mapping[str, Task]:
+    """Return the same tasks as a checkpoint's own encoders see them: these, where all encoders are frozen."""
+    if not checkpoint.towers:
+        return tasks
+    return prepare_tasks(recipe, setting.as_trained(checkpoint, features))
+
+
 def train_one(
-    recipe: Recipe,
-    spec: MethodSpec,
-    seed: int,
-    place: Path,
-    features: Features,
-    encoders: Mapping[str, Encoder],
-    tasks: Tasks = Tasks(),
-    tell: Tell = lambda event: None,
+    recipe: Recipe, spec: MethodSpec, seed: int, place: Path, setting: Setting, tasks: Mapping[str, Task]
 ) -> Model:
-    """Train one method from one seed on features that are there, and measure it as the recipe says."""
+    """Train one method from one seed on features that are there, and measure it on all tasks.
+
+    Args:
+        recipe: how to train.
+        spec: the method.
+        seed: training seed.
+        place: folder of the training.
+        setting: encoders and features of the recipe's data.
+        tasks: prepared tasks by label.
+    """
+    features = setting.features
+    assert features is not None
 
     def report(event: Mapping[str, Any]) -> None:
-        tell({"method": spec.name, "seed": seed, **event})
+        setting.tell({"method": spec.name, "seed": seed, **event})
 
-    judge: Judge = by_retrieval
-    wanted = recipe.evaluation.text_similarity
-    # Towers would have to read all texts anew at every look.
-    if tasks.text_similarity and wanted and wanted.watch and not recipe.tuning:
-        judge = watching(tasks.text_similarity)
-    checkpoint, trained, features = train_method(recipe, spec, seed, place, features, encoders, report, judge)
-    tasks = tasks.as_trained(recipe, checkpoint, encoders, tell)
-    vectors, links = embed_split(checkpoint.method, features, features.split(recipe.evaluation.split))
-    retrieval = Retrieval(links)
-    found = trained.result if recipe.evaluation.split == "dev" else retrieval(vectors)
+    # Towers would have to read the tasks' items anew at every look.
+    judge = by_retrieval if recipe.tuning else watching(tuple(tasks.values()))
+    checkpoint, trained, features = train_method(recipe, spec, seed, place, features, setting.encoders, report, judge)
+    measured = tasks_as_trained(recipe, checkpoint, setting, tasks, features)
     model = Model(
         spec.name,
         seed,
         place,
         sum(checkpoint.parts().values()),
         trained.progress.seconds,
-        replace(found, curves=retrieval.curves(vectors)),
-        tasks.zero_shot(checkpoint.method) if tasks.zero_shot else None,
-        tasks.text_similarity(checkpoint.method) if tasks.text_similarity else None,
+        {label: task.evaluate(checkpoint, place / "tasks" / label) for label, task in measured.items()},
     )
-    tell({"event": "trained", "method": spec.name, "seed": seed, "seconds": model.seconds, "folder": str(place)})
+    setting.tell(
+        {"event": "trained", "method": spec.name, "seed": seed, "seconds": model.seconds, "folder": str(place)}
+    )
     return model
 
 
@@ -343,9 +326,9 @@ def summary(recipe: Recipe, models: Iterable[Model]) -> dict[str, Any]:
                 "folder": str(model.folder),
                 "parameters": model.parameters,
                 "seconds": round(model.seconds, 3),
-                "retrieval": model.retrieval.to_json(),
-                "zero_shot": model.zero_shot.to_json() if model.zero_shot else None,
-                "text_similarity": model.text_similarity.to_json() if model.text_similarity else None,
+                # Tasks with a table of their own always have their key.
+                **dict.fromkeys((RETRIEVAL, *OWN_TABLES)),
+                **{label: result.to_json() for label, result in model.results.items()},
             }
             for model in models
         ],

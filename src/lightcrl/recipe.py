@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from lightcrl.features.spec import FeaturesSpec
 from lightcrl.files.remote import is_uri
 from lightcrl.methods.spec import MethodSpec
 from lightcrl.specs import parse
-from lightcrl.tasks.spec import EvaluationSpec
+from lightcrl.tasks.spec import OWN_TABLES, TASKS, EvaluationSpec
 from lightcrl.training.spec import TrainingSpec
 
 
@@ -135,8 +135,7 @@ def anchor_paths(table: dict[str, Any], folder: Path) -> None:
         (table, ("output",), False),
         (_section(table, "features"), ("folder",), False),
         (data, ("path", "train", "dev", "test", "root"), maybe_id),
-        (_section(evaluation, "zero_shot"), ("data",), False),
-        (_section(evaluation, "text_similarity"), ("data", "calibration"), True),
+        *((table, keys, True) for table, keys in _task_tables(evaluation)),
         *((spec, ("model",), True) for spec in encoders.values() if isinstance(spec, dict)),
         # Of a recipe that extends a model.
         (_section(table, "stores"), tuple(_section(table, "stores")), False),
@@ -146,6 +145,17 @@ def anchor_paths(table: dict[str, Any], folder: Path) -> None:
         for key in keys:
             if isinstance(value := section.get(key), str):
                 section[key] = anchor_path(value, folder, may_be_id)
+
+
+def _task_tables(evaluation: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
+    """The tables of tasks below `[evaluation]`, each with its keys that hold paths."""
+    for name in OWN_TABLES:
+        if table := _section(evaluation, name):
+            yield table, TASKS.load(name).Spec.PATHS
+    for table in _section(evaluation, "tasks").values():
+        kind = table.get("task") if isinstance(table, dict) else None
+        if isinstance(kind, str) and (kind in TASKS or ":" in kind):
+            yield table, TASKS.load(kind).Spec.PATHS
 
 
 def anchor_path(value: str, folder: Path, may_be_id: bool) -> str:

@@ -35,7 +35,8 @@ def _explain(model: type[BaseModel], where: str, problem: Any) -> str:
         return f"missing key {location!r}."
     found = "" if isinstance(problem["input"], dict) else f", found {problem['input']!r}"
     if isinstance(cause := problem.get("ctx", {}).get("error"), LightCRLError):
-        return f"{location}: {cause}"
+        # A table checked by its own class names the whole place itself.
+        return str(cause) if location and location in str(cause) else f"{location}: {cause}"
     return f"{location}: {problem['msg'].removeprefix('Value error, ')}{found}."
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from lightcrl.arguments import (
     CheckpointFolder,
@@ -19,7 +21,22 @@ from lightcrl.arguments import (
     write_page,
 )
 
-app = typer.Typer(help="Measure a model on raw files that it has never seen.", no_args_is_help=True)
+
+class Evaluations(TyperGroup):
+    """The tasks of `TASKS` by sub-commands of their own; `package.module:Class` goes to a general one."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the sub-command; the name of a class stays its first argument."""
+        if args and ":" in args[0]:
+            return "own", self.get_command(ctx, "own"), args
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    help="Measure a model on raw files that it has never seen, by a task of the list or by package.module:Class.",
+    cls=Evaluations,
+    no_args_is_help=True,
+)
 
 Page = Annotated[
     Path | None,
@@ -53,8 +70,11 @@ def retrieval(
 ) -> None:
     """Measure recall between modalities: lightcrl evaluate retrieval runs/mine --data test.jsonl."""
     columns = {name: value for name, value in (("image", image_column), ("text", text_column)) if value}
-    given = {"columns": columns | pairs(column, "--column"), "key": key, "features": features}
-    _measure("retrieval", checkpoint, data, given, json, page, encoder, trust_remote_code)
+    place = Path(data)
+    # Without a suffix it may be the id of a data set on the hub.
+    path = str(place.absolute()) if place.exists() or place.suffix else data
+    settings = {"data": path, "columns": columns | pairs(column, "--column"), "key": key}
+    _measure("retrieval", checkpoint, settings, json, page, encoder, trust_remote_code, features)
 
 
 @app.command("zero-shot")
@@ -73,9 +93,8 @@ def zero_shot(
     features: Features = None,
 ) -> None:
     """Classify by prompts alone: lightcrl evaluate zero-shot runs/mine --data classes/."""
-    templates = tuple(template) if template else None
-    given = {"templates": templates, "modality": modality, "files": files, "features": features}
-    _measure("zero_shot", checkpoint, data, given, json, page, encoder, trust_remote_code)
+    settings = {"data": data, "templates": template or None, "modality": modality, "files": files}
+    _measure("zero_shot", checkpoint, settings, json, page, encoder, trust_remote_code, features)
 
 
 @app.command("linear-probe")
@@ -93,8 +112,8 @@ def linear_probe(
     features: Features = None,
 ) -> None:
     """Probe all models of a run: lightcrl evaluate linear-probe runs/mine --data train/ --test test/."""
-    given = {"test": test, "test_files": test_files, "modality": modality, "files": files, "features": features}
-    _measure("linear_probe", checkpoint, data, given, json, page, encoder, trust_remote_code)
+    settings = {"data": data, "test": test, "test_files": test_files, "modality": modality, "files": files}
+    _measure("linear_probe", checkpoint, settings, json, page, encoder, trust_remote_code, features)
 
 
 @app.command("fine-tuning")
@@ -125,9 +144,10 @@ def fine_tuning(
     """Train a classifier: lightcrl evaluate fine-tuning runs/mine --data train/ --test test/."""
     from lightcrl.recipe import override_table
 
-    given: dict[str, Any] = {"settings": override_table({}, override or ()), "output": output, "features": features}
-    given |= {"test": test, "test_files": test_files, "modality": modality, "files": files}
-    _measure("fine_tuning", checkpoint, data, given, json, page, encoder, trust_remote_code)
+    settings: dict[str, Any] = {"data": data, "test": test, "test_files": test_files, "modality": modality}
+    settings |= {"files": files, "output": None if output is None else str(output)}
+    settings |= override_table({}, override or ())
+    _measure("fine_tuning", checkpoint, settings, json, page, encoder, trust_remote_code, features)
 
 
 @app.command("text-similarity")
@@ -150,32 +170,54 @@ def text_similarity(
     features: Features = None,
 ) -> None:
     """Compare pairs of texts: lightcrl evaluate text-similarity runs/mine --data test.jsonl."""
-    given = {"calibration": calibration, "columns": pairs(column, "--column"), "features": features}
-    _measure("text_similarity", checkpoint, data, given, json, page, encoder, trust_remote_code)
+    settings = {"data": data, "calibration": calibration, "columns": pairs(column, "--column")}
+    _measure("text_similarity", checkpoint, settings, json, page, encoder, trust_remote_code, features)
+
+
+@app.command("own", hidden=True)
+def own(
+    task: Annotated[str, typer.Argument(metavar="PACKAGE.MODULE:CLASS", help="Your own task.")],
+    checkpoint: CheckpointFolder,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the task; may be repeated.")
+    ] = None,
+    json: Json = None,
+    page: Page = None,
+    encoder: Encoders = None,
+    trust_remote_code: Trust = False,
+    features: Features = None,
+) -> None:
+    """Measure by a task of your own: lightcrl evaluate my_package.tasks:Mine runs/mine --set data=test.jsonl."""
+    from lightcrl.recipe import override_table
+
+    settings = override_table({}, override or ())
+    _measure(task, checkpoint, settings, json, page, encoder, trust_remote_code, features)
 
 
 def _measure(
     task: str,
     checkpoint: str,
-    data: str,
-    given: dict[str, Any],
+    settings: Mapping[str, Any],
     json: Path | None,
     page: Path | None,
     encoder: list[str] | None,
     trust_remote_code: bool,
+    features: Path | None,
 ) -> None:
     """Measure, print the figures, and write them where asked."""
     from lightcrl.report import console
-    from lightcrl.tasks.measure import Request, measure
+    from lightcrl.tasks.evaluate import evaluate
 
+    given = {key: value for key, value in settings.items() if value is not None}
     with console.Live() as live:
         embedder = load_embedder(checkpoint, encoder, trust_remote_code)
-        request = Request(place=checkpoint, embedder=embedder, data=data, tell=live.tell, **given)
-        result, rejected = measure(task, request)
-    console.print_result(result, rejected)
+        done = evaluate(task, checkpoint, embedder, given, features, live.tell)
+    console.print_result(done.result, done.rejected)
+    data = str(given.get("data", ""))
     if json is not None:
-        write(json, {"task": task, "data": data, **result.to_json(), "rejected": [str(item) for item in rejected]})
+        rejected = [str(item) for item in done.rejected]
+        write(json, {"task": task, "data": data, **done.result.to_json(), "rejected": rejected})
     if page is not None:
         from lightcrl.report.result_page import render_result
 
-        write_page(page, render_result(result, task, Path(data).name, Path(checkpoint).name))
+        write_page(page, render_result(done.result, task, Path(data).name, Path(checkpoint).name))

@@ -1,5 +1,5 @@
 """Evaluation: embeddings in, figures with intervals out."""
 
-from lightcrl.metrics.result import EVALUATIONS, Result
+from lightcrl.metrics.result import Result
 
-__all__ = ["EVALUATIONS", "Result"]
+__all__ = ["Result"]

@@ -12,21 +12,22 @@ MANY = 10_000
 """More values than these have their median's interval looked for about the middle."""
 
 
-def precision_recall(places: np.ndarray, ks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall over the first k, means over queries, each [K]; ties count as if broken at random.
+def precision_recall(within: np.ndarray, answers: np.ndarray, ks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall over the first k, means over queries, each [K].
 
     Precision is the share of right items among the first k, recall the share of a query's right items that are there.
 
     Args:
-        places: what `ranks.answer_places` gave.
+        within: [Q, K] right items among each query's first k; see `found_within`.
+        answers: [Q] right items of each query in all.
         ks: [K], none greater than the gallery.
 
-    >>> precision, recall = precision_recall(np.array([[0, 0, 1], [0, 2, 1]]), np.array([1, 2, 4]))
+    >>> within = found_within(np.array([[0, 0, 1], [0, 2, 1]]), np.array([1, 2, 4]))
+    >>> precision, recall = precision_recall(within, np.array([2]), np.array([1, 2, 4]))
     >>> precision.tolist(), recall.tolist()
     ([1.0, 0.5, 0.5], [0.5, 0.5, 1.0])
     """
-    found = found_within(places, ks)
-    return (found / ks).mean(0), (found / np.bincount(places[:, 0])[:, None]).mean(0)
+    return (within / ks).mean(0), (within / answers[:, None]).mean(0)
 
 
 def found_within(places: np.ndarray, ks: np.ndarray) -> np.ndarray:

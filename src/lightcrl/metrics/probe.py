@@ -204,28 +204,66 @@ def evaluate(
         ShapeError: sizes disagree, there are no items, or test has a class that train has not.
         DataError: train has one class only, or a class of fewer than two items.
     """
+    hit: dict[str, dict[str, np.ndarray]] = {}
+    strengths: dict[str, float] = {}
+    for space, given in train.items():
+        try:
+            hit[space], strength = measure(given, train_labels, test[space], test_labels, epochs=epochs, seed=seed)
+        except ShapeError as error:
+            raise ShapeError(f"{space}: {error}") from None
+        strengths |= {} if strength is None else {space: strength}
+    return summarise(hit, train_labels, test_labels, strengths, seed)
+
+
+def measure(
+    train: Tensor,
+    train_labels: np.ndarray,
+    test: Tensor,
+    test_labels: np.ndarray,
+    *,
+    epochs: Sequence[int] = EPOCHS,
+    logistic: bool = True,
+    seed: int = 0,
+) -> tuple[dict[str, np.ndarray], float | None]:
+    """Fit probes in one space: [M] by measure, which items of test are right, and the strength that was chosen.
+
+    Arguments and errors are as in `evaluate`; the measures are `top1`, if `logistic`, and `epochN/top1`.
+    """
+    if len(train) != len(train_labels) or len(test) != len(test_labels) or len(test_labels) == 0:
+        raise ShapeError(
+            f"{len(train)} and {len(test)} vectors with {len(train_labels)} and {len(test_labels)} labels of train "
+            "and test; expected one label each, and at least one item."
+        )
     counts = np.bincount(train_labels)
-    for space in train:
-        if len(train[space]) != len(train_labels) or len(test[space]) != len(test_labels) or len(test_labels) == 0:
-            raise ShapeError(
-                f"{space}: {len(train[space])} and {len(test[space])} vectors with {len(train_labels)} and "
-                f"{len(test_labels)} labels of train and test; expected one label each, and at least one item."
-            )
     if max(test_labels) >= len(counts) or not counts.all():
         raise ShapeError(f"classes up to {max(test_labels)} in test, {counts.tolist()} items by class in train.")
     if len(counts) < 2:
         raise DataError(f"all {len(train_labels)} items of train are of one class; expected at least two classes.")
     goal, wanted = torch.from_numpy(train_labels), torch.from_numpy(test_labels)
+    vectors, unseen = centred(train, test)
+    hit, strength = {}, None
+    if logistic:
+        strength = choose_strength(vectors, goal, len(counts), seed)
+        hit["top1"] = right(scores(unseen, fit(vectors, goal, len(counts), strength)), wanted)
+    if epochs:
+        hit |= by_epoch(vectors, goal, unseen, wanted, epochs, seed)
+    return hit, strength
+
+
+def summarise(
+    hit: Mapping[str, Mapping[str, np.ndarray]],
+    train_labels: np.ndarray,
+    test_labels: np.ndarray,
+    strengths: Mapping[str, float],
+    seed: int = 0,
+) -> Result:
+    """Return accuracies with 95 % intervals over items of test, from what `measure` gave for each space."""
     chance = blind(train_labels, test_labels)
     held = int(hold_out(train_labels, seed=seed).sum())
-    result = Result({}, counts={"train": len(goal), "held": held, "test": len(wanted), "classes": len(counts)})
-    for space, given in train.items():
-        vectors, unseen = centred(given, test[space])
-        result.strengths[space] = choose_strength(vectors, goal, len(counts), seed)
-        hit = {"top1": right(scores(unseen, fit(vectors, goal, len(counts), result.strengths[space])), wanted)}
-        if epochs:
-            hit |= by_epoch(vectors, goal, unseen, wanted, epochs, seed)
-        for name, values in hit.items():
+    counts = {"train": len(train_labels), "held": held, "test": len(test_labels)}
+    result = Result({}, counts={**counts, "classes": int(train_labels.max()) + 1}, strengths=dict(strengths))
+    for space, measures in hit.items():
+        for name, values in measures.items():
             result.metrics[f"{space}/{name}"] = float(values.mean())
             result.interval[f"{space}/{name}"] = mean_interval(values, np.arange(len(values)))
             result.chance[f"{space}/{name}"] = chance

@@ -68,7 +68,7 @@ def answer_places(queries: Tensor, gallery: Tensor, pairs: np.ndarray) -> np.nda
     """Where every right item of every query stands: [P, 3] number of its query, items better, items equal.
 
     Equal items are those within `TIE`, itself among them, right or wrong. From these follows how many right items are
-    among the first k if ties are broken at random; see `metrics.precision_recall`.
+    among the first k if ties are broken at random; see `intervals.found_within`.
 
     Args:
         queries: unit vectors [Q, d].

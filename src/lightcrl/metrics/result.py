@@ -1,23 +1,10 @@
-"""What an evaluation gives back, and the table of evaluations."""
+"""Figures of one evaluation, with intervals, chance and counts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-from lightcrl.registry import Table
-
-EVALUATIONS: Table[Any] = Table(
-    "evaluation task",
-    {
-        "retrieval": "lightcrl.metrics.retrieval:evaluate",
-        "zero_shot": "lightcrl.metrics.zero_shot:evaluate",
-        "text_similarity": "lightcrl.metrics.similarity:evaluate",
-        "linear_probe": "lightcrl.metrics.probe:evaluate",
-        "fine_tuning": "lightcrl.metrics.fine_tuning:evaluate",
-    },
-)
 
 OPTIONAL = ("thresholds", "strengths", "curves")
 """What stands in JSON only where there is some."""

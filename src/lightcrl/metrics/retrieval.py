@@ -102,41 +102,50 @@ class Retrieval:
             name: (counts[one.asking, one.searched][one.queries], one.groups) for name, one in self._directions.items()
         }
 
-    def precision_per_query(
-        self, embeddings: Mapping[str, Tensor], ks: Sequence[int]
-    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """By direction, the share of right items among each query's first k ([Q, K]) and its group [Q].
+    def answers(self, direction: str) -> np.ndarray:
+        """Return [Q], how many right answers each query of a direction has."""
+        return np.bincount(self._directions[direction].pairs[:, 0])
 
-        K are those of `ks` that the direction's gallery has.
+    def answers_within(self, embeddings: Mapping[str, Tensor], direction: str, ks: np.ndarray) -> np.ndarray:
+        """Return [Q, K], the right answers among each query's first k, ties broken at random.
+
+        Args:
+            embeddings: unit vectors [N_m, d] by modality.
+            direction: one of `directions`.
+            ks: [K], none greater than the gallery.
         """
-        found = {}
-        for name, one in self._directions.items():
-            within = np.array([k for k in ks if k <= len(embeddings[one.searched])])
-            found[name] = found_within(one.places(embeddings), within) / within, one.groups
-        return found
+        return found_within(self._directions[direction].places(embeddings), ks)
+
+    def gallery(self, direction: str, sizes: Mapping[str, int]) -> int:
+        """Return how many items are searched in a direction; `sizes` by modality."""
+        return sizes[self._directions[direction].searched]
 
     def curves(self, embeddings: Mapping[str, Tensor]) -> dict[str, dict[str, list[float]]]:
-        """By direction, `precision` and `recall` over the first `k`, from 1 to the gallery's size; see `metrics`.
+        """By direction, `precision` and `recall` over the first `k`, from 1 to the gallery's size; see `curve`.
 
         Other than in recall@K, recall is here the share of a query's right answers that are found.
         """
-        found = {}
+        curves = {}
         for name, one in self._directions.items():
             ks = curve_ks(len(embeddings[one.searched]))
-            precision, recall = precision_recall(one.places(embeddings), ks)
-            found[name] = {"k": ks.tolist(), "precision": precision.tolist(), "recall": recall.tolist()}
-        return found
+            curves[name] = curve(self.answers_within(embeddings, name, ks), self.answers(name), ks)
+        return curves
 
     def __call__(self, embeddings: Mapping[str, Tensor]) -> Result:
-        """All figures, from unit vectors [N_m, d] by modality.
+        """All figures, from unit vectors [N_m, d] by modality; see `result`."""
+        sizes = {modality: len(vectors) for modality, vectors in embeddings.items()}
+        return self.result(self.per_query(embeddings), sizes)
+
+    def result(self, per_query: Mapping[str, tuple[np.ndarray, np.ndarray]], sizes: Mapping[str, int]) -> Result:
+        """All figures, from what `per_query` gave and the number of items by modality.
 
         Keys are `a_to_b/recall@K`, `a_to_b/median_rank`, and `mean_recall@1` over all directions.
         """
         result = Result({})
         first: list[tuple[np.ndarray, np.ndarray]] = []
-        for name, (counts, groups) in self.per_query(embeddings).items():
+        for name, (counts, groups) in per_query.items():
             one = self._directions[name]
-            size, right = len(embeddings[one.searched]), np.bincount(one.pairs[:, 0])
+            size, right = sizes[one.searched], np.bincount(one.pairs[:, 0])
             recalls = {f"{name}/recall@{k}": hits(counts, k) for k in self.ks}
             result.metrics.update({key: float(hit.mean()) for key, hit in recalls.items()})
             result.interval.update(mean_intervals(recalls, groups))
@@ -156,6 +165,18 @@ class Retrieval:
 def evaluate(embeddings: Mapping[str, Tensor], links: Mapping[str, np.ndarray]) -> Result:
     """`Retrieval` in one call: embeddings [N_m, d] and links [L_m, 2] by modality."""
     return Retrieval(links)(embeddings)
+
+
+def curve(within: np.ndarray, answers: np.ndarray, ks: np.ndarray) -> dict[str, list[float]]:
+    """Means over queries of precision and recall over the first k.
+
+    Args:
+        within: [Q, K] right answers among each query's first k.
+        answers: [Q] right answers in all.
+        ks: [K].
+    """
+    precision, recall = precision_recall(within, answers, ks)
+    return {"k": ks.tolist(), "precision": precision.tolist(), "recall": recall.tolist()}
 
 
 def _direction(asking: str, searched: str, links: Mapping[str, np.ndarray]) -> _Direction:

@@ -21,6 +21,8 @@ from lightcrl.metrics.intervals import bootstrap_intervals
 from lightcrl.metrics.result import Result
 
 CLASSES = (("similar", True), ("dissimilar", False))
+CORRELATIONS = ("spearman", "pearson")
+"""Measures that may be below zero."""
 BINS = 40
 DECIMALS = 6
 """Cosines are rounded to these: what differs less is the rounding of float32, and counts as equal."""

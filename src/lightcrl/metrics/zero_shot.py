@@ -14,6 +14,9 @@ from lightcrl.metrics.intervals import hits, mean_interval
 from lightcrl.metrics.ranks import ranks
 from lightcrl.metrics.result import Result
 
+TOPS = (1, 2, 3, 4, 5)
+"""The k of top-k accuracy, as far as there are classes."""
+
 # A few of CLIP's own prompts (github.com/openai/CLIP, notebooks): plain ones, for pictures and for sounds.
 TEMPLATES = {
     "image": (
@@ -73,13 +76,22 @@ def evaluate(items: Tensor, labels: np.ndarray, classes: Tensor) -> Result:
         ShapeError: a label is no class, or there are no items.
     """
     counts = label_ranks(items, labels, classes)
-    result = Result({}, counts={"items": len(items), "classes": len(classes)})
-    places = np.arange(len(items))
-    for k in range(1, min(5, len(classes)) + 1):
-        hit = hits(counts, k)
-        result.metrics[f"top{k}"] = float(hit.mean())
-        result.interval[f"top{k}"] = mean_interval(hit, places)
-        result.chance[f"top{k}"] = k / len(classes)
+    return accuracy(np.stack([hits(counts, k) for k in TOPS[: len(classes)]]), len(classes))
+
+
+def accuracy(hit: np.ndarray, classes: int) -> Result:
+    """Top-1 to top-K accuracy with 95 % intervals over items.
+
+    Args:
+        hit: [K, N] the probability that an item's right class is among the first k.
+        classes: number of classes.
+    """
+    result = Result({}, counts={"items": hit.shape[1], "classes": classes})
+    places = np.arange(hit.shape[1])
+    for k, values in enumerate(hit, start=1):
+        result.metrics[f"top{k}"] = float(values.mean())
+        result.interval[f"top{k}"] = mean_interval(values, places)
+        result.chance[f"top{k}"] = k / classes
     return result
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from lightcrl import __version__
 from lightcrl.errors import MissingExtraError
 from lightcrl.files.local import write_text
-from lightcrl.studies.compare.outcome import MAIN, ZERO_SHOT, Comparison, remarks, sentences
+from lightcrl.studies.compare.outcome import MAIN, Comparison, remarks, sentences
 from lightcrl.studies.compare.tables import costs, fit_words, heading, settings
 from lightcrl.training.log import read_log
 
@@ -31,7 +31,7 @@ def render(comparison: Comparison) -> str:
         sentences=sentences(comparison),
         remarks=remarks(comparison),
         main=MAIN,
-        versus=[name for name in (MAIN, ZERO_SHOT) if name in comparison.measures],
+        versus=comparison.versus,
         heading=heading,
         costs=costs,
         fit_words=fit_words,

@@ -32,7 +32,7 @@ from lightcrl.studies.check.advice import advise
 from lightcrl.studies.check.check import Check
 from lightcrl.studies.check.tables import sheets
 from lightcrl.studies.compare import Comparison
-from lightcrl.studies.compare.outcome import MAIN, ZERO_SHOT, remarks, sentences
+from lightcrl.studies.compare.outcome import MAIN, remarks, sentences
 from lightcrl.studies.reproduce import Reproduction
 from lightcrl.studies.reproduce.outcome import remarks as reproduction_remarks
 from lightcrl.studies.reproduce.tables import sheets as reproduction_sheets
@@ -139,7 +139,7 @@ class Live:
 def print_run(run: Run, recipe: Recipe) -> None:
     """The tables of a run: every model, then mean and deviation over seeds; and of text similarity where asked for."""
     names = _shown(run.models[0].retrieval)
-    zero_shot = run.models[0].zero_shot
+    zero_shot = run.models[0].results.get("zero_shot")
     table = Table(title=f"{recipe.name}: {recipe.evaluation.split} split, 95 % intervals over groups")
     table.add_column("method", no_wrap=True)
     table.add_column("seed", justify="right", no_wrap=True)
@@ -148,15 +148,19 @@ def print_run(run: Run, recipe: Recipe) -> None:
 
     rows = []
     for model in run.models:
-        more = [(model.zero_shot, "top1")] if model.zero_shot else []
+        more = [(model.results["zero_shot"], "top1")] if zero_shot else []
         rows.append((model, [*((model.retrieval, name) for name in names), *more]))
     _add_models(table, rows)
     chance = [result.chance[name] for result, name in rows[0][1]]
     table.add_row("chance", "", *(f"{value:.3f}" for value in chance), style="dim")
     console.print(table)
-    similarity = [(model, model.text_similarity) for model in run.models if model.text_similarity]
+    label = "text_similarity"
+    similarity = [(model, model.results[label]) for model in run.models if label in model.results]
     if similarity:
         _print_similarity(similarity, tuned=bool(recipe.tuning))
+    for label in recipe.evaluation.tasks:
+        for model in run.models:
+            _print_figures(model.results[label], f"{label}: {model.method}, seed {model.seed}")
     console.print(f"model, logs and figures: {run.folder}", soft_wrap=True)
 
 
@@ -214,9 +218,9 @@ def print_demo(done: Demo) -> None:
         what = name.removesuffix("/recall@1").replace("_to_", " to ") if "/" in name else "mean"
         cells = [_with_interval(model.retrieval, name) for model in models]
         table.add_row(what, *cells, f"{own.chance[name]:.3f}", end_section=name == directions[-1])
-    if (zero_shot := models[0].zero_shot) is not None:
+    if (zero_shot := models[0].results.get("zero_shot")) is not None:
         table.add_section()
-        cells = [_with_interval(model.zero_shot, "top1") for model in models if model.zero_shot]
+        cells = [_with_interval(model.results["zero_shot"], "top1") for model in models]
         table.add_row(f"zero-shot, {zero_shot.counts['classes']} classes", *cells, f"{zero_shot.chance['top1']:.3f}")
     console.print(table)
     example = done.example
@@ -233,7 +237,7 @@ def print_comparison(comparison: Comparison) -> None:
     ranked, split = comparison.ranked, comparison.recipe.evaluation.split
     two = len(comparison.directions) == 2 and console.width >= WIDE
     each = [f"{name}/recall@1" for name in comparison.directions] if two else []
-    shown = [MAIN, *each, *[name for name in comparison.measures if name == ZERO_SHOT]]
+    shown = [MAIN, *each, *comparison.headlines]
     seeds = f"{len(comparison.seeds)} seed" + "s" * (len(comparison.seeds) > 1)
     table = Table(title=f"{comparison.recipe.name}: {split} split, {seeds}, 95 % intervals")
     table.add_column("method", overflow="fold")
@@ -252,7 +256,8 @@ def print_comparison(comparison: Comparison) -> None:
             versus,
             f"{one.seconds:.0f} s{memory}",
         )
-    table.add_row("chance", *(f"{comparison.chance[name]:.3f}" for name in shown), "", "", style="dim")
+    chances = [comparison.chance.get(name) for name in shown]
+    table.add_row("chance", *("" if each is None else f"{each:.3f}" for each in chances), "", "", style="dim")
     console.print(table)
     for line in (*sentences(comparison), *remarks(comparison)):
         console.print(line, markup=False)
@@ -285,14 +290,18 @@ def print_reproduction(done: Reproduction) -> None:
 
 def print_result(result: Result, rejected: Sequence[Rejection]) -> None:
     """The figures of one evaluation."""
-    table = Table(title=sentence(result.counts))
+    _print_figures(result, sentence(result.counts))
+    _print_rejected(rejected)
+
+
+def _print_figures(result: Result, title: str) -> None:
+    table = Table(title=title)
     for heading in ("metric", "value", "95 % interval", "chance"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
     for name, value in result.metrics.items():
         ends = "{:.3f} to {:.3f}".format(*result.interval[name]) if name in result.interval else ""
         table.add_row(name, f"{value:.4g}", ends, f"{result.chance[name]:.4f}" if name in result.chance else "")
     console.print(table)
-    _print_rejected(rejected)
 
 
 def sentence(counts: Mapping[str, int]) -> str:

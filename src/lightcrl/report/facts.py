@@ -32,8 +32,9 @@ from lightcrl.metrics.zero_shot import predict
 from lightcrl.recipe import Recipe, make_recipe
 from lightcrl.report.gallery import Collection, Query, gallery
 from lightcrl.report.space import Space, look
+from lightcrl.tasks.base import Setting
 from lightcrl.tasks.text_similarity import watched
-from lightcrl.tasks.zero_shot import ZeroShot
+from lightcrl.tasks.zero_shot import ZeroShotSpec, ZeroShotTask
 from lightcrl.training.log import read_log
 
 MOST = 8
@@ -193,7 +194,10 @@ def gather(
     features = Features(stores)
     method = checkpoint.method
     zero_shot = recipe.evaluation.zero_shot
-    classified = ZeroShot.prepare(zero_shot, encoders, recipe.features, tell) if zero_shot else None
+    assert zero_shot is None or isinstance(zero_shot, ZeroShotSpec)
+    classified = None
+    if zero_shot is not None:
+        classified = ZeroShotTask.prepare(zero_shot, Setting(encoders, recipe.features, tell))
     collection, names = _collect(method, features, dataset, recipe)
     known = {
         what: {number: of_group[name] for number, name in enumerate(names) if name in of_group}
@@ -275,14 +279,14 @@ def _model(folder: Path, number: int, entry: Mapping[str, Any]) -> ModelFacts:
     )
 
 
-def _confusion(prepared: ZeroShot, method: Method, templates: tuple[str, ...]) -> Confusion:
+def _confusion(prepared: ZeroShotTask, method: Method, templates: tuple[str, ...]) -> Confusion:
     taken_for = predict(prepared.items.vectors(method), prepared.class_vectors(method)).numpy()
     counts = np.zeros((len(prepared.classes), len(prepared.classes)), dtype=np.int64)
     np.add.at(counts, (prepared.items.labels, taken_for), 1)
     return Confusion(prepared.items.modality, prepared.classes, templates, counts)
 
 
-def _classes(prepared: ZeroShot, method: Method) -> Space:
+def _classes(prepared: ZeroShotTask, method: Method) -> Space:
     """The items of at most `MOST` classes, the largest, beside the classes' own vectors."""
     labels = prepared.items.labels
     shown = np.sort(np.argsort(-np.bincount(labels), kind="stable")[:MOST])

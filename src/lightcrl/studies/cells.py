@@ -2,7 +2,7 @@
 
     cells/<method>-seed<N>[-<groups>]-<digest>/    the digest stands for all that decides the training
       best/ last/ log.jsonl     as every training leaves them
-      queries.npz               [Q, 3] how every query fares (`ranks.ranks`), and [Q] its group
+      outcomes.npz              the outcome of every task, item by item (`lightcrl.tasks.base.Outcome`)
       cell.json                 what was measured; written last
 
 A folder with a cell.json is finished and read; one without is gone on with, by one process at a time: others wait
@@ -26,16 +26,15 @@ import numpy as np
 from lightcrl.encoders.base import Encoder, fingerprint
 from lightcrl.events import Tell
 from lightcrl.features import Features
-from lightcrl.features.embed import embed_split
 from lightcrl.files.local import whole_file, write_json
 from lightcrl.files.locks import in_turn
 from lightcrl.methods import METHODS
 from lightcrl.methods.spec import MethodSpec
-from lightcrl.metrics.intervals import hits
-from lightcrl.metrics.retrieval import KS, Retrieval
-from lightcrl.pipeline import Tasks, train_method
+from lightcrl.metrics.retrieval import KS
+from lightcrl.pipeline import RETRIEVAL, prepare_named, train_method
 from lightcrl.recipe import Recipe
-from lightcrl.tasks.zero_shot import ZeroShot
+from lightcrl.tasks.base import EMBEDDING, Outcome, Setting, Task, prepare_task
+from lightcrl.tasks.retrieval import RetrievalSpec
 
 FORMAT = 1
 
@@ -49,16 +48,23 @@ class Ground:
         folder: of the comparison.
         features: in memory.
         encoders: that made them.
-        zero_shot: prepared, where the recipe asks for it.
-        tell: called with what happens.
+        tasks: prepared tasks by label.
+        tell: callback for events.
     """
 
     recipe: Recipe
     folder: Path
     features: Features
     encoders: Mapping[str, Encoder]
-    zero_shot: ZeroShot | None
+    tasks: Mapping[str, Task]
     tell: Tell
+
+    @property
+    def setting(self) -> Setting:
+        """Surroundings in which the tasks were prepared."""
+        recipe = self.recipe
+        split = recipe.evaluation.split
+        return Setting(self.encoders, recipe.features, self.tell, recipe.data, self.features, split)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,8 @@ class Cell:
         seconds: of training, its evaluations on dev included.
         memory: peak of the process' resident set in bytes while it trained; None where the system does not tell.
         dev: mean R@1 on dev of the best checkpoint.
-        queries: by direction, [Q, 3] how each query fares and [Q] its group; `zero_shot` for the items to classify.
+        outcomes: outcome by label of the task.
+        figures: values by measure; see `figures`.
         fresh: trained or measured just now, not read.
     """
 
@@ -86,30 +93,45 @@ class Cell:
     seconds: float
     memory: int | None
     dev: float
-    queries: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    outcomes: Mapping[str, Outcome]
+    figures: Mapping[str, float]
     fresh: bool = False
 
-    def figures(self) -> dict[str, float]:
-        """Its figures by measure; see `figures`."""
-        return figures(self.queries)
-
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; queries stay in their file."""
+        """As plain JSON values; outcomes stay in their file."""
         given = {name: getattr(self, name) for name in ("seed", "groups", "plan", "parameters", "seconds", "memory")}
-        return {**given, "dev_mean_recall@1": self.dev, "figures": self.figures(), "folder": self.folder.name}
+        return {**given, "dev_mean_recall@1": self.dev, "figures": dict(self.figures), "folder": self.folder.name}
 
 
-def figures(queries: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """`<direction>/recall@K`, `mean_recall@K` over directions, and `zero_shot/top1`, from `Cell.queries`."""
-    found = {}
-    directions = [name for name in queries if name != "zero_shot"]
-    for k in KS:
-        for name in directions:
-            found[f"{name}/recall@{k}"] = float(hits(queries[name][0], k).mean())
-        found[f"mean_recall@{k}"] = float(np.mean([found[f"{name}/recall@{k}"] for name in directions]))
-    if "zero_shot" in queries:
-        found["zero_shot/top1"] = float(hits(queries["zero_shot"][0], 1).mean())
-    return found
+def figures(tasks: Mapping[str, Task], outcomes: Mapping[str, Outcome]) -> dict[str, float]:
+    """Return the figures of outcomes by measure, `mean_recall@K` over directions among them.
+
+    The measures of retrieval are `<direction>/recall@K`, those of another task `<label>/<space>/<measure>`, without the
+    space where there is only one.
+    """
+    values = {}
+    for label, outcome in outcomes.items():
+        task = tasks[label]
+        for space, items in outcome.items.items():
+            by_measure = task.figures(space, items)(np.ones((1, task.units)))
+            values.update({measure_name(label, space, name): float(value[0]) for name, value in by_measure.items()})
+    return values | mean_recall(values, tasks[RETRIEVAL])
+
+
+def measure_name(label: str, space: str, measure: str) -> str:
+    """Return the name of a task's figure in a comparison.
+
+    >>> measure_name("retrieval", "image_to_text", "recall@1"), measure_name("zero_shot", "embedding", "top1")
+    ('image_to_text/recall@1', 'zero_shot/top1')
+    """
+    parts = ([] if label == RETRIEVAL else [label]) + ([] if space == EMBEDDING else [space])
+    return "/".join([*parts, measure])
+
+
+def mean_recall(values: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """Return `mean_recall@K` over the directions of a retrieval task, from values (or draws) by measure."""
+    directions = [space for space, _ in task.headlines]
+    return {f"mean_recall@{k}": sum(values[f"{name}/recall@{k}"] for name in directions) / len(directions) for k in KS}
 
 
 def find_or_train(ground: Ground, label: str, spec: MethodSpec, seed: int, groups: int | None = None) -> Cell:
@@ -137,7 +159,7 @@ def find_or_train(ground: Ground, label: str, spec: MethodSpec, seed: int, group
     subset = "" if groups is None else f"-{groups}"
     name = re.sub(r"[^\w.-]", ".", spec.name)
     folder = ground.folder / "cells" / f"{name}-seed{seed}{subset}-{identity[:10]}"
-    measured = fingerprint([identity, recipe.evaluation.split, _zero_shot_identity(ground)])
+    measured = fingerprint([identity, recipe.evaluation.split, _tasks_identity(ground)])
     if (known := _read(folder, measured)) is not None:
         return known
     if groups is not None:
@@ -162,12 +184,10 @@ def _train(ground: Ground, label: str, spec: MethodSpec, seed: int, folder: Path
     peak = _PeakMemory()
     checkpoint, trained, features = train_method(recipe, spec, seed, folder, features, ground.encoders, report)
     memory = peak.read()
-    vectors, links = embed_split(checkpoint.method, features, features.split(recipe.evaluation.split))
-    queries = Retrieval(links).per_query(vectors)
-    zero_shot = Tasks(ground.zero_shot).as_trained(recipe, checkpoint, ground.encoders).zero_shot
-    if zero_shot is not None:
-        counts = zero_shot.per_item(checkpoint.method)
-        queries["zero_shot"] = counts, np.arange(len(counts))
+    tasks = ground.tasks
+    if checkpoint.towers:  # they see the tasks' items through encoders of their own
+        tasks = comparison_tasks(recipe, ground.setting.as_trained(checkpoint, features))
+    outcomes = {label: task.measure(checkpoint, folder / "tasks" / label) for label, task in tasks.items()}
     plan = trained.plan
     cell = Cell(
         folder,
@@ -183,7 +203,8 @@ def _train(ground: Ground, label: str, spec: MethodSpec, seed: int, folder: Path
         round(trained.progress.seconds, 3),
         memory,
         trained.result.metrics["mean_recall@1"],
-        queries,
+        outcomes,
+        figures(tasks, outcomes),
         fresh=True,
     )
     _write(cell, measured)
@@ -191,43 +212,70 @@ def _train(ground: Ground, label: str, spec: MethodSpec, seed: int, folder: Path
     return cell
 
 
-def _zero_shot_identity(ground: Ground) -> list[Any] | None:
-    spec, prepared = ground.recipe.evaluation.zero_shot, ground.zero_shot
-    if spec is None or prepared is None:
-        return None
-    text = ground.encoders[prepared.text].fingerprint
-    return [
-        prepared.items.modality,
-        prepared.items.store.fingerprint,
-        prepared.classes,
-        spec.templates,
-        prepared.text,
-        text,
-    ]
+def comparison_tasks(recipe: Recipe, setting: Setting) -> dict[str, Task]:
+    """Prepare the tasks of a comparison: those of a run, retrieval without its curves of precision."""
+    retrieval = prepare_task(RETRIEVAL, RetrievalSpec(measures=("recall",)), setting)
+    return {RETRIEVAL: retrieval} | prepare_named(recipe, setting)
+
+
+def _tasks_identity(ground: Ground) -> list[Any] | None:
+    """All that decides the tasks' outcomes beside the model; None for retrieval on the recipe's split alone."""
+    others = {label: task for label, task in ground.tasks.items() if label != RETRIEVAL}
+    return [[label, task.name, task.identity] for label, task in others.items()] or None
 
 
 def _write(cell: Cell, measured: str) -> None:
-    arrays: dict[str, Any] = {}
-    for name, (counts, groups) in cell.queries.items():
-        arrays[f"{name}/ranks"], arrays[f"{name}/groups"] = counts, groups
-    with whole_file(cell.folder / "queries.npz") as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
+    write_outcomes(cell.folder / "outcomes.npz", cell.outcomes)
     write_json(cell.folder / "cell.json", {"measured": measured, **cell.to_json()})
 
 
+def write_outcomes(path: Path, outcomes: Mapping[str, Outcome]) -> None:
+    """Write outcomes by label into a file, which is whole or not there."""
+    arrays: dict[str, Any] = {}
+    for label, outcome in outcomes.items():
+        arrays |= {f"{label}/items/{space}": rows for space, rows in outcome.items.items()}
+        arrays |= {f"{label}/chosen/{space}": np.float64(value) for space, value in outcome.chosen.items()}
+    with whole_file(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, **arrays)
+
+
+def read_outcomes(path: Path) -> dict[str, Outcome]:
+    """Read what `write_outcomes` wrote.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is none of outcomes.
+    """
+    outcomes: dict[str, Outcome] = {}
+    with np.load(path, allow_pickle=False) as arrays:
+        for key in arrays:
+            label, part, space = re.split("/(items|chosen)/", key, maxsplit=1)
+            items, value = part == "items", arrays[key]
+            more = Outcome({space: value} if items else {}, {} if items else {space: float(value)})
+            outcomes[label] = outcomes.get(label, Outcome({})).joined(more)
+    return outcomes
+
+
 def _read(folder: Path, measured: str) -> Cell | None:
-    """A finished cell; None if it is not, or was measured on something else."""
+    """Return a finished cell; None if it is not finished, or was measured on something else."""
     try:
         known = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
-        with np.load(folder / "queries.npz", allow_pickle=False) as arrays:
-            names = dict.fromkeys(key.rpartition("/")[0] for key in arrays)
-            queries = {name: (arrays[f"{name}/ranks"], arrays[f"{name}/groups"]) for name in names}
+        old = folder / "queries.npz"
+        outcomes = _read_queries(old) if old.exists() else read_outcomes(folder / "outcomes.npz")
     except (OSError, ValueError, KeyError):
         return None
     if known["measured"] != measured:
         return None
     given = {name: known[name] for name in ("seed", "groups", "plan", "parameters", "seconds", "memory")}
-    return Cell(folder, **given, dev=known["dev_mean_recall@1"], queries=queries)
+    return Cell(folder, **given, dev=known["dev_mean_recall@1"], outcomes=outcomes, figures=known["figures"])
+
+
+def _read_queries(path: Path) -> dict[str, Outcome]:
+    """Retrieval's outcome from a file of version 0.1, which had ranks and groups alone."""
+    with np.load(path, allow_pickle=False) as arrays:
+        names = dict.fromkeys(key.rpartition("/")[0] for key in arrays)
+        rows = {name: np.column_stack([arrays[f"{name}/ranks"], arrays[f"{name}/groups"]]) for name in names}
+    return {RETRIEVAL: Outcome(rows)}
 
 
 class _PeakMemory:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -23,70 +24,85 @@ from lightcrl.features.extract import encode_modality
 from lightcrl.features.spec import FeaturesSpec
 from lightcrl.files.local import cache_folder
 from lightcrl.methods import Method
-from lightcrl.tasks.base import TaskSpec
+from lightcrl.tasks.base import Setting
+from lightcrl.tasks.spec import TaskSpec
 
 LEAST = 2
 """Files of a class in train: one to fit, one held."""
 
 
-@dataclass(frozen=True)
-class ClassFolders:
-    """Where they are.
+class FoldersSpec(TaskSpec):
+    """Settings of a task on class folders.
 
     Attributes:
-        data: folder of class folders to fit on; with neither `test` nor `test_files`, one that holds the folders
-            `train` and `test` (or `dev`).
-        test: folder to measure on; `data` itself by default, with other files.
-        files: pattern of the names of files to fit on.
-        test_files: pattern of those to measure on.
-        modality: whose items they are; by default the first that is not text.
+        data: the folder, or the id of a labelled data set on the hub, which is written as class folders once.
+        picture: column of pictures of a hub data set.
+        label: column of classes of a hub data set.
     """
 
     data: str
+    picture: str = "image"
+    label: str = "label"
+
+    def folder(self) -> Path:
+        """Return the place of the class folders; a data set on the hub is written there."""
+        cache = cache_folder() / "classes"
+        return class_folders(self.data, cache, picture=self.picture, label=self.label)
+
+
+class TrainTestSpec(FoldersSpec):
+    """Settings of a task that fits on some class folders and measures on others.
+
+    Attributes:
+        data: folder of class folders to fit on; with neither `test` nor `test_files`, one that holds the folders
+            `train` and `test` (or `dev`). May be an id on the hub.
+        test: folder to measure on; `data` itself by default, with other files.
+        files: pattern of the file names to fit on.
+        test_files: pattern of the file names to measure on.
+        modality: modality of the items; by default the first that is not text.
+    """
+
+    PATHS: ClassVar[tuple[str, ...]] = ("data", "test")
+
     test: str | None = None
     files: str = "*"
     test_files: str | None = None
     modality: str | None = None
 
-    def encode(
-        self, encoders: Mapping[str, Encoder], features: FeaturesSpec, tell: Tell = lambda event: None
-    ) -> tuple[ClassItems, ClassItems, Encoder]:
-        """The items of train and of test, both numbered by the classes of train, and their encoder.
-
-        Args:
-            encoders: by modality.
-            features: where their outputs are kept.
-            tell: called with what happens.
+    def encode(self, setting: Setting) -> tuple[ClassItems, ClassItems, Encoder]:
+        """Return the items of train and of test, both numbered by the classes of train, and their encoder.
 
         Raises:
             DataError: there is nothing to test on, a file stands in both parts, one class only, a class of test is
                 missing in train, or one of train has a single file.
             ModalityError: no encoder is of pictures or sounds.
         """
-        media = media_modality(encoders, self.modality)
-        encoder = encoders[media]
+        kinds = {modality: encoder.kind for modality, encoder in setting.encoders.items()}
+        media = media_modality(kinds, self.modality)
+        encoder = setting.encoders[media]
         fitted, measured = (ClassFiles.find(*place, media, encoder.kind) for place in self.places())
         check_classes(fitted, measured)
-        train, unseen = (found.encode(encoder, media, features, tell) for found in (fitted, measured))
+        train, unseen = (files.encode(encoder, media, setting.storage, setting.tell) for files in (fitted, measured))
         check_counts(train.labels, train.names, fitted.root)
         number = {name: place for place, name in enumerate(train.names)}
         labels = np.array([number[unseen.names[label]] for label in unseen.labels], dtype=np.int64)
         return train, replace(unseen, labels=labels, names=train.names), encoder
 
     def places(self) -> list[tuple[str | Path, str]]:
-        """Folder and pattern of train and of test.
+        """Return folder and pattern of train and of test.
 
         Raises:
             DataError: nothing says what to test on.
         """
+        data = self.folder()
         if self.test is not None or self.test_files is not None:
-            return [(self.data, self.files), (self.test or self.data, self.test_files or "*")]
-        by_split = {split: folder for folder, split in split_folders(self.data).items()}
+            return [(data, self.files), (self.test or data, self.test_files or "*")]
+        by_split = {split: folder for folder, split in split_folders(data).items()}
         # Some data sets keep the labels of test to themselves.
         test = by_split.get("test", by_split.get("dev"))
         if "train" not in by_split or test is None:
             raise DataError(
-                f"{self.data} has {', '.join(by_split) or 'no split folder'}; expected the folders train and test (or "
+                f"{data} has {', '.join(by_split) or 'no split folder'}; expected the folders train and test (or "
                 "dev). Else give another folder (--test FOLDER) or patterns of file names (--files '[1-4]-*' "
                 "--test-files '5-*')."
             )
@@ -197,22 +213,31 @@ class ClassItems:
         return embed_rows(method, self.store, self.modality, self.rows)
 
 
-def media_modality(encoders: Mapping[str, Encoder], wanted: str | None = None) -> str:
-    """The modality that class folders hold: the one wanted, else the first of pictures or sounds.
+def media_modality(kinds: Mapping[str, str], wanted: str | None = None) -> str:
+    """Return the modality of the items in class folders: the one wanted, else the first of pictures or sounds.
 
     Raises:
         ModalityError: there is none.
     """
-    if wanted is not None and wanted not in encoders:
-        raise ModalityError(f"no modality {wanted!r}; there are {', '.join(encoders)}.")
-    return wanted or _first(encoders, lambda kind: kind != "text", "pictures or sounds")
+    if wanted is not None and wanted not in kinds:
+        raise ModalityError(f"no modality {wanted!r}; there are {', '.join(kinds)}.")
+    return wanted or _first(kinds, lambda kind: kind != "text", "pictures or sounds")
 
 
-def _first(encoders: Mapping[str, Encoder], wanted: Callable[[str], bool], what: str) -> str:
-    for modality, encoder in encoders.items():
-        if wanted(encoder.kind):
+def text_modality(kinds: Mapping[str, str]) -> str:
+    """Return the first modality of texts.
+
+    Raises:
+        ModalityError: there is none.
+    """
+    return _first(kinds, lambda kind: kind == "text", "text")
+
+
+def _first(kinds: Mapping[str, str], wanted: Callable[[str], bool], what: str) -> str:
+    for modality, kind in kinds.items():
+        if wanted(kind):
             return modality
-    raise ModalityError(f"class folders need a modality of {what}; there are {', '.join(encoders)}.")
+    raise ModalityError(f"class folders need a modality of {what}; there are {', '.join(kinds)}.")
 
 
 def _file_dataset(files: Sequence[tuple[Path, int]], root: Path, modality: str) -> Dataset:
@@ -233,22 +258,3 @@ def _file_dataset(files: Sequence[tuple[Path, int]], root: Path, modality: str) 
         links.append((places[item.key], number))
     names = [str(number) for number in range(len(files))]
     return Dataset(names, ["test"] * len(files), {modality: items}, {modality: np.array(sorted(links))}, rejected)
-
-
-class FoldersSpec(TaskSpec):
-    """What is done with class folders.
-
-    Attributes:
-        data: the folder, or the id of a labelled data set on the hub, which is written as class folders once.
-        picture: that data set's column of pictures.
-        label: its column of classes.
-    """
-
-    data: str
-    picture: str = "image"
-    label: str = "label"
-
-    def folder(self) -> Path:
-        """Where the class folders lie."""
-        cache = cache_folder() / "classes"
-        return class_folders(self.data, cache, picture=self.picture, label=self.label)

@@ -11,19 +11,21 @@ two fifths, ... of the epochs (the protocol of LightCRL's paper, arXiv 2403.0465
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from lightcrl.checkpoint import Checkpoint
+from lightcrl.data import Rejection
 from lightcrl.encoders.base import Encoder, fingerprint
 from lightcrl.encoders.tower import Tower, TuningSpec
-from lightcrl.errors import TrainingError
+from lightcrl.errors import DataError, TrainingError
 from lightcrl.events import Tell
 from lightcrl.features import Features, FeatureStore, Members, Split
 from lightcrl.features.embed import embed_rows
@@ -31,17 +33,17 @@ from lightcrl.features.live import LiveStore
 from lightcrl.features.spec import FeaturesSpec
 from lightcrl.features.table import make_members
 from lightcrl.files.local import make_folder, whole_file
+from lightcrl.files.locks import only_writer
 from lightcrl.methods import Method
 from lightcrl.methods.classifier import NAME, Classifier
 from lightcrl.methods.spec import make_method
-from lightcrl.metrics.fine_tuning import evaluate
-from lightcrl.metrics.probe import EPOCHS, hold_out, right
+from lightcrl.metrics.fine_tuning import evaluate, summarise
+from lightcrl.metrics.probe import blind, hold_out, right
 from lightcrl.metrics.result import Result
 from lightcrl.processes import is_main
-from lightcrl.specs import parse
-from lightcrl.tasks.base import EMBEDDING, Figures, Outcome, Setting, Task, TaskSpec, shares
-from lightcrl.tasks.class_folders import ClassFolders, ClassItems
-from lightcrl.tasks.linear_probe import ProbeSpec
+from lightcrl.tasks.base import EMBEDDING, Figures, Outcome, Setting, Task, shares
+from lightcrl.tasks.class_folders import ClassItems, TrainTestSpec, media_modality
+from lightcrl.tasks.spec import TaskSpec
 from lightcrl.training.loop import Judgement, train
 from lightcrl.training.spec import TrainingSpec
 
@@ -51,20 +53,22 @@ POINTS = 5
 LOOK = "test-epoch{}.npy"
 
 
-class FineTuningSpec(BaseModel):
-    """How to fine-tune.
+class FineTuningSpec(TrainTestSpec):
+    """Settings of fine-tuning.
 
     Attributes:
         training: as in a recipe; by default 20 epochs in batches of 64.
         tuning: how the encoder is trained; frozen without.
-        seed: of the head, the batches and the held part.
+        seed: seed of the head, the batches and the held part.
+        output: folder of the classifier; by default one below the model's, named by what decides the outcome.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    PATHS: ClassVar[tuple[str, ...]] = ("data", "test", "output")
 
     training: TrainingSpec = Field(default_factory=TrainingSpec)
     tuning: TuningSpec | None = None
     seed: int = 0
+    output: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> FineTuningSpec:
@@ -83,56 +87,116 @@ class FineTuningSpec(BaseModel):
 
 
 @dataclass(frozen=True)
-class FineTuning:
-    """Two sets of class folders, encoded, to fine-tune models on.
+class FineTuningTask(Task):
+    """Accuracy of a classifier trained from a model: at its best, and after each fifth of the epochs.
+
+    The units are items of test.
 
     Attributes:
-        train: items to fit and to hold.
+        train: items to fit on and to hold.
         test: items to measure on, classes numbered as in `train`.
-        encoder: of both; it stays as it is.
-        features: how files are read.
-        tell: called with what happens.
+        encoder: encoder of both; it stays as it is.
+        spec: settings.
+        storage: how files are read.
+        tell: callback for events.
     """
+
+    Spec: ClassVar[type[TaskSpec]] = FineTuningSpec
+    name: ClassVar[str] = "FineTuningTask"
 
     train: ClassItems
     test: ClassItems
     encoder: Encoder
-    features: FeaturesSpec
+    spec: FineTuningSpec
+    storage: FeaturesSpec
     tell: Tell = field(default=lambda event: None)
 
     @classmethod
-    def prepare(
-        cls,
-        folders: ClassFolders,
-        encoders: Mapping[str, Encoder],
-        features: FeaturesSpec,
-        tell: Tell = lambda event: None,
-    ) -> FineTuning:
-        """Read and encode the folders.
+    def modalities(cls, spec: FineTuningSpec, kinds: Mapping[str, str]) -> Sequence[str]:
+        """The modality of the items."""
+        return (media_modality(kinds, spec.modality),)
 
-        Raises:
-            DataError: as `ClassFolders.encode`.
-            ModalityError: as there.
-        """
-        return cls(*folders.encode(encoders, features, tell), features, tell)
+    @classmethod
+    def prepare(cls, spec: FineTuningSpec, setting: Setting) -> FineTuningTask:
+        """Encode both folders; see `TrainTestSpec.encode`."""
+        return cls(*spec.encode(setting), spec, setting.storage, setting.tell)
 
-    def identity(self, checkpoint: Checkpoint, spec: FineTuningSpec) -> str:
-        """32 hex digits of all that decides the outcome: model, data, settings."""
+    @property
+    def units(self) -> int:  # type: ignore[override]
+        """Number of items of test."""
+        return len(self.test.labels)
+
+    @property
+    def identity(self) -> Sequence[Any]:  # type: ignore[override]
+        """Items and labels of both parts, and the settings of the training."""
+        parts = [[part.store.fingerprint, part.labels.tolist()] for part in (self.train, self.test)]
+        return [*parts, self.spec.model_dump(mode="json", include={"training", "tuning", "seed"})]
+
+    @property
+    def rejected(self) -> Sequence[Rejection]:  # type: ignore[override]
+        """Files set aside."""
+        return (*self.train.rejected, *self.test.rejected)
+
+    @property
+    def headlines(self) -> Sequence[tuple[str, str]]:
+        """Accuracy of the best classifier."""
+        return ((EMBEDDING, "top1"),)
+
+    def digest(self, checkpoint: Checkpoint) -> str:
+        """Return 32 hex digits of all that decides the outcome: model, data, settings."""
         stores = [self.train.store.fingerprint, self.test.store.fingerprint]
-        settings = spec.model_dump(mode="json") | {"training": spec.training.identity()}
+        settings = self.spec.model_dump(mode="json", include={"training", "tuning", "seed"})
+        settings |= {"training": self.spec.training.identity()}
         return fingerprint([checkpoint.config()["digest"], stores, self.train.names, settings])
 
-    def __call__(self, checkpoint: Checkpoint, spec: FineTuningSpec, folder: Path) -> Result:
-        """Fine-tune, or go on, in `folder`, which keeps the best classifier; the model itself stays as it is.
+    def measure(self, checkpoint: Checkpoint, folder: Path | None = None) -> Outcome:
+        """Fine-tune, or resume; return [1 + E, N]: which items of test are right, at the best and by fifths.
 
-        Returns:
-            `top1` of the best checkpoint on test, and `epochN/top1` after each fifth of the epochs, with intervals over
-            items; the latter also as a curve.
+        The model itself stays as it is; the best classifier is kept in a folder of its own.
 
         Raises:
+            DataError: there is no folder to keep the classifier in.
+            LockedError: another process is writing that folder.
             TrainingError: the encoder has been trained before in other parts than it is to be now.
             EncoderError: it cannot be trained.
         """
+        if self.spec.output is not None:
+            place = Path(self.spec.output)
+        elif folder is not None:
+            place = folder / f"tuned-{self.digest(checkpoint)[:10]}"
+        else:
+            raise DataError("there is no folder for the fine-tuned model; say with output (--output) where to keep it.")
+        with only_writer(place, self.tell) if is_main() else nullcontext():
+            best = self._train(checkpoint, place)
+        wanted = torch.from_numpy(self.test.labels)
+        return Outcome({EMBEDDING: np.stack([right(logits, wanted) for logits in (best, *looks(place).values())])})
+
+    def figures(self, space: str, outcome: np.ndarray) -> Figures:
+        """`top1` and `epochN/top1`."""
+        return shares(self._measures, outcome, np.ones((1, self.units)))
+
+    def result(self, outcome: Outcome) -> Result:
+        """`top1` and `epochN/top1` with intervals over items of test; the latter also as a curve."""
+        hit = dict(zip(self._measures, outcome.items[EMBEDDING], strict=True))
+        return summarise(hit, self._fitted_labels, self.test.labels, len(self.train.labels))
+
+    def chance(self, space: str, measure: str) -> float:
+        """The share in test of the most frequent class of train."""
+        return blind(self._fitted_labels, self.test.labels)
+
+    @property
+    def _fitted_labels(self) -> np.ndarray:
+        labels: np.ndarray = self.train.labels[~hold_out(self.train.labels, seed=self.spec.seed)]
+        return labels
+
+    @property
+    def _measures(self) -> list[str]:
+        epochs = int(self.spec.filled(len(self._fitted_labels)).epochs)
+        return ["top1", *(f"epoch{epoch}/top1" for epoch in points(epochs))]
+
+    def _train(self, checkpoint: Checkpoint, folder: Path) -> Tensor:
+        """Train the classifier in `folder`; return the logits [N, C] of test at its best."""
+        spec = self.spec
         modality = self.train.modality
         held = hold_out(self.train.labels, seed=spec.seed)
         known = self.train.labels[~held]
@@ -154,18 +218,7 @@ class FineTuning:
             live={modality: live["train"]} if live else None,
             judge=self._judge(test, held, int(settings.epochs), folder),
         )
-        logits = {"top1": embed_rows(classifier, test, modality, self.test.rows)}
-        seen = looks(folder)
-        logits |= {f"epoch{epoch}/top1": found for epoch, found in seen.items()}
-        found = {name: evaluate(each, self.test.labels, known) for name, each in logits.items()}
-        epochs = {epoch: found[f"epoch{epoch}/top1"].metrics["top1"] for epoch in seen}
-        return Result(
-            {name: one.metrics["top1"] for name, one in found.items()},
-            {name: one.interval["top1"] for name, one in found.items()},
-            {name: one.chance["top1"] for name, one in found.items()},
-            {"train": len(held), "held": int(held.sum()), **found["top1"].counts},
-            curves={"test": {"epoch": [float(epoch) for epoch in epochs], "top1": list(epochs.values())}},
-        )
+        return embed_rows(classifier, test, modality, self.test.rows)
 
     def _live(self, checkpoint: Checkpoint, spec: FineTuningSpec) -> dict[str, LiveStore]:
         """Train's and test's stores over one tower; none where the encoder stays frozen."""
@@ -180,7 +233,7 @@ class FineTuning:
                 f"{spec.tuning.lora}. Expected the same, or no tuning."
             )
         tower = Tower(self.encoder, spec.tuning)
-        workers = self.features.workers
+        workers = self.storage.workers
         return {
             name: LiveStore(found.store, tower, found.raw, workers=workers)
             for name, found in (("train", self.train), ("test", self.test))
@@ -242,64 +295,3 @@ def _split(modality: str, rows: np.ndarray) -> Split:
     """A group for each item."""
     members: Mapping[str, Members] = {modality: make_members(rows, np.arange(len(rows)), len(rows))}
     return Split(len(rows), dict(members))
-
-
-class TuneSpec(ProbeSpec):
-    """Fine-tuning on class folders; see `FineTuningSpec`.
-
-    Attributes:
-        training: settings of the classifier's training.
-        tuning: how the encoder is trained; frozen without.
-    """
-
-    epochs: tuple[int, ...] = Field(default=EPOCHS, min_length=POINTS, max_length=POINTS)
-    training: dict[str, Any] = Field(default_factory=dict)
-    tuning: dict[str, Any] | None = None
-
-    def settings(self) -> FineTuningSpec:
-        """As fine-tuning takes them; `epochs` are fifths of them all.
-
-        Raises:
-            RecipeError: an unknown key, or a value of the wrong kind.
-        """
-        training = {"epochs": self.epochs[-1], **self.training}
-        found: FineTuningSpec = parse(FineTuningSpec, {"training": training, "tuning": self.tuning})
-        return found
-
-
-@dataclass(frozen=True)
-class FineTuningTask(Task):
-    """Accuracy after each fifth of the epochs of fine-tuning; the units are items of test.
-
-    Attributes:
-        tuning: both folders, encoded.
-        spec: how to fine-tune.
-    """
-
-    Spec: ClassVar[type[TaskSpec]] = TuneSpec
-    name: ClassVar[str] = "FineTuningTask"
-
-    tuning: FineTuning
-    spec: FineTuningSpec
-    units: int
-    identity: Sequence[Any]
-
-    @classmethod
-    def prepare(cls, spec: TuneSpec, setting: Setting) -> FineTuningTask:
-        """Encode both folders."""
-        settings = spec.settings()
-        tuning = FineTuning.prepare(spec.folders(), setting.encoders, setting.storage, setting.tell)
-        parts = [[part.store.fingerprint, part.labels.tolist()] for part in (tuning.train, tuning.test)]
-        return cls(tuning, settings, len(tuning.test.labels), [*parts, settings.model_dump(mode="json")])
-
-    def measure(self, checkpoint: Checkpoint, folder: Path) -> Outcome:
-        """[5, N] which items of test are right."""
-        place = folder / f"tuned-{self.tuning.identity(checkpoint, self.spec)[:10]}"
-        self.tuning(checkpoint, self.spec, place)
-        wanted = torch.from_numpy(self.tuning.test.labels)
-        return {EMBEDDING: np.stack([right(logits, wanted) for logits in looks(place).values()])}
-
-    def figures(self, space: str, found: np.ndarray) -> Figures:
-        """`epochN/top1`."""
-        epochs = points(int(self.spec.training.epochs))
-        return shares([f"epoch{epoch}/top1" for epoch in epochs], found, np.ones((1, self.units)))

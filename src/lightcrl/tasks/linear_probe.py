@@ -1,4 +1,4 @@
-"""The linear probe on class folders: every file encoded once, every model of a run beside the raw encoder."""
+"""The linear probe on class folders: every file encoded once, models beside the frozen encoder."""
 
 from __future__ import annotations
 
@@ -8,137 +8,118 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from lightcrl.checkpoint import Checkpoint
-from lightcrl.encoders.base import Encoder
-from lightcrl.events import Tell
+from lightcrl.data import Rejection
 from lightcrl.features.embed import own_rows
-from lightcrl.features.spec import FeaturesSpec
-from lightcrl.methods import Method
-from lightcrl.metrics.probe import EPOCHS, by_epoch, centred, evaluate
+from lightcrl.metrics.probe import EPOCHS, blind, measure, summarise
 from lightcrl.metrics.result import Result
-from lightcrl.tasks.base import EMBEDDING, Figures, Outcome, Setting, Task, TaskSpec, shares
-from lightcrl.tasks.class_folders import ClassFolders, ClassItems, FoldersSpec
+from lightcrl.tasks.base import EMBEDDING, Figures, Outcome, Setting, Task, shares
+from lightcrl.tasks.class_folders import ClassItems, TrainTestSpec, media_modality
+from lightcrl.tasks.spec import TaskSpec
 
 
-@dataclass(frozen=True)
-class LinearProbe:
-    """Two sets of class folders, encoded and ready to probe any methods on.
-
-    Spaces are `raw <modality>`, the encoder by itself (`Encoder.own_vectors`), and one for each method by its label.
+class LinearProbeSpec(TrainTestSpec):
+    """Settings of a linear probe.
 
     Attributes:
-        train: what probes are fitted on.
-        test: what they are measured on, classes numbered as in `train`.
-        raw: the encoder's own vectors of both, [N, D] and [M, D].
+        logistic: fit the logistic regression whose strength is chosen on a held part (CLIP's protocol).
+        epochs: epochs of the paper's protocol after which test is measured, ascending.
     """
 
-    train: ClassItems
-    test: ClassItems
-    raw: tuple[Tensor, Tensor]
-
-    @classmethod
-    def prepare(
-        cls,
-        folders: ClassFolders,
-        encoders: Mapping[str, Encoder],
-        features: FeaturesSpec,
-        tell: Tell = lambda event: None,
-    ) -> LinearProbe:
-        """Read and encode the folders.
-
-        Raises:
-            DataError: as `ClassFolders.encode`.
-            ModalityError: as there.
-        """
-        train, unseen, encoder = folders.encode(encoders, features, tell)
-        raw = (own_rows(encoder, train.store, train.rows), own_rows(encoder, unseen.store, unseen.rows))
-        return cls(train, unseen, raw)
-
-    def __call__(self, methods: Mapping[str, Method]) -> Result:
-        """Figures of every space; `methods` by label."""
-        train, test = {f"raw {self.train.modality}": self.raw[0]}, {f"raw {self.train.modality}": self.raw[1]}
-        for label, method in methods.items():
-            train[label], test[label] = self.train.vectors(method), self.test.vectors(method)
-        return evaluate(train, self.train.labels, test, self.test.labels)
-
-
-class ProbeSpec(FoldersSpec):
-    """A linear probe on class folders, by the paper's protocol: fitted on `data`, or on the folder `train` in it.
-
-    Attributes:
-        test: folder to measure on.
-        files: pattern of the names of files to fit on.
-        test_files: pattern of those to measure on.
-        modality: whose items they are; by default the first that is not text.
-        epochs: when to look, ascending.
-    """
-
-    PATHS: ClassVar[tuple[str, ...]] = ("data", "test")
-
-    test: str | None = None
-    files: str = "*"
-    test_files: str | None = None
-    modality: str | None = None
+    logistic: bool = True
     epochs: tuple[int, ...] = Field(default=EPOCHS, min_length=1)
-
-    def folders(self) -> ClassFolders:
-        """Both parts."""
-        return ClassFolders(str(self.folder()), self.test, self.files, self.test_files, self.modality)
 
 
 @dataclass(frozen=True)
 class LinearProbeTask(Task):
-    """Accuracy after so many epochs, beside the encoder as it comes; the units are items of test.
+    """Accuracy on test of linear maps fitted on train, beside the frozen encoder; the units are items of test.
 
     Attributes:
-        probe: both folders, encoded.
-        epochs: when to look.
+        train: items that probes are fitted on.
+        test: items that they are measured on, classes numbered as in `train`.
+        own: the encoder's own vectors of both (`Encoder.own_vectors`), [N, D] and [M, D].
+        spec: settings.
     """
 
-    Spec: ClassVar[type[TaskSpec]] = ProbeSpec
+    Spec: ClassVar[type[TaskSpec]] = LinearProbeSpec
     name: ClassVar[str] = "LinearProbeTask"
+    by_model: ClassVar[bool] = True
 
-    probe: LinearProbe
-    epochs: tuple[int, ...]
-    units: int
-    identity: Sequence[Any]
+    train: ClassItems
+    test: ClassItems
+    own: tuple[Tensor, Tensor]
+    spec: LinearProbeSpec
 
     @classmethod
-    def prepare(cls, spec: ProbeSpec, setting: Setting) -> LinearProbeTask:
-        """Encode both folders."""
-        probe = LinearProbe.prepare(spec.folders(), setting.encoders, setting.storage, setting.tell)
-        parts = [[part.store.fingerprint, part.labels.tolist()] for part in (probe.train, probe.test)]
-        return cls(probe, spec.epochs, len(probe.test.labels), [*parts, spec.epochs])
+    def modalities(cls, spec: LinearProbeSpec, kinds: Mapping[str, str]) -> Sequence[str]:
+        """The modality of the items."""
+        return (media_modality(kinds, spec.modality),)
 
-    def measure(self, checkpoint: Checkpoint, folder: Path) -> Outcome:
-        """[E, N] which items of test are right."""
-        return {
-            EMBEDDING: self._fit(
-                self.probe.train.vectors(checkpoint.method), self.probe.test.vectors(checkpoint.method)
-            )
-        }
+    @classmethod
+    def prepare(cls, spec: LinearProbeSpec, setting: Setting) -> LinearProbeTask:
+        """Encode both folders; see `TrainTestSpec.encode`."""
+        train, test, encoder = spec.encode(setting)
+        own = (own_rows(encoder, train.store, train.rows), own_rows(encoder, test.store, test.rows))
+        return cls(train, test, own, spec)
 
-    def as_they_come(self) -> Outcome:
-        """The same of the encoder's own vectors."""
-        return {self._raw: self._fit(*self.probe.raw)}
+    @property
+    def units(self) -> int:  # type: ignore[override]
+        """Number of items of test."""
+        return len(self.test.labels)
 
-    def figures(self, space: str, found: np.ndarray) -> Figures:
-        """`epochN/top1`."""
-        return shares([f"epoch{epoch}/top1" for epoch in self.epochs], found, np.ones((1, self.units)))
+    @property
+    def identity(self) -> Sequence[Any]:  # type: ignore[override]
+        """Items and labels of both parts, and when to look."""
+        parts = [[part.store.fingerprint, part.labels.tolist()] for part in (self.train, self.test)]
+        return [*parts, self.spec.epochs, self.spec.logistic]
+
+    @property
+    def rejected(self) -> Sequence[Rejection]:  # type: ignore[override]
+        """Files set aside."""
+        return (*self.train.rejected, *self.test.rejected)
+
+    @property
+    def headlines(self) -> Sequence[tuple[str, str]]:
+        """Accuracy of the logistic regression, or after the last epoch."""
+        return ((EMBEDDING, self._measures[0] if self.spec.logistic else self._measures[-1]),)
+
+    def measure(self, checkpoint: Checkpoint, folder: Path | None = None) -> Outcome:
+        """Return [E, N]: the probability that an item of test is right, by measure."""
+        return self._fit(EMBEDDING, self.train.vectors(checkpoint.method), self.test.vectors(checkpoint.method))
+
+    def baseline(self) -> Outcome:
+        """Fit the same probes on the encoder's own vectors."""
+        return self._fit(self._raw, *self.own)
+
+    def figures(self, space: str, outcome: np.ndarray) -> Figures:
+        """`top1` and `epochN/top1`."""
+        return shares(self._measures, outcome, np.ones((1, self.units)))
+
+    def result(self, outcome: Outcome) -> Result:
+        """`space/top1` and `space/epochN/top1` with intervals over items of test."""
+        hit = {space: dict(zip(self._measures, rows, strict=True)) for space, rows in outcome.items.items()}
+        return summarise(hit, self.train.labels, self.test.labels, outcome.chosen)
+
+    def chance(self, space: str, measure: str) -> float:
+        """The share in test of the most frequent class of train."""
+        return blind(self.train.labels, self.test.labels)
 
     def rivals(self, space: str) -> tuple[str, ...]:
-        """The encoder itself."""
+        """The frozen encoder."""
         return (self._raw,)
+
+    def _fit(self, space: str, train: Tensor, test: Tensor) -> Outcome:
+        epochs, logistic = self.spec.epochs, self.spec.logistic
+        hit, strength = measure(train, self.train.labels, test, self.test.labels, epochs=epochs, logistic=logistic)
+        return Outcome({space: np.stack(list(hit.values()))}, {} if strength is None else {space: strength})
+
+    @property
+    def _measures(self) -> tuple[str, ...]:
+        return (*["top1"] * self.spec.logistic, *(f"epoch{epoch}/top1" for epoch in self.spec.epochs))
 
     @property
     def _raw(self) -> str:
-        return f"raw {self.probe.train.modality}"
-
-    def _fit(self, train: torch.Tensor, test: torch.Tensor) -> np.ndarray:
-        goal, wanted = (torch.from_numpy(part.labels) for part in (self.probe.train, self.probe.test))
-        vectors, unseen = centred(train, test)
-        return np.stack(list(by_epoch(vectors, goal, unseen, wanted, self.epochs).values()))
+        return f"raw {self.train.modality}"

@@ -1,94 +1,65 @@
-"""Retrieval between all modalities of a data set that no model has seen."""
+"""Retrieval between all modalities, on groups that no model has seen or on a split of the recipe's own data."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.data import Dataset, DataSpec, Rejection, load_dataset
-from lightcrl.encoders.base import Encoder
-from lightcrl.events import Tell
+from lightcrl.errors import DataError, ModalityError
 from lightcrl.features import Features
-from lightcrl.features.embed import embed_split
+from lightcrl.features.embed import embed_split, split_links
 from lightcrl.features.extract import encode_modality
-from lightcrl.features.spec import FeaturesSpec
-from lightcrl.methods import Method
+from lightcrl.metrics.intervals import curve_ks, hits
 from lightcrl.metrics.result import Result
-from lightcrl.metrics.retrieval import Retrieval
+from lightcrl.metrics.retrieval import KS, Retrieval, curve
 from lightcrl.specs import parse
-from lightcrl.tasks.base import Figures, Outcome, Setting, Task, TaskSpec, shares
+from lightcrl.tasks.base import Figures, Outcome, Setting, Task, shares
+from lightcrl.tasks.spec import TaskSpec
 
-
-def retrieval_on(
-    method: Method,
-    encoders: Mapping[str, Encoder],
-    data: DataSpec,
-    features: FeaturesSpec,
-    tell: Tell = lambda event: None,
-) -> tuple[Result, list[Rejection]]:
-    """Retrieval on a data set that the model has never seen; all its groups are taken, whatever their split.
-
-    Raises:
-        DataError: the data cannot be used.
-        EmptyDatasetError: no group has items of two modalities.
-    """
-    opened, rejected = encode_groups(encoders, data, features, tell)
-    vectors, links = embed_split(method, opened, opened.split("test"))
-    retrieval = Retrieval(links)
-    return replace(retrieval(vectors), curves=retrieval.curves(vectors)), rejected
-
-
-def encode_groups(
-    encoders: Mapping[str, Encoder], data: DataSpec, features: FeaturesSpec, tell: Tell = lambda event: None
-) -> tuple[Features, list[Rejection]]:
-    """All groups of a data set, encoded, in one split `test`; and what was set aside.
-
-    Raises:
-        DataError: the data cannot be used.
-    """
-    dataset = load_dataset(data, {modality: encoder.kind for modality, encoder in encoders.items()})
-    dataset = Dataset(dataset.groups, ["test"] * len(dataset.groups), dataset.items, dataset.links, dataset.rejected)
-    rejected = list(dataset.rejected)
-    stores = {}
-    for modality, encoder in encoders.items():
-        done = encode_modality(encoder, dataset, modality, features, tell, max_rejected=data.max_rejected)
-        stores[modality] = done.store
-        rejected += done.rejected
-    return Features(stores), rejected
+RANKS = 3
+"""First columns of an outcome: what `ranks.ranks` counts."""
+HEAD = RANKS + 2
+"""Columns before the answers among the first k: ranks, group, answers in all."""
 
 
 class RetrievalSpec(TaskSpec):
-    """Retrieval in every direction.
+    """Settings of retrieval in every direction.
 
     Attributes:
-        data: groups that no model has seen; by default the split that the recipe's evaluation names.
-        source: of that data, a member of `lightcrl.data.SOURCES`.
-        columns: modality to column; the recipe's by default.
-        key: column whose equal values make rows one group; the recipe's by default, where the columns are its own.
-        ks: precision is of the first k, as far as the gallery has so many.
+        data: groups that no model has seen; by default the split of the recipe that its evaluation names.
+        source: source of that data, a member of `lightcrl.data.SOURCES`.
+        columns: modality to column, only these modalities; the recipe's by default.
+        key: column whose equal values make rows one group; by default the recipe's, where its columns are used.
+        measures: recall (`recall@1`, `@5`, `@10`), precision over the first k, or both.
+        ks: the k of precision, as far as the gallery has so many.
     """
 
     data: str | None = None
     source: str = "table"
     columns: dict[str, str] = Field(default_factory=dict)
     key: str | None = None
+    measures: tuple[Literal["recall", "precision"], ...] = Field(default=("recall", "precision"), min_length=1)
     ks: tuple[int, ...] = Field(default=(1, 5, 10, 50, 100, 500), min_length=1)
 
 
 @dataclass(frozen=True)
 class RetrievalTask(Task):
-    """Precision over the first k, by direction; the units are groups.
+    """Recall and precision by direction; the units are groups.
 
     Attributes:
-        features: of the data.
-        split: which of its splits.
-        ks: ascending.
+        features: features of the data.
+        split: name of the split in `features`.
+        retrieval: who should find whom.
+        sizes: number of items by modality.
+        spec: settings.
+        rejected: rows and items set aside.
     """
 
     Spec: ClassVar[type[TaskSpec]] = RetrievalSpec
@@ -97,39 +68,138 @@ class RetrievalTask(Task):
 
     features: Features
     split: str
-    ks: tuple[int, ...]
-    units: int
-    identity: Sequence[Any]
+    retrieval: Retrieval
+    sizes: Mapping[str, int]
+    spec: RetrievalSpec
+    rejected: tuple[Rejection, ...] = ()
+
+    @classmethod
+    def modalities(cls, spec: RetrievalSpec, kinds: Mapping[str, str]) -> Sequence[str]:
+        """The modalities whose columns are given; all by default."""
+        for modality in spec.columns:
+            if modality not in kinds:
+                raise ModalityError(f"no modality {modality!r}; there are {', '.join(kinds)}.")
+        return tuple(spec.columns) or tuple(kinds)
 
     @classmethod
     def prepare(cls, spec: RetrievalSpec, setting: Setting) -> RetrievalTask:
-        """Encode the data, or take the recipe's."""
-        features, split = setting.features, setting.split
+        """Encode the data, or take the recipe's split."""
         if spec.data is not None:
-            known = setting.data
-            given = {
-                "source": spec.source,
-                "path": spec.data,
-                "columns": spec.columns or known.columns,
-                "key": spec.key if spec.columns else spec.key or known.key,
-                "dev_fraction": 0.0,
-            }
-            data = parse(DataSpec, given, "data")
-            features, _ = encode_groups(setting.encoders, data, setting.storage, setting.tell)
+            features, rejected = encode_groups(_data_spec(spec, setting.data), setting)
             split = "test"
-        ks = tuple(sorted(set(spec.ks)))
-        stores = sorted(store.fingerprint for store in features.stores.values())
-        return cls(features, split, ks, len(features.split(split)), [stores, split, ks])
+        elif setting.features is not None:
+            features, rejected, split = setting.features, [], setting.split
+        else:
+            raise DataError("retrieval has no data; expected a table with files or texts that the model has not seen.")
+        links = split_links(features.split(split))
+        sizes = {modality: len(np.unique(each[:, 0])) for modality, each in links.items()}
+        return cls(features, split, Retrieval(links), sizes, spec, tuple(rejected))
 
-    def measure(self, checkpoint: Checkpoint, folder: Path) -> Outcome:
-        """By direction, [K + 1, G]: sums over each group's queries, and how many queries it has."""
-        vectors, links = embed_split(checkpoint.method, self.features, self.features.split(self.split))
-        found = {}
-        for name, (precision, groups) in Retrieval(links).precision_per_query(vectors, self.ks).items():
-            columns = np.concatenate([precision, np.ones((len(precision), 1))], 1)
-            found[name] = np.stack([np.bincount(groups, column, self.units) for column in columns.T])
-        return found
+    @property
+    def units(self) -> int:  # type: ignore[override]
+        """Number of groups."""
+        return len(self.features.split(self.split))
 
-    def figures(self, space: str, found: np.ndarray) -> Figures:
-        """`precision@K`."""
-        return shares([f"precision@{k}" for k in self.ks[: len(found) - 1]], found[:-1], found[-1:])
+    @property
+    def identity(self) -> Sequence[Any]:  # type: ignore[override]
+        """Items, their split and what is measured."""
+        stores = sorted(store.fingerprint for store in self.features.stores.values())
+        return [stores, self.split, self.spec.measures, self._ks]
+
+    @property
+    def headlines(self) -> Sequence[tuple[str, str]]:
+        """R@1 in every direction, or precision over the first."""
+        measure = "recall@1" if "recall" in self.spec.measures else f"precision@{self._ks[0]}"
+        return tuple((direction, measure) for direction in self.retrieval.directions)
+
+    def measure(self, checkpoint: Checkpoint, folder: Path | None = None) -> Outcome:
+        """By direction, [Q, 5 + K]: counts of `ranks.ranks`, group, answers in all, answers among the first k."""
+        vectors, _ = embed_split(checkpoint.method, self.features, self.features.split(self.split))
+        outcome = {}
+        for direction, (counts, groups) in self.retrieval.per_query(vectors).items():
+            outcome[direction] = np.column_stack([counts, groups, self.retrieval.answers(direction)])
+            if "precision" in self.spec.measures:
+                within = self.retrieval.answers_within(vectors, direction, self._looks(direction))
+                outcome[direction] = np.column_stack([outcome[direction], within])
+        return Outcome(outcome)
+
+    def figures(self, space: str, outcome: np.ndarray) -> Figures:
+        """`recall@K` and `precision@K`, means over queries."""
+        columns: dict[str, np.ndarray] = {}
+        if "recall" in self.spec.measures:
+            columns |= {f"recall@{k}": hits(outcome[:, :RANKS], k) for k in KS}
+        if "precision" in self.spec.measures:
+            looks = self._looks(space)
+            here = [k for k in self._ks if k in looks]
+            columns |= {f"precision@{k}": outcome[:, HEAD + int(np.flatnonzero(looks == k)[0])] / k for k in here}
+        groups = outcome[:, RANKS].astype(np.int64)
+        sums = np.stack([np.bincount(groups, column, self.units) for column in columns.values()])
+        sizes = np.bincount(groups, minlength=self.units)[None].astype(np.float64)
+        return shares(list(columns), sums, sizes)
+
+    def result(self, outcome: Outcome) -> Result:
+        """Recall, median rank and mean R@1 with intervals over groups; curves of precision and recall."""
+        per_query = {
+            direction: (rows[:, :RANKS].astype(np.int64), rows[:, RANKS].astype(np.int64))
+            for direction, rows in outcome.items.items()
+        }
+        curves = {
+            direction: self._curve(direction, rows) for direction, rows in outcome.items.items() if rows.shape[1] > HEAD
+        }
+        return replace(self.retrieval.result(per_query, self.sizes), curves=curves)
+
+    def chance(self, space: str, measure: str) -> float:
+        """Embeddings that are all alike, ties broken at random."""
+        rows = np.zeros((len(self.retrieval.answers(space)), HEAD))
+        answers, size = self.retrieval.answers(space), self.retrieval.gallery(space, self.sizes)
+        what, k = measure.split("@")
+        if what == "precision":
+            return float((answers / size).mean())
+        rows[:, 1], rows[:, 2] = size - answers, answers
+        return float(hits(rows[:, :RANKS], int(k)).mean())
+
+    def _curve(self, direction: str, rows: np.ndarray) -> dict[str, list[float]]:
+        ks = curve_ks(self.retrieval.gallery(direction, self.sizes))
+        places = HEAD + np.searchsorted(self._looks(direction), ks)
+        # Rows one after another in memory, as they were counted: the order of summation decides the last bit.
+        return curve(np.ascontiguousarray(rows[:, places]), rows[:, HEAD - 1], ks)
+
+    @property
+    def _ks(self) -> tuple[int, ...]:
+        return tuple(sorted(set(self.spec.ks)))
+
+    def _looks(self, direction: str) -> np.ndarray:
+        """[K] places at which answers are counted: those of the curve, and the settings'."""
+        size = self.retrieval.gallery(direction, self.sizes)
+        return np.union1d(curve_ks(size), [k for k in self._ks if k <= size]).astype(np.int64)
+
+
+def encode_groups(data: DataSpec, setting: Setting) -> tuple[Features, list[Rejection]]:
+    """All groups of a data set, encoded, in one split `test`; and what was set aside.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    dataset = load_dataset(data, {modality: encoder.kind for modality, encoder in setting.encoders.items()})
+    dataset = Dataset(dataset.groups, ["test"] * len(dataset.groups), dataset.items, dataset.links, dataset.rejected)
+    rejected = list(dataset.rejected)
+    stores = {}
+    for modality, encoder in setting.encoders.items():
+        done = encode_modality(
+            encoder, dataset, modality, setting.storage, setting.tell, max_rejected=data.max_rejected
+        )
+        stores[modality] = done.store
+        rejected += done.rejected
+    return Features(stores), rejected
+
+
+def _data_spec(spec: RetrievalSpec, trained_on: DataSpec | None) -> DataSpec:
+    """The data, read as the recipe's own where the settings do not say otherwise."""
+    columns = spec.columns or (trained_on.columns if trained_on else {})
+    key = spec.key
+    # The recipe's key counts as long as its columns do, or as it is still a modality's own column.
+    if key is None and trained_on and (not spec.columns or trained_on.key in columns.values()):
+        key = trained_on.key
+    table = {"source": spec.source, "path": spec.data, "columns": columns, "key": key, "dev_fraction": 0.0}
+    made: DataSpec = parse(DataSpec, table, "data")
+    return made

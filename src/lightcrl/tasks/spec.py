@@ -1,59 +1,74 @@
-"""The `[evaluation]` table of a recipe: what every model of a run is measured on."""
+"""The table of tasks, the settings that all of them share, and the `[evaluation]` table of a recipe."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
+from lightcrl.errors import RecipeError
 from lightcrl.methods.spec import method_class
+from lightcrl.registry import Table
+from lightcrl.specs import parse
+
+if TYPE_CHECKING:  # a task's module is imported when the task is asked for
+    from lightcrl.tasks.base import Task
+
+TASKS: Table[type[Task]] = Table(
+    "task",
+    {
+        "retrieval": "lightcrl.tasks.retrieval:RetrievalTask",
+        "zero_shot": "lightcrl.tasks.zero_shot:ZeroShotTask",
+        "linear_probe": "lightcrl.tasks.linear_probe:LinearProbeTask",
+        "fine_tuning": "lightcrl.tasks.fine_tuning:FineTuningTask",
+        "text_similarity": "lightcrl.tasks.text_similarity:TextSimilarityTask",
+    },
+)
+
+OWN_TABLES = ("zero_shot", "text_similarity")
+"""Tasks with a table of their own below `[evaluation]`; every other task stands in `[evaluation.tasks.<label>]`."""
 
 
-class ZeroShotSpec(BaseModel):
-    """The `[evaluation.zero_shot]` table: a folder of class folders to classify without training on it.
+class TaskSpec(BaseModel):
+    """The settings of a task, the same in a recipe, in a family and for `lightcrl evaluate`.
 
-    Attributes:
-        data: the folder.
-        files: pattern of the names of files to take, such as those of a fold that training never saw.
-        templates: prompts with `{}` where the class name goes, averaged.
-        modality: whose items the folder holds; by default the first that is not text.
+    A task's own class adds its settings. Unknown keys are refused.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    data: str
-    files: str = "*"
-    templates: tuple[str, ...] | None = None
-    modality: str | None = None
+    PATHS: ClassVar[tuple[str, ...]] = ("data",)
+    """Keys that hold paths, or ids on the hub."""
 
 
-class TextSimilaritySpec(BaseModel):
-    """The `[evaluation.text_similarity]` table: pairs of texts with labels or scores, as `lightcrl.data.pairs` reads.
+def make_task_spec(kind: str, settings: Mapping[str, Any], where: str = "") -> TaskSpec:
+    """Return the checked settings of a task.
 
-    Attributes:
-        data: a table, or the id of a data set on the hub.
-        calibration: labelled pairs that thresholds are calibrated on; by default the train split of `data`.
-        columns: `text1`, `text2`, `label` or `score` to the column's name, where that differs.
-        watch: measure labelled pairs at every evaluation on dev too, which sends all texts through the method.
+    Args:
+        kind: a member of `TASKS`, or `"package.module:Class"`.
+        settings: values by key.
+        where: the place of the settings, named in errors.
+
+    Raises:
+        UnknownNameError: there is no such task.
+        RecipeError: an unknown key, or a value of the wrong kind.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    data: str
-    calibration: str | None = None
-    columns: dict[str, str] = {}
-    watch: bool = True
+    spec: TaskSpec = parse(TASKS.load(kind).Spec, settings, where)
+    return spec
 
 
 class EvaluationSpec(BaseModel):
     """The `[evaluation]` table.
 
     Attributes:
-        split: whose figures the table shows; `dev` also chooses the best checkpoint.
-        baselines: methods trained beside it, on the same features with the same training settings.
-        seeds: seeds that everything is trained with; the checkpoint kept as the run's own is that of the first.
-        zero_shot: classify pictures or sounds that training never saw.
-        text_similarity: tell similar pairs of texts from dissimilar ones, during training and at its end.
+        split: split that the figures of retrieval are on; `dev` also chooses the best checkpoint.
+        baselines: methods trained beside the recipe's, on the same features with the same training settings.
+        seeds: training seeds; the checkpoint kept as the run's own is that of the first.
+        zero_shot: class folders to classify without training on them; see `lightcrl.tasks.zero_shot`.
+        text_similarity: pairs of texts to compare; see `lightcrl.tasks.text_similarity`.
+        tasks: further tasks by label: a table with `task`, a member of `TASKS` or `"package.module:Class"`, and the
+            settings of that task.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,11 +76,34 @@ class EvaluationSpec(BaseModel):
     split: Literal["dev", "test"] = "dev"
     baselines: tuple[str, ...] = ()
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(default=(0,), min_length=1)
-    zero_shot: ZeroShotSpec | None = None
-    text_similarity: TextSimilaritySpec | None = None
+    zero_shot: SerializeAsAny[TaskSpec] | None = None
+    text_similarity: SerializeAsAny[TaskSpec] | None = None
+    tasks: dict[str, dict[str, Any]] = Field(default={}, exclude_if=lambda tasks: not tasks)
+
+    @field_validator(*OWN_TABLES, mode="before")
+    @classmethod
+    def _parse(cls, table: Any, info: ValidationInfo) -> Any:
+        if not isinstance(table, Mapping):
+            return table
+        return make_task_spec(str(info.field_name), table, f"evaluation.{info.field_name}")
 
     @model_validator(mode="after")
     def _check(self) -> EvaluationSpec:
         for name in self.baselines:
             method_class(name)
+        for label, table in self.tasks.items():
+            if label in TASKS or not isinstance(table.get("task"), str):
+                raise RecipeError(
+                    f"evaluation.tasks.{label}: found {table!r}; expected a label that is no task's name, and a table "
+                    f"with the key task, one of {', '.join(TASKS)} or 'package.module:Class'."
+                )
+        assert self.named() is not None
         return self
+
+    def named(self) -> dict[str, tuple[str, TaskSpec]]:
+        """Return the tasks by label, each with its kind and its settings."""
+        own = {name: (name, spec) for name in OWN_TABLES if (spec := getattr(self, name)) is not None}
+        for label, table in self.tasks.items():
+            settings = {key: value for key, value in table.items() if key != "task"}
+            own[label] = table["task"], make_task_spec(table["task"], settings, f"evaluation.tasks.{label}")
+        return own

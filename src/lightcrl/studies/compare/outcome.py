@@ -11,14 +11,18 @@ import numpy as np
 
 from lightcrl import __version__
 from lightcrl.metrics.curve import Forecast
-from lightcrl.metrics.intervals import hits
 from lightcrl.metrics.retrieval import KS
-from lightcrl.metrics.statistics import Difference, Draws, Estimate, bootstrap_ratios, difference, draws, estimate
+from lightcrl.metrics.similarity import CORRELATIONS
+from lightcrl.metrics.statistics import SAMPLES, Difference, Draws, Estimate, difference, estimate
+from lightcrl.metrics.statistics import draws as draw
+from lightcrl.pipeline import RETRIEVAL
 from lightcrl.recipe import Recipe
-from lightcrl.studies.cells import Cell
+from lightcrl.studies.cells import Cell, mean_recall, measure_name
+from lightcrl.studies.judge import judge
+from lightcrl.tasks.base import Task
 
 FORMAT = 1
-MAIN, ZERO_SHOT = "mean_recall@1", "zero_shot/top1"
+MAIN = "mean_recall@1"
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Contestant:
         chosen: place of the try that was taken.
         cells: trainings on all groups, by seed.
         figures: by measure.
-        rivals: by measure (`mean_recall@1`, `zero_shot/top1`), the best other method and the difference to it.
+        rivals: by headline measure (`mean_recall@1`, `zero_shot/top1`, ...), the best other method and the difference
+            to it.
         failed: why there are no cells.
     """
 
@@ -105,7 +110,8 @@ class Comparison:
         contestants: best mean R@1 first, failed ones last.
         differences: in mean R@1, by pair of labels, the better first.
         chance: by measure, what a blind guess scores.
-        queries: by direction (and `zero_shot`), how many.
+        queries: number of queries by direction of retrieval.
+        headlines: measures that stand for the further tasks, such as `zero_shot/top1`.
         growth: by method, where it was asked for.
         finished: all cells are done.
     """
@@ -118,6 +124,7 @@ class Comparison:
     differences: Mapping[tuple[str, str], Difference]
     chance: Mapping[str, float]
     queries: Mapping[str, int]
+    headlines: tuple[str, ...] = ()
     growth: tuple[Growth, ...] = ()
     finished: bool = False
 
@@ -129,14 +136,19 @@ class Comparison:
     @property
     def directions(self) -> tuple[str, ...]:
         """Such as `("image_to_text", "text_to_image")`."""
-        return tuple(name for name in self.queries if name != "zero_shot")
+        return tuple(self.queries)
+
+    @property
+    def versus(self) -> tuple[str, ...]:
+        """Measures in which every method is held against the best other one."""
+        return (MAIN, *self.headlines)
 
     @property
     def measures(self) -> tuple[str, ...]:
         """What tables show: with two modalities each direction, with more the means over directions."""
         each = [f"{name}/recall@{k}" for name in self.directions for k in KS] if len(self.directions) == 2 else []
         means = [f"mean_recall@{k}" for k in (KS[1:] if not each else ())]
-        return (MAIN, *means, *each, *([ZERO_SHOT] if "zero_shot" in self.queries else []))
+        return (MAIN, *means, *each, *self.headlines)
 
     def to_json(self) -> dict[str, Any]:
         """What compare.json holds."""
@@ -160,50 +172,52 @@ class Comparison:
         }
 
 
-def judge(
-    cells: Mapping[str, Sequence[Cell]], numbers: Mapping[str, int]
+def judged(
+    tasks: Mapping[str, Task], cells: Mapping[str, Sequence[Cell]]
 ) -> tuple[dict[str, dict[str, Estimate]], dict[str, dict[str, Draws]]]:
-    """Figures with intervals by label and measure, and the draws that they come from.
+    """Return figures with intervals by label and measure, and the draws that they come from.
 
     Args:
-        cells: by label, one or more each, all measured on the same queries.
-        numbers: by label, the number that its seeds' errors are drawn by.
+        tasks: prepared tasks by label.
+        cells: by label, one or more each, all measured on the same units.
     """
-    if not cells:
-        return {}, {}
-    queries = next(iter(cells.values()))[0].queries
-    directions = [name for name in queries if name != "zero_shot"]
-    bootstrapped: dict[str, dict[str, np.ndarray]] = {label: {} for label in cells}
-    for names, ks in ((directions, KS), (["zero_shot"] if "zero_shot" in queries else [], (1,))):
-        if not names:
-            continue
-        keys = [(label, name, k) for label in cells for name in names for k in ks]
-        count = 1 + max(int(queries[name][1].max()) for name in names)
-        sizes = {name: np.bincount(queries[name][1], minlength=count).astype(np.float64) for name in names}
-        sums = [_sums(cells[label], name, k, count) for label, name, k in keys]
-        drawn = bootstrap_ratios(np.stack(sums), np.stack([sizes[name] for _, name, _ in keys]))
-        for (label, name, k), column in zip(keys, drawn.T, strict=True):
-            bootstrapped[label][ZERO_SHOT if name == "zero_shot" else f"{name}/recall@{k}"] = column
-    found: dict[str, dict[str, Draws]] = {}
-    for label, columns in bootstrapped.items():
-        for k in KS:
-            columns[f"mean_recall@{k}"] = np.mean([columns[f"{name}/recall@{k}"] for name in directions], axis=0)
-        by_seed = [cell.figures() for cell in cells[label]]
-        found[label] = {
-            measure: draws(np.array([figures[measure] for figures in by_seed]), column, numbers[label])
-            for measure, column in columns.items()
-        }
-    return {label: {name: estimate(one) for name, one in known.items()} for label, known in found.items()}, found
+    by_label: dict[str, dict[str, Draws]] = {label: {} for label in cells}
+    for name, task in tasks.items() if cells else ():
+        outcomes = {label: [cell.outcomes[name] for cell in by_seed] for label, by_seed in cells.items()}
+        for label, spaces in judge(task, outcomes, SAMPLES).items():
+            for space, measures in spaces.items():
+                by_label[label] |= {measure_name(name, space, each): draws for each, draws in measures.items()}
+    for number, label in enumerate(by_label):
+        items = mean_recall({name: draws.items for name, draws in by_label[label].items()}, tasks[RETRIEVAL])
+        for measure, column in items.items():
+            values = np.array([cell.figures[measure] for cell in cells[label]])
+            by_label[label][measure] = draw(values, column, number)
+    estimates = {
+        label: {name: estimate(draws, least(name)) for name, draws in measures.items()}
+        for label, measures in by_label.items()
+    }
+    return estimates, by_label
 
 
-def rivals(found: Mapping[str, Mapping[str, Draws]], label: str) -> dict[str, tuple[str, Difference]]:
-    """By measure, the best other method and the difference to it."""
+def least(measure: str) -> float:
+    """Return the least value of a measure: that of correlations is -1.
+
+    >>> least("pairs/aligned text-text/spearman"), least("mean_recall@1")
+    (-1.0, 0.0)
+    """
+    return -1.0 if measure.rpartition("/")[2] in CORRELATIONS else 0.0
+
+
+def rivals(
+    draws: Mapping[str, Mapping[str, Draws]], label: str, measures: Sequence[str]
+) -> dict[str, tuple[str, Difference]]:
+    """Return, by measure, the best other method and the difference to it."""
     rival = {}
-    for measure in (MAIN, ZERO_SHOT):
-        others = {other: known[measure] for other, known in found.items() if other != label and measure in known}
-        if others and measure in found[label]:
+    for measure in measures:
+        others = {other: known[measure] for other, known in draws.items() if other != label and measure in known}
+        if others and measure in draws[label]:
             best = max(others, key=lambda other: others[other].mean)
-            rival[measure] = best, difference(found[label][measure], others[best])
+            rival[measure] = best, difference(draws[label][measure], others[best])
     return rival
 
 
@@ -266,13 +280,6 @@ def remarks(comparison: Comparison) -> list[str]:
     if not comparison.finished:
         said.append("The comparison is not finished; the same command goes on with it.")
     return said
-
-
-def _sums(cells: Sequence[Cell], name: str, k: int, count: int) -> np.ndarray:
-    """[G] hits of each group's queries, mean over seeds."""
-    hit = np.mean([hits(cell.queries[name][0], k) for cell in cells], axis=0)
-    sums: np.ndarray = np.bincount(cells[0].queries[name][1], weights=hit, minlength=count)
-    return sums
 
 
 def _contestant(one: Contestant) -> dict[str, Any]:

@@ -8,25 +8,23 @@ cells/                       one folder a training: see `lightcrl.studies.cells`
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from lightcrl.errors import ModalityError, RecipeError, ShapeError, TrainingError
 from lightcrl.events import Tell
-from lightcrl.features.embed import split_links
 from lightcrl.files.local import make_folder, write_json, write_text
 from lightcrl.methods.spec import MethodSpec
 from lightcrl.metrics.curve import LEAST_SIZES, forecast, next_target
-from lightcrl.metrics.retrieval import Retrieval
-from lightcrl.pipeline import prepare
+from lightcrl.metrics.retrieval import KS
+from lightcrl.pipeline import RETRIEVAL, check_tasks, prepare
 from lightcrl.processes import launched
 from lightcrl.recipe import Recipe, load_recipe
-from lightcrl.studies.cells import Cell, Ground, figures, find_or_train
-from lightcrl.studies.compare.outcome import MAIN, Comparison, Contestant, Growth, Try, judge, pairs, rivals
+from lightcrl.studies.cells import Cell, Ground, comparison_tasks, find_or_train, mean_recall, measure_name
+from lightcrl.studies.compare.outcome import MAIN, Comparison, Contestant, Growth, Try, judged, pairs, rivals
 from lightcrl.studies.compare.tables import markdown
 from lightcrl.studies.entries import (
     Entry,
@@ -37,7 +35,7 @@ from lightcrl.studies.entries import (
     subset_sizes,
     tries,
 )
-from lightcrl.tasks.zero_shot import ZeroShot
+from lightcrl.tasks.base import Setting, Task
 
 # What one method may not be able to do while the others can.
 FAILURES = (TrainingError, ModalityError, ShapeError)
@@ -104,14 +102,13 @@ def compare(
     if target is not None and not 0 < target < 1:
         raise RecipeError(f"the target is {target}; expected a mean R@1 between 0 and 1, such as 0.5.")
 
+    check_tasks(recipe)
     features, encoders, _ = prepare(recipe, tell)
-    zero_shot = None
-    if recipe.evaluation.zero_shot is not None:
-        zero_shot = ZeroShot.prepare(recipe.evaluation.zero_shot, encoders, recipe.features, tell)
     sizes = [] if scaling is None else subset_sizes(scaling, entries, recipe, features)
     held = features.in_memory(recipe.training.memory_bytes)
-    ground = Ground(recipe, make_folder(folder), held, encoders, zero_shot, tell)
-    state = _State(ground, entries, numbers, tune, _chance(ground), target)
+    setting = Setting(encoders, recipe.features, tell, recipe.data, held, recipe.evaluation.split)
+    ground = Ground(recipe, make_folder(folder), held, encoders, comparison_tasks(recipe, setting), tell)
+    state = _State(ground, entries, numbers, tune, _chance(ground.tasks), target)
     _choose(state)
     for seed in numbers:
         for entry in entries:
@@ -170,22 +167,25 @@ def _train(state: _State, entry: Entry, seed: int, groups: int | None = None) ->
     _write(state)
 
 
-def _chance(ground: Ground) -> dict[str, float]:
-    """By measure, what embeddings that are all alike score: ties count as if broken at random."""
-    links = split_links(ground.features.split(ground.recipe.evaluation.split))
-    alike = {modality: torch.ones(1 + int(found[:, 0].max(initial=-1)), 1) for modality, found in links.items()}
-    queries = Retrieval(links).per_query(alike)
-    if ground.zero_shot is not None:
-        items, classes = len(ground.zero_shot.items.labels), len(ground.zero_shot.classes)
-        queries["zero_shot"] = np.tile([0, classes - 1, 1], (items, 1)), np.arange(items)
-    return figures(queries)
+def _chance(tasks: Mapping[str, Task]) -> dict[str, float]:
+    """Return, by measure, what a blind guess scores, as far as that is known."""
+    chances = {}
+    for label, task in tasks.items():
+        # Of retrieval all recalls are shown, of other tasks their headlines.
+        measures = [f"recall@{k}" for k in KS] if label == RETRIEVAL else []
+        shown = [(space, each) for space, headline in task.headlines for each in measures or (headline,)]
+        for space, measure in shown:
+            if (chance := task.chance(space, measure)) is not None:
+                chances[measure_name(label, space, measure)] = chance
+    return chances | mean_recall(chances, tasks[RETRIEVAL])
 
 
 def _write(state: _State, finished: bool = False) -> Comparison:
     """What is known by now, written as JSON and Markdown."""
     ground = state.ground
     cells = {entry.label: state.cells[entry.label] for entry in state.entries if state.cells[entry.label]}
-    estimates, found = judge(cells, {entry.label: number for number, entry in enumerate(state.entries)})
+    estimates, drawn = judged(ground.tasks, cells)
+    headlines = _headlines(ground.tasks)
     contestants = []
     for entry in state.entries:
         label = entry.label
@@ -199,7 +199,7 @@ def _write(state: _State, finished: bool = False) -> Comparison:
                 number,
                 tuple(state.cells[label]),
                 estimates.get(label, {}),
-                rivals(found, label) if label in found else {},
+                rivals(drawn, label, (MAIN, *headlines)) if label in drawn else {},
                 state.failed.get(label, ""),
             )
         )
@@ -210,15 +210,26 @@ def _write(state: _State, finished: bool = False) -> Comparison:
         state.seeds,
         state.tuned,
         tuple(contestants),
-        pairs(found),
+        pairs(drawn),
         state.chance,
-        {name: len(counts) for name, (counts, _) in next(iter(cells.values()))[0].queries.items()} if cells else {},
+        _queries(next(iter(cells.values()))[0]) if cells else {},
+        headlines,
         _growth(state, contestants) if finished else (),
         finished,
     )
     write_json(ground.folder / "compare.json", done.to_json())
     write_text(ground.folder / "compare.md", markdown(done))
     return done
+
+
+def _headlines(tasks: Mapping[str, Task]) -> tuple[str, ...]:
+    """Return the measures that stand for the tasks beside retrieval."""
+    others = [(label, task) for label, task in tasks.items() if label != RETRIEVAL]
+    return tuple(measure_name(label, *headline) for label, task in others for headline in task.headlines)
+
+
+def _queries(cell: Cell) -> dict[str, int]:
+    return {direction: len(rows) for direction, rows in cell.outcomes[RETRIEVAL].items.items()}
 
 
 def _growth(state: _State, contestants: Sequence[Contestant]) -> tuple[Growth, ...]:
@@ -231,7 +242,7 @@ def _growth(state: _State, contestants: Sequence[Contestant]) -> tuple[Growth, .
     for one in ranked:
         by_size = [*state.smaller[one.label].values(), list(one.cells)]
         sizes = np.array([cells[0].groups for cells in by_size])
-        recall = np.array([[cell.figures()[MAIN] for cell in cells] for cells in by_size]).T
+        recall = np.array([[cell.figures[MAIN] for cell in cells] for cells in by_size]).T
         said = forecast(sizes, recall, target) if len(sizes) >= LEAST_SIZES else None
         found.append(Growth(one.label, sizes, recall, said))
     return tuple(found)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from lightcrl.metrics.statistics import Estimate
 from lightcrl.sheets import markdown_table
-from lightcrl.studies.compare.outcome import MAIN, ZERO_SHOT, Comparison, Contestant, Growth, remarks, sentences
+from lightcrl.studies.compare.outcome import Comparison, Contestant, Growth, remarks, sentences
 
 
 def markdown(comparison: Comparison) -> str:
@@ -18,9 +18,10 @@ def markdown(comparison: Comparison) -> str:
     rows = [
         [one.label, *(with_interval(one.figures[name]) for name in measures if name in one.figures)] for one in ranked
     ]
-    rows.append(["chance", *(f"{100 * comparison.chance[name]:.1f}" for name in measures)])
+    chances = [comparison.chance.get(name) for name in measures]
+    rows.append(["chance", *("" if chance is None else f"{100 * chance:.1f}" for chance in chances)])
     lines += markdown_table(["method, %", *map(heading, measures)], rows)
-    versus = [name for name in (MAIN, ZERO_SHOT) if name in measures]
+    versus = comparison.versus
     titles = [f"{heading(name)} minus the best other's" for name in versus]
     lines += markdown_table(
         ["method", *titles, "trained parameters", "seconds", "peak MiB", "batch", "epochs"],

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from lightcrl.metrics.intervals import group_weights
-from lightcrl.metrics.statistics import Difference, Draws, difference, draws
+from lightcrl.metrics.statistics import Difference, difference
+from lightcrl.studies.judge import Judged
 from lightcrl.studies.reproduce.published import RAW, Claim, Published
-from lightcrl.tasks.base import Outcome, Task
-
-SAMPLES = 2000
-
-Judged = Mapping[str, Mapping[str, Mapping[str, Draws]]]
-"""Draws by label, space and measure; the encoders as they come have the label `"raw"`."""
+from lightcrl.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -52,38 +45,6 @@ class Reading:
 
 WORDS = {"better": "holds", "not significant": "not told apart", "worse": "does not hold"}
 """What becomes of "is above", by what the difference is called."""
-
-
-def judge(task: Task, outcomes: Mapping[str, Sequence[Outcome]], samples: int = SAMPLES) -> Judged:
-    """Every figure by seed, and its bootstrap: the same units are drawn for all models and spaces.
-
-    Args:
-        task: that the outcomes are of.
-        outcomes: by label, one for each seed, one or more.
-        samples: draws.
-    """
-    figures = {
-        (label, space): [task.figures(space, one[space]) for one in by_seed]
-        for label, by_seed in outcomes.items()
-        for space in by_seed[0]
-    }
-    whole = np.ones((1, task.units))
-    values: dict[tuple[str, str], list[Mapping[str, np.ndarray]]] = {
-        place: [one(whole) for one in by_seed] for place, by_seed in figures.items()
-    }
-    drawn: dict[tuple[str, str, str], list[np.ndarray]] = defaultdict(list)
-    for weights in group_weights(task.units, samples):
-        for (label, space), by_seed in figures.items():
-            found = [one(weights) for one in by_seed]
-            for measure in found[0]:
-                drawn[label, space, measure].append(np.mean([one[measure] for one in found], axis=0))
-    # Trainings of different models are independent: each has draws of its own for the seeds' error.
-    numbers = {label: number for number, label in enumerate(outcomes)}
-    judged: dict[str, dict[str, dict[str, Draws]]] = defaultdict(lambda: defaultdict(dict))
-    for (label, space, measure), parts in drawn.items():
-        by_seed_values = np.array([one[measure][0] for one in values[label, space]])
-        judged[label][space][measure] = draws(by_seed_values, np.concatenate(parts), numbers[label])
-    return judged
 
 
 def read_claims(

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from lightcrl.errors import RecipeError, UnknownNameError
 from lightcrl.recipe import anchor_path
 from lightcrl.specs import parse
 from lightcrl.studies.entries import Entry, parse_entry
 from lightcrl.studies.reproduce.published import published
-from lightcrl.tasks.base import TASKS, TaskSpec
+from lightcrl.tasks.spec import TASKS, TaskSpec, make_task_spec
 
 FILE = "family.toml"
 ALL = "all"
@@ -44,6 +44,26 @@ class RecipeUse(BaseModel):
 
     file: str | None = None
     groups: int | None = Field(default=None, gt=1)
+
+
+class FamilyTask(BaseModel):
+    """A `[tasks.<name>]` table: a task, the recipe whose models it measures, and the task's own settings.
+
+    Attributes:
+        task: a member of `TASKS`, or `"package.module:Class"`.
+        recipe: name of the recipe whose models are measured.
+        published: name of the published table beside it; see published.json.
+        title: heading of its table; its name by default.
+        settings: all other keys, which the task reads.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    recipe: str
+    published: str | None = None
+    title: str = ""
+    settings: SerializeAsAny[TaskSpec]
 
 
 class Family(BaseModel):
@@ -68,7 +88,7 @@ class Family(BaseModel):
     models: dict[str, str] = Field(min_length=1)
     optional: dict[str, str] = {}
     recipes: dict[str, RecipeUse] = Field(min_length=1)
-    tasks: dict[str, TaskSpec] = Field(min_length=1)
+    tasks: dict[str, FamilyTask] = Field(min_length=1)
     folder: Path
 
     def file(self, recipe: str) -> Path:
@@ -92,7 +112,7 @@ class Choice:
     family: Family
     models: tuple[Entry, ...]
     seeds: tuple[int, ...]
-    tasks: dict[str, TaskSpec]
+    tasks: dict[str, FamilyTask]
     groups: int | None
     overrides: tuple[str, ...]
 
@@ -175,19 +195,21 @@ def _entry(label: str, text: str) -> Entry:
     return Entry(label, found.method, found.options)
 
 
-def _task(name: str, table: Any, folder: Path) -> TaskSpec:
-    """One task, checked against what its kind reads."""
+def _task(name: str, table: Any, folder: Path) -> FamilyTask:
+    """Return one task, checked against what its kind reads."""
     where = f"tasks.{name}"
     kind = table.get("task") if isinstance(table, dict) else None
     if not isinstance(kind, str):
         raise RecipeError(f"{where}: found {table!r}; expected a table with a task, one of {', '.join(TASKS)}.")
-    reads = TASKS.load(kind).Spec
-    anchored = {
-        key: anchor_path(value, folder, may_be_id=True) if key in reads.PATHS and isinstance(value, str) else value
+    paths = TASKS.load(kind).Spec.PATHS
+    own = {key: value for key, value in table.items() if key in FamilyTask.model_fields and key != "settings"}
+    settings = {
+        key: anchor_path(value, folder, may_be_id=True) if key in paths and isinstance(value, str) else value
         for key, value in table.items()
+        if key not in own
     }
-    spec: TaskSpec = parse(reads, anchored, where)
-    return spec
+    task: FamilyTask = parse(FamilyTask, {**own, "settings": make_task_spec(kind, settings, where)}, where)
+    return task
 
 
 def _check(family: Family) -> None:

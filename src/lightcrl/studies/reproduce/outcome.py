@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 
 from lightcrl import __version__
+from lightcrl.metrics.similarity import CORRELATIONS
 from lightcrl.metrics.statistics import Draws, Estimate, estimate
 from lightcrl.studies.cells import Cell
 from lightcrl.studies.entries import Entry
-from lightcrl.studies.reproduce.claims import WORDS, Judged, Reading
-from lightcrl.studies.reproduce.family import Choice
+from lightcrl.studies.judge import Judged
+from lightcrl.studies.reproduce.claims import WORDS, Reading
+from lightcrl.studies.reproduce.family import Choice, FamilyTask
 from lightcrl.studies.reproduce.published import Claim, Published, Table
-from lightcrl.tasks.base import TaskSpec
 
 FORMAT = 1
-CORRELATIONS = ("spearman", "pearson")
-"""Measures that may be below zero."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Done:
     """
 
     name: str
-    spec: TaskSpec
+    spec: FamilyTask
     units: str
     judged: Judged
     readings: tuple[Reading, ...]
@@ -198,7 +197,9 @@ def _trained(one: Trained) -> dict[str, Any]:
 def _task(task: Done, beside: Table | None) -> dict[str, Any]:
     return {
         "title": task.title,
-        **task.spec.model_dump(mode="json", exclude={"title", "published"}),
+        "task": task.spec.task,
+        "recipe": task.spec.recipe,
+        **task.spec.settings.model_dump(mode="json"),
         "units": task.units,
         "figures": {
             label: {

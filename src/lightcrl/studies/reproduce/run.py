@@ -9,34 +9,34 @@ reproduction.json, reproduction.md    figures, published ones beside them, claim
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import numpy as np
 
 from lightcrl.embedder import load
 from lightcrl.encoders.base import fingerprint
 from lightcrl.errors import TrainingError
 from lightcrl.events import Tell
-from lightcrl.files.local import make_folder, whole_file, write_json, write_text
+from lightcrl.files.local import make_folder, write_json, write_text
 from lightcrl.files.locks import only_writer
 from lightcrl.methods import METHODS
-from lightcrl.pipeline import prepare
+from lightcrl.pipeline import RETRIEVAL, prepare
 from lightcrl.processes import launched
 from lightcrl.recipe import Recipe, load_recipe
-from lightcrl.studies.cells import Cell, Ground, find_or_train
+from lightcrl.studies.cells import Cell, Ground, find_or_train, read_outcomes, write_outcomes
 from lightcrl.studies.compare.run import FAILURES
 from lightcrl.studies.entries import Entry, method_spec
-from lightcrl.studies.reproduce.claims import Judged, judge, read_claims
+from lightcrl.studies.judge import Judged, judge
+from lightcrl.studies.reproduce.claims import read_claims
 from lightcrl.studies.reproduce.family import Choice, Family, choose, load_family
 from lightcrl.studies.reproduce.outcome import Done, Reproduction, Trained
 from lightcrl.studies.reproduce.published import RAW, published
 from lightcrl.studies.reproduce.tables import markdown
-from lightcrl.tasks.base import TASKS, Outcome, Setting, Task
+from lightcrl.tasks.base import Outcome, Setting, Task, prepare_task
+from lightcrl.tasks.retrieval import RetrievalSpec
 from lightcrl.training.plan import make_plan
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -107,10 +107,13 @@ def _reproduce(family: Family, choice: Choice, folder: Path, tell: Tell) -> Repr
     for stage in stages:
         place = make_folder(folder / stage.name)
         setting = stage.setting
+        assert setting.features is not None
         features = setting.features.in_memory(stage.recipe.training.memory_bytes)
-        ground = Ground(stage.recipe, place, features, setting.encoders, None, tell)
+        held = replace(setting, features=features)
+        own = {RETRIEVAL: prepare_task(RETRIEVAL, RetrievalSpec(measures=("recall",)), held)}
+        ground = Ground(stage.recipe, place, features, setting.encoders, own, tell)
         for name, task in stage.tasks.items():
-            stage.outcomes[name][RAW] = [_kept(place / "encoders", name, task, task.as_they_come)]
+            stage.outcomes[name][RAW] = [_kept(place / "encoders", name, task, task.baseline)]
         for seed in choice.seeds:
             for entry in choice.models:
                 _train(stage, ground, entry, seed)
@@ -135,14 +138,14 @@ def _prepare(choice: Choice, name: str, recipe: Recipe, tell: Tell) -> _Stage:
     part = split if groups is None else split.subset(split.usable[:groups])
     for entry in choice.models:
         make_plan(recipe.training.suited(METHODS.load(entry.method)), part)
-    setting = Setting(recipe.data, recipe.evaluation.split, recipe.features, features, encoders, tell)
+    setting = Setting(encoders, recipe.features, tell, recipe.data, features, recipe.evaluation.split)
     wanted = {label: spec for label, spec in choice.tasks.items() if spec.recipe == name}
     return _Stage(
         name,
         recipe,
         setting,
         groups,
-        {label: TASKS.load(spec.task).prepare(spec, setting) for label, spec in wanted.items()},
+        {label: prepare_task(spec.task, spec.settings, setting) for label, spec in wanted.items()},
     )
 
 
@@ -173,21 +176,18 @@ def _kept(folder: Path, name: str, task: Task, measure: Callable[[], Outcome]) -
     """An outcome from its file; measured and written where it is not there."""
     path = folder / f"{name}-{fingerprint([FORMAT, task.name, task.identity])[:10]}.npz"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+        return read_outcomes(path).get(name, Outcome({}))  # a task without a baseline leaves nothing
     except (OSError, ValueError):
-        found = measure()
+        outcome = measure()
     make_folder(folder)
-    arrays_by_name: Mapping[str, np.ndarray] = found
-    with whole_file(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, allow_pickle=False, **arrays_by_name)
-    return found
+    write_outcomes(path, {name: outcome})
+    return outcome
 
 
 def _judged(stage: _Stage, name: str, labels: Sequence[str]) -> Judged:
     """A task's figures; those of before where no outcome is new, for a bootstrap takes seconds."""
     known = stage.outcomes[name]
-    outcomes = {label: known[label] for label in labels if known.get(label) and known[label][0]}
+    outcomes = {label: known[label] for label in labels if known.get(label) and known[label][0].items}
     counts = [len(known[label]) for label in outcomes]
     if name not in stage.judged or stage.judged[name][0] != counts:
         stage.judged[name] = counts, judge(stage.tasks[name], outcomes) if outcomes else {}
