@@ -177,9 +177,17 @@ def _train(
     )
     seen = groups.only({*fresh, *(groups.names[name] for name in partners)})
     apart = {groups.names[name] for name in recipe.encoders if name in groups.names}
+    name = {"method": f"{base.name} with {', '.join(fresh)}", "seed": recipe.seed}
     trained = train(
-        checkpoint, seen, spec, place, seed=recipe.seed, report=tell, judge=_by_new_directions(fresh, apart)
+        checkpoint,
+        seen,
+        spec,
+        place,
+        seed=recipe.seed,
+        report=lambda event: tell({**name, **event}),
+        judge=_by_new_directions(fresh, apart),
     )
+    tell({"event": "trained", **name, "seconds": trained.progress.seconds, "folder": str(place)})
     return checkpoint, trained
 
 

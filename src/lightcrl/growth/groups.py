@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,7 @@ def open_groups(embedder: Embedder, recipe: GrowthRecipe, old: Collection[str], 
     """
     names = {name: old_name(name, embedder.modalities) if name in recipe.encoders else name for name in old}
     dataset = read_groups(embedder, recipe, names)
+    tell({"event": "data", "groups": dict(Counter(dataset.splits)), "rejected": len(dataset.rejected)})
     check_groups(dataset)
     rejected = list(dataset.rejected)
     encoders = {name: load_encoder(spec) for name, spec in recipe.encoders.items()}
