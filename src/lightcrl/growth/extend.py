@@ -248,13 +248,12 @@ def _measured(
     result = Retrieval(links, of=fresh)(vectors)
     never = {groups.names[name] for name in recipe.evaluation.others}
     emergent = tuple(f"{a}_to_{b}" for new in fresh for other in sorted(never) for a, b in ((new, other), (other, new)))
-    parameters = sum(p.numel() for p in extension.body.parameters() if p.requires_grad)
     return Extended(
         recipe.folder,
         () if replaced else fresh,
         replaced,
         partners,
-        parameters,
+        sum(extension.parts().values()),
         trained.progress.seconds,
         split,
         result,

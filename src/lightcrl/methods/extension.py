@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from itertools import combinations
@@ -111,6 +112,13 @@ class Extension(Method):
         """The parts of the method below that no modality has for itself."""
         tables = {table.partition(".")[0] for table in self.body.tables()}
         return [part for name, part in self.body.named_children() if name not in tables]
+
+    def parts(self) -> dict[str, int]:
+        """Trained parameters by part of the method below."""
+        counts: Counter[str] = Counter()
+        for name, parameter in self.body.named_parameters():
+            counts[name.partition(".")[0]] += parameter.numel() * parameter.requires_grad
+        return {name: count for name, count in counts.items() if count}
 
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
         """[B, d]."""
