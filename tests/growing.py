@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,20 @@ def encoder(name: str) -> dict[str, Any]:
     return {"kind": KINDS[name], "model": "builtin"}
 
 
-def base(folder: Path, names: Sequence[str] = ("image", "text"), method: str = "dfe", **training: Any) -> Path:
+LARGER = DATA | {"options": {"groups": 240}}
+
+
+def base(
+    folder: Path,
+    names: Sequence[str] = ("image", "text"),
+    method: str = "dfe",
+    data: Mapping[str, Any] = DATA,
+    **training: Any,
+) -> Path:
     """The folder of a model that a run has trained."""
     table = {
         "name": "base",
-        "data": DATA,
+        "data": data,
         "encoders": {name: encoder(name) for name in names},
         "features": {"folder": str(folder / "features")},
         "method": {"name": method, **OPTIONS.get(method, {"dim": 16})},

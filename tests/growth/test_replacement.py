@@ -61,16 +61,19 @@ def test_a_worse_encoder_may_not_keep_the_index():
     assert worse.advice.startswith("Do not keep the index: 50.0 points lost (-50.0 to -50.0); embedding everything")
 
 
-def test_an_encoder_is_replaced_and_everything_else_stays(tmp_path):
+@pytest.mark.parametrize("partners", [None, ["text", "image"]])
+def test_an_encoder_is_replaced_and_everything_else_stays(tmp_path, partners):
     model = base(tmp_path, ("audio", "image", "text"), epochs=10)
     other = encoder("image") | {"options": {"grid": 3}}
-    wanted = recipe(tmp_path, partners=["text", "image"], encoders={"image": other}, training={"epochs": 10})
+    wanted = recipe(tmp_path, partners=partners, encoders={"image": other}, training={"epochs": 10})
     done = extend(model, wanted, replace="image", output=tmp_path / "grown")
     old, grown = load_checkpoint(model), load_checkpoint(tmp_path / "grown")
     assert (done.replaced, done.added, done.proof.modalities) == ("image", (), ("audio", "text"))
     assert grown.method.modalities["image"].slots == 11
     assert grown.encoders["image"].options == {"grid": 3}
     assert grown.lineage == [{"from": old.digest, "replaced": ["image"]}]
+    assert done.partners == (("audio", "text") if partners is None else ("text", "image"))
+    assert done.emergent == ()
     metrics = done.result.metrics
     assert metrics["image_to_old image/recall@1"] > 0.5
     figures = done.replacement

@@ -132,11 +132,8 @@ def extend(
 
 def _extend(embedder: Embedder, recipe: GrowthRecipe, replaced: str | None, tell: Tell) -> Extended:
     base = embedder.checkpoint
-    partners = recipe.partners
-    if partners is None:
-        partners = tuple(name for name in base.method.modalities if name not in recipe.evaluation.others)
-    fresh = tuple(sorted(recipe.encoders))
-    part = (*partners, *recipe.evaluation.others)
+    partners, others = sides(recipe, base.method, replaced)
+    fresh, part = tuple(sorted(recipe.encoders)), (*partners, *others)
     check_growth(Growth(base.method, fresh, replaced, part, (*recipe.stores, *recipe.vectors)))
     folder = make_folder(recipe.folder)
     with main_first():
@@ -154,6 +151,21 @@ def _extend(embedder: Embedder, recipe: GrowthRecipe, replaced: str | None, tell
     if is_main():
         write_json(folder / "extension.json", done.to_json())
     return done
+
+
+def sides(recipe: GrowthRecipe, method: Method, replaced: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Old modalities that take part in training, and those that are only measured.
+
+    Without `partners`, all take part; but old embeddings of the replaced modality are only measured if there are others
+    to learn from: what the new encoder sees better than the old one, they do not know (docs/LOG.md).
+    """
+    others = recipe.evaluation.others
+    if recipe.partners is not None:
+        return recipe.partners, others
+    partners = tuple(name for name in method.modalities if name not in others)
+    if replaced in partners and len(partners) > 1:
+        return tuple(name for name in partners if name != replaced), (*others, replaced)
+    return partners, others
 
 
 def _train(
@@ -246,7 +258,7 @@ def _measured(
     fresh = extension.options.fresh
     vectors, links = embed_split(extension, groups.features, groups.features.split(split))
     result = Retrieval(links, of=fresh)(vectors)
-    never = {groups.names[name] for name in recipe.evaluation.others}
+    never = {groups.names[name] for name in recipe.evaluation.others if name != replaced}
     emergent = tuple(f"{a}_to_{b}" for new in fresh for other in sorted(never) for a, b in ((new, other), (other, new)))
     return Extended(
         recipe.folder,

@@ -65,8 +65,8 @@ class GrowthRecipe(BaseModel):
         name: of the extension.
         output: folder of the extended model; `runs/<name>` where you are, unless given.
         seed: of fresh weights, batches and dropout.
-        partners: old modalities that the new ones are trained with; all of the model's by default. Of a modality that
-            is given another encoder, its old embeddings of the same items.
+        partners: old modalities that the new ones are trained with; all of the model's by default. A modality that is
+            given another encoder stands for its old embeddings of the same items; by default these are only measured.
         data: groups in which new and old items stand together.
         encoders: those of the new modalities.
         stores: old modalities that come as finished feature stores: their folders.
