@@ -29,7 +29,7 @@ CASES = [
     ),
     (Growth(method(), ("image",)), "the model has image already. Give the new modality another name, or replace"),
     (Growth(method(), ("audio",), None, ("smell",)), "no modality smell in this model; it has image, text"),
-    (Growth(method(), ("audio",), None, ("image",), ("text",)), "vectors of text, which is neither among partners nor"),
+    (Growth(method(), ("audio",), None, ("image",), ("text",)), "weights of text, which is neither among partners nor"),
     (Growth(method(), removed="audio"), "--remove 'audio', but the model has image, text. Name one"),
     (Growth(method(), removed="text"), "the model has image, text alone; expected two modalities or more to remain"),
     (Growth(method("sharelock", THREE), removed="image"), "'image' is the locked modality, which the embeddings are"),

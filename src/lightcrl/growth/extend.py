@@ -125,16 +125,16 @@ def extend(
     check_apart(model, recipe.folder)
     embedder = load(model, encoders=encoders, trust_remote_code=trust_remote_code)
     if not is_main():
-        return _extend(embedder, recipe, replace, tell)
+        return _extend(model, embedder, recipe, replace, tell)
     with only_writer(recipe.folder, tell) as hold:
-        return _extend(embedder, recipe, replace, hold.guard(tell))
+        return _extend(model, embedder, recipe, replace, hold.guard(tell))
 
 
-def _extend(embedder: Embedder, recipe: GrowthRecipe, replaced: str | None, tell: Tell) -> Extended:
+def _extend(model: Path | str, embedder: Embedder, recipe: GrowthRecipe, replaced: str | None, tell: Tell) -> Extended:
     base = embedder.checkpoint
     partners, others = sides(recipe, base.method, replaced)
     fresh, part = tuple(sorted(recipe.encoders)), (*partners, *others)
-    check_growth(Growth(base.method, fresh, replaced, part, (*recipe.stores, *recipe.vectors)))
+    check_growth(Growth(base.method, fresh, replaced, part, (*recipe.stores, *recipe.vectors, *recipe.weights)))
     folder = make_folder(recipe.folder)
     with main_first():
         groups = open_groups(embedder, recipe, part, folder / "anchors", tell)
@@ -146,7 +146,8 @@ def _extend(embedder: Embedder, recipe: GrowthRecipe, replaced: str | None, tell
     if is_main():
         grown.save(folder / "best")
     wait_for_everyone()
-    proof = prove(base, load_checkpoint(folder), fresh)
+    # Both as they are on disk, and on the CPU: what another device computes is another number.
+    proof = prove(load_checkpoint(model), load_checkpoint(folder), fresh)
     done = _measured(recipe, replaced, partners, groups, training, trained, proof)
     if is_main():
         write_json(folder / "extension.json", done.to_json())

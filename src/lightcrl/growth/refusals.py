@@ -19,7 +19,7 @@ class Growth:
         fresh: modalities that are added or given another encoder.
         replaced: the one of them that the model has; None where it has none of them.
         partners: old modalities that take part, measured ones among them.
-        given: old modalities that come as stores or vectors.
+        given: old modalities of which the recipe has stores, vectors or weights.
         removed: the modality that is taken away.
     """
 
@@ -93,14 +93,14 @@ REFUSALS = (
     Refusal(
         "old modalities that the model lacks",
         lambda given: bool({*given.partners, *given.given} - given.method.modalities.keys()),
-        "no modality {strange} in this model; it has {have}. Expected partners, evaluation.others, stores and vectors "
-        "to name these.",
+        "no modality {strange} in this model; it has {have}. Expected partners, evaluation.others, stores, "
+        "vectors and weights to name these.",
     ),
     Refusal(
-        "stores or vectors of a modality that takes no part",
+        "stores, vectors or weights of a modality that takes no part",
         lambda given: bool(set(given.given) - set(given.partners)),
-        "stores or vectors of {idle}, which is neither among partners nor in evaluation.others. Name it there, or "
-        "leave them out.",
+        "stores, vectors or weights of {idle}, which is neither among partners nor in evaluation.others. Name it there, "
+        "or leave them out.",
     ),
     Refusal(
         "a modality to remove that the model lacks",
