@@ -37,8 +37,9 @@ from lightcrl.methods import METHODS, Method
 from lightcrl.methods.extension import NAME, Extension, grow, grown_up
 from lightcrl.metrics.result import Result
 from lightcrl.metrics.retrieval import Retrieval
-from lightcrl.processes import is_main, main_first, wait_for_everyone
+from lightcrl.processes import is_main, launched, main_first, wait_for_everyone
 from lightcrl.training.loop import Judge, Judgement, Trained, train
+from lightcrl.training.refusals import Combination, check_combination
 from lightcrl.training.spec import TrainingSpec
 
 
@@ -174,6 +175,8 @@ def _train(
 ) -> tuple[Checkpoint, Trained]:
     """What is new, trained; all old modalities are embeddings."""
     spec = growth_training(recipe.training, base)
+    # The loop sees a method in growth, and cannot refuse for the one that grows.
+    check_combination(Combination(type(base.method), (), launched(), spec.loss, base.method.options))
     fresh = {name: groups.features.specs[name] for name in recipe.encoders}
     weights = {groups.names[name]: weight for name, weight in recipe.weights.items()}
     method = grow(base.method, base.name, fresh, groups.names.values(), spec.loss, seed=recipe.seed, weights=weights)

@@ -99,8 +99,8 @@ REFUSALS = (
     Refusal(
         "stores, vectors or weights of a modality that takes no part",
         lambda given: bool(set(given.given) - set(given.partners)),
-        "stores, vectors or weights of {idle}, which is neither among partners nor in evaluation.others. Name it there, "
-        "or leave them out.",
+        "stores, vectors or weights of {idle}, which is neither among partners nor in evaluation.others. Name it "
+        "there, or leave them out.",
     ),
     Refusal(
         "a modality to remove that the model lacks",

@@ -63,28 +63,15 @@ class Extension(Method):
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: ExtensionOptions) -> None:
         super().__init__(modalities, options)
-        self.body = self.kind(options.body, self.kind.Options.model_validate(options.below))
+        kind = METHODS.load(options.method)
+        # What class attributes say of every other method, the method below says of this one.
+        self.sequences, self.closed_form = kind.sequences, kind.closed_form  # type: ignore[misc]
+        self.body = kind(options.body, kind.Options.model_validate(options.below))
         fresh = frozenset[str]().union(*map(self.body.leaves_of, options.fresh))
         for name, parameter in self.body.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name in fresh)
         self.logit_scale.requires_grad_(False)
         self.solves = self.body.solves
-
-    @property
-    def kind(self) -> type[Method]:
-        """The class of the method below."""
-        return METHODS.load(self.options.method)
-
-    # What class attributes say of every other method, the method below says of this one.
-    @property
-    def sequences(self) -> bool:  # type: ignore[override]
-        """Whether the method below reads them."""
-        return self.kind.sequences
-
-    @property
-    def closed_form(self) -> bool:  # type: ignore[override]
-        """Whether the method below has no steps."""
-        return self.kind.closed_form
 
     @property
     def dim(self) -> int:
