@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from lightcrl.errors import LightCRLError, RecipeError, UnknownNameError
+from lightcrl.growth.spec import GrowthRecipe, MeasuredSpec, VectorsSpec, load_growth_recipe
+from lightcrl.methods import METHODS
 from lightcrl.recipe import Recipe, anchor_path, load_recipe, make_recipe
 
 PROJECT = Path(__file__).parents[1]
@@ -175,14 +177,29 @@ def test_a_recipe_survives_json(write):
 
 
 RECIPES = [path for path in sorted((PROJECT / "recipes").rglob("*.toml")) if path.name != "family.toml"]
+COMMANDS = {"# lightcrl run recipes/": load_recipe, "# lightcrl reproduce recipes/": load_recipe}
+COMMANDS |= {"# lightcrl extend runs/": load_growth_recipe}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_recipe_of_the_project_is_valid_and_says_how_to_run_it(path):
-    recipe = load_recipe(path)
-    assert recipe.name == tomllib.loads(path.read_text()).get("name", path.stem)
-    head = path.read_text().splitlines()[:6]
-    assert head[0].startswith(("# lightcrl run recipes/", "# lightcrl reproduce recipes/"))
+    head = path.read_text().splitlines()[0]
+    (load,) = {load for start, load in COMMANDS.items() if head.startswith(start)}
+    assert load(path).name == tomllib.loads(path.read_text()).get("name", path.stem)
+    assert str(path.relative_to(PROJECT)) in head or head.startswith("# lightcrl reproduce")
+
+
+def test_every_key_of_a_recipe_that_extends_is_in_the_docs():
+    text = (PROJECT / "docs/extend.md").read_text()
+    tables = (GrowthRecipe, VectorsSpec, MeasuredSpec)
+    assert not [key for table in tables for key in table.model_fields if f"`{key}`" not in text]
+
+
+def test_every_method_is_in_the_table_of_what_is_trained_of_it():
+    text = (PROJECT / "docs/extend.md").read_text()
+    rows = dict(line.strip("| ").split(" | ", 1) for line in text.splitlines() if line.startswith("| `"))
+    for name in METHODS:
+        assert rows[f"`{name}`"].startswith("refused") == bool(METHODS.load(name).rigid)
 
 
 def test_every_key_is_in_the_docs():
@@ -191,7 +208,6 @@ def test_every_key_is_in_the_docs():
     from lightcrl.encoders.base import EncoderSpec
     from lightcrl.encoders.tower import TuningSpec
     from lightcrl.features.spec import FeaturesSpec
-    from lightcrl.methods import METHODS
     from lightcrl.methods.spec import MethodSpec
     from lightcrl.tasks.spec import TASKS, EvaluationSpec
     from lightcrl.training.spec import TrainingSpec

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lightcrl.encoders.base import Encoder
     from lightcrl.errors import LightCRLError
     from lightcrl.features import Features, FeatureStore
+    from lightcrl.growth.extend import extend
     from lightcrl.pipeline import run
     from lightcrl.recipe import Recipe, load_recipe, make_recipe
     from lightcrl.tokens import TokenBatch
@@ -30,6 +31,7 @@ _HOMES = {
     "load_recipe": "recipe",
     "make_recipe": "recipe",
     "run": "pipeline",
+    "extend": "growth.extend",
     "TokenBatch": "tokens",
 }
 
@@ -43,6 +45,7 @@ __all__ = [
     "Recipe",
     "TokenBatch",
     "__version__",
+    "extend",
     "load",
     "load_checkpoint",
     "load_recipe",

@@ -2,7 +2,8 @@
 
     model.safetensors   the method's weights and buffers
     tower-<modality>.safetensors   changed weights of a trained encoder
-    config.json         format version, method, encoders and their fingerprints, recipe, figures, a digest per tensor
+    config.json         format version, method, encoders and their fingerprints, recipe, figures, a digest per tensor,
+                        and the lineage of an extended model
     README.md           the model card
 
 Nothing is unpickled. Hub upload and download are those of huggingface_hub (`push_to_hub`, `from_pretrained`).
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ class Checkpoint(
         recipe: recipe of the training, as a table.
         figures: measured figures: `metrics`, `interval` and the like.
         towers: trained part of the encoder by modality; frozen encoders have no entry.
+        lineage: steps of growth, first step first: the digest of the checkpoint `from` which, and the modalities that
+            were `added`, `replaced` or `removed`; empty for a model that was trained whole.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Checkpoint(
         recipe: Mapping[str, Any] | None = None,
         figures: Mapping[str, Any] | None = None,
         towers: Mapping[str, Tuned] | None = None,
+        lineage: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.method = method
         self.name = name
@@ -92,6 +96,7 @@ class Checkpoint(
         self.recipe = dict(recipe or {})
         self.figures = dict(figures or {})
         self.towers = dict(towers or {})
+        self.lineage = [dict(step) for step in lineage]
 
     def config(self) -> dict[str, Any]:
         """The content of config.json."""
@@ -121,7 +126,14 @@ class Checkpoint(
                 }
                 for modality, tuned in self.towers.items()
             }
+        if self.lineage:
+            config["lineage"] = self.lineage
         return {**config, "digest": _digest(config)}
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits of all that decides the embeddings, and of how it grew."""
+        return _digest(self.config())
 
     def method_config(self) -> dict[str, Any]:
         """The method's entry in config.json, sufficient to make the method with fresh weights."""
@@ -257,6 +269,7 @@ def load_folder(folder: Path) -> Checkpoint:
         recipe=config["recipe"],
         figures=config["figures"],
         towers=towers,
+        lineage=config.get("lineage", ()),
     )
 
 
@@ -339,8 +352,8 @@ def _digest(config: Mapping[str, Any]) -> str:
         name: {key: value for key, value in entry.items() if key != "encoder"}
         for name, entry in config.get("modalities", {}).items()
     }
-    towers = [config["towers"]] if "towers" in config else []
-    return fingerprint([config.get("format"), config.get("method"), modalities, config.get("tensors"), *towers])
+    more = [config[key] for key in ("towers", "lineage") if key in config]
+    return fingerprint([config.get("format"), config.get("method"), modalities, config.get("tensors"), *more])
 
 
 def _read_tensors(path: Path, expected: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from lightcrl.arguments import (
     write_page,
 )
 from lightcrl.commands.evaluate import app as evaluate
+from lightcrl.commands.extend import extend
 from lightcrl.commands.index import app as index
 from lightcrl.commands.search import search
 from lightcrl.errors import EmptyDatasetError, LightCRLError
@@ -249,6 +250,7 @@ def check(
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(index, name="index")
 app.command()(search)
+app.command()(extend)
 
 
 @app.command(epilog="Example: lightcrl embed runs/world captions.txt --modality text --output captions.npy")

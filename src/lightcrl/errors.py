@@ -110,6 +110,10 @@ class CheckpointError(LightCRLError):
     """A checkpoint that is tampered with, torn, or of a newer format."""
 
 
+class GrowthError(LightCRLError):
+    """A model that cannot be extended as asked."""
+
+
 class TrainingError(LightCRLError):
     """A training that cannot start or continue."""
 

@@ -90,6 +90,15 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = (), output: Path | 
     Raises:
         RecipeError: there is no such file, it is not TOML, a key is unknown, or a value is of the wrong kind.
     """
+    return make_recipe(read_table(path, overrides, output))
+
+
+def read_table(path: Path | str, overrides: Iterable[str] = (), output: Path | str | None = None) -> dict[str, Any]:
+    """The table in a recipe's file, its paths absolute, overrides on top.
+
+    Raises:
+        RecipeError: no such file, not TOML, or an override that is none.
+    """
     path = Path(path)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -102,7 +111,7 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = (), output: Path | 
     override_table(table, overrides)
     if output is not None:
         table["output"] = str(Path(output).absolute())
-    return make_recipe(table)
+    return table
 
 
 def make_recipe(table: Mapping[str, Any]) -> Recipe:
@@ -128,6 +137,9 @@ def anchor_paths(table: dict[str, Any], folder: Path) -> None:
         (data, ("path", "train", "dev", "test", "root"), maybe_id),
         *((table, keys, True) for table, keys in _task_tables(evaluation)),
         *((spec, ("model",), True) for spec in encoders.values() if isinstance(spec, dict)),
+        # Of a recipe that extends a model.
+        (_section(table, "stores"), tuple(_section(table, "stores")), False),
+        *((spec, ("path", "ids"), False) for spec in _section(table, "vectors").values() if isinstance(spec, dict)),
     ]
     for section, keys, may_be_id in places:
         for key in keys:

@@ -199,9 +199,10 @@ def csa_tokens(tokens: TokenBatch, name: str) -> TokenBatch:
 def test_features_too_wide_for_a_closed_form_do_without(monkeypatch):
     # 5 + 7 + 3 * 4 + 2 * 6 of them.
     monkeypatch.setattr("lightcrl.methods.dfe.MOST_FEATURES", 36)
-    assert make(canonical=0.3).solves
+    assert make(canonical="auto").solves
     monkeypatch.setattr("lightcrl.methods.dfe.MOST_FEATURES", 35)
-    narrow = make(canonical=0.3)
+    assert make(canonical=0.3).solves  # asked for
+    narrow = make(canonical="auto")
     assert not narrow.solves
     assert narrow("text", ragged([2], 7)).shape == (1, narrow.dim) == (1, 8)
 

@@ -53,6 +53,7 @@ class ASIF(Method):
         {"power": 4.0},
     )
     closed_form: ClassVar[bool] = True
+    rigid: ClassVar[str] = "its weights are the training pairs themselves, and a new modality has no items of those"
     options: ASIFOptions
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: ASIFOptions) -> None:

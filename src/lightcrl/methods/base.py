@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from lightcrl.errors import ModalityError, ShapeError
+from lightcrl.errors import GrowthError, ModalityError, ShapeError
 from lightcrl.losses import Loss, over_pairs
 from lightcrl.methods.dropout import Dropout
 from lightcrl.tokens import TokenBatch, TokenSpec
@@ -140,6 +140,7 @@ class Method(nn.Module, ABC):
         solves: true if `solve` is called before the first step.
         sequences: true if the method reads the tokens after the slots; otherwise they are cut off before `embed`.
         one_process: true if `augment` or `objective` needs the tokens of the whole batch, which several processes lack.
+        rigid: reason why no modality can be added or made anew; empty if one can.
     """
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
@@ -149,6 +150,7 @@ class Method(nn.Module, ABC):
     solves: bool = False
     sequences: bool = False
     one_process: ClassVar[bool] = False
+    rigid: ClassVar[str] = ""
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: MethodOptions) -> None:
         super().__init__()
@@ -158,9 +160,9 @@ class Method(nn.Module, ABC):
                 raise ModalityError(
                     f"{name!r} cannot name a modality: it is empty, has a dot or is an attribute of torch's."
                 )
-        self.solves = self.closed_form
         self.modalities = dict(modalities)
         self.options = options
+        self.solves = self.closed_form
         self.stems = nn.ModuleDict({name: self.make_stem(name) for name in sorted(self.modalities)})
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.logit_bias: nn.Parameter | None = None
@@ -204,6 +206,10 @@ class Method(nn.Module, ABC):
 
     def solve(self, steps: Iterable[Step]) -> None:
         """Solve the closed-form weights in one pass over the training split, with whole batches in this process."""
+        raise NotImplementedError(f"{type(self).__name__} is trained, not solved")
+
+    def solve_towards(self, fresh: Collection[str], steps: Iterable[Step]) -> None:
+        """Solve the weights of the modalities `fresh` alone; tokens of all others are their embeddings [N, 1, d]."""
         raise NotImplementedError(f"{type(self).__name__} is trained, not solved")
 
     def forward(self, modality: str, tokens: TokenBatch) -> Tensor:
@@ -262,6 +268,74 @@ class Method(nn.Module, ABC):
     def bound_logit_scale(self) -> None:
         """Clamp the parameter itself to its bound, so that later steps can lower it."""
         self.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
+
+    def settled_options(self) -> MethodOptions:
+        """Return options that make the same shared parts, whatever the modalities are."""
+        return self.options
+
+    def tables(self) -> list[str]:
+        """Return the names of containers with an entry per modality: stems, heads, contexts."""
+        return [
+            name
+            for name, module in self.named_modules()
+            if isinstance(module, (nn.ModuleDict, nn.ParameterDict)) and set(module.keys()) <= self.modalities.keys()
+        ]
+
+    def leaves_of(self, modality: str) -> frozenset[str]:
+        """Return the parameters and buffers that belong to a modality alone: its entries in `tables`."""
+        own = tuple(f"{table}.{modality}." for table in self.tables())
+        return frozenset(leaf for leaf in self.state_dict() if f"{leaf}.".startswith(own))
+
+    def extended(self, specs: Mapping[str, TokenSpec], seed: int = 0) -> Self:
+        """Return this method with modalities added, or made anew, whose weights are fresh and alone trainable.
+
+        Every other leaf is this method's, bit for bit, and so is every embedding of another modality.
+
+        Args:
+            specs: token shapes of the modalities that are added or made anew.
+            seed: seed of the fresh weights.
+
+        Raises:
+            GrowthError: a leaf that modalities share depends on which modalities there are.
+        """
+        grown = self.remade({**self.modalities, **specs}, frozenset(specs), seed)
+        fresh = frozenset[str]().union(*map(grown.leaves_of, specs))
+        for name, parameter in grown.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and name in fresh)
+        return grown
+
+    def without(self, modality: str) -> Self:
+        """Return this method without one modality.
+
+        Raises:
+            GrowthError: a shared leaf depends on which modalities there are.
+        """
+        return self.remade({name: spec for name, spec in self.modalities.items() if name != modality}, frozenset(), 0)
+
+    def remade(self, modalities: Mapping[str, TokenSpec], fresh: frozenset[str], seed: int = 0) -> Self:
+        """Return a method of these modalities with this method's leaves, except those of the modalities `fresh`.
+
+        Raises:
+            GrowthError: a shared leaf depends on which modalities there are.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            made = type(self)(modalities, self.settled_options())
+        if self.logit_bias is not None:
+            made.logit_bias = nn.Parameter(self.logit_bias.detach().clone())
+        made.to(self.logit_scale.device)
+        own, state = self.state_dict(), made.state_dict()
+        kept = state.keys() - frozenset[str]().union(*map(made.leaves_of, fresh))
+        for leaf in sorted(kept):
+            if leaf not in own or own[leaf].shape != state[leaf].shape:
+                here, there = list(state[leaf].shape), list(own[leaf].shape) if leaf in own else "nothing"
+                raise GrowthError(
+                    f"{type(self).__name__} cannot be extended: its leaf {leaf!r} is {there}, and {here} with other "
+                    "modalities. Expected every leaf to be shared by all modalities, or in a ModuleDict or "
+                    "ParameterDict under a modality's name."
+                )
+            state[leaf].copy_(own[leaf])
+        return made.train(self.training)
 
     def parts(self) -> dict[str, int]:
         """Return the number of trained parameters by part: the stem of each modality, then the shared parts."""

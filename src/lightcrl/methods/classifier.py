@@ -48,6 +48,7 @@ class Classifier(Method):
     Options: ClassVar[type[MethodOptions]] = ClassifierOptions
     options: ClassifierOptions
     suits: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-3, "label_smoothing": 0.0}
+    rigid: ClassVar[str] = "it gives the logits of classes, not embeddings"
     labels: Tensor
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: ClassifierOptions) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lightcrl.methods.base import MethodOptions, Step
+from lightcrl.methods.base import MethodOptions, Stem, Step
 from lightcrl.methods.linear import Linear
-from lightcrl.methods.solve import solve_stems
+from lightcrl.methods.solve import regress_stems, solve_stems
 
 
 class CSAOptions(MethodOptions):
@@ -63,3 +63,12 @@ class CSA(Linear):
         """
         stems = {name: self.stem(name) for name in sorted(self.modalities)}
         solve_stems(stems, steps, self.options.shrinkage, self.options.power)
+
+    def solve_towards(self, fresh: Collection[str], steps: Iterable[Step]) -> None:
+        """Bring the stems of `fresh` to the embeddings that there are.
+
+        Raises:
+            TrainingError: see `solve`.
+        """
+        stems = {name: stem for name in fresh if isinstance(stem := self.stem(name), Stem)}
+        regress_stems(stems, steps, slice(None), self.options.shrinkage)

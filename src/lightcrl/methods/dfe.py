@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
@@ -16,11 +16,13 @@ from lightcrl.methods.attention_pool import SequencePool
 from lightcrl.methods.base import Method, MethodOptions, Stem, Step
 from lightcrl.methods.dropout import Dropout
 from lightcrl.methods.fusion import OPERATIONS, FusionName, shrink
-from lightcrl.methods.solve import solve_stems
+from lightcrl.methods.solve import regress_stems, solve_stems
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 # Limit on the features of all modalities together for the canonical part: some minutes and some gigabytes.
 MOST_FEATURES = 12_288
+# Of a canonical part that is kept although nothing correlates.
+LEAST_SHARE = 1e-9
 
 
 class DFEOptions(MethodOptions):
@@ -34,9 +36,10 @@ class DFEOptions(MethodOptions):
         feedforward: hidden width of the shared block.
         dropout: share of the block's hidden features set to zero in training.
         canonical: share of the similarity from an additional part, which is solved in closed form; 0 omits it. "auto"
-            follows the data: F / (1.5 F + G) for F features of the slots on average over modalities and G groups, times
-            the share of directions that the items span. With few groups trained parts err more than solved parts; with
-            few distinct captions few directions can be solved (docs/LOG.md).
+            omits it beyond `MOST_FEATURES`, and follows the data: F / (1.5 F + G) for F features of the slots on
+            average over modalities and G groups, times the share of directions that the items span. With few groups
+            trained parts err more than solved parts; with few distinct captions few directions can be solved
+            (docs/LOG.md).
         layer_scale: initial factor of the block's output, learnable per feature (arXiv 2103.17239).
     """
 
@@ -71,9 +74,9 @@ class DeepFusionEncoder(Method):
     Each part of an embedding is an embedding in its own right, with its share of u, its own c_m and its own loss.
     Together the parts err less than a single part of their joint width, as an ensemble does. An additional part is not
     trained: the strongest canonical variates of the slots, weighted by their correlations (as in `csa`), solved in one
-        pass before the
-    first step. Its errors differ from those of the trained parts. Its cost grows with the cube of the features, so it
-    is omitted beyond `MOST_FEATURES`. With a single token per item the attention operations have no choice of tokens.
+    pass before the first step. Its errors differ from those of the trained parts. Its cost grows with the cube of the
+    features, so it is omitted beyond `MOST_FEATURES` unless its share is given. With a single token per item the
+    attention operations have no choice of tokens.
     """
 
     Options: ClassVar[type[MethodOptions]] = DFEOptions
@@ -104,11 +107,17 @@ class DeepFusionEncoder(Method):
         )
         self.layer_scale = nn.Parameter(torch.full((width,), options.layer_scale))
         self.canonical = nn.ModuleDict()
-        if options.canonical and sum(self.stem(name).width for name in self.modalities) <= MOST_FEATURES:
+        narrow = sum(self.stem(name).width for name in self.modalities) <= MOST_FEATURES
+        if options.canonical and (narrow or options.canonical != "auto"):
             self.canonical.update({name: Stem(spec, options, width) for name, spec in sorted(self.modalities.items())})
         self.canonical.requires_grad_(False)
         self.register_buffer("share", torch.tensor(0.0 if options.canonical == "auto" else options.canonical))
         self.solves = bool(self.canonical)
+
+    def settled_options(self) -> DFEOptions:
+        """Options with a canonical part as it is here, however many features other modalities have."""
+        share = max(float(self.share), LEAST_SHARE) if self.canonical else 0.0
+        return self.options.model_copy(update={"canonical": share})
 
     @property
     def dim(self) -> int:
@@ -175,14 +184,27 @@ class DeepFusionEncoder(Method):
         Raises:
             TrainingError: no two modalities share a group.
         """
-        stems = {name: stem for name, stem in self.canonical.items() if isinstance(stem, Stem)}
-        slots = (
-            replace(step, tokens={name: self.modalities[name].slots_of(tokens) for name, tokens in step.tokens.items()})
-            for step in steps
-        )
-        solved = solve_stems(stems, slots, shrinkage="auto", power=1.0)
+        stems = self._canonical_stems(sorted(self.modalities))
+        solved = solve_stems(stems, self._slots_of(stems, steps), shrinkage="auto", power=1.0)
         if self.options.canonical == "auto":
             self.share.fill_(solved.filled * solved.shrinkage / (1 + solved.shrinkage / 2))
+
+    def solve_towards(self, fresh: Collection[str], steps: Iterable[Step]) -> None:
+        """Bring the canonical stems of `fresh` to the canonical part of the embeddings that there are.
+
+        Raises:
+            TrainingError: see `solve`.
+        """
+        regress_stems(self._canonical_stems(fresh), self._slots_of(fresh, steps), slice(self.options.dim, None))
+
+    def _canonical_stems(self, names: Iterable[str]) -> dict[str, Stem]:
+        return {name: stem for name in names if isinstance(stem := self.canonical[name], Stem)}
+
+    def _slots_of(self, names: Collection[str], steps: Iterable[Step]) -> Iterator[Step]:
+        """The steps, of whose tokens only slots are left for the modalities `names`."""
+        for step in steps:
+            slots = {name: self.modalities[name].slots_of(step.tokens[name]) for name in names if name in step.tokens}
+            yield replace(step, tokens={**step.tokens, **slots})
 
     def objective(self, loss: Loss, embeddings: Mapping[str, Tensor], step: Step) -> Tensor:
         """Return the mean of the losses of all parts."""

@@ -62,6 +62,10 @@ class ShareLock(Headed):
             )
         super().__init__(modalities, options)
 
+    def settled_options(self) -> ShareLockOptions:
+        """Options that lock the same modality, whatever others there are."""
+        return self.options.model_copy(update={"locked": self.locked})
+
     @property
     def dim(self) -> int:
         """d, the width of the locked features."""

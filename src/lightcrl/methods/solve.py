@@ -80,6 +80,52 @@ def solve_stems(
     return Solved(shrinkage, min(1.0, int(real.sum()) / most))
 
 
+@torch.no_grad()
+def regress_stems(
+    stems: Mapping[str, Stem],
+    steps: Iterable[Step],
+    columns: slice,
+    shrinkage: float | Literal["auto"] = "auto",
+) -> None:
+    """Make stems map to the embeddings of what stands in a group with their items, by regularised regression.
+
+        A = (C_xx + p / (1 - p) diag C_xx)^-1 C_xe,  x -> (x - mean) A
+
+    Where embeddings are canonical variates, A is the canonical map that belongs to them, each variate weighted by its
+    correlation once more.
+
+    Args:
+        stems: stems by modality; their weights are overwritten.
+        steps: one pass over the training split; the tokens of other modalities are embeddings [N, 1, d].
+        columns: columns of the embeddings, as many as the stems are wide, or fewer.
+        shrinkage: p, of covariances; see `CSAOptions`.
+
+    Raises:
+        TrainingError: no item shares a group with an embedding.
+    """
+    own = {name: Moments(stem.width, stem.width) for name, stem in stems.items()}
+    cross: dict[str, Moments] = {}
+    groups = torch.zeros(0, dtype=torch.int64)
+    for step in steps:
+        for name in stems.keys() & step.tokens.keys():
+            features = stems[name].features(step.tokens[name])
+            own[name].add(features, features)
+            for other in step.tokens.keys() - stems.keys():
+                targets = step.tokens[other].values[:, 0, columns]
+                left, right = (step.groups[name][:, None] == step.groups[other]).nonzero(as_tuple=True)
+                moments = cross.setdefault(name, Moments(stems[name].width, targets.shape[1]))
+                moments.add(features[left], targets[right])
+        groups = torch.unique(torch.cat([groups, *(numbers.cpu() for numbers in step.groups.values())]))
+    for name, stem in stems.items():
+        if name not in cross or not cross[name].count:
+            raise TrainingError(f"no item of {name!r} shares a group with an embedding; expected pairs to regress on.")
+        share = stem.width / (stem.width + len(groups)) if shrinkage == "auto" else shrinkage
+        covariance = own[name].covariance
+        # What does not vary has no weight, and must not make the system singular.
+        ridge = share / (1 - share) * covariance.diagonal() + 1e-9 * covariance.diagonal().mean() + 1e-12
+        _set(stem, torch.linalg.solve(covariance + ridge.diag(), cross[name].covariance), own[name].mean)
+
+
 def _set(stem: Stem, directions: Tensor, mean: Tensor) -> None:
     """Set a stem to the map x -> (x - mean) A [F, k] of an item."""
     directions = pad(directions, (0, stem.weight.shape[-1] - directions.shape[1]))

@@ -70,7 +70,7 @@ class Structure(Linear):
                 log_neighbourhoods(vectors.float(), temperature),
             )
             for name, vectors in embeddings.items()
-            if len(vectors) > 2
+            if name in step.tokens and len(vectors) > 2
         ]
         return contrast + weight * torch.stack(moved).mean() if moved else contrast
 

@@ -7,7 +7,7 @@ share of a query's right answers).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -63,14 +63,18 @@ class Retrieval:
     Args:
         links: item number and group number, int64 [L, 2], by modality.
         ks: values K of R@K.
+        of: modalities of which each direction has at least one; all by default.
 
     Raises:
         EmptyDatasetError: no group has items of two modalities.
     """
 
-    def __init__(self, links: Mapping[str, np.ndarray], ks: Sequence[int] = KS) -> None:
+    def __init__(
+        self, links: Mapping[str, np.ndarray], ks: Sequence[int] = KS, of: Collection[str] | None = None
+    ) -> None:
         self.ks = tuple(ks)
-        directions = {f"{a}_to_{b}": _direction(a, b, links) for a, b in permutations(sorted(links), 2)}
+        pairs = [(a, b) for a, b in permutations(sorted(links), 2) if of is None or a in of or b in of]
+        directions = {f"{a}_to_{b}": _direction(a, b, links) for a, b in pairs}
         self._directions = {name: direction for name, direction in directions.items() if len(direction.queries)}
         if not self._directions:
             raise EmptyDatasetError(

@@ -140,7 +140,7 @@ class Stepper:
             loss = self._backward_in_chunks(batch, done, seed)
         if self.accelerator.num_processes > 1:
             # Every process already has the whole gradient of logit scale and bias.
-            sum_gradients(parameter for name, parameter in self.parameters() if not name.startswith("logit_"))
+            sum_gradients(p for name, p in self.parameters() if not name.rpartition(".")[2].startswith("logit_"))
         return loss.detach()
 
     @property

@@ -1,0 +1,131 @@
+"""What no model can be extended with: one table, looked at before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from lightcrl.errors import GrowthError
+from lightcrl.methods import Method
+from lightcrl.methods.sharelock import ShareLock
+
+
+@dataclass(frozen=True)
+class Growth:
+    """An extension as far as it may be refused.
+
+    Attributes:
+        method: what grows.
+        fresh: modalities that are added or given another encoder.
+        replaced: the one of them that the model has; None where it has none of them.
+        partners: old modalities that take part, measured ones among them.
+        given: old modalities of which the recipe has stores, vectors or weights.
+        removed: the modality that is taken away.
+    """
+
+    method: Method
+    fresh: tuple[str, ...] = ()
+    replaced: str | None = None
+    partners: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
+    removed: str | None = None
+
+    @property
+    def known(self) -> Mapping[str, object]:
+        """Fields of messages."""
+        have = self.method.modalities
+        return {
+            "method": type(self.method).__name__,
+            "reason": self.method.rigid,
+            "have": ", ".join(sorted(have)),
+            "replaced": self.replaced,
+            "removed": self.removed,
+            "fresh": ", ".join(self.fresh),
+            "taken": ", ".join(name for name in self.fresh if name in have and name != self.replaced),
+            "strange": ", ".join(sorted({*self.partners, *self.given} - have.keys())),
+            "idle": ", ".join(sorted(set(self.given) - set(self.partners))),
+        }
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An extension that is refused.
+
+    Attributes:
+        what: its name in tables.
+        when: whether an extension is one.
+        message: what is wrong and what to do, with the fields of `Growth.known`.
+    """
+
+    what: str
+    when: Callable[[Growth], bool]
+    message: str
+
+
+REFUSALS = (
+    Refusal(
+        "a method whose weights belong to no single modality",
+        lambda given: bool(given.fresh and given.method.rigid),
+        "{method} cannot be extended: {reason}. Train a model of another method, or this one anew with all modalities.",
+    ),
+    Refusal(
+        "another encoder for the modality that ShareLock holds fixed",
+        lambda given: isinstance(given.method, ShareLock) and given.replaced == given.method.locked,
+        "{replaced!r} is the locked modality, whose features are the embeddings: with another encoder they are others. "
+        "Replace another modality, or train anew.",
+    ),
+    Refusal(
+        "a modality to replace that the model lacks",
+        lambda given: given.replaced is not None and given.replaced not in given.method.modalities,
+        "--replace {replaced!r}, but the model has {have}. Name one of these, or leave --replace out to add one.",
+    ),
+    Refusal(
+        "a modality to replace without its new encoder, or with others beside it",
+        lambda given: given.replaced is not None and given.fresh != (given.replaced,),
+        "--replace {replaced!r}, but the recipe has encoders for {fresh}. Expected [encoders.{replaced}] alone.",
+    ),
+    Refusal(
+        "a new modality of a name that the model has",
+        lambda given: any(name in given.method.modalities and name != given.replaced for name in given.fresh),
+        "the model has {taken} already. Give the new modality another name, or replace the encoder with --replace; the "
+        "encoders of old modalities are known and not part of the recipe.",
+    ),
+    Refusal(
+        "old modalities that the model lacks",
+        lambda given: bool({*given.partners, *given.given} - given.method.modalities.keys()),
+        "no modality {strange} in this model; it has {have}. Expected partners, evaluation.others, stores, "
+        "vectors and weights to name these.",
+    ),
+    Refusal(
+        "stores, vectors or weights of a modality that takes no part",
+        lambda given: bool(set(given.given) - set(given.partners)),
+        "stores, vectors or weights of {idle}, which is neither among partners nor in evaluation.others. Name it "
+        "there, or leave them out.",
+    ),
+    Refusal(
+        "a modality to remove that the model lacks",
+        lambda given: given.removed is not None and given.removed not in given.method.modalities,
+        "--remove {removed!r}, but the model has {have}. Name one of these.",
+    ),
+    Refusal(
+        "removing all but one modality",
+        lambda given: given.removed is not None and len(given.method.modalities) <= 2,
+        "the model has {have} alone; expected two modalities or more to remain.",
+    ),
+    Refusal(
+        "removing the modality that ShareLock holds fixed",
+        lambda given: isinstance(given.method, ShareLock) and given.removed == given.method.locked,
+        "{removed!r} is the locked modality, which the embeddings are of. Remove another.",
+    ),
+)
+
+
+def check_growth(given: Growth) -> None:
+    """Refuse what no model can be extended with.
+
+    Raises:
+        GrowthError: the extension is in `REFUSALS`.
+    """
+    for refusal in REFUSALS:
+        if refusal.when(given):
+            raise GrowthError(refusal.message.format(**given.known))

@@ -1,0 +1,65 @@
+"""A small world of pictures, captions and sounds, and models of some of them that tests let grow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightcrl
+from lightcrl.data.synthetic.source import Synthetic
+from lightcrl.growth.spec import GrowthRecipe
+from lightcrl.recipe import make_recipe
+from lightcrl.specs import parse
+
+GROUPS = 60
+KINDS = {"image": "image", "text": "text", "audio": "audio", "note": "text"}
+OPTIONS = {"dfe": {"dim": 16, "heads": 2, "feedforward": 8}, "sharelock": {"dim": 16}, "asif": {"dim": 20}}
+DATA = {"source": "synthetic", "options": {"groups": GROUPS}, "dev_fraction": 0.3}
+TRAINING = {"epochs": 2, "batch_size": 16, "precision": "float32", "tensorboard": False}
+
+
+def encoder(name: str) -> dict[str, Any]:
+    return {"kind": KINDS[name], "model": "builtin"}
+
+
+LARGER = DATA | {"options": {"groups": 240}}
+
+
+def base(
+    folder: Path,
+    names: Sequence[str] = ("image", "text"),
+    method: str = "dfe",
+    data: Mapping[str, Any] = DATA,
+    **training: Any,
+) -> Path:
+    """The folder of a model that a run has trained."""
+    table = {
+        "name": "base",
+        "data": data,
+        "encoders": {name: encoder(name) for name in names},
+        "features": {"folder": str(folder / "features")},
+        "method": {"name": method, **OPTIONS.get(method, {"dim": 16})},
+        "training": TRAINING | training,
+    }
+    return lightcrl.run(make_recipe(table), output=folder / method).folder
+
+
+def recipe(folder: Path, new: Sequence[str] = ("audio",), **given: Any) -> GrowthRecipe:
+    """What is to be added, with features beside those of `base`."""
+    table = {
+        "name": "more",
+        "partners": ["text"],
+        "data": DATA,
+        "encoders": {name: encoder(name) for name in new},
+        "features": {"folder": str(folder / "features")},
+        "training": TRAINING | given.pop("training", {}),
+    }
+    found: GrowthRecipe = parse(GrowthRecipe, table | given)
+    return found
+
+
+def items(name: str, count: int = 6) -> list[Any]:
+    """Raw items of a modality."""
+    rows = Synthetic({name: KINDS[name]}, groups=count, seed=9).rows()
+    return [row.cells[name][0].read() for row in rows]  # type: ignore[union-attr]

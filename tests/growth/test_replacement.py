@@ -1,0 +1,102 @@
+"""Another encoder for an old modality: the index stays where it may, and the figures say so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from growing import base, encoder, recipe
+from lightcrl.checkpoint import load_checkpoint
+from lightcrl.growth.extend import extend
+from lightcrl.growth.replacement import measure_replacement
+from lightcrl.metrics.retrieval import evaluate
+
+COUNT = 8
+LINKS = {name: np.stack([np.arange(COUNT)] * 2, 1) for name in ("new", "old", "text")}
+
+
+def found(new: torch.Tensor, old: torch.Tensor):
+    return measure_replacement("image", new, old, {"text": torch.eye(COUNT)}, LINKS)
+
+
+def shifted(some: list[int]) -> torch.Tensor:
+    """Unit vectors, those of `some` pictures moved to another's place."""
+    place = torch.arange(COUNT)
+    place[some] = place[some].roll(1)
+    return torch.eye(COUNT)[place]
+
+
+def test_equal_encoders_lose_and_gain_nothing():
+    same = found(torch.eye(COUNT), torch.eye(COUNT))
+    assert {case: value.mean for case, value in same.recall.items()} == dict.fromkeys(same.recall, 1.0)
+    assert (same.kept.mean, same.anew.mean) == (0, 0)
+    assert same.advice == (
+        "You may keep the index: 0.0 points gained (+0.0 to +0.0); embedding everything again would give 0.0 points "
+        "more (+0.0 to +0.0)."
+    )
+
+
+def test_every_case_is_what_it_says():
+    """The old encoder takes two pictures for each other, the new one none."""
+    better = found(torch.eye(COUNT), shifted([0, 1]))
+    wrong = 1 - 2 / COUNT
+    assert better.directions["old/old"] == {"image_to_text": wrong, "text_to_image": wrong}
+    assert better.directions["new/old"] == {"image_to_text": 1.0, "text_to_image": wrong}
+    assert better.directions["new/new"] == {"image_to_text": 1.0, "text_to_image": 1.0}
+    # Even groups are old: picture 0 stands where 1 should, so 0 finds nothing and 1 has two on its place.
+    assert better.directions["new/mixed"]["text_to_image"] == pytest.approx((COUNT - 2 + 1 / COUNT + 1 / 2) / COUNT)
+    assert better.kept.mean == pytest.approx(1 / COUNT)
+    assert better.anew.mean == pytest.approx(1 / COUNT)
+    low, high = better.kept.interval
+    assert low < 1 / COUNT < high
+    assert "12.5 points gained" in better.advice
+
+
+def test_a_worse_encoder_may_not_keep_the_index():
+    worse = found(shifted(list(range(COUNT))), torch.eye(COUNT))
+    assert worse.recall["new/old"].mean == 0.5
+    assert not worse.may_keep
+    assert worse.kept.word == "worse"
+    assert worse.advice.startswith("Do not keep the index: 50.0 points lost (-50.0 to -50.0); embedding everything")
+
+
+@pytest.mark.parametrize("partners", [None, ["text", "image"]])
+def test_an_encoder_is_replaced_and_everything_else_stays(tmp_path, partners):
+    model = base(tmp_path, ("audio", "image", "text"), epochs=10)
+    other = encoder("image") | {"options": {"grid": 3}}
+    wanted = recipe(tmp_path, partners=partners, encoders={"image": other}, training={"epochs": 10})
+    done = extend(model, wanted, replace="image", output=tmp_path / "grown")
+    old, grown = load_checkpoint(model), load_checkpoint(tmp_path / "grown")
+    assert (done.replaced, done.added, done.proof.modalities) == ("image", (), ("audio", "text"))
+    assert grown.method.modalities["image"].slots == 11
+    assert grown.encoders["image"].options == {"grid": 3}
+    assert grown.lineage == [{"from": old.digest, "replaced": ["image"]}]
+    assert done.partners == (("audio", "text") if partners is None else ("text", "image"))
+    assert done.emergent == ()
+    metrics = done.result.metrics
+    assert metrics["image_to_old image/recall@1"] > 0.5
+    figures = done.replacement
+    assert figures is not None
+    assert figures.directions["new/new"]["image_to_text"] == metrics["image_to_text/recall@1"]
+    assert figures.directions["new/new"]["text_to_image"] == metrics["text_to_image/recall@1"]
+    assert figures.directions["new/old"]["text_to_image"] == figures.directions["old/old"]["text_to_image"]
+    assert figures.recall["new/old"].mean > 0.5 * figures.recall["old/old"].mean
+    assert figures.to_json()["advice"] == figures.advice
+
+
+def test_without_old_pictures_there_is_nothing_to_compare_with(tmp_path):
+    model = base(tmp_path)
+    done = extend(model, recipe(tmp_path, ["image"]), replace="image", output=tmp_path / "grown")
+    assert done.replacement is None
+    assert set(done.result.metrics) == set(evaluate(*both(tmp_path, done)).metrics)
+
+
+def both(folder, done):
+    """Embeddings and links of the dev split, as the grown model has them."""
+    from lightcrl.features import Features, FeatureStore
+    from lightcrl.features.embed import embed_split
+
+    stores = {name: FeatureStore(next((folder / "features").glob(f"{name}-*"))) for name in ("image", "text")}
+    features = Features(stores)
+    return embed_split(load_checkpoint(done.folder).method, features, features.split("dev"))
