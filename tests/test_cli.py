@@ -327,12 +327,12 @@ def test_encode_does_not_depend_on_neighbours_or_order(world):
 
 
 def test_embeddings_are_found_in_an_index_by_another_modality_s(world, tmp_path):
-    from lightcrl.index import Index
+    from lightcrl.index import VectorIndex
 
     embedder = lightcrl.load(world.run)
     texts = ["a red circle", "two small green stars", "ring", "three blue stars on a grey ground"]
-    Index(embedder.encode(texts, "text").astype(np.float16), texts).save(tmp_path)
-    index = Index.open(tmp_path)
+    VectorIndex(embedder.encode(texts, "text").astype(np.float16), texts).save(tmp_path)
+    index = VectorIndex.open(tmp_path)
     assert [ids[0] for ids in index.search(embedder.encode(texts, "text"), k=2).ids] == texts
     pictures = embedder.encode([np.full((64, 64, 3), 200, np.uint8)], "image")
     found = index.search(pictures, k=4)

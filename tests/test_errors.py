@@ -18,12 +18,15 @@ from lightcrl.errors import (
     EncoderError,
     EncoderNotFoundError,
     EngineError,
+    FilterError,
+    ForeignModelError,
     ItemError,
     LightCRLError,
     LockedError,
     MissingExtraError,
     ModalityError,
     ProcessError,
+    QueryError,
     RecipeError,
     ShapeError,
     StaleStoreError,
@@ -38,13 +41,14 @@ from lightcrl.files.remote import EXTRAS
 
 TREE = {
     LightCRLError: [
-        CheckpointError, DataError, EncoderError, EngineError, MissingExtraError, ModalityError, RecipeError,
-        ShapeError, StorageError, StoreError, TrainingError, UnknownNameError,
+        CheckpointError, DataError, EncoderError, EngineError, MissingExtraError, ModalityError, QueryError,
+        RecipeError, ShapeError, StorageError, StoreError, TrainingError, UnknownNameError,
     ],
     DataError: [EmptyDatasetError, ItemError, TooManyRejectedError],
     EncoderError: [EncoderNotFoundError],
     StorageError: [LockedError],
-    StoreError: [StaleStoreError, TornStoreError],
+    QueryError: [FilterError],
+    StoreError: [ForeignModelError, StaleStoreError, TornStoreError],
     TrainingError: [DivergedError, ProcessError],
 }  # fmt: skip
 

@@ -27,6 +27,7 @@ PACKAGES = {
     "ray": ("ray",),
     "s3": ("s3fs",),
     "gcs": ("gcsfs",),
+    "search": ("lancedb",),
 }
 READ_ANEW = ("torch.utils.tensorboard", "lightcrl.report.figures", "lightcrl.report.page")
 
@@ -95,6 +96,12 @@ def open_store(uri: str) -> Callable[[Path], None]:
     return open_
 
 
+def make_lance(folder: Path) -> None:
+    from lightcrl.index import ENGINES
+
+    ENGINES.load("lancedb")(folder, 4, "float16", {})
+
+
 USES = [
     ("audio", read_sound),
     ("builtin", load_builtin("text")),
@@ -105,6 +112,7 @@ USES = [
     ("ray", encode_on_ray),
     ("s3", open_store("s3://bucket/features")),
     ("gcs", open_store("gs://bucket/features")),
+    ("search", make_lance),
 ]
 
 

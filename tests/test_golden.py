@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from lightcrl.cli import app
 from lightcrl.data.synthetic import write_class_folder, write_table
 from lightcrl.export import ExportedEmbedder
 from lightcrl.features import FeatureStore
-from lightcrl.index import Index
+from lightcrl.index import Index, VectorIndex
 from lightcrl.studies.cells import _read
 from recipes import SMALL_WORLD
 from worlds import Digits, numbers
@@ -74,10 +75,24 @@ def test_a_feature_store_is_read():
 
 @pytest.mark.parametrize("memory", [False, True])
 def test_an_index_is_read_and_searched(memory):
-    index = Index.open(GOLDEN / "index-1", memory=memory)
+    index = VectorIndex.open(GOLDEN / "index-1", memory=memory)
     hits = index.search(np.eye(4, dtype=np.float32)[[1, 2]], k=1)
     assert hits.ids == [["b's"], ["ü"]]
     assert hits.scores.tolist() == [[1.0], [1.0]]
+
+
+def test_an_index_of_items_is_read_searched_and_added_to(tmp_path):
+    shutil.copytree(GOLDEN / "index-2", tmp_path / "index")
+    index = Index.open(tmp_path / "index")
+    assert (len(index), index.counts(), index.info()["removed"]) == (3, {"image": 3}, 1)
+    hits = index.search_vectors(np.eye(4, dtype=np.float32)[[1, 3]], k=2, where="year > 2000")
+    assert [[(hit.id, hit.score) for hit in row] for row in hits] == [
+        [("b's", 1.0), ("ü", 0.0)], [("b's", 0.0), ("ü", 0.0)]
+    ]  # fmt: skip
+    assert index.get("a").metadata == {"year": 2000, "note": None}
+    index.add_vectors(["e"], np.eye(4)[3:], "image", fingerprint=index.fingerprint)
+    index.compact()
+    assert [hit.id for hit in index.search_vectors(np.eye(4)[3:], 1)[0]] == ["e"]
 
 
 def test_a_cell_of_a_comparison_is_read():

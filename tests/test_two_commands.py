@@ -22,7 +22,7 @@ from lightcrl.checkpoint import load_folder
 from lightcrl.errors import LockedError, StoreError
 from lightcrl.features import FeatureStore, extract
 from lightcrl.files.locks import HOLDER, LOCK, holder, in_turn, only_writer
-from lightcrl.index import Index
+from lightcrl.index import VectorIndex
 from lightcrl.recipe import make_recipe
 from lightcrl.studies.reproduce import reproduce
 from lightcrl.tokens import TokenBatch
@@ -105,16 +105,16 @@ main()
 """
 INDEX = """
 import numpy as np
-from lightcrl.index import Index
-write = Index._write
+from lightcrl.index import VectorIndex
+write = VectorIndex._write
 def slow(*given):
     time.sleep(0.1)
     write(*given)
-Index._write = slow
+VectorIndex._write = slow
 number = ("one", "two").index(name)
 vectors = np.zeros((20_000, 32), "float32")
 vectors[:, number] = 1
-index, events = Index(vectors, np.arange(len(vectors)) + number * 100_000), []
+index, events = VectorIndex(vectors, np.arange(len(vectors)) + number * 100_000), []
 meet()
 for _ in range(4):
     index.save(folder / "index", events.append)
@@ -267,15 +267,15 @@ def test_an_index_that_is_being_written_is_not_called_missing(tmp_path):
         in_turn(tmp_path),
         pytest.raises(StoreError, match=rf"is being written by process {os.getpid()} on .*\. Open it"),
     ):
-        Index.open(tmp_path)
+        VectorIndex.open(tmp_path)
     with pytest.raises(StoreError, match="no index in"):
-        Index.open(tmp_path)
+        VectorIndex.open(tmp_path)
 
 
 def test_an_index_that_two_processes_write_is_one_of_theirs(tmp_path):
     waited = [int(output) for output in both(INDEX, tmp_path)]
     assert sum(waited) > 0
-    index = Index.open(tmp_path / "index", memory=True)
+    index = VectorIndex.open(tmp_path / "index", memory=True)
     first = index.ids[0].as_py()
     assert first in (0, 100_000)
     assert index.ids.to_pylist() == list(range(first, first + 20_000))

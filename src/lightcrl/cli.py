@@ -27,6 +27,8 @@ from lightcrl.arguments import (
     write_page,
 )
 from lightcrl.commands.evaluate import app as evaluate
+from lightcrl.commands.index import app as index
+from lightcrl.commands.search import search
 from lightcrl.errors import EmptyDatasetError, LightCRLError
 from lightcrl.machine import keep_freed_memory
 
@@ -245,6 +247,8 @@ def check(
 
 
 app.add_typer(evaluate, name="evaluate")
+app.add_typer(index, name="index")
+app.command()(search)
 
 
 @app.command(epilog="Example: lightcrl embed runs/world captions.txt --modality text --output captions.npy")
@@ -285,7 +289,7 @@ def embed(
     with whole_file(output) as temporary, temporary.open("wb") as stream:
         np.save(stream, vectors[kept])
     ids = [item.source for item, keep in zip(items, kept, strict=True) if keep]
-    told = {"modality": modality, "ids": ids, "rejected": [str(one) for one in rejected]}
+    told = {"modality": modality, "model": embedder.fingerprint, "ids": ids, "rejected": [str(one) for one in rejected]}
     write(output.with_suffix(".json"), told)
     console.print_embedded(output, vectors[kept].shape, rejected)
     if json is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from torch import Tensor
 from lightcrl.checkpoint import Checkpoint, load_checkpoint
 from lightcrl.data.base import Item, Rejection, digest
 from lightcrl.encoders import load_encoder
-from lightcrl.encoders.base import Encoder
+from lightcrl.encoders.base import Encoder, EncoderSpec
 from lightcrl.errors import DataError, EncoderError, ItemError, ModalityError
 from lightcrl.features import encode_items
 from lightcrl.tokens import TokenBatch
 
 BATCH = 256
+
+FORMER_LENGTH = 512
+"""Tokens of a text that version 0.1 read, whatever the makers of its encoder had set."""
 
 
 class Embedder:
@@ -48,6 +52,11 @@ class Embedder:
         """d, width of an embedding."""
         return self.method.dim
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Stands for all that decides the embeddings: the checkpoint's digest."""
+        return str(self.checkpoint.config()["digest"])
+
     def encoder(self, modality: str) -> Encoder:
         """The encoder of a modality, with what training has changed of it.
 
@@ -65,8 +74,8 @@ class Embedder:
                     f"the encoder of {modality!r} ({spec.model}) runs code that comes with it. If you trust its "
                     "authors, say trust_remote_code=True (--trust-remote-code)."
                 )
-            encoder = load_encoder(spec)
             expected = self.checkpoint.fingerprints[modality]
+            encoder = _load_as_trained(spec, expected)
             if encoder.fingerprint != expected:
                 raise EncoderError(
                     f"the encoder of {modality!r} ({spec.model}) has fingerprint "
@@ -156,3 +165,15 @@ def load(
             raise ModalityError(f"no modality {modality!r} in this model; it has {', '.join(checkpoint.encoders)}.")
         checkpoint.encoders[modality] = checkpoint.encoders[modality].model_copy(update={"model": str(model)})
     return Embedder(checkpoint, device=device, trust_remote_code=trust_remote_code)
+
+
+def _load_as_trained(spec: EncoderSpec, fingerprint: str) -> Encoder:
+    """Load an encoder; a text encoder of a model from before makers' lengths were read cuts where it did then."""
+    encoder = load_encoder(spec)
+    if encoder.fingerprint == fingerprint or spec.kind != "text" or spec.max_length is not None:
+        return encoder
+    try:
+        older = load_encoder(spec.model_copy(update={"max_length": FORMER_LENGTH}))
+    except EncoderError:
+        return encoder
+    return older if older.fingerprint == fingerprint else encoder

@@ -132,3 +132,15 @@ class LockedError(StorageError):
 
 class EngineError(LightCRLError):
     """Encoding machines that are unreachable, or cannot fulfil the settings."""
+
+
+class ForeignModelError(StoreError):
+    """Vectors or queries of another model than that of the index; the message names both fingerprints."""
+
+
+class QueryError(LightCRLError):
+    """A query that an index cannot answer: an unknown id, or parts that cancel each other."""
+
+
+class FilterError(QueryError):
+    """A filter that is no condition on items, asks for more than reading them, or takes too long."""

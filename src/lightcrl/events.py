@@ -175,7 +175,24 @@ class Trained(TypedDict):
 
 Event = Waiting | Data | Encode | Encoded | Select | Start | Step | Evaluation | Trained
 
+
+class Added(TypedDict):
+    """A batch of items is in an index.
+
+    Attributes:
+        added: number of new items so far.
+        replaced: number of changed items so far.
+        present: number of items that were there already, so far.
+    """
+
+    event: Literal["added"]
+    added: int
+    replaced: int
+    present: int
+
+
 EVENTS: Mapping[str, type[Any]] = {
+    "added": Added,
     "waiting": Waiting,
     "data": Data,
     "encode": Encode,

@@ -341,3 +341,15 @@ def test_minilm_is_what_its_makers_have_made(shared):
     torch.testing.assert_close(found, theirs(folder, texts), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(len(texts)), rtol=1e-5, atol=1e-5)
     assert [encoder.cut(encoder.prepare(text)) for text in texts] == [False] * 60 + [True]
+
+
+@pytest.mark.real
+def test_a_model_from_before_makers_lengths_were_read_finds_its_encoder(shared):
+    """Version 0.1 read 512 tokens of MiniLM, whose makers say 256; its fingerprint stands in saved models."""
+    from lightcrl.embedder import _load_as_trained
+
+    spec = EncoderSpec(kind="text", model=str(shared / "models/all-MiniLM-L6-v2"))
+    older = _load_as_trained(spec, "aa20a29941bf774ca15110ee38a0351a")
+    assert (older.fingerprint, older.max_length) == ("aa20a29941bf774ca15110ee38a0351a", 512)
+    assert _load_as_trained(spec, load_encoder(spec).fingerprint).max_length == 256
+    assert _load_as_trained(spec, "another").max_length == 256

@@ -22,7 +22,7 @@ from lightcrl.encoders.base import EncoderSpec  # noqa: E402
 from lightcrl.encoders.tower import TuningSpec  # noqa: E402
 from lightcrl.export import export_onnx  # noqa: E402
 from lightcrl.features import extract  # noqa: E402
-from lightcrl.index import Index  # noqa: E402
+from lightcrl.index import Index, VectorIndex  # noqa: E402
 from lightcrl.methods import Method  # noqa: E402
 from lightcrl.methods.classifier import NAME  # noqa: E402
 from lightcrl.methods.spec import make_method  # noqa: E402
@@ -118,7 +118,13 @@ def main() -> None:
         store = extract(Digits(), numbers(12), "text", HERE).store
         store.folder.rename(HERE / "store-1")
     if not (HERE / "index-1").exists():
-        Index(np.eye(4, dtype=np.float16), ["a", "b's", "ü", "d"]).save(HERE / "index-1")
+        VectorIndex(np.eye(4, dtype=np.float16), ["a", "b's", "ü", "d"]).save(HERE / "index-1")
+    if not (HERE / "index-2").exists():
+        index = Index.create(HERE / "index-2", builtin_embedder())
+        metadata = [{"year": 2000 + number, "note": "it's" if number else None} for number in range(4)]
+        ids = ["a", "b's", "ü", "d"]
+        index.add_vectors(ids, np.eye(4), "image", fingerprint=index.fingerprint, metadata=metadata)
+        index.remove(["d"])
     if not (HERE / "cell-1").exists():
         (HERE / "cell-1").mkdir()
         _write(cell(HERE / "cell-1"), "measured")

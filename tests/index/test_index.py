@@ -1,119 +1,253 @@
-"""An index gives back what was put in, from memory and from disk, and refuses what is not whole."""
+"""An index of files, texts and tables: what is added, replaced, set aside, found, composed and said of it."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-import torch
 
-from lightcrl.errors import ShapeError, StoreError, TornStoreError
-from lightcrl.index import Index, nearest
-from samples import units
-
-VECTORS = units(300, 16, seed=1).half()
-NAMES = [f"picture {number}" for number in range(300)]
-
-
-@pytest.mark.parametrize("ids", [NAMES, list(range(1000, 1300)), np.arange(1000, 1300)], ids=["text", "int", "array"])
-def test_a_search_gives_the_ids_and_scores_of_the_nearest(ids):
-    queries = units(5, 16, seed=2, dtype=torch.float32).numpy()
-    found = Index(VECTORS.numpy(), ids).search(queries, k=4)
-    places, scores = nearest(torch.from_numpy(queries), VECTORS, 4)
-    assert found.ids == [[ids[place] for place in row] for row in places.tolist()]
-    assert np.array_equal(found.scores, scores.numpy())
-    assert found.scores.dtype == np.float32
+from lightcrl.errors import (
+    DataError,
+    EmptyDatasetError,
+    ItemError,
+    ModalityError,
+    QueryError,
+    StoreError,
+    TornStoreError,
+    UnknownNameError,
+)
+from lightcrl.files.locks import in_turn
+from lightcrl.index import Index, Part, Reading
+from shelves import make_embedder, picture
 
 
-def test_an_item_finds_itself_first_and_k_stops_at_the_size():
-    index = Index(VECTORS[:3], NAMES[:3])
-    found = index.search(VECTORS[:3].float(), k=10)
-    assert [row[0] for row in found.ids] == NAMES[:3]
-    assert [sorted(row) for row in found.ids] == [NAMES[:3]] * 3
-    assert (len(index), index.dim) == (3, 16)
+@pytest.fixture(scope="module")
+def model():
+    return make_embedder()
 
 
-@pytest.mark.parametrize("memory", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_an_index_on_disk_is_the_one_that_was_saved(tmp_path, memory, dtype):
-    index = Index(VECTORS.to(dtype), NAMES)
-    index.save(tmp_path / "index")
-    again = Index.open(tmp_path / "index", memory=memory)
-    assert torch.equal(again.vectors, index.vectors)
-    assert again.vectors.dtype == dtype
-    assert again.ids.equals(index.ids)
-    queries = units(7, 16, seed=3)
-    assert again.search(queries).ids == index.search(queries).ids
-    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [
-        "ids.parquet", "manifest.json", "vectors.npy"
-    ]  # fmt: skip
+@pytest.fixture
+def photos(tmp_path):
+    for number in range(6):
+        picture(tmp_path / "photos" / ("dogs" if number % 2 else "cats") / f"{number}.png", number)
+    return tmp_path / "photos"
 
 
-def test_an_index_may_be_saved_over_another_and_over_itself(tmp_path):
-    Index(VECTORS, NAMES).save(tmp_path)
-    Index.open(tmp_path).save(tmp_path)
-    assert torch.equal(Index.open(tmp_path, memory=True).vectors, VECTORS)
-    Index(VECTORS[:2], NAMES[:2]).save(tmp_path)
-    assert len(Index.open(tmp_path, memory=True)) == 2
+@pytest.fixture
+def index(model, tmp_path) -> Index:
+    return Index.create(tmp_path / "index", model)
 
 
-def test_an_empty_index_finds_nothing(tmp_path):
-    Index(torch.zeros(0, 16), []).save(tmp_path)
-    index = Index.open(tmp_path)
-    assert index.search(units(2, 16)).ids == [[], []]
+def counts(done) -> tuple[int, int, int, int, int]:
+    return done.added, done.replaced, done.present, done.encoded, len(done.rejected)
 
 
-def test_a_save_that_is_killed_leaves_no_index_rather_than_a_mixed_one(tmp_path, monkeypatch):
-    Index(VECTORS, NAMES).save(tmp_path)
+def test_a_folder_of_photographs_is_encoded_once_and_changes_are_replaced(index, photos, model):
+    (photos / "notes.md").write_text("not a picture")
+    (photos / "cats" / "broken.png").write_bytes(b"no picture")
+    (photos / ".hidden.png").write_bytes(b"x")
+    done = index.add(photos)
+    assert counts(done) == (6, 0, 0, 6, 2)
+    assert {(one.source, one.reason) for one in done.rejected} == {
+        ("notes.md", "not a picture or sound"), ("cats/broken.png", "unreadable image")
+    }  # fmt: skip
+    assert sorted(map(str, index.aside())) == sorted(map(str, done.rejected))
+    assert counts(index.add(photos)) == (0, 0, 6, 0, 2)
 
-    def killed(*args: object) -> None:
-        raise KeyboardInterrupt
+    os.utime(photos / "cats" / "0.png", ns=(1, 1))  # touched, the same content
+    assert counts(index.add(photos)) == (0, 0, 6, 0, 2)
+    picture(photos / "cats" / "0.png", 77)
+    picture(photos / "cats" / "broken.png", 78)
+    shutil.copy(photos / "cats" / "2.png", photos / "cats" / "copy.png")
+    assert counts(index.add(photos)) == (2, 1, 5, 2, 1)
+    assert len(index.aside()) == 1
+    np.testing.assert_allclose(
+        index.vectors(["cats/0.png", "cats/copy.png"]),
+        model.encode([photos / "cats" / "0.png", photos / "cats" / "2.png"], "image"),
+        atol=1e-3,
+    )
+    record = index.get("dogs/1.png")
+    assert (record.modality, record.path, record.text) == ("image", str(photos / "dogs" / "1.png"), None)
+    assert record.metadata == {"folder": "dogs"}
+    assert index.get(str(photos / "dogs" / "1.png")) == record
 
-    monkeypatch.setattr("lightcrl.index.index.pq.write_table", killed)
-    with pytest.raises(KeyboardInterrupt):
-        Index(VECTORS.flip(0), NAMES).save(tmp_path)
-    with pytest.raises(StoreError, match=r"no index in .* expected manifest.json, which is written last"):
-        Index.open(tmp_path)
+
+def test_files_of_the_same_name_in_two_folders_have_two_ids(index, tmp_path):
+    for folder in ("one", "two"):
+        picture(tmp_path / folder / "a.png", len(folder))
+        picture(tmp_path / folder / "more" / "a.png", 5)
+        index.add(tmp_path / folder)
+    assert sorted(index.ids()) == ["a.png", "more/a.png", "two/a.png", "two/more/a.png"]
 
 
-def test_what_is_torn_is_refused(tmp_path):
-    Index(VECTORS, NAMES).save(tmp_path)
-    path = tmp_path / "vectors.npy"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(bytes(content))
-    with pytest.raises(TornStoreError, match=r"vectors.npy has digest \w{32}, expected \w{32}. Save"):
-        Index.open(tmp_path, memory=True)
-    path.write_bytes(bytes(content[:-5]))
-    with pytest.raises(TornStoreError, match=r"vectors.npy has 9723 bytes, expected 9728"):
-        Index.open(tmp_path)
-    path.unlink()
-    with pytest.raises(TornStoreError, match=r"vectors.npy is missing, expected 9728 bytes"):
-        Index.open(tmp_path)
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "format": 2}))
-    with pytest.raises(StoreError, match=r"has format 2, this version reads up to 1"):
-        Index.open(tmp_path)
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(TornStoreError, match=r"is not JSON"):
-        Index.open(tmp_path)
+def test_a_table_gives_its_columns_as_metadata(index, photos, tmp_path):
+    (tmp_path / "catalogue.csv").write_text(
+        "image,caption,year,price,code,split\n"
+        "photos/cats/0.png,a cat,2019,2.5,007,train\n"
+        "photos/dogs/1.png,a dog,2021,3,008,dev\n"
+        "photos/missing.png,nothing,2022,3,009,dev\n"
+        "photos/cats/2.png,,2023,,010,train\n"
+    )
+    done = index.add(tmp_path / "catalogue.csv", reading=Reading({"image": "image", "text": "caption"}))
+    assert counts(done) == (6, 0, 0, 6, 1)  # three pictures and three captions
+    assert done.rejected[0].reason == "missing file"
+    assert index.get("photos/dogs/1.png").metadata == {"year": 2021, "price": 3, "code": "008", "split": "dev"}
+    assert index.get("catalogue.csv:2").text == "a cat"
+    assert index.ids("year > 2020 and split = 'dev'", "image") == ["photos/dogs/1.png"]
+    assert index.ids("price is null", "image") == ["photos/cats/2.png"]
+    assert index.ids("typeof(price) = 'real'", "text") == ["catalogue.csv:2"]
+    found = index.search("a cat", k=1, modality="text")[0]
+    assert (found.id, found.text, found.metadata["year"]) == ("catalogue.csv:2", "a cat", 2019)
+
+    table = (tmp_path / "catalogue.csv").read_text()
+    (tmp_path / "catalogue.csv").write_text(table.replace("2019", "1999").replace("a dog", "two dogs"))
+    done = index.add(tmp_path / "catalogue.csv", reading=Reading({"image": "image", "text": "caption"}))
+    assert counts(done) == (0, 1, 5, 1, 1)
+    assert index.get("photos/cats/0.png").metadata["year"] == 1999
+    assert index.get("catalogue.csv:3").text == "two dogs"
+
+
+def test_ids_of_a_column_name_items_wherever_they_stand(index, tmp_path):
+    rows = [{"key": f"k{n}", "text": f"text number {n}", "ID": n, "tags": ["a", n]} for n in range(5)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert counts(index.add(tmp_path / "t.jsonl", reading=Reading(id_column="key"))) == (5, 0, 0, 5, 0)
+    assert index.get("k3").metadata == {"key": "k3", "ID_": 3, "tags": '["a", 3]'}
+    (tmp_path / "u.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[::-1]))
+    assert counts(index.add(tmp_path / "u.jsonl", reading=Reading(id_column="key"))) == (0, 0, 5, 0, 0)
+    rows[2]["text"] = "changed"
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"text": "no key"}]))
+    done = index.add(tmp_path / "t.jsonl", reading=Reading(id_column="key"))
+    assert counts(done) == (0, 1, 4, 1, 1)
+    assert done.rejected[0].reason == "no id"
+    assert len(index) == 5
+
+
+def test_pictures_in_parquet_and_lines_of_texts(index, tmp_path):
+    pictures = [picture(tmp_path / f"{n}.png", n).read_bytes() for n in range(3)]
+    column = pa.array([{"bytes": data, "path": None} for data in pictures])
+    pq.write_table(pa.table({"image": column, "year": [1, 2, 3]}), tmp_path / "t.parquet")
+    assert counts(index.add(tmp_path / "t.parquet")) == (3, 0, 0, 3, 0)
+    assert index.search(image=pictures[1], k=1)[0].metadata == {"year": 2}
+    assert counts(index.add(tmp_path / "t.parquet")) == (0, 0, 3, 0, 0)
+    (tmp_path / "lines.txt").write_text("one\n\ntwo words\n")
+    assert counts(index.add(tmp_path / "lines.txt")) == (2, 0, 0, 2, 0)
+    assert index.ids(modality="text") == ["lines.txt:1", "lines.txt:3"]
+    assert counts(index.add(tmp_path / "0.png")) == (1, 0, 0, 1, 0)
+
+
+def test_what_cannot_be_a_source_is_refused(index, tmp_path, photos):
+    with pytest.raises(DataError, match=r"is not there\. Did you mean 'photos'"):
+        index.add(tmp_path / "photo")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EmptyDatasetError, match="has no items"):
+        index.add(tmp_path / "empty")
+    (tmp_path / "t.csv").write_text("picture,words\nphotos/cats/0.png,a cat\n")
+    with pytest.raises(ModalityError, match="--column image=COLUMN"):
+        index.add(tmp_path / "t.csv")
+    with pytest.raises(ModalityError, match="no modality 'sound'"):
+        index.add(tmp_path / "t.csv", reading=Reading({"sound": "words"}))
+    with pytest.raises(ModalityError, match="no modality 'sound'"):
+        index.add(photos, reading=Reading(modality="sound"))
+    with pytest.raises(ModalityError, match="no modality 'sound'"):
+        index.entry("x", "sound")
+    with pytest.raises(DataError, match="has no name"):
+        index.entry(np.zeros((8, 8, 3), np.uint8), "image")
+    with pytest.raises(DataError, match="the id is ''"):
+        index.add([index.entry("a text", "text", id="")])
+    assert len(index) == 0
+
+
+def test_entries_of_one_s_own_are_added(index):
+    grey = np.full((16, 16, 3), 90, np.uint8)
+    done = index.add([index.entry("a text", "text", metadata={"n": True}), index.entry(grey, "image", id="grey")])
+    assert counts(done) == (2, 0, 0, 2, 0)
+    assert index.search(image=grey, k=1, modality="image")[0].id == "grey"
+    assert index.search("a text", k=1)[0].metadata == {"n": 1}
+
+
+def test_queries_are_sums_of_weighted_parts(index, photos, model):
+    index.add(photos)
+    index.add([index.entry(text, "text", id=text) for text in ("red", "blue", "night")])
+    words = model.encode(["red", "blue", "night"], "text").astype(np.float64)
+    image = model.encode([photos / "cats" / "0.png"], "image")[0].astype(np.float64)
+    stored = index.vectors(["dogs/1.png"])[0].astype(np.float64)
+    wanted = 2 * image + words[0] + 0.5 * words[2] + stored - 0.25 * words[1] - image
+    query = index.query(
+        ["red", Part("night", 0.5)],
+        image=Part(photos / "cats" / "0.png", 2),
+        like="dogs/1.png",
+        minus=[Part("blue", 0.25), Part(photos / "cats" / "0.png", kind="image")],
+    )
+    np.testing.assert_allclose(query.vector, wanted / np.linalg.norm(wanted), atol=1e-5)
+    assert (query.modality, query.ids) == ("image", ("dogs/1.png",))
+    hits = index.search("red", like="dogs/1.png", k=3)
+    assert "dogs/1.png" not in [hit.id for hit in hits]
+    assert len(hits) == 3
+    assert index.search("red", k=1, modality="text")[0].id == "red"
+    assert [hit.id for hit in index.search("red", k=9, where="id = 'blue'")] == ["blue"]
 
 
 @pytest.mark.parametrize(
-    ("vectors", "ids", "message"),
+    ("asked", "error", "match"),
     [
-        (VECTORS, NAMES[:5], r"\[300, 16\] of torch.float16 with 5 ids"),
-        (VECTORS.double(), NAMES, r"torch.float64 .* expected a matrix of float16 or float32"),
-        (VECTORS[0], NAMES[:16], r"vectors \[16\] of"),
-        (VECTORS[:2], ["a", 1], r"ids are of several kinds"),
-        (VECTORS[:2], [0.5, 1.5], r"expected all of them text, or all of them whole numbers"),
-        (VECTORS[:2], ["a", None], r"ids are of several kinds"),
-        (torch.tensor([[1.0, 0.0], [3.0, 4.0]]), [0, 1], r"vector 1 has length 5, expected 1. Normalise"),
-        (torch.tensor([[torch.nan, 0.0]]), [0], r"vector 0 has length nan"),
+        ({}, QueryError, "nothing is asked for"),
+        ({"minus": "x"}, QueryError, "nothing is asked for"),
+        ({"text": "x", "minus": "x"}, QueryError, "cancel each other"),
+        ({"text": Part("x", 0)}, QueryError, "a weight of 0"),
+        ({"text": Part("x", float("nan"))}, QueryError, "a weight of nan"),
+        ({"like": "nobody"}, QueryError, "no item 'nobody'"),
+        ({"audio": "x.wav"}, ModalityError, "no modality of kind 'audio'"),
+        ({"image": "missing.png"}, ItemError, "item 0"),
+        ({"text": Part("x", modality="words")}, ModalityError, "no modality 'words'"),
     ],
-    ids=["too few ids", "float64", "one vector", "mixed ids", "fractions", "no id", "long", "not a number"],
 )
-def test_what_is_no_index_is_refused(vectors, ids, message):
-    with pytest.raises(ShapeError, match=message):
-        Index(vectors, ids)
+def test_a_query_that_cannot_be_answered_says_why(index, asked, error, match):
+    with pytest.raises(error, match=match):
+        index.search(**asked)
+
+
+def test_an_index_finds_its_model_again_and_refuses_what_is_not_one(model, tmp_path):
+    model.checkpoint.save(tmp_path / "model")
+    index = Index.create(tmp_path / "index", tmp_path / "model", dtype="float32")
+    index.add([index.entry("a text", "text")])
+    again = Index.open(tmp_path / "index")
+    assert again.search("a text", k=1)[0].score == pytest.approx(1, abs=1e-6)
+    assert again.info()["model"]["place"] == str(tmp_path / "model")
+    assert len(Index.create(tmp_path / "index", model, dtype="float32")) == 1
+    with pytest.raises(UnknownNameError, match="Did you mean 'exact'"):
+        Index.create(tmp_path / "other", model, engine="exac")
+    with pytest.raises(StoreError, match="dtype is 'int8'"):
+        Index.create(tmp_path / "other", model, dtype="int8")
+    with pytest.raises(StoreError, match=r"holds 'README\.md'"):
+        Index.create(tmp_path / "model", model)
+    with pytest.raises(StoreError, match="no index in"):
+        Index.open(tmp_path / "model")
+    with in_turn(tmp_path / "new"), pytest.raises(StoreError, match="is being written by process"):
+        Index.open(tmp_path / "new")
+    unknown = Index.create(tmp_path / "unknown", model)
+    with pytest.raises(QueryError, match="does not know where its model lies"):
+        Index.open(unknown.folder).search("a text")
+
+
+@pytest.mark.parametrize("torn", ["manifest.json", "catalog.db"])
+def test_a_torn_index_is_refused(index, torn):
+    index.add([index.entry("a text", "text")])
+    (index.folder / torn).write_bytes(b"torn" * 2000)
+    with pytest.raises((StoreError, TornStoreError), match=r"torn|cannot be read"):
+        len(Index.open(index.folder))
+
+
+def test_an_index_in_a_folder_that_cannot_be_written_is_read(index):
+    index.add([index.entry("a text", "text", id="a")])
+    index._catalog.close()
+    for path in (index.folder, *index.folder.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        assert Index.open(index.folder).ids() == ["a"]
+    finally:
+        index.folder.chmod(0o755)

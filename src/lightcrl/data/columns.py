@@ -41,6 +41,10 @@ class StoredBytes:
         raise ItemError("changed since it was listed", f"row {self.row + 1}, column {self.column!r}")
 
 
+ALL = ("*",)
+"""Stands for all further columns, those of no modality."""
+
+
 @dataclass(frozen=True)
 class Columns:
     """The layout of a table's columns.
@@ -56,7 +60,7 @@ class Columns:
         split_column: column of the split.
         root: base folder of relative paths of pictures and sounds.
         base: folder to which their names are relative; `root` if None.
-        notes: further columns that rows carry along unchanged, if present.
+        notes: further columns that rows carry along unchanged, if present; `ALL` for all columns.
         one_split: true if all rows are in the same split, whatever the file contains.
     """
 
@@ -75,6 +79,8 @@ class Columns:
 
     def wanted(self, present: Collection[str]) -> list[str]:
         """Return every column that is read, once each, out of the `present` columns, which `check` has accepted."""
+        if self.notes == ALL:
+            return list(present)
         named = [self.column(modality) for modality in self.kinds]
         named += [name for name in (self.key, self.split_column, *self.notes) if name]
         return [name for name in dict.fromkeys(named) if name in present]
@@ -130,7 +136,13 @@ class Columns:
                     else item
                     for item in members
                 ]
-        yield Row(name, items, split, {column: values[column] for column in self.notes if column in values})
+        yield Row(name, items, split, self._noted(values))
+
+    def _noted(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        if self.notes == ALL:
+            taken = {self.column(modality) for modality in self.kinds}
+            return {column: value for column, value in values.items() if column not in taken}
+        return {column: values[column] for column in self.notes if column in values}
 
     def _group(
         self, values: Mapping[str, Any], cells: Mapping[str, Any], items: Mapping[str, list[Item]]

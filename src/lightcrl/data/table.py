@@ -34,7 +34,7 @@ class TableFile:
         split_column: column with `train`, `dev` (`val`, `validation`) or `test`.
         root: base folder of relative paths in the table; the file's own if None.
         base: folder to which file names are relative; two tables with files of the same name need a common base.
-        notes: further columns that rows carry along, if present.
+        notes: further columns that rows carry along, if present; `columns.ALL` for all columns.
         encoding: Python's name of the encoding of text files.
         one_split: true if all rows are in the same split, whatever the file contains.
     """

@@ -159,7 +159,7 @@ class HuggingFaceEncoder(Encoder):
             "dtype": self.spec.dtype,
             **({"weights": self.spec.weights} if self.spec.weights != "pretrained" else {}),
             **({"tuned": self._tuned} if self._tuned is not None else {}),
-            **({"sentence": self.sentence.describe()} if self.sentence else {}),
+            **({"sentence": self.sentence.describe()} if self.sentence and self._reads_sentence else {}),
             **({"projected": True} if self._projects else {}),
             **describe_layout(self.spec.layers, self.spec.tokens, self.kind),
         }
@@ -314,6 +314,11 @@ class HuggingFaceEncoder(Encoder):
             )
         network.eval().requires_grad_(False).to(self.device)
         return network, frozenset(inspect.signature(network.forward).parameters)
+
+    @property
+    def _reads_sentence(self) -> bool:
+        """Whether tokens depend on what the folder says beside the transformer; its own vector alone does not count."""
+        return self.sentence is not None and (self.sentence.lower_case or "trained" in self.spec.tokens)
 
     @property
     def _projects(self) -> bool:

@@ -1,6 +1,27 @@
-"""The index: vectors with ids on disk, and the exact nearest of them to a query."""
+"""The index: items of all modalities with their embeddings on disk, to be searched, added to and removed from."""
 
-from lightcrl.index.index import Found, Index
+from lightcrl.index.base import ENGINES, Added, Engine, Entry, Hit, Part, Record
+from lightcrl.index.index import Index
 from lightcrl.index.search import nearest
+from lightcrl.index.sources import Reading
+from lightcrl.index.structure import Copies, Outlier, find_duplicates, find_outliers
+from lightcrl.index.vectors import Found, VectorIndex
 
-__all__ = ["Found", "Index", "nearest"]
+__all__ = [
+    "ENGINES",
+    "Added",
+    "Copies",
+    "Engine",
+    "Entry",
+    "Found",
+    "Hit",
+    "Index",
+    "Outlier",
+    "Part",
+    "Reading",
+    "Record",
+    "VectorIndex",
+    "find_duplicates",
+    "find_outliers",
+    "nearest",
+]

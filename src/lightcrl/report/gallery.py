@@ -184,15 +184,15 @@ def _shower(collection: Collection) -> Callable[[str, int], Shown]:
     return show
 
 
-def _show_image(raw: Any, text: str) -> Shown:
+def _show_image(raw: Any, text: str, pixels: int = PIXELS) -> Shown:
     picture = read_image(raw, max_pixels=2**31)
-    picture.thumbnail((PIXELS, PIXELS))
+    picture.thumbnail((pixels, pixels))
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=88)
     return Shown("image", text, _uri("image/jpeg", stream.getvalue()))
 
 
-def _show_audio(raw: Any, text: str) -> Shown:
+def _show_audio(raw: Any, text: str, pixels: int = PIXELS) -> Shown:
     samples = read_sound(raw, RATE, SECONDS)
     stream = io.BytesIO()
     with wave.open(stream, "wb") as file:
@@ -203,7 +203,7 @@ def _show_audio(raw: Any, text: str) -> Shown:
     return Shown("audio", text, _uri("audio/wav", stream.getvalue()), outline)
 
 
-SHOW: Mapping[str, Callable[[Any, str], Shown]] = {"image": _show_image, "audio": _show_audio}
+SHOW: Mapping[str, Callable[..., Shown]] = {"image": _show_image, "audio": _show_audio}
 
 
 def _uri(kind: str, data: bytes) -> str:

@@ -45,6 +45,7 @@ class Live:
         self._shown: Mapping[str, Callable[[Any], None] | None] = {
             "waiting": self._on_waiting,
             "data": self._on_data,
+            "added": self._on_added,
             "encode": self._on_encode,
             "encoded": self._on_encoded,
             "select": None,
@@ -69,7 +70,7 @@ class Live:
         if show is not None:
             show(event)
 
-    def _bar(self, name: str, total: int) -> TaskID:
+    def _bar(self, name: str, total: int | None) -> TaskID:
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total, note="")
         return self._tasks[name]
@@ -83,6 +84,10 @@ class Live:
         groups = ", ".join(f"{count:,} {split}" for split, count in event["groups"].items())
         aside = f"; {event['rejected']:,} things set aside" if event["rejected"] else ""
         self._progress.print(f"data: {groups} groups{aside}")
+
+    def _on_added(self, event: events.Added) -> None:
+        done = event["added"] + event["replaced"] + event["present"]
+        self._progress.update(self._bar("items", None), completed=done)
 
     def _on_encode(self, event: events.Encode) -> None:
         self._progress.update(self._bar(f"encode {event['modality']}", event["total"]), completed=event["done"])

@@ -1,0 +1,80 @@
+"""`lightcrl search`: look for texts, pictures, sounds and items of an index, alone or together."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lightcrl.arguments import Encoders, Json, Trust, write, write_page
+from lightcrl.commands.index import Folder, Model, Where, open_index
+
+_WEIGHT = re.compile(r"(.+)\^(\d+(?:\.\d+)?|\.\d+)", re.DOTALL)
+_HELP = "A weight may follow: '{}^0.5'."
+
+
+def search(
+    index: Folder,
+    query: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="What to look for.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help=_HELP.format("at night"))] = None,
+    image: Annotated[list[str] | None, typer.Option(metavar="FILE", help=_HELP.format("beach.jpg"))] = None,
+    audio: Annotated[list[str] | None, typer.Option(metavar="FILE", help=_HELP.format("rain.wav"))] = None,
+    like: Annotated[list[str] | None, typer.Option(metavar="ID", help="An item of the index, by id or file.")] = None,
+    minus: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="What to look away from.")] = None,
+    minus_image: Annotated[list[str] | None, typer.Option(metavar="FILE", help="Likewise, a picture.")] = None,
+    where: Where = None,
+    modality: Annotated[str | None, typer.Option(help="Of the results.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many results.")] = 10,
+    json: Json = None,
+    page: Annotated[
+        Path | None, typer.Option(metavar="OUT.html", help="Write the results here as a page with the pictures.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Write the page and open it in the browser.")] = False,
+    model: Model = None,
+    encoder: Encoders = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Search an index: lightcrl search photos.index "two dogs in the snow"."""
+    from lightcrl.index.outcome import look
+    from lightcrl.report import index_console
+
+    asked = {
+        "text": _weighted([*([query] if query is not None else []), *(text or [])]),
+        "image": _weighted(image),
+        "audio": _weighted(audio),
+        "like": _weighted(like),
+        "minus": [*(_weighted(minus) or []), *(_weighted(minus_image, "image") or [])] or None,
+    }
+    opened = open_index(index, model, encoder, trust_remote_code)
+    outcome = look(opened, asked, where=where, modality=modality, k=k)
+    index_console.print_hits(outcome)
+    if json is not None:
+        write(json, outcome.to_json())
+    if page is not None or show:
+        _write_page(outcome, page, show)
+
+
+def _write_page(outcome: Any, page: Path | None, show: bool) -> None:
+    import webbrowser
+
+    from lightcrl.report import console
+    from lightcrl.report.search_page import render_search
+
+    place = page or Path(tempfile.mkdtemp(prefix="lightcrl-")) / "search.html"
+    write_page(place, render_search(outcome))
+    console.print_page(place)
+    if show:
+        webbrowser.open(place.absolute().as_uri())
+
+
+def _weighted(given: list[str] | None, kind: str | None = None) -> list[Any] | None:
+    """The parts of an option, with their weights."""
+    from lightcrl.index import Part
+
+    matches = [(one, _WEIGHT.fullmatch(one)) for one in given or []]
+    return [
+        Part(match[1], float(match[2]), kind=kind) if match else Part(one, kind=kind) for one, match in matches
+    ] or None

@@ -1,0 +1,279 @@
+"""Adding: which entries are new, which have changed, which are there already; and one commit of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightcrl.data.base import Item, Rejection, digest
+from lightcrl.embedder import Embedder
+from lightcrl.errors import DataError, ShapeError
+from lightcrl.files.local import file_digest
+from lightcrl.index.base import Added, Engine, Entry, Token
+from lightcrl.index.catalog import OWN, Catalog, Kept
+
+READERS = 4
+"""Files read at a time for their digests."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An entry with what the index knows of it.
+
+    Attributes:
+        entry: the entry.
+        digest: of its content.
+        kept: what is there of it already.
+    """
+
+    entry: Entry
+    digest: str
+    kept: Kept | None
+
+    @property
+    def changed(self) -> bool:
+        """Whether it has to be stored anew."""
+        return self.kept is None or self.kept.digest != self.digest
+
+
+def add_batch(
+    catalog: Catalog,
+    engine: Engine,
+    embedder: Callable[[], Embedder],
+    dim: int,
+    entries: Sequence[Entry | Rejection],
+    check: Callable[[], None] = lambda: None,
+) -> Added:
+    """Add entries in one commit.
+
+    Args:
+        catalog: of the index.
+        engine: of the index.
+        embedder: gives the index's model; only called where something has to be encoded.
+        dim: d, width of a vector.
+        entries: each of which replaces an earlier one of the same name; what its source set aside stays so.
+        check: called right before anything is written.
+
+    Raises:
+        DataError: an entry has an unusable id.
+        ShapeError: an embedding that came along is no unit vector of the index's width.
+    """
+    placed, rejected = _place(catalog, [one for one in entries if isinstance(one, Entry)])
+    rejected += [one for one in entries if isinstance(one, Rejection)]
+    stored = [one for one in placed if one.changed]
+    vectors, encoded, more = _embed(catalog, engine, embedder, stored, dim)
+    rejected += more
+    whole = ~np.isnan(vectors).any(1)
+    stored, vectors = [one for one, good in zip(stored, whole, strict=True) if good], vectors[whole]
+    check()
+    state = catalog.state()
+    token: Token = state.token
+    numbers = np.arange(state.next, state.next + len(stored))
+    if len(stored):
+        token = engine.append(token, numbers, vectors, [one.entry.modality for one in stored])
+    old = [one.kept.number for one in stored if one.kept is not None]
+    if old:
+        token = engine.remove(token, np.array(sorted(old)))
+    taken = _Names(catalog, [one.entry for one in stored])
+    with catalog.change() as change:
+        change.drop(old)
+        change.insert([_row(one, int(number), taken(one)) for one, number in zip(stored, numbers, strict=True)])
+        present = [one for one in placed if not one.changed]
+        for one in present:
+            if one.kept is not None:
+                change.update(one.kept.number, {"_key": one.entry.item.key, **_cells(one.entry)})
+        change.token(token, state.next + len(stored))
+        change.set_aside(rejected, [(one.entry.item.source, one.entry.modality) for one in placed])
+    return Added(len(stored) - len(old), len(old), len(present), encoded, tuple(rejected))
+
+
+def _place(catalog: Catalog, entries: Sequence[Entry]) -> tuple[list[Placed], list[Rejection]]:
+    """Entries with what is there of them, each name once, the last of equal ones."""
+    unique: dict[tuple[str, str | None], Entry] = {}
+    for entry in entries:
+        if entry.id is not None and (not entry.id or "\0" in entry.id):
+            raise DataError(f"{entry.item.source}: the id is {entry.id!r}; expected a text.")
+        unique[("", entry.id) if entry.id is not None else (entry.modality, place(entry))] = entry
+    ids = [one.id for one in unique.values() if one.id is not None]
+    of_modality = {kept.id: (modality, kept) for modality, kept in catalog.kept("id", ids)}
+    at_id = {
+        one.id: kept if modality == one.modality else replace(kept, digest="", key="")
+        for one in unique.values()
+        if one.id is not None and one.id in of_modality
+        for modality, kept in [of_modality[one.id]]
+    }
+    places = [place(one) for one in unique.values() if one.id is None]
+    at_place = {(modality, kept.place): kept for modality, kept in catalog.kept("_place", places)}
+    pairs = [
+        (one, at_id.get(one.id) if one.id is not None else at_place.get((one.modality, place(one))))
+        for one in unique.values()
+    ]
+    with ThreadPoolExecutor(READERS) as pool:
+        digests = list(pool.map(_digest, *zip(*pairs, strict=True))) if pairs else []
+    placed, rejected = [], []
+    for (entry, kept), content in zip(pairs, digests, strict=True):
+        if isinstance(content, Rejection):
+            rejected.append(content)
+        else:
+            placed.append(Placed(entry, content, kept))
+    return placed, rejected
+
+
+def place(entry: Entry) -> str:
+    """Where an entry lies: its file, or its line of a table."""
+    return entry.path or entry.place or entry.item.source
+
+
+def _digest(entry: Entry, kept: Kept | None) -> str | Rejection:
+    """Of the content: of a file its bytes, which are only read if it may have changed."""
+    if kept is not None and kept.key == entry.item.key:
+        return kept.digest
+    if entry.path is None or entry.vector is not None:
+        return entry.item.key
+    try:
+        return file_digest(Path(entry.path))
+    except OSError as error:
+        return Rejection(entry.item.source, "unreadable", str(error.strerror or error), entry.modality)
+
+
+def _embed(
+    catalog: Catalog, engine: Engine, embedder: Callable[[], Embedder], stored: Sequence[Placed], dim: int
+) -> tuple[np.ndarray, int, list[Rejection]]:
+    """Embeddings [N, d], NaN where an item cannot be read; how many were encoded; what was set aside.
+
+    An embedding that comes along, or that the index holds of the same content, is taken as it is.
+    """
+    state, gone = catalog.opened()
+    rejected: list[Rejection] = []
+    rows: list[np.ndarray | None] = [one.entry.vector for one in stored]
+    twins: dict[tuple[str, str], int] = {}
+    for modality, kept in catalog.kept("digest", [one.digest for one in stored if one.entry.vector is None]):
+        twins[modality, kept.digest] = kept.number
+    at = [n for n, one in enumerate(stored) if rows[n] is None and (one.entry.modality, one.digest) in twins]
+    if at:
+        view = engine.open(state.token, gone)
+        found = view.vectors(np.array([twins[stored[n].entry.modality, stored[n].digest] for n in at]))
+        for n, vector in zip(at, found, strict=True):
+            rows[n] = vector
+    encoded = 0
+    wanted: dict[str, dict[str, list[int]]] = {}
+    for n, one in enumerate(stored):
+        if rows[n] is None:
+            wanted.setdefault(one.entry.modality, {}).setdefault(one.digest, []).append(n)
+    for modality, by_digest in wanted.items():
+        items = [stored[same[0]].entry.item for same in by_digest.values()]
+        vectors, aside = embedder().encode_some(items, modality)
+        rejected += aside
+        encoded += len(items) - len(aside)
+        for same, vector in zip(by_digest.values(), vectors, strict=True):
+            for n in same:
+                rows[n] = vector
+    matrix = np.full((len(stored), dim), np.nan, dtype=np.float32)
+    for n, row in enumerate(rows):
+        if row is not None:
+            matrix[n] = row
+    return matrix, encoded, rejected
+
+
+class _Names:
+    """Gives each item an id: the one it came with, the one it had, or a short one that is free."""
+
+    def __init__(self, catalog: Catalog, entries: Sequence[Entry]) -> None:
+        self._catalog = catalog
+        self._given = {entry.id for entry in entries if entry.id is not None}
+        wanted = [name for entry in entries if entry.id is None for name in short_names(entry)]
+        self._taken = {kept.id for _, kept in catalog.kept("id", wanted)} | self._given
+
+    def __call__(self, one: Placed) -> str:
+        if one.entry.id is not None:
+            return one.entry.id
+        if one.kept is not None:
+            return one.kept.id
+        name = next(name for name in short_names(one.entry) if name not in self._taken)
+        self._taken.add(name)
+        return name
+
+
+def short_names(entry: Entry) -> list[str]:
+    """Ids for an entry, the best one first: what its source calls it, then with more and more of its path."""
+    names = [entry.item.source]
+    if entry.path is not None:
+        parts = Path(entry.path).parts
+        names += ["/".join(parts[-count:]) for count in range(2, len(parts))] + [entry.path]
+    return [*names, f"{place(entry)} ({entry.modality})", digest(place(entry), entry.modality)]
+
+
+def _row(one: Placed, number: int, name: str) -> dict[str, Any]:
+    entry = one.entry
+    return {
+        "_number": number,
+        "id": name,
+        "modality": entry.modality,
+        "digest": one.digest,
+        "_key": entry.item.key,
+        **_cells(entry),
+    }
+
+
+def _cells(entry: Entry) -> dict[str, Any]:
+    """What may be new of an item whose content is the same."""
+    metadata = {(f"{name}_" if name.lower() in OWN else name): cell(value) for name, value in entry.metadata.items()}
+    return {
+        "path": entry.path,
+        "text": entry.text,
+        "group_name": entry.group,
+        "_place": place(entry) if entry.id is None else None,
+        **metadata,
+    }
+
+
+def cell(value: Any) -> int | float | str | None:
+    """A value as SQLite keeps it: numbers, texts and None as they are, anything else as text.
+
+    >>> cell(True), cell(2.5), cell(["a", 1]), cell(np.int64(3))
+    (1, 2.5, "['a', 1]", 3)
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool):
+        return int(value)
+    if value is None or isinstance(value, (float, str)):
+        return value
+    return value if isinstance(value, int) and abs(value) < 2**63 else str(value)
+
+
+def vector_entries(
+    ids: Sequence[str],
+    vectors: np.ndarray,
+    modality: str,
+    metadata: Sequence[Mapping[str, Any]] | None,
+    dim: int,
+) -> Iterator[Entry]:
+    """Entries of embeddings; see `Index.add_vectors`."""
+    vectors = unit_rows(vectors, dim)
+    if len(vectors) != len(ids) or (metadata is not None and len(metadata) != len(ids)):
+        raise ShapeError(f"{len(vectors)} vectors and {len(ids)} ids; expected as many, and as many metadata.")
+    for id, vector, given in zip(ids, vectors, metadata or [{}] * len(ids), strict=True):
+        item = Item(digest("vector", vector.tobytes()), id, None)
+        yield Entry(modality, item, id, metadata=given, vector=vector)
+
+
+def unit_rows(vectors: np.ndarray, dim: int) -> np.ndarray:
+    """Vectors [N, d] float32, checked.
+
+    Raises:
+        ShapeError: they are of another width, or no unit vectors.
+    """
+    vectors = np.asarray(vectors, dtype=np.float32)
+    if vectors.ndim != 2 or vectors.shape[1] != dim:
+        raise ShapeError(f"vectors {list(vectors.shape)}; expected [N, {dim}], the width of the index.")
+    lengths = np.linalg.norm(vectors, axis=1)
+    wrong = np.flatnonzero(~(np.abs(lengths - 1) <= 0.01))
+    if len(wrong):
+        raise ShapeError(f"vector {wrong[0]} has length {lengths[wrong[0]]:.3g}, expected 1. Normalise the vectors.")
+    return vectors

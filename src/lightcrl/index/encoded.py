@@ -1,0 +1,90 @@
+"""Sources that an encoder has seen already: a run's folder and the folder of a feature store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lightcrl.data import load_dataset
+from lightcrl.data.base import Dataset, Item, Rejection
+from lightcrl.embedder import Embedder
+from lightcrl.errors import DataError, StaleStoreError
+from lightcrl.features.embed import embed_rows
+from lightcrl.features.extract import encode_modality
+from lightcrl.features.store import FeatureStore
+from lightcrl.index.base import Entry
+from lightcrl.recipe import Recipe
+from lightcrl.specs import parse
+
+ROWS = 4096
+"""Rows of a store embedded at a time."""
+
+
+def read_run(folder: Path, embedder: Embedder) -> Iterator[Entry | Rejection]:
+    """All items of a run, with the columns `split` and what group they are of.
+
+    What its feature stores hold is not encoded again; features that are gone are made again.
+
+    Raises:
+        DataError: its recipe or its data is gone.
+    """
+    try:
+        recipe = parse(Recipe, json.loads((folder / "recipe.json").read_text(encoding="utf-8")), "recipe")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / 'recipe.json'} cannot be read ({error}). Run the recipe again.") from None
+    dataset = load_dataset(recipe.data, recipe.kinds)
+    yield from dataset.rejected
+    for modality in (name for name in embedder.modalities if name in recipe.kinds):
+        limit = recipe.data.max_rejected
+        done = encode_modality(
+            embedder.encoder(modality), dataset, modality, recipe.features, lambda event: None, max_rejected=limit
+        )
+        yield from done.rejected
+        yield from _embedded(dataset, modality, done.store, embedder)
+
+
+def _embedded(dataset: Dataset, modality: str, store: FeatureStore, embedder: Embedder) -> Iterator[Entry]:
+    table = store.metadata()
+    row_of = dict(zip(table["item"].to_pylist(), table["row"].to_pylist(), strict=True))
+    group_of = dict(reversed(dataset.links[modality].tolist()))  # an item of several groups is told by its first
+    present = [(number, row_of[item.key]) for number, item in enumerate(dataset.items[modality]) if item.key in row_of]
+    for start in range(0, len(present), ROWS):
+        some = present[start : start + ROWS]
+        rows = np.array([row for _, row in some])
+        for (number, _), vector in zip(some, embed_rows(embedder.method, store, modality, rows).numpy(), strict=True):
+            item, group = dataset.items[modality][number], group_of[number]
+            path = str(item.raw.absolute()) if isinstance(item.raw, Path) else None
+            text = item.raw if isinstance(item.raw, str) else None
+            split = {"split": dataset.splits[group]}
+            yield Entry(modality, item, None, path, text, dataset.groups[group], split, vector)
+
+
+def read_store(folder: Path, embedder: Embedder) -> Iterator[Entry]:
+    """All items of a feature store, known by where they came from.
+
+    Raises:
+        StaleStoreError: it was made by another encoder than the model's.
+        DataError: the model has no such modality.
+    """
+    store = FeatureStore(folder)
+    modality, made_by = store.manifest["modality"], store.manifest["encoder"]["fingerprint"]
+    if modality not in embedder.modalities:
+        raise DataError(f"{folder} holds {modality!r}; the model has {', '.join(embedder.modalities)}.")
+    if made_by != embedder.encoder(modality).fingerprint:
+        raise StaleStoreError(
+            f"{folder} was made by the encoder {made_by}, the model's is {embedder.encoder(modality).fingerprint}."
+        )
+    lines = {line["row"]: line for line in reversed(store.metadata().to_pylist())}
+    for start in range(0, store.rows, ROWS):
+        rows = np.arange(start, min(start + ROWS, store.rows))
+        vectors = embed_rows(embedder.method, store, modality, rows).numpy()
+        for row, vector in zip(rows.tolist(), vectors, strict=True):
+            line = lines[row]
+            item = Item(line["item"], line["source"], None)
+            place = f"{modality}:{line['item']}"
+            yield Entry(
+                modality, item, group=line["group"], metadata={"split": line["split"]}, vector=vector, place=place
+            )

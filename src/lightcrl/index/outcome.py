@@ -1,0 +1,95 @@
+"""One search with its question and its verdict, as the command line and the page show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lightcrl.index.base import Hit, Part
+from lightcrl.index.index import Index
+
+RARE = 0.05
+"""Share of ordinary queries below which a query that finds so little is said to match nothing."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was asked, and what came of it.
+
+    Attributes:
+        asked: by kind (`"text"`, `"image"`, `"audio"`, `"like"`, `"minus"`), the parts of the query.
+        where: the filter.
+        modality: of the results, where it was asked for.
+        hits: the results.
+        ordinary: share of ordinary queries that find nothing nearer; None if not known.
+        counts: items of the index by modality.
+        kinds: modality to kind of item.
+    """
+
+    asked: Mapping[str, tuple[Part, ...]]
+    where: str | None
+    modality: str | None
+    hits: tuple[Hit, ...]
+    ordinary: float | None
+    counts: Mapping[str, int]
+    kinds: Mapping[str, str]
+
+    @property
+    def matches(self) -> bool | None:
+        """Whether anything here matches, as far as can be told; None where it cannot."""
+        if not self.hits:
+            return False
+        return None if self.ordinary is None else self.ordinary >= RARE
+
+    def verdict(self) -> str:
+        """The verdict in words; empty where there is nothing to say."""
+        if not self.hits:
+            return "nothing fits the filter" if self.where or self.modality else "the index is empty"
+        if self.matches is False:
+            return f"nothing here matches: {1 - (self.ordinary or 0):.0%} of ordinary queries find something nearer"
+        return ""
+
+    def words(self) -> str:
+        """The question in words."""
+        signs = {"minus": "minus "}
+        said = [
+            f"{signs.get(kind, '')}{'' if kind in ('text', 'minus') else kind + ' '}{_quoted(part, kind)}"
+            for kind, parts in self.asked.items()
+            for part in parts
+        ]
+        return ", ".join(said)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        asked = {
+            kind: [{"item": str(part.item), "weight": part.weight} for part in parts]
+            for kind, parts in self.asked.items()
+        }
+        told = {"query": asked, "filter": self.where, "modality": self.modality, "items": dict(self.counts)}
+        return {
+            **told,
+            "matches": self.matches,
+            "ordinary": self.ordinary,
+            "verdict": self.verdict(),
+            "hits": [hit.to_json() for hit in self.hits],
+        }
+
+
+def look(index: Index, asked: Mapping[str, Any], *, where: str | None, modality: str | None, k: int) -> Outcome:
+    """Search, and keep what was asked beside what came of it; arguments are those of `Index.search`."""
+    query = index.query(**asked)
+    hits = tuple(index.search_query(query, where=where, modality=modality, k=k))
+    parts = {
+        kind: tuple(part if isinstance(part, Part) else Part(part) for part in given)
+        for kind, one in asked.items()
+        if (given := one if isinstance(one, list) else [one] if one is not None else [])
+    }
+    ordinary = index.ordinary(query.modality, hits, where=where)
+    return Outcome(parts, where, modality, hits, ordinary, index.counts(), index.modalities)
+
+
+def _quoted(part: Part, kind: str) -> str:
+    weight = "" if part.weight == 1 else f"^{part.weight:g}"
+    text = kind in ("text", "minus") and part.kind in (None, "text")
+    return (f'"{part.item}"' if text else str(part.item)) + weight

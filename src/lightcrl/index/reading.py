@@ -1,0 +1,165 @@
+"""Reading an index: the last commit, opened once and kept until there is another; searches in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from lightcrl.errors import QueryError, ShapeError, StoreError
+from lightcrl.index.base import Engine, Hit, Neighbours, Record, Scope, View
+from lightcrl.index.calibration import Calibration, Tail
+from lightcrl.index.catalog import Catalog, State
+
+BATCH = 1024
+"""Items whose neighbours are searched for at a time."""
+
+ATTEMPTS = 5
+"""Times that a commit is opened anew because a newer one has replaced its files."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """One commit of an index, as it is searched.
+
+    Attributes:
+        state: of the catalog.
+        view: of the engine.
+        calibration: what scores mean, where it was measured.
+        scopes: numbers of the items by modality, as far as they were asked for.
+    """
+
+    state: State
+    view: View
+    calibration: Calibration | None
+    scopes: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@final
+class Reader:
+    """Searches in the last commit; any number of threads may ask at once."""
+
+    def __init__(self, catalog: Catalog, engine: Engine, dim: int) -> None:
+        self._catalog, self._engine, self._dim = catalog, engine, dim
+        self._opened: Opened | None = None
+
+    def opened(self) -> Opened:
+        """The last commit.
+
+        Raises:
+            StoreError: its vectors are not there.
+        """
+        opened = self._opened
+        if opened is not None and opened.state.generation == self._catalog.state().generation:
+            return opened
+        for _ in range(ATTEMPTS):
+            state, gone = self._catalog.opened()
+            try:
+                view = self._engine.open(state.token, gone)
+            except FileNotFoundError:
+                continue
+            opened = Opened(state, view, Calibration.unpack(self._catalog.calibration()))
+            self._opened = opened
+            return opened
+        raise StoreError(f"{self._catalog.path.parent} lacks the vectors of its catalog. Build the index again.")
+
+    def item(self, id: str) -> tuple[int, Record]:
+        """Number and record of an item, by its id or the path of its file.
+
+        Raises:
+            QueryError: there is none.
+        """
+        named = self._catalog.named([id]).get(id) or self._catalog.at_path(str(Path(id).absolute()))
+        if named is None:
+            raise QueryError(f"no item {id!r} in {self._catalog.path.parent}; expected an id, or the path of a file.")
+        return named
+
+    def vectors(self, ids: Sequence[str]) -> np.ndarray:
+        """[N, d] float32 of items by id."""
+        return self.opened().view.vectors(np.array([self.item(id)[0] for id in ids], dtype=np.int64))
+
+    def search(
+        self, queries: np.ndarray, k: int, where: str | None, modality: str | None, asked: str | None
+    ) -> list[list[Hit]]:
+        """The k items nearest to each query [Q, d], best first, with shares where the modality `asked` is known.
+
+        Raises:
+            ShapeError: queries are of another width or not finite, or k is below 1.
+            FilterError: the filter is none.
+        """
+        queries = np.asarray(queries, dtype=np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self._dim or k < 1 or not np.isfinite(queries).all():
+            raise ShapeError(
+                f"queries {list(queries.shape)}, the best {k}; expected finite ones [Q, {self._dim}], and at least the "
+                "best 1."
+            )
+        opened = self.opened()
+        numbers, scores = opened.view.search(queries, k, self._scope(opened, where, modality))
+        records = self._catalog.records(np.unique(numbers[numbers >= 0]))
+        tails: Mapping[Any, Tail] = opened.calibration.tails if opened.calibration else {}
+        found: list[list[Hit]] = [[] for _ in queries]
+        for query, column in zip(*np.nonzero(numbers >= 0), strict=True):
+            if (record := records.get(int(numbers[query, column]))) is not None:
+                score = float(scores[query, column])
+                tail = tails.get((asked, record.modality))
+                share = float(tail.shares(np.array([score]))[0]) if tail else None
+                found[query].append(_hit(record, score, share))
+        return found
+
+    def ordinary(self, asked: str, hits: Sequence[Hit], counts: Mapping[str, int]) -> float | None:
+        """The share of ordinary queries whose best result is no better than the best of these; None if not known."""
+        calibration = self.opened().calibration
+        shares = [
+            tail.ordinary(hit.score, counts.get(hit.modality, 0))
+            for hit in hits
+            if calibration and (tail := calibration.tails.get((asked, hit.modality)))
+        ]
+        return max(shares, default=None)
+
+    def calibration(self) -> list[dict[str, Any]]:
+        """As JSON: for which queries and items scores have a meaning, and from how many pairs."""
+        calibration = self.opened().calibration
+        return [
+            {"query": asked, "item": given, "pairs": tail.pairs, "queries_from": tail.source}
+            for (asked, given), tail in (calibration.tails.items() if calibration else ())
+        ]
+
+    def neighbours(self, k: int, where: str | None, modality: str | None) -> Neighbours:
+        """The k nearest others of every item, among these items."""
+        opened = self.opened()
+        numbers = self._catalog.numbers(modality, where)
+        scope = Scope(None, lambda: numbers)
+        places, scores = np.full((len(numbers), k), -1), np.full((len(numbers), k), -np.inf, np.float32)
+        for start in range(0, len(numbers), BATCH):
+            asking = numbers[start : start + BATCH]
+            near, likeness = opened.view.search(opened.view.vectors(asking), k + 1, scope)
+            others = (near != asking[:, None]) & (near >= 0)
+            order = np.argsort(~others, axis=1, kind="stable")[:, :k]  # an item itself comes last
+            kept = np.take_along_axis(others, order, 1)
+            rows = slice(start, start + len(asking))
+            at = np.searchsorted(numbers, np.take_along_axis(near, order, 1))
+            places[rows, : order.shape[1]] = np.where(kept, at, -1)
+            scores[rows, : order.shape[1]] = np.where(kept, np.take_along_axis(likeness, order, 1), -np.inf)
+        records = self._catalog.records(numbers)
+        return Neighbours(tuple(records[number].id for number in numbers.tolist()), places, scores)
+
+    def _scope(self, opened: Opened, where: str | None, modality: str | None) -> Scope | None:
+        if where is not None:
+            numbers = self._catalog.numbers(modality, where)
+            return Scope(None, lambda: numbers)
+        if modality is None:
+            return None
+
+        def of_modality() -> np.ndarray:
+            if modality not in opened.scopes:
+                opened.scopes[modality] = self._catalog.numbers(modality)
+            return opened.scopes[modality]
+
+        return Scope(modality, of_modality)
+
+
+def _hit(record: Record, score: float, share: float | None) -> Hit:
+    return Hit(record.id, score, share, record.modality, record.path, record.text, record.metadata)
