@@ -241,7 +241,7 @@ def test_evaluate_fine_tuning_keeps_a_classifier_where_it_is_told_to(world, tmp_
     assert found["counts"] == {"train": 24, "held": 8, "test": 32, "classes": 8}
     assert found["chance"] == dict.fromkeys(found["metrics"], 1 / 8)
     page = (tmp_path / "out.html").read_text()
-    assert "of fine-tuning, the checkpoint that held items chose" in " ".join(page.split())
+    assert "for fine-tuning, the checkpoint chosen by held-out items" in " ".join(page.split())
     assert page.count("<h2>") == 1
     assert "classes" in call("info", tmp_path / "tuned")
     wrong = call("evaluate", "fine-tuning", world.run, *words, "--set", "training.epoch=10", code=1)

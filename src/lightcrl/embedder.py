@@ -1,4 +1,4 @@
-"""The embedder: raw items in, unit vectors out. The only way from raw items to embeddings."""
+"""The embedder: raw items in, unit vectors out; the only path from raw items to embeddings."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from lightcrl.tokens import TokenBatch
 BATCH = 256
 
 FORMER_LENGTH = 512
-"""Tokens of a text that version 0.1 read, whatever the makers of its encoder had set."""
+"""Greatest number of tokens of a text in version 0.1, regardless of the setting of the encoder's makers."""
 
 
 class Embedder:
-    """A checkpoint with its frozen encoders, loaded when first needed.
+    """A checkpoint with its frozen encoders, which are loaded on first use.
 
     Attributes:
-        checkpoint: the method and what it was trained with.
+        checkpoint: the method and its training settings.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, device: str = "auto", trust_remote_code: bool = False) -> None:
@@ -44,7 +44,7 @@ class Embedder:
 
     @property
     def modalities(self) -> dict[str, str]:
-        """Modality to kind of item."""
+        """The kind of item by modality."""
         return {modality: spec.kind for modality, spec in self.checkpoint.encoders.items()}
 
     @property
@@ -54,16 +54,15 @@ class Embedder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Stands for all that decides the embeddings: the checkpoint's digest."""
+        """The checkpoint's digest of all settings that determine the embeddings."""
         return str(self.checkpoint.config()["digest"])
 
     def encoder(self, modality: str) -> Encoder:
-        """The encoder of a modality, with what training has changed of it.
+        """Return the encoder of a modality, with its trained weights.
 
         Raises:
             ModalityError: the model has no such modality.
-            EncoderError: the encoder found is not the one that the model was trained with, or runs code that comes
-                with it and is not trusted.
+            EncoderError: the encoder differs from the one in training, or requires code that is not trusted.
         """
         if modality not in self.checkpoint.encoders:
             raise ModalityError(f"no modality {modality!r} in this model; it has {', '.join(self.modalities)}.")
@@ -91,14 +90,14 @@ class Embedder:
         Args:
             items: texts (str), pictures or sounds, in the forms of `lightcrl.encoders.inputs`: paths, bytes, open
                 files, PIL images, arrays, tensors, (samples, rate), or mappings as Hugging Face data sets have them.
-            modality: whose items they are.
+            modality: modality of the items.
 
         Returns:
             Unit vectors [N, d], float32, in the order of `items`.
 
         Raises:
             ModalityError: the model has no such modality.
-            ItemError: an item cannot be read; says which.
+            ItemError: an item is unreadable; the message names it.
         """
         if isinstance(items, (str, bytes, Path)):
             raise DataError(f"encode takes a list of items, found one {type(items).__name__}; put it into a list.")
@@ -109,7 +108,7 @@ class Embedder:
         return vectors
 
     def encode_some(self, items: Sequence[Item], modality: str) -> tuple[np.ndarray, list[Rejection]]:
-        """As `encode`, but items that cannot be read are set aside: their vectors are NaN, and they are returned."""
+        """Embed items as `encode`, but set unreadable items aside: their vectors are NaN, and they are returned."""
         encoder = self.encoder(modality)
         vectors = np.full((len(items), self.dim), np.nan, dtype=np.float32)
         rejected: list[Rejection] = []
@@ -135,7 +134,7 @@ class Embedder:
 
     @torch.inference_mode()
     def encode_tokens(self, tokens: TokenBatch, modality: str) -> np.ndarray:
-        """Unit vectors [B, d] of an encoder's tokens [B, T, D]."""
+        """Return unit vectors [B, d] of an encoder's tokens [B, T, D]."""
         vectors: np.ndarray = self.method(modality, tokens.to(self.device, torch.float32)).cpu().numpy()
         return vectors
 
@@ -147,17 +146,17 @@ def load(
     encoders: Mapping[str, Path | str] | None = None,
     trust_remote_code: bool = False,
 ) -> Embedder:
-    """The embedder of a run's folder, a checkpoint's folder or a hub id.
+    """Load the embedder of a run's folder, a checkpoint's folder or a hub id.
 
     Args:
         place: folder or hub id.
-        device: `"auto"` takes the GPU when there is one.
-        encoders: where encoders lie now, by modality, if not where they lay in training.
-        trust_remote_code: let encoders whose recipe said so run the code that comes with them. A checkpoint from
-            elsewhere cannot say it for you.
+        device: device of the method; `"auto"` is the GPU if there is one.
+        encoders: current location of encoders by modality, if they have moved since training.
+        trust_remote_code: true to let encoders run the code that comes with them, if their recipe allows it. A
+            checkpoint from elsewhere cannot give this permission for you.
 
     Raises:
-        CheckpointError: nothing is there, or it is torn, tampered with or of a newer format.
+        CheckpointError: there is no checkpoint, or it is torn, tampered with or of a newer format.
     """
     checkpoint = load_checkpoint(place)
     for modality, model in (encoders or {}).items():
@@ -168,7 +167,7 @@ def load(
 
 
 def _load_as_trained(spec: EncoderSpec, fingerprint: str) -> Encoder:
-    """Load an encoder; a text encoder of a model from before makers' lengths were read cuts where it did then."""
+    """Load an encoder; a text encoder of an old model keeps the text length of version 0.1."""
     encoder = load_encoder(spec)
     if encoder.fingerprint == fingerprint or spec.kind != "text" or spec.max_length is not None:
         return encoder

@@ -1,4 +1,4 @@
-"""What the encoders of the transformers library share: loading and running a model."""
+"""The common base of encoders of the transformers library: loading and running a model."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ from lightcrl.errors import EncoderError
 from lightcrl.machine import multiplies_bfloat16
 from lightcrl.tokens import TokenBatch
 
-# Part of every fingerprint: raise it when the same files and settings give other tokens than before.
+# Part of every fingerprint; to be raised when the same files and settings give other tokens.
 FORMAT = 1
 
 
 class HuggingFaceEncoder(Encoder):
     """A model of the transformers library.
 
-    What is cheap (finding the files, the tokenizer or image processor) happens at once; the weights are loaded when
-    first needed, so that a warm feature store can be used where the model would not fit.
+    Cheap steps (locating the files, loading the tokenizer or image processor) happen at once; the weights are loaded
+    on demand, so that a warm feature store can be used on a machine without room for the model.
 
     Raises:
-        EncoderNotFoundError: neither a local folder nor reachable on the hub.
-        EncoderError: files that cannot be loaded, or settings that this model cannot meet.
+        EncoderNotFoundError: the model is neither a local folder nor reachable on the hub.
+        EncoderError: files cannot be loaded, or settings are impossible for this model.
     """
 
-    # The part of a dual encoder such as CLIP that sees these items.
+    # The part of a dual encoder such as CLIP that encodes these items.
     tower: ClassVar[str]
-    # The class of `transformers` that prepares these items, and its name for people.
+    # The class of `transformers` that preprocesses these items, and its name for people.
     processor_class: ClassVar[tuple[str, str]]
     processor_options: ClassVar[Mapping[str, Any]] = {}
     # `batch_size` and `batch_length` on a CPU, then elsewhere: more than fills a cache is no faster (docs/LOG.md).
     batches: ClassVar[tuple[tuple[int, float], tuple[int, float]]]
-    # Leading tokens of a text that are not pooled, and inputs that are not the model's to see.
+    # Leading tokens of a text that are not pooled, and inputs that the model does not receive.
     skip: int = 0
     unseen: frozenset[str] = frozenset()
 
@@ -81,7 +81,7 @@ class HuggingFaceEncoder(Encoder):
         else:
             self.batch_size = spec.batch_size
         self.processor = self._from_pretrained(self.processor_class[0], **self.processor_options)
-        # With what "auto" came to, so that all machines compute alike; each chooses its own device.
+        # "auto" is resolved here, so that all machines compute alike; each chooses its own device.
         self.origin = partial(type(self), self.spec)
         self._lock = threading.Lock()
         self._loaded: Loaded | None = None
@@ -89,18 +89,18 @@ class HuggingFaceEncoder(Encoder):
 
     @abstractmethod
     def trial(self) -> list[Prepared]:
-        """Two prepared items, the first no longer than the second, to learn the model's shapes from."""
+        """Return two prepared items, the first no longer than the second, for a trial of the model's shapes."""
 
     def token_mask(self, network: Any, mask: Tensor, tokens: int) -> Tensor:
-        """The mask [B, tokens] of the model's tokens from the mask [B, N] of its input."""
+        """Return the mask [B, tokens] of the model's tokens from the mask [B, N] of its input."""
         return mask
 
     def places(self, network: torch.nn.Module, layer: Tensor, inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
-        """The `cls`, `prefix` and `grid` of a `Layer` with values [B, T, D]."""
+        """Return `cls`, `prefix` and `grid` of a `Layer` with values [B, T, D]."""
         return {}
 
     def choices(self) -> Choices:
-        """Every pool of at most twelve layers; the encoder that gives them shares this one's weights."""
+        """Return every pool of at most twelve layers; their encoder shares this encoder's weights."""
         loaded = self.loaded
 
         def settle(layers: Sequence[int] | str, tokens: str) -> tuple[Slot, ...]:
@@ -123,7 +123,7 @@ class HuggingFaceEncoder(Encoder):
 
     @property
     def loaded(self) -> Loaded:
-        """The model, loaded when first asked for."""
+        """The model, loaded on first use."""
         with self._lock:
             if self._loaded is None:
                 self._loaded = self._load()
@@ -136,12 +136,12 @@ class HuggingFaceEncoder(Encoder):
 
     @property
     def slots(self) -> int:  # type: ignore[override]
-        """Tokens per item with a meaning of their own."""
+        """Number of tokens with a fixed meaning per item."""
         return self.loaded.slots
 
     @property
     def sequence(self) -> bool:  # type: ignore[override]
-        """Whether words, patches or segments follow the slots."""
+        """True if words, patches or segments follow the slots."""
         return self.loaded.sequence
 
     @cached_property
@@ -150,7 +150,7 @@ class HuggingFaceEncoder(Encoder):
         return folder_digest(self.folder, (*files, *CODE) if self.spec.trust_remote_code else files)
 
     def describe(self) -> Mapping[str, Any]:
-        """The content of the model's files, wherever they lie, and every setting that tokens depend on."""
+        """Return digests of the model's files, independent of their location, and all settings of the tokens."""
         return {
             "encoder": "transformers",
             "format": FORMAT,
@@ -165,29 +165,29 @@ class HuggingFaceEncoder(Encoder):
         }
 
     def in_float32(self) -> HuggingFaceEncoder:
-        """This encoder with products in float32, itself where it has them."""
+        """Return this encoder with products in float32; itself if it already has them."""
         if self.spec.dtype == "float32":
             return self
         return type(self)(self.spec.model_copy(update={"dtype": "float32"}))
 
     def with_network(self, network: torch.nn.Module, mark: str | None = None) -> HuggingFaceEncoder:
-        """This encoder around other weights of the same shapes; `mark` stands for them in its fingerprint."""
+        """Return this encoder with other weights of the same shapes; `mark` identifies them in its fingerprint."""
         changed = copy(self)
         changed._loaded, changed._tuned, changed.origin = replace(self.loaded, network=network), mark, None
         return changed
 
     def encode(self, prepared: Sequence[Prepared]) -> TokenBatch:
-        """Tokens [B, T, D], float32; items that cannot share a batch without changing each other are run apart."""
+        """Return tokens [B, T, D] float32; items that would affect each other in a batch are run separately."""
         with torch.inference_mode():
             tokens = self.forward(prepared)
-        # Copies made outside can be used in training. Some models fill every item up to a fixed length.
+        # Copies outside of inference mode can be used in training. Some models pad every item to a fixed length.
         longest = int(tokens.lengths.max())
         return TokenBatch(tokens.values[:, :longest].clone(), tokens.mask[:, :longest].clone())
 
     def own_vectors(self, tokens: TokenBatch) -> Tensor:
-        """What the model was trained to give, where that is known and can be had from the tokens.
+        """Return the vectors that the model was trained to give, if they are known and follow from the tokens.
 
-        Else see `layout.own_vectors`: for a text, the masked mean of the last layer.
+        Otherwise see `layout.own_vectors`: for a text, the masked mean of the last layer.
         """
         loaded = self.loaded
         layers = from_the_end(loaded.layers, loaded.blocks)
@@ -200,7 +200,7 @@ class HuggingFaceEncoder(Encoder):
         return own_vectors(tokens, loaded.tokens, layers)
 
     def forward(self, prepared: Sequence[Prepared]) -> TokenBatch:
-        """As `encode`, but gradients flow."""
+        """Encode with gradients; see `encode`."""
         groups = alike(prepared, self.loaded.pads)
         parts = [self.tokens(self.batch([prepared[number] for number in members])) for members in groups]
         if len(parts) == 1:
@@ -210,7 +210,7 @@ class HuggingFaceEncoder(Encoder):
         return TokenBatch.from_ragged(ragged).rows(order.argsort())
 
     def tokens(self, inputs: Mapping[str, Tensor]) -> TokenBatch:
-        """Tokens [B, T, D] of inputs by name, those that `prepare` gives with the batch before them; gradients flow."""
+        """Return tokens [B, T, D] of batched inputs by name, as from `prepare`, with gradients."""
         loaded = self.loaded
         last_only = all(layer in (-1, loaded.blocks - 1) for layer in loaded.layers)
         trained = "trained" in loaded.tokens
@@ -218,7 +218,7 @@ class HuggingFaceEncoder(Encoder):
         return lay_out([blocks[-1 if last_only else layer] for layer in loaded.layers], loaded.tokens)
 
     def batch(self, items: Sequence[Prepared]) -> dict[str, Tensor]:
-        """Prepared items of like shape as one batch, padded at the end: what `tokens` takes."""
+        """Batch prepared items of similar shape, padded at the end, as input of `tokens`."""
         pad_id = getattr(self.processor, "pad_token_id", None) or 0
         return {
             name: pad_sequence([item[name] for item in items], True, pad_id if name == "input_ids" else 0)
@@ -226,13 +226,13 @@ class HuggingFaceEncoder(Encoder):
         }
 
     def _run(self, network: Any, accepts: frozenset[str], items: Sequence[Prepared]) -> list[Layer]:
-        """The blocks of the model, first to last."""
+        """Return the outputs of the model's blocks, first to last."""
         return self._blocks(network, accepts, self.batch(items), hidden=True, trained=True)
 
     def _blocks(
         self, network: Any, accepts: frozenset[str], inputs: Mapping[str, Tensor], hidden: bool, trained: bool
     ) -> list[Layer]:
-        """The blocks of the model, first to last, or the last alone; it has the trained vector where that is wanted."""
+        """Return outputs of the model's blocks, first to last, or the last only, with the trained vector if wanted."""
         inputs = {
             name: value.to(self.device, network.dtype if value.is_floating_point() else None)
             for name, value in inputs.items()
@@ -261,18 +261,18 @@ class HuggingFaceEncoder(Encoder):
         return Layer(values, real if mask is None else self.token_mask(network, mask, tokens).bool(), **places)
 
     def _load(self) -> Loaded:
-        # Weights made in inference mode could never be trained.
+        # Weights from inference mode could not be trained.
         with torch.inference_mode(False):
             network, accepts = self._load_network()
         short, long = self.trial()
         with torch.inference_mode():
             try:
                 alone = self._run(network, accepts, [short])
-            except Exception as error:  # Whatever the model's code may raise.
+            except Exception as error:  # the model's code may raise any exception
                 raise EncoderError(f"{self.spec.model!r} does not work as {self.kind} encoder: {error}") from error
             if not all(torch.isfinite(block.values).all() for block in alone):
                 raise EncoderError(
-                    f"{self.spec.model!r} gives hidden states that are not finite in {self.spec.dtype}. Where the "
+                    f"{self.spec.model!r} gives hidden states that are not finite in {self.spec.dtype}. If the "
                     "weights are sound, dtype = 'bfloat16' or 'float32' helps."
                 )
             if not same(alone, self._run(network, accepts, [short])):
@@ -294,7 +294,7 @@ class HuggingFaceEncoder(Encoder):
         return Loaded(network, accepts, *size, alone[-1], own)
 
     def _load_network(self) -> tuple[torch.nn.Module, frozenset[str]]:
-        # New heads draw from the global generator, which is the user's.
+        # New heads draw from the global generator, which belongs to the user.
         with torch.random.fork_rng(devices=[]):
             model, absent = self._pretrained() if self.spec.weights == "pretrained" else (self._random(), set())
         network = getattr(model, self.tower, model)
@@ -317,17 +317,17 @@ class HuggingFaceEncoder(Encoder):
 
     @property
     def _reads_sentence(self) -> bool:
-        """Whether tokens depend on what the folder says beside the transformer; its own vector alone does not count."""
+        """True if the tokens depend on the folder's settings beside the transformer, its own vector aside."""
         return self.sentence is not None and (self.sentence.lower_case or "trained" in self.spec.tokens)
 
     @property
     def _projects(self) -> bool:
-        """The model itself has the vector that it was trained to give."""
+        """Return true if the model itself computes the vector that it was trained to give."""
         pools = self.sentence is not None and bool(self.sentence.poolings)
         return self.spec.weights == "pretrained" and not pools and projects(self.config, self.kind)
 
     def _check_vector(self) -> None:
-        """Refuse what would be left out where the recipe wants all that suits the model."""
+        """Refuse a model without its trained vector if the recipe's tokens are `"auto"` or contain `trained`."""
         if self.sentence is None or self.spec.weights != "pretrained":
             return
         wanted = self.spec.tokens == "auto" or "trained" in self.spec.tokens
@@ -341,7 +341,7 @@ class HuggingFaceEncoder(Encoder):
             )
 
     def _vector(self, model: Any) -> TrainedVector | None:
-        """What gives the vector that the model was trained to give, where that is known."""
+        """Return the module of the vector that the model was trained to give, if it is known."""
         sentence = self.sentence
         if self.spec.weights != "pretrained" or (sentence and sentence.unread):
             return None
@@ -354,7 +354,7 @@ class HuggingFaceEncoder(Encoder):
         return TrainedVector(sentence.poolings, after, self.skip, dim)
 
     def _pretrained(self) -> tuple[Any, set[str]]:
-        """The whole model, and the names of weights that its files lack."""
+        """Load the complete model; return it and the names of weights that its files lack."""
         # On a CPU torch's fused attention is the slower one in bfloat16 (docs/LOG.md).
         plain = self.spec.dtype == "bfloat16" and self.device.type == "cpu"
         model, report = self._from_pretrained(
@@ -367,7 +367,7 @@ class HuggingFaceEncoder(Encoder):
         return model, set(report["missing_keys"])
 
     def _random(self) -> Any:
-        """The whole model with random weights."""
+        """Make the complete model with random weights."""
         from transformers import AutoModel
 
         torch.manual_seed(0)
@@ -384,7 +384,7 @@ class HuggingFaceEncoder(Encoder):
                 return getattr(transformers, class_name).from_pretrained(
                     self.folder, trust_remote_code=self.spec.trust_remote_code, **options
                 )
-        except Exception as error:  # The library has no root of its own errors; every failure means the same here.
+        except Exception as error:  # the library has no common class of errors; every failure means the same here
             wanted = self.processor_class[1] if class_name == self.processor_class[0] else f"model ({class_name})"
             text = str(error).strip()
             hint = " If you trust its authors, set trust_remote_code = true." if "trust_remote_code" in text else ""
