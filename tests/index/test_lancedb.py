@@ -94,7 +94,7 @@ def test_vectors_may_lie_in_an_object_store(tmp_path, monkeypatch):
         monkeypatch.setenv("AWS_ENDPOINT", endpoint)
         monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
         index = make(tmp_path, uri="s3://bucket/photos")
-        assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", "catalog.db"}
+        assert not (tmp_path / "lancedb").exists()
         assert recall(Index.open(tmp_path)) == 1.0
         nearest_to_three = [hit.id for hit in index.search_vectors(VECTORS[3:4], 2)[0]]
         index.remove(["3"])

@@ -37,6 +37,9 @@ PROBED = 12
 
 PROBES = 20
 
+BITS = 256
+"""Bits that stand for a vector in an index `ivf_rq`, at least."""
+
 CANDIDATES = 200
 """Candidates that are scored exactly at least: a bit for each number leaves their order vague."""
 
@@ -157,7 +160,9 @@ class Lance:
 
         kind = getattr(index, KINDS[self.options["index"]])
         partitions = _partitions(self.options, table.count_rows())
-        table.create_index("vector", config=kind(distance_type="dot", num_partitions=partitions))
+        # A bit for each number says too little of short vectors.
+        bits = {"num_bits": min(8, -(-BITS // self._dim))} if self.options["index"] == "ivf_rq" else {}
+        table.create_index("vector", config=kind(distance_type="dot", num_partitions=partitions, **bits))
         table.create_index("number", config=index.BTree())
         table.create_index("modality", config=index.Bitmap())
 
