@@ -109,6 +109,15 @@ class Reader:
                 found[query].append(_hit(record, score, share))
         return found
 
+    def search_each(self, query: np.ndarray, k: int, where: str | None, modality: str | None, asked: str) -> list[Hit]:
+        """The k best results of a query [d], in order of shares where there are several modalities with known ones."""
+        calibration, counts = self.opened().calibration, self._catalog.counts()
+        known = set(calibration.tails) if calibration else set()
+        if modality is None and len(counts) > 1 and known >= {(asked, one) for one in counts}:
+            hits = [hit for one in counts for hit in self.search(query[None], k, where, one, asked)[0]]
+            return sorted(hits, key=lambda hit: (hit.share or 0.0, -hit.score))[:k]
+        return self.search(query[None], k, where, modality, asked)[0]
+
     def ordinary(self, asked: str, hits: Sequence[Hit], counts: Mapping[str, int]) -> float | None:
         """The share of ordinary queries whose best result is no better than the best of these; None if not known."""
         calibration = self.opened().calibration
