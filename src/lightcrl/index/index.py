@@ -176,7 +176,7 @@ class Index:
             "columns": self._catalog.columns(),
             "removed": len(gone),
             "bytes": sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()),
-            "aside": dict(Counter(one.reason for one in self._catalog.aside()).most_common()),
+            "aside": dict(Counter(rejection.reason for rejection in self._catalog.aside()).most_common()),
             "calibration": self._reader.calibration(),
             "generation": state.generation,
         }

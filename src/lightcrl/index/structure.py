@@ -125,7 +125,7 @@ def find_outliers(
             if near.places[at, 0] >= 0 and (most is not None or far[at] > limit):
                 nearest, score = near.ids[near.places[at, 0]], float(near.scores[at, 0])
                 outliers.append(Outlier(near.ids[at], name, float(far[at]), limit, nearest, score))
-    outliers.sort(key=lambda one: one.limit - one.farness)
+    outliers.sort(key=lambda outlier: outlier.limit - outlier.farness)
     return outliers[:most]
 
 
