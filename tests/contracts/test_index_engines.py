@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,25 @@ def test_another_process_reads_while_this_one_writes(empty, tmp_path):
         output, _ = reader.communicate(timeout=120)
     assert reader.returncode == 0
     assert int(output) > 5
+
+
+def test_many_threads_read_while_one_writes(empty):
+    fill(empty, range(60))
+    expected = [hit.score for hit in empty.search_vectors(VECTORS[:30], 1)[7]]
+
+    def read(_: int) -> int:
+        for _ in range(20):
+            hits = empty.search_vectors(VECTORS[:30], 1)
+            assert [row[0].id for row in hits] == NAMES[:30]
+            assert [hit.score for hit in hits[7]] == expected
+        return len(empty)
+
+    with ThreadPoolExecutor(4) as pool:
+        counts = pool.map(read, range(4))
+        for start in range(60, 240, 30):
+            fill(empty, range(start, start + 30))
+        assert all(60 <= count <= 240 for count in counts)
+    assert len(empty) == 240
 
 
 def test_the_engine_has_a_folder_of_its_own(full):

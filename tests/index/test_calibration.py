@@ -107,6 +107,27 @@ def test_an_index_is_calibrated_when_it_is_built_and_when_it_has_doubled(tmp_pat
     assert index.search_vectors(QUERIES[:1], 1)[0][0].share is None
 
 
+def test_results_of_several_modalities_come_in_order_of_their_shares(tmp_path):
+    """Texts are nearer to a query than pictures are, and yet a picture that stands out comes first."""
+    index = Index.create(tmp_path, make_embedder(DIM, kinds=("text", "image")))
+    gap = np.zeros(DIM, np.float32)
+    gap[0] = 3.0
+    texts = ITEMS[:400] + gap
+    pictures = ITEMS[400:800] + 0.0
+    pictures[7] = texts[5] + 0.5 * ITEMS[9]
+    for modality, vectors in (("text", texts), ("image", pictures)):
+        ids = [f"{modality} {n}" for n in range(len(vectors))]
+        units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        index.add_vectors(ids, units, modality, fingerprint=index.fingerprint)
+    by_share = index.search(like="text 5", k=20)
+    assert by_share[0].id == "image 7"
+    assert [hit.share for hit in by_share] == sorted(hit.share for hit in by_share)
+    assert {hit.modality for hit in by_share} == {"text", "image"}
+    by_score = index.search_vectors(index.vectors(["text 5"]), 21)[0][1:]
+    assert {hit.modality for hit in by_score[1:]} == {"text"}
+    assert len(by_share) == 20
+
+
 def test_nothing_matches_is_said_where_nothing_does(tmp_path):
     """Texts of two kinds of words: those of the index, and others."""
     words = ["red", "green", "blue", "dog", "cat", "house", "tree", "small", "large", "old"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -170,6 +171,21 @@ def test_entries_of_one_s_own_are_added(index):
     assert index.search("a text", k=1)[0].metadata == {"n": 1}
 
 
+def test_sounds_are_indexed_and_found_by_sounds(tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    time = np.arange(16_000) / 16_000
+    for pitch in (220, 440, 880):
+        (tmp_path / "sounds").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "sounds" / f"{pitch}.wav", 0.3 * np.sin(2 * np.pi * pitch * time), 16_000)
+    index = Index.create(tmp_path / "index", make_embedder(kinds=("text", "audio")))
+    assert counts(index.add(tmp_path / "sounds")) == (3, 0, 0, 3, 0)
+    hits = index.search(audio=tmp_path / "sounds" / "440.wav", k=3)
+    assert (hits[0].id, hits[0].modality) == ("440.wav", "audio")
+    assert hits[0].score == pytest.approx(1, abs=1e-3)
+    assert index.search(audio=(np.sin(2 * np.pi * 880 * time) * 0.3, 16_000), k=1)[0].id == "880.wav"
+    assert len(index.search("a high tone", k=5)) == 3
+
+
 def test_queries_are_sums_of_weighted_parts(index, photos, model):
     index.add(photos)
     index.add([index.entry(text, "text", id=text) for text in ("red", "blue", "night")])
@@ -227,6 +243,8 @@ def test_an_index_finds_its_model_again_and_refuses_what_is_not_one(model, tmp_p
         Index.create(tmp_path / "model", model)
     with pytest.raises(StoreError, match="no index in"):
         Index.open(tmp_path / "model")
+    with pytest.raises(StoreError, match=r"Open it with lightcrl\.index\.VectorIndex"):
+        Index.open(Path(__file__).parents[1] / "golden" / "index-1")
     with in_turn(tmp_path / "new"), pytest.raises(StoreError, match="is being written by process"):
         Index.open(tmp_path / "new")
     unknown = Index.create(tmp_path / "unknown", model)

@@ -102,7 +102,7 @@ def info(index: Folder, json: Json = None) -> None:
     told = opened.info()
     index_console.print_index(told, opened.aside())
     if json is not None:
-        write(json, {**told, "set_aside": [str(one) for one in opened.aside()]})
+        write(json, {**told, "set_aside": [str(rejection) for rejection in opened.aside()]})
 
 
 @app.command()
@@ -135,7 +135,7 @@ def duplicates(
     copies = find_duplicates(Index.open(index), threshold=threshold, where=where, modality=modality)
     index_console.print_copies(copies)
     if json is not None:
-        write(json, {"duplicates": [one.to_json() for one in copies]})
+        write(json, {"duplicates": [of_modality.to_json() for of_modality in copies]})
 
 
 @app.command()
@@ -153,7 +153,7 @@ def outliers(
     far = find_outliers(Index.open(index), where=where, modality=modality, most=most)
     index_console.print_outliers(far)
     if json is not None:
-        write(json, {"outliers": [one.to_json() for one in far]})
+        write(json, {"outliers": [outlier.to_json() for outlier in far]})
 
 
 def open_index(folder: Path, model: str | None, encoder: list[str] | None, trust_remote_code: bool) -> Any:
@@ -186,7 +186,7 @@ def _print_added(index: Any, done: Any, json: Path | None) -> None:
     index_console.print_added(index, done)
     if json is not None:
         figures = {name: getattr(done, name) for name in ("added", "replaced", "present", "encoded")}
-        write(json, {**figures, "items": len(index), "rejected": [str(one) for one in done.rejected]})
+        write(json, {**figures, "items": len(index), "rejected": [str(rejection) for rejection in done.rejected]})
 
 
 def _value(text: str) -> int | str:

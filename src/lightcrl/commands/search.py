@@ -74,7 +74,7 @@ def _weighted(given: list[str] | None, kind: str | None = None) -> list[Any] | N
     """The parts of an option, with their weights."""
     from lightcrl.index import Part
 
-    matches = [(one, _WEIGHT.fullmatch(one)) for one in given or []]
+    matches = [(item, _WEIGHT.fullmatch(item)) for item in given or []]
     return [
-        Part(match[1], float(match[2]), kind=kind) if match else Part(one, kind=kind) for one, match in matches
+        Part(match[1], float(match[2]), kind=kind) if match else Part(item, kind=kind) for item, match in matches
     ] or None

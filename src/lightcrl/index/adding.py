@@ -1,4 +1,4 @@
-"""Adding: which entries are new, which have changed, which are there already; and one commit of them."""
+"""Adding: which entries are new, which have changed, which are there already; and arrival commit of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ READERS = 4
 
 
 @dataclass(frozen=True)
-class Placed:
+class Arrival:
     """An entry with what the index knows of it.
 
     Attributes:
@@ -49,7 +49,7 @@ def add_batch(
     entries: Sequence[Entry | Rejection],
     check: Callable[[], None] = lambda: None,
 ) -> Added:
-    """Add entries in one commit.
+    """Add entries in arrival commit.
 
     Args:
         catalog: of the index.
@@ -63,65 +63,67 @@ def add_batch(
         DataError: an entry has an unusable id.
         ShapeError: an embedding that came along is no unit vector of the index's width.
     """
-    placed, rejected = _place(catalog, [one for one in entries if isinstance(one, Entry)])
-    rejected += [one for one in entries if isinstance(one, Rejection)]
-    stored = [one for one in placed if one.changed]
+    arrivals, rejected = _place(catalog, [entry for entry in entries if isinstance(entry, Entry)])
+    rejected += [entry for entry in entries if isinstance(entry, Rejection)]
+    stored = [arrival for arrival in arrivals if arrival.changed]
     vectors, encoded, more = _embed(catalog, engine, embedder, stored, dim)
     rejected += more
     whole = ~np.isnan(vectors).any(1)
-    stored, vectors = [one for one, good in zip(stored, whole, strict=True) if good], vectors[whole]
+    stored, vectors = [arrival for arrival, good in zip(stored, whole, strict=True) if good], vectors[whole]
     check()
     state = catalog.state()
     token: Token = state.token
     numbers = np.arange(state.next, state.next + len(stored))
     if len(stored):
-        token = engine.append(token, numbers, vectors, [one.entry.modality for one in stored])
-    old = [one.kept.number for one in stored if one.kept is not None]
+        token = engine.append(token, numbers, vectors, [arrival.entry.modality for arrival in stored])
+    old = [arrival.kept.number for arrival in stored if arrival.kept is not None]
     if old:
         token = engine.remove(token, np.array(sorted(old)))
-    taken = _Names(catalog, [one.entry for one in stored])
+    taken = _Names(catalog, [arrival.entry for arrival in stored])
     with catalog.change() as change:
         change.drop(old)
-        change.insert([_row(one, int(number), taken(one)) for one, number in zip(stored, numbers, strict=True)])
-        present = [one for one in placed if not one.changed]
-        for one in present:
-            if one.kept is not None:
-                change.update(one.kept.number, {"_key": one.entry.item.key, **_cells(one.entry)})
+        change.insert(
+            [_row(arrival, int(number), taken(arrival)) for arrival, number in zip(stored, numbers, strict=True)]
+        )
+        present = [arrival for arrival in arrivals if not arrival.changed]
+        for arrival in present:
+            if arrival.kept is not None:
+                change.update(arrival.kept.number, {"_key": arrival.entry.item.key, **_cells(arrival.entry)})
         change.token(token, state.next + len(stored))
-        change.set_aside(rejected, [(one.entry.item.source, one.entry.modality) for one in placed])
+        change.set_aside(rejected, [(arrival.entry.item.source, arrival.entry.modality) for arrival in arrivals])
     return Added(len(stored) - len(old), len(old), len(present), encoded, tuple(rejected))
 
 
-def _place(catalog: Catalog, entries: Sequence[Entry]) -> tuple[list[Placed], list[Rejection]]:
+def _place(catalog: Catalog, entries: Sequence[Entry]) -> tuple[list[Arrival], list[Rejection]]:
     """Entries with what is there of them, each name once, the last of equal ones."""
     unique: dict[tuple[str, str | None], Entry] = {}
     for entry in entries:
         if entry.id is not None and (not entry.id or "\0" in entry.id):
             raise DataError(f"{entry.item.source}: the id is {entry.id!r}; expected a text.")
         unique[("", entry.id) if entry.id is not None else (entry.modality, place(entry))] = entry
-    ids = [one.id for one in unique.values() if one.id is not None]
+    ids = [entry.id for entry in unique.values() if entry.id is not None]
     of_modality = {kept.id: (modality, kept) for modality, kept in catalog.kept("id", ids)}
     at_id = {
-        one.id: kept if modality == one.modality else replace(kept, digest="", key="")
-        for one in unique.values()
-        if one.id is not None and one.id in of_modality
-        for modality, kept in [of_modality[one.id]]
+        entry.id: kept if modality == entry.modality else replace(kept, digest="", key="")
+        for entry in unique.values()
+        if entry.id is not None and entry.id in of_modality
+        for modality, kept in [of_modality[entry.id]]
     }
-    places = [place(one) for one in unique.values() if one.id is None]
+    places = [place(entry) for entry in unique.values() if entry.id is None]
     at_place = {(modality, kept.place): kept for modality, kept in catalog.kept("_place", places)}
     pairs = [
-        (one, at_id.get(one.id) if one.id is not None else at_place.get((one.modality, place(one))))
-        for one in unique.values()
+        (entry, at_id.get(entry.id) if entry.id is not None else at_place.get((entry.modality, place(entry))))
+        for entry in unique.values()
     ]
     with ThreadPoolExecutor(READERS) as pool:
         digests = list(pool.map(_digest, *zip(*pairs, strict=True))) if pairs else []
-    placed, rejected = [], []
+    arrivals, rejected = [], []
     for (entry, kept), content in zip(pairs, digests, strict=True):
         if isinstance(content, Rejection):
             rejected.append(content)
         else:
-            placed.append(Placed(entry, content, kept))
-    return placed, rejected
+            arrivals.append(Arrival(entry, content, kept))
+    return arrivals, rejected
 
 
 def place(entry: Entry) -> str:
@@ -142,7 +144,7 @@ def _digest(entry: Entry, kept: Kept | None) -> str | Rejection:
 
 
 def _embed(
-    catalog: Catalog, engine: Engine, embedder: Callable[[], Embedder], stored: Sequence[Placed], dim: int
+    catalog: Catalog, engine: Engine, embedder: Callable[[], Embedder], stored: Sequence[Arrival], dim: int
 ) -> tuple[np.ndarray, int, list[Rejection]]:
     """Embeddings [N, d], NaN where an item cannot be read; how many were encoded; what was set aside.
 
@@ -150,21 +152,23 @@ def _embed(
     """
     state, gone = catalog.opened()
     rejected: list[Rejection] = []
-    rows: list[np.ndarray | None] = [one.entry.vector for one in stored]
+    rows: list[np.ndarray | None] = [arrival.entry.vector for arrival in stored]
     twins: dict[tuple[str, str], int] = {}
-    for modality, kept in catalog.kept("digest", [one.digest for one in stored if one.entry.vector is None]):
+    contents = [(arrival.entry.modality, arrival.digest) for arrival in stored]
+    missing = [digest for (_, digest), row in zip(contents, rows, strict=True) if row is None]
+    for modality, kept in catalog.kept("digest", missing):
         twins[modality, kept.digest] = kept.number
-    at = [n for n, one in enumerate(stored) if rows[n] is None and (one.entry.modality, one.digest) in twins]
+    at = [n for n, content in enumerate(contents) if rows[n] is None and content in twins]
     if at:
         view = engine.open(state.token, gone)
-        found = view.vectors(np.array([twins[stored[n].entry.modality, stored[n].digest] for n in at]))
-        for n, vector in zip(at, found, strict=True):
+        held = view.vectors(np.array([twins[contents[n]] for n in at]))
+        for n, vector in zip(at, held, strict=True):
             rows[n] = vector
     encoded = 0
     wanted: dict[str, dict[str, list[int]]] = {}
-    for n, one in enumerate(stored):
+    for n, arrival in enumerate(stored):
         if rows[n] is None:
-            wanted.setdefault(one.entry.modality, {}).setdefault(one.digest, []).append(n)
+            wanted.setdefault(arrival.entry.modality, {}).setdefault(arrival.digest, []).append(n)
     for modality, by_digest in wanted.items():
         items = [stored[same[0]].entry.item for same in by_digest.values()]
         vectors, aside = embedder().encode_some(items, modality)
@@ -189,12 +193,12 @@ class _Names:
         wanted = [name for entry in entries if entry.id is None for name in short_names(entry)]
         self._taken = {kept.id for _, kept in catalog.kept("id", wanted)} | self._given
 
-    def __call__(self, one: Placed) -> str:
-        if one.entry.id is not None:
-            return one.entry.id
-        if one.kept is not None:
-            return one.kept.id
-        name = next(name for name in short_names(one.entry) if name not in self._taken)
+    def __call__(self, arrival: Arrival) -> str:
+        if arrival.entry.id is not None:
+            return arrival.entry.id
+        if arrival.kept is not None:
+            return arrival.kept.id
+        name = next(name for name in short_names(arrival.entry) if name not in self._taken)
         self._taken.add(name)
         return name
 
@@ -208,13 +212,13 @@ def short_names(entry: Entry) -> list[str]:
     return [*names, f"{place(entry)} ({entry.modality})", digest(place(entry), entry.modality)]
 
 
-def _row(one: Placed, number: int, name: str) -> dict[str, Any]:
-    entry = one.entry
+def _row(arrival: Arrival, number: int, name: str) -> dict[str, Any]:
+    entry = arrival.entry
     return {
         "_number": number,
         "id": name,
         "modality": entry.modality,
-        "digest": one.digest,
+        "digest": arrival.digest,
         "_key": entry.item.key,
         **_cells(entry),
     }

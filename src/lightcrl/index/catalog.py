@@ -309,7 +309,10 @@ class Change:
         self._connection.executemany("DELETE FROM aside WHERE source = ? AND modality = ?", added)
         self._connection.executemany(
             "INSERT OR REPLACE INTO aside VALUES (?, ?, ?, ?)",
-            [(one.source, one.modality or "", one.reason, one.detail) for one in rejected],
+            [
+                (rejection.source, rejection.modality or "", rejection.reason, rejection.detail)
+                for rejection in rejected
+            ],
         )
 
     def calibrate(self, values: Mapping[tuple[str, str], bytes]) -> None:

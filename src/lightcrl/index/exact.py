@@ -135,8 +135,8 @@ class ExactView:
         return numbers, scores
 
     def vectors(self, numbers: np.ndarray) -> np.ndarray:
-        found: np.ndarray = self.stored[self._rows(numbers)].astype(np.float32)
-        return found
+        vectors: np.ndarray = self.stored[self._rows(numbers)].astype(np.float32)
+        return vectors
 
     def _rows(self, numbers: np.ndarray) -> np.ndarray:
         """Rows of those of `numbers` that are there."""

@@ -77,7 +77,7 @@ def run_filter(
     Raises:
         FilterError: it is no condition, names something else than columns and functions, or takes too long.
     """
-    known = list(columns)
+    names = list(columns)
     if len(where) > LONGEST or not where.strip() or "\0" in where:
         raise FilterError(f"a filter of {len(where):,} characters; expected a condition of 1 to {LONGEST:,}.")
     refused: list[str] = []
@@ -85,7 +85,7 @@ def run_filter(
     try:
         rows = connection.execute(f"SELECT _number FROM items WHERE (\n{where}\n) ORDER BY _number").fetchall()
     except (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeError) as error:
-        raise FilterError(_reason(where, error, refused, known, seconds)) from None
+        raise FilterError(_reason(where, error, refused, names, seconds)) from None
     finally:
         connection.set_progress_handler(None, 0)
     return np.array(rows, dtype=np.int64).reshape(-1)
@@ -111,12 +111,12 @@ def _guard(connection: sqlite3.Connection, refused: list[str], seconds: float) -
     connection.set_progress_handler(lambda: time.monotonic() > end, _STEPS)
 
 
-def _reason(where: str, error: Exception, refused: list[str], known: list[str], seconds: float) -> str:
+def _reason(where: str, error: Exception, refused: list[str], names: list[str], seconds: float) -> str:
     shown = where if len(where) <= 200 else where[:200] + "..."
     if "interrupted" in str(error):
         return f"the filter {shown!r} took more than {seconds:g} s. Make it simpler."
     said = f"it asks for {refused[0]}, which filters may not use" if refused else str(error)
     return (
-        f"the filter {shown!r} cannot be used: {said}. Expected a condition on {', '.join(known)}, such as "
+        f"the filter {shown!r} cannot be used: {said}. Expected a condition on {', '.join(names)}, such as "
         "\"year > 2020 and split = 'train'\" (texts in single quotes)."
     )

@@ -35,8 +35,7 @@ from lightcrl.index.writing import COMMIT, Writer
 class Index:
     """Items with their embeddings, searched, added to and removed from. Made by `create` or `open`.
 
-    Any number of threads and processes may search while one adds; each search sees the last commit. Changes of several
-    processes wait for each other.
+    Any number of threads and processes may search while one adds; each search sees the last commit.
 
     Attributes:
         folder: where it lies.
@@ -177,7 +176,7 @@ class Index:
             "columns": self._catalog.columns(),
             "removed": len(gone),
             "bytes": sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()),
-            "aside": dict(Counter(one.reason for one in self._catalog.aside()).most_common()),
+            "aside": dict(Counter(rejection.reason for rejection in self._catalog.aside()).most_common()),
             "calibration": self._reader.calibration(),
             "generation": state.generation,
         }
@@ -306,6 +305,9 @@ class Index:
     ) -> list[Hit]:
         """The k items nearest to a text, a picture, a sound, an item, or several of them together.
 
+        Of several modalities, where their shares are known, results come in order of these: scores of pictures and of
+        texts cannot be compared.
+
         Args:
             text: to look for; here and below, a list stands for several, and `Part` gives one a weight.
             image: in any form that `Embedder.encode` takes.
@@ -328,9 +330,7 @@ class Index:
         self, query: Query, *, where: str | None = None, modality: str | None = None, k: int = 10
     ) -> list[Hit]:
         """As `search`, of a query that `query` has made."""
-        (hits,) = self.search_vectors(
-            query.vector[None], k + len(query.ids), where=where, modality=modality, query=query.modality
-        )
+        hits = self._reader.search_each(query.vector, k + len(query.ids), where, modality, query.modality)
         return [hit for hit in hits if hit.id not in query.ids][:k]
 
     def query(

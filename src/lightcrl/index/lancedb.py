@@ -29,17 +29,31 @@ NAMED = 20_000
 LISTED = 200_000
 """Up to so many items, a search is told which it may give; of more, it is asked for more results."""
 
+ROWS = 4096
+"""Items of a partition, where `partitions` are not said."""
+
+PROBED = 12
+"""One in so many partitions is looked at, and `PROBES` at least, where `probes` are not said."""
+
+PROBES = 20
+
+BITS = 256
+"""Bits that stand for a vector in an index `ivf_rq`, at least."""
+
+CANDIDATES = 200
+"""Candidates that are scored exactly at least: a bit for each number leaves their order vague."""
+
 FRESH = 0.2
 """Share of items outside of the index from which on it is made anew."""
 
 DEFAULTS: Mapping[str, Any] = {
     "uri": None,
-    "index": "ivf_hnsw_sq",
+    "index": "ivf_rq",
     "least": 20_000,
     "partitions": None,
-    "probes": 20,
+    "probes": None,
     "ef": 200,
-    "refine": 4,
+    "refine": 5,
 }
 KINDS: Mapping[str, str] = {
     "ivf_flat": "IvfFlat",
@@ -59,8 +73,8 @@ class Lance:
 
     Attributes:
         options: `uri` of the database (below the index's folder by default), `index` (a member of `KINDS`), `least`
-            items from which on one is made, `partitions` of it (LanceDB's choice by default), and of a search `probes`
-            (partitions looked at), `ef` (HNSW's candidates) and `refine` (candidates scored exactly, times k).
+            items from which on one is made, `partitions` of it, and of a search `probes` (partitions looked at), `ef`
+            (HNSW's candidates) and `refine` (candidates scored exactly, times k).
     """
 
     def __init__(self, folder: Path, dim: int, dtype: str, options: Mapping[str, Any]) -> None:
@@ -145,7 +159,10 @@ class Lance:
         from lancedb import index
 
         kind = getattr(index, KINDS[self.options["index"]])
-        table.create_index("vector", config=kind(distance_type="dot", num_partitions=self.options["partitions"]))
+        partitions = _partitions(self.options, table.count_rows())
+        # A bit for each number says too little of short vectors.
+        bits = {"num_bits": min(8, -(-BITS // self._dim))} if self.options["index"] == "ivf_rq" else {}
+        table.create_index("vector", config=kind(distance_type="dot", num_partitions=partitions, **bits))
         table.create_index("number", config=index.BTree())
         table.create_index("modality", config=index.Bitmap())
 
@@ -157,6 +174,7 @@ class LanceView:
     def __init__(self, table: Any, options: Mapping[str, Any], dim: int) -> None:
         self._table, self._options, self._dim = table, options, dim
         self._rows = int(table.count_rows())
+        self._probes = options["probes"] or max(PROBES, _partitions(options, self._rows) // PROBED)
 
     def search(self, queries: np.ndarray, k: int, scope: Scope | None) -> tuple[np.ndarray, np.ndarray]:
         if self._rows == 0 or len(queries) == 0:
@@ -194,8 +212,9 @@ class LanceView:
         k = min(k, self._rows)
         wanted = list(queries.astype(np.float32))
         asked = self._table.search(wanted if len(wanted) > 1 else wanted[0], vector_column_name="vector")
-        asked = asked.distance_type("dot").limit(k).refine_factor(self._options["refine"])
-        asked = asked.nprobes(self._options["probes"]).ef(max(self._options["ef"], k))
+        refine = max(int(self._options["refine"]), -(-CANDIDATES // k))
+        asked = asked.distance_type("dot").limit(k).refine_factor(refine)
+        asked = asked.nprobes(self._probes).ef(max(int(self._options["ef"]), k * refine))
         if condition is not None:
             asked = asked.where(condition, prefilter=True)
         columns = ["number", "vector", "_distance"]
@@ -208,6 +227,12 @@ class LanceView:
         column = np.arange(len(order)) - np.searchsorted(owners[order], owners[order])
         places[owners[order], column], scores[owners[order], column] = numbers[order], products[order]
         return _first(places, scores, k)
+
+
+def _partitions(options: Mapping[str, Any], rows: int) -> int:
+    """Partitions of the index; graphs need few."""
+    usual = 1 + rows // 1_000_000 if "hnsw" in options["index"] else max(1, rows // ROWS)
+    return int(options["partitions"] or usual)
 
 
 def _first(places: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

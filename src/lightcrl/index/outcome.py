@@ -82,8 +82,8 @@ def look(index: Index, asked: Mapping[str, Any], *, where: str | None, modality:
     hits = tuple(index.search_query(query, where=where, modality=modality, k=k))
     parts = {
         kind: tuple(part if isinstance(part, Part) else Part(part) for part in given)
-        for kind, one in asked.items()
-        if (given := one if isinstance(one, list) else [one] if one is not None else [])
+        for kind, value in asked.items()
+        if (given := value if isinstance(value, list) else [value] if value is not None else [])
     }
     ordinary = index.ordinary(query.modality, hits, where=where)
     return Outcome(parts, where, modality, hits, ordinary, index.counts(), index.modalities)

@@ -85,8 +85,8 @@ def parts(value: Asked, kind: str) -> Iterator[Part]:
     if value is None:
         return
     many: Sequence[Any] = value if isinstance(value, list) else [value]
-    for one in many:
-        part = one if isinstance(one, Part) else Part(one)
+    for item in many:
+        part = item if isinstance(item, Part) else Part(item)
         if not (0 < part.weight < float("inf")):
             raise QueryError(f"a weight of {part.weight!r} in {kind}; expected a number above 0 (minus takes away).")
         yield part

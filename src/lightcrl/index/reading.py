@@ -100,14 +100,23 @@ class Reader:
         numbers, scores = opened.view.search(queries, k, self._scope(opened, where, modality))
         records = self._catalog.records(np.unique(numbers[numbers >= 0]))
         tails: Mapping[Any, Tail] = opened.calibration.tails if opened.calibration else {}
-        found: list[list[Hit]] = [[] for _ in queries]
+        hits: list[list[Hit]] = [[] for _ in queries]
         for query, column in zip(*np.nonzero(numbers >= 0), strict=True):
             if (record := records.get(int(numbers[query, column]))) is not None:
                 score = float(scores[query, column])
                 tail = tails.get((asked, record.modality))
                 share = float(tail.shares(np.array([score]))[0]) if tail else None
-                found[query].append(_hit(record, score, share))
-        return found
+                hits[query].append(_hit(record, score, share))
+        return hits
+
+    def search_each(self, query: np.ndarray, k: int, where: str | None, modality: str | None, asked: str) -> list[Hit]:
+        """The k best results of a query [d], in order of shares where there are several modalities with known ones."""
+        calibration, counts = self.opened().calibration, self._catalog.counts()
+        measured = set(calibration.tails) if calibration else set()
+        if modality is None and len(counts) > 1 and measured >= {(asked, given) for given in counts}:
+            hits = [hit for given in counts for hit in self.search(query[None], k, where, given, asked)[0]]
+            return sorted(hits, key=lambda hit: (hit.share or 0.0, -hit.score))[:k]
+        return self.search(query[None], k, where, modality, asked)[0]
 
     def ordinary(self, asked: str, hits: Sequence[Hit], counts: Mapping[str, int]) -> float | None:
         """The share of ordinary queries whose best result is no better than the best of these; None if not known."""

@@ -35,7 +35,7 @@ from lightcrl.errors import DataError, EmptyDatasetError, ItemError, ModalityErr
 from lightcrl.index.base import Entry
 from lightcrl.index.encoded import read_run, read_store
 
-Found: TypeAlias = Iterator[Entry | Rejection]
+Entries: TypeAlias = Iterator[Entry | Rejection]
 
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d+)?")
 
@@ -70,7 +70,7 @@ class Model:
     check: Callable[[str], None]
 
 
-def read_source(source: Path, model: Model, reading: Reading) -> Found:
+def read_source(source: Path, model: Model, reading: Reading) -> Entries:
     """The entries of a source, and what was set aside.
 
     Raises:
@@ -86,9 +86,9 @@ def read_source(source: Path, model: Model, reading: Reading) -> Found:
     source = source.absolute()
     read = next(read for fits, read in READERS if fits(source, reading))
     empty = True
-    for one in read(source, model, reading):
+    for entry in read(source, model, reading):
         empty = False
-        yield one
+        yield entry
     if empty:
         raise EmptyDatasetError(f"{source} has no items of {_listed(model.modalities)}.")
 
@@ -117,7 +117,7 @@ def make_entry(
 # --- files ---
 
 
-def read_folder(folder: Path, model: Model, reading: Reading) -> Found:
+def read_folder(folder: Path, model: Model, reading: Reading) -> Entries:
     """Every picture and sound below a folder, with the column `folder`: where it lies in it."""
     modality_of = _by_kind(model, reading)
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path, folder)):
@@ -136,7 +136,7 @@ def read_folder(folder: Path, model: Model, reading: Reading) -> Found:
         yield Entry(modality_of[kind], item, path=str(file), metadata=metadata)
 
 
-def read_file(file: Path, model: Model, reading: Reading) -> Found:
+def read_file(file: Path, model: Model, reading: Reading) -> Entries:
     """A picture or sound alone."""
     modality = _by_kind(model, reading).get(MEDIA[file.suffix.lower()])
     if modality is None:
@@ -144,7 +144,7 @@ def read_file(file: Path, model: Model, reading: Reading) -> Found:
     yield Entry(modality, file_item(file, file.parent), path=str(file))
 
 
-def read_lines(file: Path, model: Model, reading: Reading) -> Found:
+def read_lines(file: Path, model: Model, reading: Reading) -> Entries:
     """A text a line."""
     modality = _by_kind(model, reading).get("text")
     if modality is None:
@@ -156,7 +156,7 @@ def read_lines(file: Path, model: Model, reading: Reading) -> Found:
 # --- tables ---
 
 
-def read_table(file: Path, model: Model, reading: Reading) -> Found:
+def read_table(file: Path, model: Model, reading: Reading) -> Entries:
     """The items of every row, with all other columns as metadata."""
     columns = dict(reading.columns) or _own_columns(file, model)
     kinds = {modality: model.modalities[modality] for modality in columns if modality in model.modalities}
@@ -172,7 +172,7 @@ def read_table(file: Path, model: Model, reading: Reading) -> Found:
         yield from _row_entries(row, notes, file, reading.id_column)
 
 
-def _row_entries(row: Row, notes: Mapping[str, Any], file: Path, id_column: str | None) -> Found:
+def _row_entries(row: Row, notes: Mapping[str, Any], file: Path, id_column: str | None) -> Entries:
     metadata = {**notes, **({"split": row.split} if row.split else {})}
     name = None
     if id_column is not None:
@@ -232,7 +232,7 @@ def _is_plain(value: Any) -> bool:
 # --- what is embedded or encoded already ---
 
 
-def read_embedded(file: Path, model: Model, reading: Reading) -> Found:
+def read_embedded(file: Path, model: Model, reading: Reading) -> Entries:
     """Vectors of `lightcrl embed`, by the ids beside them."""
     beside = file.with_suffix(".json")
     try:
@@ -252,7 +252,7 @@ def read_embedded(file: Path, model: Model, reading: Reading) -> Found:
         yield Entry(modality, Item(key, id, None), id, vector=np.asarray(vector))
 
 
-READERS: tuple[tuple[Callable[[Path, Reading], bool], Callable[[Path, Model, Reading], Found]], ...] = (
+READERS: tuple[tuple[Callable[[Path, Reading], bool], Callable[[Path, Model, Reading], Entries]], ...] = (
     (
         lambda source, reading: (source / "recipe.json").is_file(),
         lambda *given: read_run(given[0], given[1].embedder()),

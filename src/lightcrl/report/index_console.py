@@ -50,8 +50,8 @@ def print_index(told: Mapping[str, Any], aside: Sequence[Rejection]) -> None:
     table.add_row("engine", f"{engine['name']}{f' ({options})' if options else ''}, {told['dtype']}, d {told['dim']}")
     table.add_row("model", escape(f"{told['model']['place'] or 'unknown place'}\n{told['model']['fingerprint']}"))
     table.add_row("size", f"{told['bytes'] / 2**20:,.1f} MiB, {told['removed']:,} removed items in it")
-    known = [f"{one['query']} to {one['item']} ({one['queries_from']})" for one in told["calibration"]]
-    table.add_row("scores have\na meaning for", escape("\n".join(known) or "nothing yet: too few items"))
+    pairs = [f"{pair['query']} to {pair['item']} ({pair['queries_from']})" for pair in told["calibration"]]
+    table.add_row("scores have\na meaning for", escape("\n".join(pairs) or "nothing yet: too few items"))
     console.print(table)
     _print_aside(aside)
 
@@ -72,18 +72,18 @@ def print_hits(outcome: Outcome) -> None:
 
 def print_copies(copies: Sequence[Copies]) -> None:
     """Groups of near-identical items."""
-    for one in copies:
-        items = sum(map(len, one.groups))
+    for of_modality in copies:
+        items = sum(map(len, of_modality.groups))
         console.print(
-            f"{one.modality}: {len(one.groups):,} groups of near-identical items ({items:,} items); similarity at "
-            f"least {one.threshold:.4f}: {one.reason}",
+            f"{of_modality.modality}: {len(of_modality.groups):,} groups of near-identical items ({items:,} items); "
+            f"similarity at least {of_modality.threshold:.4f}: {of_modality.reason}",
             soft_wrap=True,
             markup=False,
         )
-        for group in one.groups[:SHOWN]:
+        for group in of_modality.groups[:SHOWN]:
             console.print("  " + "  ".join(group), markup=False, soft_wrap=True)
-        if len(one.groups) > SHOWN:
-            console.print(f"  and {len(one.groups) - SHOWN:,} more groups; --json has all")
+        if len(of_modality.groups) > SHOWN:
+            console.print(f"  and {len(of_modality.groups) - SHOWN:,} more groups; --json has all")
 
 
 def print_outliers(far: Sequence[Outlier]) -> None:
@@ -94,8 +94,8 @@ def print_outliers(far: Sequence[Outlier]) -> None:
     table = Table(title=f"{len(far):,} items far from everything")
     for heading in ("item", "modality", "distance", "nearest", "similarity"):
         table.add_column(heading, justify="right" if heading in ("distance", "similarity") else "left", overflow="fold")
-    for one in far:
-        cells = (one.id, one.modality, f"{one.farness:.3f}", one.nearest, f"{one.score:.3f}")
+    for outlier in far:
+        cells = (outlier.id, outlier.modality, f"{outlier.farness:.3f}", outlier.nearest, f"{outlier.score:.3f}")
         table.add_row(*map(escape, cells))
     console.print(table)
 
@@ -118,9 +118,9 @@ def _counted(counts: Mapping[str, int]) -> str:
 def _print_aside(rejected: Sequence[Rejection]) -> None:
     if not rejected:
         return
-    reasons = Counter(one.reason for one in rejected).most_common()
+    reasons = Counter(rejection.reason for rejection in rejected).most_common()
     console.print(f"set aside: {', '.join(f'{count:,} {reason}' for reason, count in reasons)}", markup=False)
-    for one in rejected[:SHOWN]:
-        console.print(f"  {one}", markup=False, soft_wrap=True)
+    for rejection in rejected[:SHOWN]:
+        console.print(f"  {rejection}", markup=False, soft_wrap=True)
     if len(rejected) > SHOWN:
         console.print(f"  and {len(rejected) - SHOWN:,} more; --json has all")
