@@ -35,7 +35,7 @@ ROWS = 4096
 ROUNDS = 10
 """Rounds in which partitions are found; LanceDB's 50 take more than twice as long."""
 
-PROBED = 12
+PROBED = 3
 """One in so many partitions is looked at, and `PROBES` at least, where `probes` are not said."""
 
 PROBES = 20
