@@ -56,6 +56,7 @@ def test_a_checkpoint_of_every_format_loads_and_embeds_as_it_did(name):
         torch.testing.assert_close(found, torch.tensor(vectors), rtol=1e-4, atol=1e-5)
     assert loaded.fingerprints == {"image": "f1", "text": "f2"}
     assert loaded.figures["metrics"] == {"mean_recall@1": 0.25}
+    assert loaded.lineage == ([{"from": "0" * 32, "added": ["text"]}] if "grown" in name else [])
     assert set(loaded.towers) == ({"text"} if "towers" in name else set())
 
 

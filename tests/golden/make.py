@@ -80,6 +80,9 @@ def checkpoints() -> dict[str, Checkpoint]:
         "checkpoint-1-dfe": checkpoint(model("dfe", small), "dfe"),
         "checkpoint-1-linear-sigmoid": checkpoint(model("linear", {"dim": 4}, "sigmoid"), "linear", "sigmoid"),
         "checkpoint-1-classifier": checkpoint(model(NAME, classifier), NAME),
+        "checkpoint-1-grown": checkpoint(
+            model("linear", {"dim": 4}), "linear", lineage=[{"from": "0" * 32, "added": ["text"]}]
+        ),
         "checkpoint-2-towers": checkpoint(model("linear", {"dim": 4}), "linear", towers={"text": tower}),
     }
 

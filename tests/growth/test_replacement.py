@@ -9,8 +9,9 @@ import torch
 from growing import base, encoder, recipe
 from lightcrl.checkpoint import load_checkpoint
 from lightcrl.growth.extend import extend
-from lightcrl.growth.replacement import measure_replacement
+from lightcrl.growth.replacement import Replacement, measure_replacement
 from lightcrl.metrics.retrieval import evaluate
+from lightcrl.metrics.statistics import Difference
 
 COUNT = 8
 LINKS = {name: np.stack([np.arange(COUNT)] * 2, 1) for name in ("new", "old", "text")}
@@ -53,12 +54,29 @@ def test_every_case_is_what_it_says():
     assert "12.5 points gained" in better.advice
 
 
-def test_a_worse_encoder_may_not_keep_the_index():
+def test_a_worse_encoder_is_not_to_be_taken():
     worse = found(shifted(list(range(COUNT))), torch.eye(COUNT))
     assert worse.recall["new/old"].mean == 0.5
     assert not worse.may_keep
     assert worse.kept.word == "worse"
-    assert worse.advice.startswith("Do not keep the index: 50.0 points lost (-50.0 to -50.0); embedding everything")
+    assert worse.advice == (
+        "Stay with the old encoder: 50.0 points lost (-50.0 to -50.0) with its index, and embedding everything again "
+        "would give 50.0 points less (-50.0 to -50.0)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("kept", "interval", "start"),
+    [
+        (-0.009, (-0.012, -0.006), "You may keep the index: 0.9 points lost (-1.2 to -0.6); embedding everything"),
+        (-0.04, (-0.09, 0.01), "You may keep the index: 4.0 points lost (-9.0 to +1.0)"),
+        (-0.04, (-0.05, -0.03), "Embed everything again: with the old index 4.0 points lost (-5.0 to -3.0), a new one"),
+    ],
+)
+def test_advice_follows_what_is_lost_and_how_sure_that_is(kept, interval, start):
+    done = Replacement("image", {}, {}, Difference(kept, interval), Difference(0.06, (0.05, 0.07)))
+    assert done.advice.startswith(start)
+    assert "6.0 points more (+5.0 to +7.0)" in done.advice
 
 
 @pytest.mark.parametrize("partners", [None, ["text", "image"]])

@@ -66,11 +66,13 @@ class Replacement:
     @property
     def advice(self) -> str:
         """What to do, in a sentence."""
-        kept, anew = (_points(found) for found in (self.kept, self.anew))
-        change = f"{kept} points {'gained' if self.kept.mean >= 0 else 'lost'} ({_ends(self.kept)})"
-        more = f"{anew} points {'more' if self.anew.mean >= 0 else 'less'} ({_ends(self.anew)})"
-        start = "You may keep the index" if self.may_keep else "Do not keep the index"
-        return f"{start}: {change}; embedding everything again would give {more}."
+        change = f"{_points(self.kept)} points {'gained' if self.kept.mean >= 0 else 'lost'} ({_ends(self.kept)})"
+        more = f"{_points(self.anew)} points {'more' if self.anew.mean >= 0 else 'less'} ({_ends(self.anew)})"
+        if self.may_keep:
+            return f"You may keep the index: {change}; embedding everything again would give {more}."
+        if self.anew.mean > 0:
+            return f"Embed everything again: with the old index {change}, a new one gives {more}."
+        return f"Stay with the old encoder: {change} with its index, and embedding everything again would give {more}."
 
 
 def measure_replacement(
