@@ -122,7 +122,7 @@ def test_every_command_shows_an_example(path, monkeypatch):
 
 def test_options_stand_in_panels():
     text = CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "120", "NO_COLOR": "1"}).output
-    places = [text.index(words) for words in ("What is taken", "--methods", "Output", "--output", "--json")]
+    places = [text.index(words) for words in ("Selection", "--methods", "Output", "--output", "--json")]
     assert places == sorted(places)
 
 
