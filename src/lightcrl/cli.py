@@ -235,7 +235,9 @@ def check(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Recipe with the data and encoders to check.")],
     sample: Annotated[
         int | None,
-        choice(metavar="N", min=60, help="Number of training groups to read; as many as fit two minutes by default."),
+        choice(
+            metavar="N", min=60, help="Number of training groups to examine; as many as fit two minutes by default."
+        ),
     ] = None,
     override: Overrides = None,
     json: Json = None,
@@ -312,7 +314,7 @@ def export(
     format: Annotated[Literal["onnx"], typer.Option(help="Format of the graphs.")] = "onnx",
     modality: Annotated[list[str] | None, choice(help="Modality whose graph to write; all by default.")] = None,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Write 8-bit weights: a quarter of the size, with some loss of recall.")
+        bool, typer.Option("--int8", help="Store weights in 8 bits: a quarter of the size, with some loss of recall.")
     ] = False,
     encoder: Encoders = None,
     trust_remote_code: Trust = False,
