@@ -108,7 +108,8 @@ def test_reproduce_writes_what_its_folder_holds(done, monkeypatch):
 
 def leaves(command: typer.core.TyperGroup, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     inner = getattr(command, "commands", {})
-    return [leaf for name, below in inner.items() for leaf in leaves(below, (*path, name))] if inner else [path]
+    shown = [(name, below) for name, below in inner.items() if not below.hidden]
+    return [leaf for name, below in shown for leaf in leaves(below, (*path, name))] if inner else [path]
 
 
 LEAVES = leaves(typer.main.get_command(app))

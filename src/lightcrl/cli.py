@@ -259,7 +259,7 @@ def check(
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(index, name="index")
 app.command()(search)
-app.command()(extend)
+app.command(epilog="Example: lightcrl extend runs/seen recipes/extend/sound.toml --output runs/heard")(extend)
 
 
 @app.command(epilog="Example: lightcrl embed runs/world captions.txt --modality text --output captions.npy")
