@@ -493,7 +493,7 @@ def test_interrupted_it_stops_cleanly_and_goes_on(world, tmp_path):
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted. What is complete is kept" in error
+    assert "interrupted. Complete results are kept" in error
     assert "Traceback" not in error
     epochs = lightcrl.load_checkpoint(tmp_path / "run/last")
     assert epochs.name == "dfe"

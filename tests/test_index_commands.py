@@ -47,7 +47,7 @@ def as_json(*words: object) -> dict:
 
 
 def test_building_says_what_came_of_it_and_building_again_encodes_nothing(world):
-    assert "90 there already; 360 went through an encoder" in " ".join(world.built.split())
+    assert "90 already present; 360 encoded" in " ".join(world.built.split())
     assert "90 image, 270 text" in world.built
     images = world.folder / "world" / "images"
     again = as_json("index", "build", world.run, images, "--output", world.index)
@@ -165,7 +165,7 @@ def test_removing_compacting_and_looking_for_structure(world, tmp_path):
     assert [one["modality"] for one in copies] == ["image"]
     assert "groups of near-identical items" in call("index", "duplicates", index)
     assert len(as_json("index", "outliers", index, "-n", 3)["outliers"]) == 3
-    assert "3 items far from everything" in call("index", "outliers", index, "-n", 3)
+    assert "3 items far from all others" in call("index", "outliers", index, "-n", 3)
 
 
 def test_a_model_that_has_moved_is_named(world, tmp_path):

@@ -108,7 +108,8 @@ def test_reproduce_writes_what_its_folder_holds(done, monkeypatch):
 
 def leaves(command: typer.core.TyperGroup, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     inner = getattr(command, "commands", {})
-    return [leaf for name, below in inner.items() for leaf in leaves(below, (*path, name))] if inner else [path]
+    shown = [(name, below) for name, below in inner.items() if not below.hidden]
+    return [leaf for name, below in shown for leaf in leaves(below, (*path, name))] if inner else [path]
 
 
 LEAVES = leaves(typer.main.get_command(app))
@@ -122,7 +123,7 @@ def test_every_command_shows_an_example(path, monkeypatch):
 
 def test_options_stand_in_panels():
     text = CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "120", "NO_COLOR": "1"}).output
-    places = [text.index(words) for words in ("What is taken", "--methods", "Output", "--output", "--json")]
+    places = [text.index(words) for words in ("Selection", "--methods", "Output", "--output", "--json")]
     assert places == sorted(places)
 
 

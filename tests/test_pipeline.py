@@ -233,7 +233,7 @@ def test_the_console_shows_every_space_beside_the_encoders(world):
         for space in SPACES:
             metrics = model.results["text_similarity"].metrics
             assert f"{metrics[f'aligned {space}/accuracy']:.3f}" in table
-    assert "as they come" in table
+    assert "frozen" in table
     for name in ("large", "small"):
         assert f"{world.done.models[0].results['text_similarity'].metrics[f'raw {name}/accuracy']:.3f}" in table
     second = replace(world.done.models[0], seed=1)

@@ -1,4 +1,4 @@
-"""What several commands share: their arguments, and how these are read and figures written."""
+"""Arguments that several commands share, and the functions that parse them and write results."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 CheckpointFolder = Annotated[
-    str, typer.Argument(metavar="DIR", help="A run's folder, a checkpoint's folder or a hub id.")
+    str, typer.Argument(metavar="DIR", help="Folder of a run or of a checkpoint, or a hub id.")
 ]
 
 
 def _json_place(ctx: typer.Context, place: Path | None) -> Path | None:
-    """Send tables and progress to standard error where the JSON goes to standard output."""
+    """Send tables and progress to standard error if the JSON goes to standard output."""
     if place == STANDARD_OUTPUT:
         set_console(ctx, "stderr")
     return place
@@ -30,7 +30,7 @@ def set_console(ctx: typer.Context, setting: Literal["quiet", "stderr"]) -> None
 
 STANDARD_OUTPUT = Path("-")
 # Panels of a command's help.
-OUTPUT, MODEL, CHOICE = "Output", "Model", "What is taken"
+OUTPUT, MODEL, CHOICE = "Output", "Model", "Selection"
 choice = partial(typer.Option, rich_help_panel=CHOICE)
 place = partial(typer.Option, rich_help_panel=OUTPUT)
 Json = Annotated[
@@ -38,14 +38,14 @@ Json = Annotated[
     typer.Option(
         "--json",
         callback=_json_place,
-        help="Write the figures here as JSON; - is standard output.",
+        help="File for the figures as JSON; - is standard output.",
         rich_help_panel=OUTPUT,
     ),
 ]
 Encoders = Annotated[
     list[str] | None,
     typer.Option(
-        "--encoder", help="modality=FOLDER, where an encoder lies now, if it has moved.", rich_help_panel=MODEL
+        "--encoder", help="modality=FOLDER: present folder of an encoder that has moved.", rich_help_panel=MODEL
     ),
 ]
 Trust = Annotated[
@@ -56,18 +56,18 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of the recipe.", rich_help_panel=CHOICE),
 ]
-Features = Annotated[Path | None, typer.Option(help="Folder of the feature stores; by default that of the recipe.")]
+Features = Annotated[Path | None, typer.Option(help="Folder of the feature stores; the recipe's by default.")]
 
 
 def load_embedder(place: str, encoders: list[str] | None, trust_remote_code: bool) -> Any:
-    """The embedder of a place, its encoders where `modality=FOLDER` says."""
+    """Return the embedder of a folder or hub id; `modality=FOLDER` gives the folders of moved encoders."""
     from lightcrl.embedder import load
 
     return load(place, encoders=pairs(encoders, "--encoder"), trust_remote_code=trust_remote_code)
 
 
 def pairs(given: list[str] | None, option: str) -> dict[str, str]:
-    """Names and values of `NAME=VALUE`; `option` is told where one is wrong."""
+    """Return the values of `NAME=VALUE` by name; the error for a malformed one cites `option`."""
     pairs = {}
     for pair in given or []:
         name, equals, value = pair.partition("=")
@@ -78,12 +78,12 @@ def pairs(given: list[str] | None, option: str) -> dict[str, str]:
 
 
 def names(given: str | None) -> list[str] | None:
-    """A list with commas between its parts."""
+    """Return the parts of a comma-separated list."""
     return None if given is None else [part.strip() for part in given.split(",") if part.strip()]
 
 
 def sizes(given: str | None) -> list[int] | str | None:
-    """Numbers of groups with commas between them, or `auto`."""
+    """Return comma-separated numbers of groups as integers; `auto` is returned as it is."""
     if given is None or given == "auto":
         return given
     try:
@@ -96,7 +96,7 @@ def sizes(given: str | None) -> list[int] | str | None:
 
 
 def write_page(path: Path, html: str) -> None:
-    """Write a page, and the folders above it."""
+    """Write a page, and create the folders above it."""
     from lightcrl.files.local import make_folder, write_text
 
     make_folder(path.absolute().parent)
@@ -104,7 +104,7 @@ def write_page(path: Path, html: str) -> None:
 
 
 def write(path: Path, value: Any) -> None:
-    """Write a JSON value to a file, with the folders above it, or to standard output (`-`): the same text."""
+    """Write a JSON value to a file, creating the folders above it, or the same text to standard output (`-`)."""
     from lightcrl.files.local import json_text, make_folder, write_json
 
     if path == STANDARD_OUTPUT:

@@ -1,4 +1,4 @@
-"""The command line: wires things together and prints. Nothing else in LightCRL prints."""
+"""The command line. No other code in LightCRL prints."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from lightcrl.machine import keep_freed_memory
 
 
 class Commands(TyperGroup):
-    """Turns what goes wrong in a command into one message and an exit code: 1 the user's error, 130 interrupted."""
+    """The commands, which turn an error into one message and an exit code: 1 user's error, 130 interrupted."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; with `--debug` its errors pass through."""
+        """Run the command; `--debug` lets its errors pass through."""
         try:
             return super().invoke(ctx)
         except LightCRLError as error:
@@ -46,7 +46,7 @@ class Commands(TyperGroup):
                 raise
             message, code = f"error: {error}", error.exit_code
         except KeyboardInterrupt:
-            message, code = "interrupted. What is complete is kept: the same command goes on from there.", 130
+            message, code = "interrupted. Complete results are kept; the same command resumes from them.", 130
         typer.echo(message, err=True)
         raise typer.Exit(code)
 
@@ -66,9 +66,9 @@ def main() -> None:
     # Threads that spin while they wait for each other take ten times as long on busy cores (docs/LOG.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
-    # Your own classes may lie where you are.
+    # A recipe may name classes of the current folder.
     sys.path.append(str(Path.cwd()))
-    # These may stand anywhere.
+    # The general options may stand before or after the command.
     words = sys.argv[1:]
     general = [word for word in ("--debug", "--quiet") if word in words]
     debug = "--debug" in general
@@ -77,8 +77,8 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        what = f"{type(error).__name__}: {error}"
-        typer.echo(f"internal error: {what}. Run again with --debug for the traceback.", err=True)
+        description = f"{type(error).__name__}: {error}"
+        typer.echo(f"internal error: {description}. Run again with --debug for the traceback.", err=True)
         raise SystemExit(1) from None
 
 
@@ -95,7 +95,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only, and what --json - asks for.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only errors and the JSON of --json -.")] = False,
 ) -> None:
     """One embedding space over any frozen encoders, in minutes, with honest numbers."""
     if quiet:
@@ -104,7 +104,9 @@ def options(
 
 @app.command(epilog="Example: lightcrl run recipes/world.toml --set training.epochs=5 --json -")
 def run(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What to align, how, and how to measure it.")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE.toml", help="Data, encoders, method, training, evaluation.")
+    ],
     override: Overrides = None,
     output: Annotated[
         Path | None,
@@ -112,7 +114,7 @@ def run(
     ] = None,
     json: Json = None,
 ) -> None:
-    """Read the data, encode every item once, train, evaluate. The same command goes on where it was stopped."""
+    """Read the data, encode every item once, train, evaluate. The same command resumes a stopped run."""
     from lightcrl.pipeline import run as run_recipe
     from lightcrl.pipeline import summary
     from lightcrl.processes import is_main
@@ -135,26 +137,29 @@ def compare(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Data, encoders, training, evaluation.")],
     methods: Annotated[
         str | None,
-        choice(metavar="NAME,NAME[KEY=VALUE,...],...", help="By default the recipe's and all there are."),
+        choice(
+            metavar="NAME,NAME[KEY=VALUE,...],...",
+            help="Methods to compare; the recipe's and all of the library by default.",
+        ),
     ] = None,
-    seeds: Annotated[int, choice(min=1, help="How many trainings of each.")] = 5,
+    seeds: Annotated[int, choice(min=1, help="Number of trainings of each method.")] = 5,
     output: Annotated[
         Path | None,
         place(metavar="DIR", help="Folder of the comparison; runs/<name>-compare by default."),
     ] = None,
     override: Overrides = None,
-    tune: Annotated[bool, choice(help="Let every method choose options from its grid on dev.")] = True,
+    tune: Annotated[bool, choice(help="Choose the options of every method from its grid on dev.")] = True,
     scaling: Annotated[
         str | None,
-        choice(metavar="N,N,...|auto", help="Train on subsets of so many groups too; auto doubles from 125."),
+        choice(metavar="N,N,...|auto", help="Also train on subsets of these numbers of groups; auto doubles from 125."),
     ] = None,
     target: Annotated[
         float | None,
-        choice(help="Mean R@1 that --scaling says the groups for; the next round one by default."),
+        choice(help="Mean R@1 for which --scaling forecasts the number of groups; the next round figure by default."),
     ] = None,
     json: Json = None,
 ) -> None:
-    """Train methods on the same features, splits, seeds and budget; say who is better, and who is not told apart."""
+    """Train methods on the same features, splits, seeds and budget, and test their differences for significance."""
     from lightcrl.report import console, progress
     from lightcrl.report.comparison_page import write_comparison
     from lightcrl.studies.compare import compare as compare_methods
@@ -180,28 +185,30 @@ def compare(
 
 @app.command(epilog="Example: lightcrl reproduce recipes/paper_small --seeds 1 --output runs/paper")
 def reproduce(
-    family: Annotated[Path, typer.Argument(metavar="FAMILY", help="A folder of recipes with a family.toml.")],
+    family: Annotated[Path, typer.Argument(metavar="FAMILY", help="Folder of recipes with a family.toml.")],
     models: Annotated[
         str | None,
-        choice(metavar="LABEL,LABEL,...|all", help="By default all but the optional ones."),
+        choice(metavar="LABEL,LABEL,...|all", help="Models to train; all but the optional ones by default."),
     ] = None,
-    tasks: Annotated[str | None, choice(metavar="NAME,NAME,...", help="By default all.")] = None,
+    tasks: Annotated[str | None, choice(metavar="NAME,NAME,...", help="Tasks to measure; all by default.")] = None,
     seeds: Annotated[
         int | None,
-        choice(min=1, help="How many trainings of each; by default the family's."),
+        choice(min=1, help="Number of trainings of each model; the family's seeds by default."),
     ] = None,
     groups: Annotated[
         int | None,
-        choice(metavar="N", min=2, help="Training groups of every recipe; by default the family's."),
+        choice(metavar="N", min=2, help="Number of training groups of every recipe; the family's by default."),
     ] = None,
-    output: Annotated[Path | None, place(metavar="DIR", help="By default runs/<name of the family>.")] = None,
+    output: Annotated[
+        Path | None, place(metavar="DIR", help="Folder of the reproduction; runs/<name of the family> by default.")
+    ] = None,
     override: Annotated[
         list[str] | None,
         choice("--set", metavar="SECTION.KEY=VALUE", help="Change one key of every recipe."),
     ] = None,
     json: Json = None,
 ) -> None:
-    """Compute the paper's tables anew, published figures beside them, and say what becomes of its claims."""
+    """Compute the paper's tables anew, set the published figures beside them, and test the paper's claims."""
     from lightcrl.report import console, progress
     from lightcrl.report.reproduction_figure import write_figures
     from lightcrl.studies.reproduce import reproduce as reproduce_family
@@ -225,15 +232,17 @@ def reproduce(
 
 @app.command(epilog="Example: lightcrl check recipes/world.toml --json check.json")
 def check(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Whose data and encoders to look at.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Recipe with the data and encoders to check.")],
     sample: Annotated[
         int | None,
-        choice(metavar="N", min=60, help="Groups of train to look at; by default what fits two minutes."),
+        choice(
+            metavar="N", min=60, help="Number of training groups to examine; as many as fit two minutes by default."
+        ),
     ] = None,
     override: Overrides = None,
     json: Json = None,
 ) -> None:
-    """Say before any training which encoders and layers fit, what leaks, and which recall to expect."""
+    """Find suitable encoders and layers, leaks between splits and the recall to expect, before any training."""
     from lightcrl.recipe import load_recipe
     from lightcrl.report import console, progress
     from lightcrl.studies.check.check import check as check_recipe
@@ -241,16 +250,16 @@ def check(
 
     parsed = load_recipe(recipe, override or ())
     with progress.Live() as live:
-        found = check_recipe(parsed, size=sample, tell=live.tell)
-    console.print_check(found)
+        result = check_recipe(parsed, size=sample, tell=live.tell)
+    console.print_check(result)
     if json is not None:
-        write(json, to_json(found))
+        write(json, to_json(result))
 
 
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(index, name="index")
 app.command()(search)
-app.command()(extend)
+app.command(epilog="Example: lightcrl extend runs/seen recipes/extend/sound.toml --output runs/heard")(extend)
 
 
 @app.command(epilog="Example: lightcrl embed runs/world captions.txt --modality text --output captions.npy")
@@ -259,15 +268,15 @@ def embed(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="SOURCE", help="A file, a folder, for texts a file with one text a line, or a table with --column."
+            metavar="SOURCE", help="A file, a folder, a text file with one text per line, or, with --column, a table."
         ),
     ],
     modality: Annotated[str, choice(help="Modality of the items.")],
     output: Annotated[
         Path,
-        place(help="Where to write the vectors, as .npy [N, d]; ids go beside it as .json."),
+        place(help="File for the vectors, .npy [N, d]; the ids go beside it as .json."),
     ],
-    column: Annotated[str | None, choice(help="SOURCE is a table; embed the items of this column.")] = None,
+    column: Annotated[str | None, choice(help="Column of the items; SOURCE is then a table.")] = None,
     encoder: Encoders = None,
     trust_remote_code: Trust = False,
     json: Json = None,
@@ -285,26 +294,28 @@ def embed(
     rejected = [*aside, *rejected]
     kept = ~np.isnan(vectors).any(1)
     if not kept.any():
-        reasons = "; ".join(str(one) for one in rejected[:3])
+        reasons = "; ".join(str(item) for item in rejected[:3])
         raise EmptyDatasetError(f"nothing in {source} could be embedded ({reasons}). Nothing was written.")
     make_folder(output.absolute().parent)
     with whole_file(output) as temporary, temporary.open("wb") as stream:
         np.save(stream, vectors[kept])
     ids = [item.source for item, keep in zip(items, kept, strict=True) if keep]
-    told = {"modality": modality, "model": embedder.fingerprint, "ids": ids, "rejected": [str(one) for one in rejected]}
-    write(output.with_suffix(".json"), told)
+    facts = {"modality": modality, "model": embedder.fingerprint, "ids": ids, "rejected": list(map(str, rejected))}
+    write(output.with_suffix(".json"), facts)
     console.print_embedded(output, vectors[kept].shape, rejected)
     if json is not None:
-        write(json, {"vectors": str(output), "shape": list(vectors[kept].shape), **told})
+        write(json, {"vectors": str(output), "shape": list(vectors[kept].shape), **facts})
 
 
 @app.command(epilog="Example: lightcrl export runs/world --output exported --modality text")
 def export(
     checkpoint: CheckpointFolder,
-    output: Annotated[Path, place(metavar="DIR", help="Where to write the graphs.")],
-    format: Annotated[Literal["onnx"], typer.Option(help="Of the graphs.")] = "onnx",
-    modality: Annotated[list[str] | None, choice(help="Whose graph to write; by default everyone's.")] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="A quarter of the size, at the price of some recall.")] = False,
+    output: Annotated[Path, place(metavar="DIR", help="Folder for the graphs.")],
+    format: Annotated[Literal["onnx"], typer.Option(help="Format of the graphs.")] = "onnx",
+    modality: Annotated[list[str] | None, choice(help="Modality whose graph to write; all by default.")] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Store weights in 8 bits: a quarter of the size, with some loss of recall.")
+    ] = False,
     encoder: Encoders = None,
     trust_remote_code: Trust = False,
     json: Json = None,
@@ -323,22 +334,24 @@ def export(
 
 @app.command(epilog="Example: lightcrl info runs/world")
 def info(checkpoint: CheckpointFolder, json: Json = None) -> None:
-    """Print what a model maps, its parameters by part, and its figures."""
+    """Print the modalities of a model, its parameters by part, and its figures."""
     from lightcrl.checkpoint import load_checkpoint
     from lightcrl.report import console
 
-    found = load_checkpoint(checkpoint)
-    console.print_info(found)
+    loaded = load_checkpoint(checkpoint)
+    console.print_info(loaded)
     if json is not None:
-        write(json, {"parameters": found.parts(), **found.config()})
+        write(json, {"parameters": loaded.parts(), **loaded.config()})
 
 
 @app.command(epilog="Example: lightcrl report runs/world runs/other --output both.html")
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Finished runs; several stand side by side.")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of finished runs; several stand side by side.")
+    ],
     output: Annotated[
         Path | None,
-        place(metavar="OUT.html", help="Where to write the page; DIR/report.html of the first run."),
+        place(metavar="OUT.html", help="File for the page; DIR/report.html of the first run by default."),
     ] = None,
 ) -> None:
     """Write one self-contained page of a run, or of several side by side."""
@@ -355,9 +368,9 @@ def report(
 
 @app.command(epilog="Example: lightcrl demo --output runs/demo")
 def demo(
-    output: Annotated[Path, place(metavar="DIR", help="Where to write the run and report.html.")] = Path("runs/demo"),
+    output: Annotated[Path, place(metavar="DIR", help="Folder for the run and report.html.")] = Path("runs/demo"),
 ) -> None:
-    """Generate a small world of pictures, captions and sounds, align all three and show what came out."""
+    """Generate a small world of pictures, captions and sounds, align all three and show the results."""
     from lightcrl.demo import run_demo
     from lightcrl.report import console, progress
 

@@ -1,4 +1,4 @@
-"""`lightcrl evaluate`: one sub-command per task, each with the options that the task reads and no others."""
+"""`lightcrl evaluate`: a sub-command per task, with exactly the options that the task reads."""
 
 from __future__ import annotations
 
@@ -23,43 +23,43 @@ from lightcrl.arguments import (
 
 
 class Evaluations(TyperGroup):
-    """The tasks of `TASKS` by sub-commands of their own; `package.module:Class` goes to a general one."""
+    """The sub-commands of the tasks in `TASKS`, and a general one for `package.module:Class`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the sub-command; the name of a class stays its first argument."""
+        """Return the sub-command; the name of a class stays its first argument."""
         if args and ":" in args[0]:
             return "own", self.get_command(ctx, "own"), args
         return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(
-    help="Measure a model on raw files that it has never seen, by a task of the list or by package.module:Class.",
+    help="Measure a model on raw files outside its training data, by a task below or by package.module:Class.",
     cls=Evaluations,
     no_args_is_help=True,
 )
 
 Page = Annotated[
     Path | None,
-    typer.Option("--page", metavar="OUT.html", help="Write the figures here as a page, drawn and in tables."),
+    typer.Option("--page", metavar="OUT.html", help="File for a page with the figures, drawn and in tables."),
 ]
-Folders = Annotated[str, typer.Option("--data", help="A folder of class folders.")]
+Folders = Annotated[str, typer.Option("--data", help="Folder of class folders.")]
 Modality = Annotated[str | None, typer.Option("--modality", help="Modality of the items in the class folders.")]
-Files = Annotated[str, typer.Option("--files", metavar="PATTERN", help="Names of the files to take.")]
+Files = Annotated[str, typer.Option("--files", metavar="PATTERN", help="Pattern of the names of the files to use.")]
 Test = Annotated[str | None, typer.Option("--test", metavar="FOLDER", help="Class folders to measure on.")]
 TestFiles = Annotated[
-    str | None, typer.Option("--test-files", metavar="PATTERN", help="Names of the files to measure on.")
+    str | None, typer.Option("--test-files", metavar="PATTERN", help="Pattern of the names of the files to measure on.")
 ]
 
 
 @app.command()
 def retrieval(
     checkpoint: CheckpointFolder,
-    data: Annotated[str, typer.Option(help="A table of files.")],
+    data: Annotated[str, typer.Option(help="Table of files.")],
     image_column: Annotated[str | None, typer.Option(help="Column of the modality `image`.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the modality `text`.")] = None,
     column: Annotated[
         list[str] | None,
-        typer.Option(help="modality=COLUMN; where columns are given, only their modalities are used."),
+        typer.Option(help="modality=COLUMN; columns restrict the evaluation to their modalities."),
     ] = None,
     key: Annotated[str | None, typer.Option(help="Column whose equal values make rows one group.")] = None,
     json: Json = None,
@@ -71,7 +71,7 @@ def retrieval(
     """Measure recall between modalities: lightcrl evaluate retrieval runs/mine --data test.jsonl."""
     columns = {name: value for name, value in (("image", image_column), ("text", text_column)) if value}
     place = Path(data)
-    # Without a suffix it may be the id of a data set on the hub.
+    # A name without a suffix may be the id of a data set on the hub.
     path = str(place.absolute()) if place.exists() or place.suffix else data
     settings = {"data": path, "columns": columns | pairs(column, "--column"), "key": key}
     _measure("retrieval", checkpoint, settings, json, page, encoder, trust_remote_code, features)
@@ -129,11 +129,11 @@ def fine_tuning(
         typer.Option(
             "--set",
             metavar="TABLE.KEY=VALUE",
-            help="training.epochs=100, tuning.blocks=2 (trains the encoder's last two), seed=1, ...",
+            help="training.epochs=100, tuning.blocks=2 (train the encoder's last two), seed=1, ...",
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where to keep the model; DIR/fine_tuning/... by default.")
+        Path | None, typer.Option(metavar="FOLDER", help="Folder for the classifier; DIR/fine_tuning/... by default.")
     ] = None,
     json: Json = None,
     page: Page = None,
@@ -155,10 +155,10 @@ def text_similarity(
     checkpoint: CheckpointFolder,
     data: Annotated[
         str,
-        typer.Option(help="A table or hub id (owner/name/configuration) of pairs with text1, text2, label or score."),
+        typer.Option(help="Table or hub id (owner/name/configuration) of pairs with text1, text2, label or score."),
     ],
     calibration: Annotated[
-        str | None, typer.Option(help="Labelled text pairs that thresholds are calibrated on: the training split.")
+        str | None, typer.Option(help="Labelled text pairs for the calibration of thresholds: the training split.")
     ] = None,
     column: Annotated[
         list[str] | None, typer.Option(help="NAME=COLUMN; names are text1, text2, label and score.")

@@ -1,4 +1,4 @@
-"""`lightcrl index`: make an index, change it, and look at what is in it."""
+"""`lightcrl index`: build an index, change it, and print its content."""
 
 from __future__ import annotations
 
@@ -9,31 +9,37 @@ import typer
 
 from lightcrl.arguments import CheckpointFolder, Encoders, Json, Trust, load_embedder, pairs, write
 
-app = typer.Typer(help="Index items of all modalities, to be searched.", no_args_is_help=True)
+app = typer.Typer(help="Index items of all modalities for search.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")]
 Sources = Annotated[
     list[Path],
     typer.Argument(
         metavar="SOURCE...",
-        help="Folders of files, tables, .txt files with a text a line, a run's folder (nothing is encoded again).",
+        help="Folders of files, tables, .txt files with one text per line, a run's folder (nothing is encoded again).",
     ),
 ]
-Column = Annotated[list[str] | None, typer.Option(help="modality=COLUMN of a table; by default the modality's name.")]
-IdColumn = Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="Column of a table that names the items.")]
-Modality = Annotated[str | None, typer.Option(help="Modality of files, where the model has several of a kind.")]
-Where = Annotated[str | None, typer.Option("--filter", metavar="CONDITION", help='Such as "year > 2020".')]
-Model = Annotated[str | None, typer.Option("--model", metavar="DIR", help="Where the model lies, if it has moved.")]
+Column = Annotated[list[str] | None, typer.Option(help="modality=COLUMN of a table; the modality's name by default.")]
+IdColumn = Annotated[
+    str | None, typer.Option("--id", metavar="COLUMN", help="Column of a table with the ids of the items.")
+]
+Modality = Annotated[str | None, typer.Option(help="Modality of the files, if the model has several of their kind.")]
+Where = Annotated[
+    str | None, typer.Option("--filter", metavar="CONDITION", help='Condition on the items, such as "year > 2020".')
+]
+Model = Annotated[
+    str | None, typer.Option("--model", metavar="DIR", help="Present folder of the model, if it has moved.")
+]
 
 
 @app.command()
 def build(
     model: CheckpointFolder,
     sources: Sources,
-    output: Annotated[Path, typer.Option(metavar="INDEX", help="Folder of the index; one that is there goes on.")],
-    engine: Annotated[str, typer.Option(help="exact, or lancedb from a million items on.")] = "exact",
-    option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of the engine.")] = None,
-    dtype: Annotated[str, typer.Option(help="Of stored vectors: float16 or float32.")] = "float16",
+    output: Annotated[Path, typer.Option(metavar="INDEX", help="Folder of the index; an index in it is extended.")],
+    engine: Annotated[str, typer.Option(help="Search engine: exact, or lancedb from a million items on.")] = "exact",
+    option: Annotated[list[str] | None, typer.Option(help="Option of the engine, NAME=VALUE.")] = None,
+    dtype: Annotated[str, typer.Option(help="Type of the stored vectors: float16 or float32.")] = "float16",
     column: Column = None,
     id_column: IdColumn = None,
     modality: Modality = None,
@@ -41,7 +47,7 @@ def build(
     encoder: Encoders = None,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Make an index of files and tables: lightcrl index build runs/mine photos/ --output photos.index."""
+    """Build an index of files and tables: lightcrl index build runs/mine photos/ --output photos.index."""
     from lightcrl.index import Index
     from lightcrl.report import progress
 
@@ -65,7 +71,7 @@ def add(
     encoder: Encoders = None,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Add what is new, replace what has changed: lightcrl index add photos.index photos/."""
+    """Add new items, replace changed ones: lightcrl index add photos.index photos/."""
     from lightcrl.report import progress
 
     opened = open_index(index, model, encoder, trust_remote_code)
@@ -94,20 +100,20 @@ def remove(
 
 @app.command()
 def info(index: Folder, json: Json = None) -> None:
-    """Print what is in an index: model, engine, items, columns, what was set aside."""
+    """Print the content of an index, with the items set aside: lightcrl index info photos.index."""
     from lightcrl.index import Index
     from lightcrl.report import index_console
 
     opened = Index.open(index)
-    told = opened.info()
-    index_console.print_index(told, opened.aside())
+    facts = opened.info()
+    index_console.print_index(facts, opened.aside())
     if json is not None:
-        write(json, {**told, "set_aside": [str(rejection) for rejection in opened.aside()]})
+        write(json, {**facts, "set_aside": [str(item) for item in opened.aside()]})
 
 
 @app.command()
 def compact(index: Folder) -> None:
-    """Rewrite an index without what was removed, and let the engine tidy up."""
+    """Drop removed items from the files of an index and of its engine: lightcrl index compact photos.index."""
     from lightcrl.index import Index
     from lightcrl.report import index_console, progress
 
@@ -122,42 +128,44 @@ def compact(index: Folder) -> None:
 def duplicates(
     index: Folder,
     threshold: Annotated[
-        float | None, typer.Option(help="Least similarity of copies; by default chosen from the data.")
+        float | None, typer.Option(help="Least similarity of copies; chosen from the data by default.")
     ] = None,
     where: Where = None,
-    modality: Annotated[str | None, typer.Option(help="Of these items alone.")] = None,
+    modality: Annotated[str | None, typer.Option(help="Modality of the items to examine; all by default.")] = None,
     json: Json = None,
 ) -> None:
-    """List groups of near-identical items."""
+    """List groups of near-identical items: lightcrl index duplicates photos.index --modality image."""
     from lightcrl.index import Index, find_duplicates
     from lightcrl.report import index_console
 
     copies = find_duplicates(Index.open(index), threshold=threshold, where=where, modality=modality)
     index_console.print_copies(copies)
     if json is not None:
-        write(json, {"duplicates": [of_modality.to_json() for of_modality in copies]})
+        write(json, {"duplicates": [result.to_json() for result in copies]})
 
 
 @app.command()
 def outliers(
     index: Folder,
-    most: Annotated[int | None, typer.Option("-n", min=1, help="List so many, whether they are far or not.")] = None,
+    most: Annotated[
+        int | None, typer.Option("-n", min=1, help="List this many items, farthest first, whether far or not.")
+    ] = None,
     where: Where = None,
-    modality: Annotated[str | None, typer.Option(help="Of these items alone.")] = None,
+    modality: Annotated[str | None, typer.Option(help="Modality of the items to examine; all by default.")] = None,
     json: Json = None,
 ) -> None:
-    """List items that are far from everything."""
+    """List items that are far from all others: lightcrl index outliers photos.index -n 20."""
     from lightcrl.index import Index, find_outliers
     from lightcrl.report import index_console
 
     far = find_outliers(Index.open(index), where=where, modality=modality, most=most)
     index_console.print_outliers(far)
     if json is not None:
-        write(json, {"outliers": [outlier.to_json() for outlier in far]})
+        write(json, {"outliers": [item.to_json() for item in far]})
 
 
 def open_index(folder: Path, model: str | None, encoder: list[str] | None, trust_remote_code: bool) -> Any:
-    """The index in a folder; its model loaded at once only where something is said of it."""
+    """Return the index in a folder; its model is loaded at once only if an option concerns it."""
     from lightcrl.index import Index
 
     index = Index.open(folder)
@@ -165,7 +173,7 @@ def open_index(folder: Path, model: str | None, encoder: list[str] | None, trust
         return index
     place = model or index.manifest["model"]["place"]
     if place is None:
-        raise typer.BadParameter("the index does not know where its model lies", param_hint="--model")
+        raise typer.BadParameter("the index has no folder of its model; expected --model DIR", param_hint="--model")
     return Index.open(folder, load_embedder(place, encoder, trust_remote_code))
 
 
@@ -186,7 +194,7 @@ def _print_added(index: Any, done: Any, json: Path | None) -> None:
     index_console.print_added(index, done)
     if json is not None:
         figures = {name: getattr(done, name) for name in ("added", "replaced", "present", "encoded")}
-        write(json, {**figures, "items": len(index), "rejected": [str(rejection) for rejection in done.rejected]})
+        write(json, {**figures, "items": len(index), "rejected": [str(item) for item in done.rejected]})
 
 
 def _value(text: str) -> int | str:

@@ -1,4 +1,4 @@
-"""`lightcrl search`: look for texts, pictures, sounds and items of an index, alone or together."""
+"""`lightcrl search`: queries of texts, pictures, sounds and items of the index, alone or combined."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ _HELP = "A weight may follow: '{}^0.5'."
 
 def search(
     index: Folder,
-    query: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="What to look for.")] = None,
-    text: Annotated[list[str] | None, typer.Option(help=_HELP.format("at night"))] = None,
-    image: Annotated[list[str] | None, typer.Option(metavar="FILE", help=_HELP.format("beach.jpg"))] = None,
-    audio: Annotated[list[str] | None, typer.Option(metavar="FILE", help=_HELP.format("rain.wav"))] = None,
-    like: Annotated[list[str] | None, typer.Option(metavar="ID", help="An item of the index, by id or file.")] = None,
-    minus: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="What to look away from.")] = None,
-    minus_image: Annotated[list[str] | None, typer.Option(metavar="FILE", help="Likewise, a picture.")] = None,
+    query: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="Text to search for.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Text to search for. " + _HELP.format("at night"))] = None,
+    image: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="Picture to search for. " + _HELP.format("beach.jpg"))
+    ] = None,
+    audio: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="Sound to search for. " + _HELP.format("rain.wav"))
+    ] = None,
+    like: Annotated[list[str] | None, typer.Option(metavar="ID", help="Item of the index, by id or file.")] = None,
+    minus: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Text to search away from.")] = None,
+    minus_image: Annotated[list[str] | None, typer.Option(metavar="FILE", help="Picture to search away from.")] = None,
     where: Where = None,
-    modality: Annotated[str | None, typer.Option(help="Of the results.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many results.")] = 10,
+    modality: Annotated[str | None, typer.Option(help="Modality of the results.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 10,
     json: Json = None,
     page: Annotated[
-        Path | None, typer.Option(metavar="OUT.html", help="Write the results here as a page with the pictures.")
+        Path | None, typer.Option(metavar="OUT.html", help="File for a page with the results and their pictures.")
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Write the page and open it in the browser.")] = False,
     model: Model = None,
@@ -71,10 +75,10 @@ def _write_page(outcome: Any, page: Path | None, show: bool) -> None:
 
 
 def _weighted(given: list[str] | None, kind: str | None = None) -> list[Any] | None:
-    """The parts of an option, with their weights."""
+    """Return the parts of an option with their weights."""
     from lightcrl.index import Part
 
-    matches = [(item, _WEIGHT.fullmatch(item)) for item in given or []]
+    matches = [(text, _WEIGHT.fullmatch(text)) for text in given or []]
     return [
-        Part(match[1], float(match[2]), kind=kind) if match else Part(item, kind=kind) for item, match in matches
+        Part(match[1], float(match[2]), kind=kind) if match else Part(text, kind=kind) for text, match in matches
     ] or None

@@ -31,15 +31,15 @@ from lightcrl.tasks.text_similarity import aligned_spaces
 if TYPE_CHECKING:
     from lightcrl.demo import Demo
 
-# Columns from which a comparison shows each direction.
+# Least width, in characters, at which a comparison shows each direction.
 WIDE = 120
 
 Figure = tuple[Result, str]
-"""A metric of a result."""
+"""A result, and the name of one of its metrics."""
 
 
 def print_run(run: Run, recipe: Recipe) -> None:
-    """The tables of a run: every model, then mean and deviation over seeds; and of text similarity where asked for."""
+    """Print the tables of a run: every model, mean and deviation over seeds, and the further tasks."""
     names = _shown(run.models[0].retrieval)
     zero_shot = run.models[0].results.get("zero_shot")
     table = Table(title=f"{recipe.name}: {recipe.evaluation.split} split, 95 % intervals over groups")
@@ -67,7 +67,7 @@ def print_run(run: Run, recipe: Recipe) -> None:
 
 
 def _add_models(table: Table, rows: Sequence[tuple[Model, Sequence[Figure]]]) -> None:
-    """A row for each model with its figures, and one for a method's mean over seeds."""
+    """Add a row for each model, and a row with the mean over seeds for each method with several."""
     by_method: dict[str, list[tuple[Model, Sequence[Figure]]]] = defaultdict(list)
     for row in rows:
         by_method[row[0].method].append(row)
@@ -83,59 +83,59 @@ def _add_models(table: Table, rows: Sequence[tuple[Model, Sequence[Figure]]]) ->
 
 
 def _print_similarity(models: Sequence[tuple[Model, Result]], tuned: bool) -> None:
-    """A column for each aligned space, a row for each model and for the encoders as they come.
+    """Print a column for each aligned space, and a row for each model and for the frozen encoders.
 
     Args:
-        models: each with its figures.
-        tuned: encoders were trained too, so that each model has its own.
+        models: models with their figures.
+        tuned: true if encoders were trained too, so that each model has its own.
     """
     first = models[0][1]
-    what, said = ("accuracy", "accuracy") if first.thresholds else ("spearman", "Spearman correlation")
+    measure, heading = ("accuracy", "accuracy") if first.thresholds else ("spearman", "Spearman correlation")
     alone = aligned_spaces(first)
-    table = Table(title=f"text similarity: {said} on {first.counts['pairs']:,} pairs, 95 % intervals")
+    table = Table(title=f"text similarity: {heading} on {first.counts['pairs']:,} pairs, 95 % intervals")
     table.add_column("method", no_wrap=True)
     table.add_column("seed", justify="right", no_wrap=True)
     for space in alone:
         table.add_column(space.removeprefix("aligned ").replace("-", "-\n"), justify="right", no_wrap=True)
-    rows = [(model, [(result, f"{space}/{what}") for space in alone]) for model, result in models]
+    rows = [(model, [(result, f"{space}/{measure}") for space in alone]) for model, result in models]
     _add_models(table, rows)
     for model, result in models if tuned else models[:1]:
-        label = f"encoders of\n{model.method} {model.seed}" if tuned else "encoders\nas they come"
-        table.add_row(label, "", *(_with_interval(result, f"{raw}/{what}") if raw else "" for raw in alone.values()))
-    if what == "accuracy":
-        table.add_row("chance", "", *(f"{first.chance[f'{space}/{what}']:.3f}" for space in alone), style="dim")
+        label = f"encoders of\n{model.method} {model.seed}" if tuned else "frozen\nencoders"
+        table.add_row(label, "", *(_with_interval(result, f"{raw}/{measure}") if raw else "" for raw in alone.values()))
+    if measure == "accuracy":
+        table.add_row("chance", "", *(f"{first.chance[f'{space}/{measure}']:.3f}" for space in alone), style="dim")
     console.print(table)
 
 
 def print_demo(done: Demo) -> None:
-    """What the demo came to: every direction beside the baseline and chance, a query with its results, the page."""
+    """Print the demo's results: every direction beside baseline and chance, an example query, and the page."""
     models = done.run.models
     own = models[0].retrieval
     directions = [name for name in own.metrics if name.endswith("/recall@1")]
-    table = Table(title="recall@1 on scenes never trained on")
+    table = Table(title="recall@1 on scenes outside the training data")
     table.add_column("query to result")
     for heading in (*(model.method for model in models), "chance"):
         table.add_column(heading, justify="right")
     for name in (*directions, "mean_recall@1"):
-        what = name.removesuffix("/recall@1").replace("_to_", " to ") if "/" in name else "mean"
+        direction = name.removesuffix("/recall@1").replace("_to_", " to ") if "/" in name else "mean"
         cells = [_with_interval(model.retrieval, name) for model in models]
-        table.add_row(what, *cells, f"{own.chance[name]:.3f}", end_section=name == directions[-1])
+        table.add_row(direction, *cells, f"{own.chance[name]:.3f}", end_section=name == directions[-1])
     if (zero_shot := models[0].results.get("zero_shot")) is not None:
         table.add_section()
         cells = [_with_interval(model.results["zero_shot"], "top1") for model in models]
         table.add_row(f"zero-shot, {zero_shot.counts['classes']} classes", *cells, f"{zero_shot.chance['top1']:.3f}")
     console.print(table)
     example = done.example
-    console.print(f'\n"{escape(example.item.text)}" finds these pictures, told by their captions:')
-    for one in (*example.found, *([example.answer] if example.answer else [])):
-        mark = "[green]right[/green]" if one.right else "     "
-        console.print(f" {one.place:3}. {one.score:.2f} {mark} {escape(one.item.text)}", soft_wrap=True)
+    console.print(f'\n"{escape(example.item.text)}" finds these pictures, each shown as its caption:')
+    for hit in (*example.found, *([example.answer] if example.answer else [])):
+        mark = "[green]right[/green]" if hit.right else "     "
+        console.print(f" {hit.place:3}. {hit.score:.2f} {mark} {escape(hit.item.text)}", soft_wrap=True)
     console.print(f"\nmodel, logs and figures: {done.run.folder} ({done.seconds:.0f} s in all)", soft_wrap=True)
     print_page(done.page or "left out; it needs pip install 'lightcrl[report]'")
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """Who is better: the table, the words, what a reader has to know, what more groups would bring."""
+    """Print a comparison: the table, sentences on the differences, notes, and recall by number of groups."""
     ranked, split = comparison.ranked, comparison.recipe.evaluation.split
     two = len(comparison.directions) == 2 and console.width >= WIDE
     each = [f"{name}/recall@1" for name in comparison.directions] if two else []
@@ -147,16 +147,16 @@ def print_comparison(comparison: Comparison) -> None:
         table.add_column(_heading(name), justify="right", no_wrap=True)
     table.add_column("minus the\nbest other", justify="right", no_wrap=True)
     table.add_column("\ntraining", justify="right", no_wrap=True)
-    for one in ranked:
-        cells = [(one.figures[name].mean, one.figures[name].both) for name in shown]
-        _, found = one.rivals.get(MAIN, ("", None))
-        versus = f"{found.mean:+.3f}\n[dim]{found.word}[/dim]" if found else ""
-        memory = "" if one.memory is None else f"\n[dim]{one.memory / 2**20:,.0f} MiB[/dim]"
+    for method in ranked:
+        cells = [(method.figures[name].mean, method.figures[name].both) for name in shown]
+        _, difference = method.rivals.get(MAIN, ("", None))
+        versus = f"{difference.mean:+.3f}\n[dim]{difference.word}[/dim]" if difference else ""
+        memory = "" if method.memory is None else f"\n[dim]{method.memory / 2**20:,.0f} MiB[/dim]"
         table.add_row(
-            f"{escape(one.label)}\n[dim]{one.cells[0].parameters / 1e6:.2f} M[/dim]",
+            f"{escape(method.label)}\n[dim]{method.cells[0].parameters / 1e6:.2f} M[/dim]",
             *(f"{mean:.3f}\n[dim]{low:.3f}-{high:.3f}[/dim]" for mean, (low, high) in cells),
             versus,
-            f"{one.seconds:.0f} s{memory}",
+            f"{method.seconds:.0f} s{memory}",
         )
     chances = [comparison.chance.get(name) for name in shown]
     table.add_row("chance", *("" if each is None else f"{each:.3f}" for each in chances), "", "", style="dim")
@@ -165,13 +165,13 @@ def print_comparison(comparison: Comparison) -> None:
         console.print(line, markup=False)
     for grown in comparison.growth:
         recall = ", ".join(f"{n:,}: {mean:.3f}" for n, mean in zip(grown.sizes, grown.recall.mean(0), strict=True))
-        said = f"; {grown.forecast.words}" if grown.forecast else ""
-        console.print(f"{grown.label} by training groups: {recall}{said}.", markup=False)
+        forecast = f"; {grown.forecast.words}" if grown.forecast else ""
+        console.print(f"{grown.label} by training groups: {recall}{forecast}.", markup=False)
     console.print(f"figures, models, page: {comparison.folder}", soft_wrap=True, markup=False)
 
 
 def print_check(check: Check) -> None:
-    """The tables of a check, then its advice."""
+    """Print the tables of a check, then its advice."""
     for sheet in sheets(check):
         _print_sheet(sheet)
     console.print()
@@ -182,7 +182,7 @@ def print_check(check: Check) -> None:
 
 
 def print_reproduction(done: Reproduction) -> None:
-    """Every table beside the published one, what becomes of the claims, what a reader has to know."""
+    """Print every table beside the published one, the verdicts on the claims, and the notes."""
     for sheet in reproduction_sheets(done):
         _print_sheet(sheet)
     for line in (*done.words(), *reproduction_remarks(done)):
@@ -191,7 +191,7 @@ def print_reproduction(done: Reproduction) -> None:
 
 
 def print_result(result: Result, rejected: Sequence[Rejection]) -> None:
-    """The figures of one evaluation."""
+    """Print the figures of an evaluation."""
     _print_figures(result, sentence(result.counts))
     _print_rejected(rejected)
 
@@ -207,7 +207,7 @@ def _print_figures(result: Result, title: str) -> None:
 
 
 def sentence(counts: Mapping[str, int]) -> str:
-    """Counts in words: both ends of each direction together, then the others."""
+    """Return counts in words; queries and gallery of a direction stand together."""
     parts = []
     for name, count in counts.items():
         direction, slash, end = name.rpartition("/")
@@ -220,7 +220,7 @@ def sentence(counts: Mapping[str, int]) -> str:
 
 
 def print_embedded(output: Path, shape: tuple[int, ...], rejected: Sequence[Rejection]) -> None:
-    """What `embed` wrote."""
+    """Print the summary of `lightcrl embed`."""
     console.print(
         f"{shape[0]:,} vectors of width {shape[1]} in {output}, their ids in {output.with_suffix('.json')}",
         soft_wrap=True,
@@ -229,18 +229,18 @@ def print_embedded(output: Path, shape: tuple[int, ...], rejected: Sequence[Reje
 
 
 def print_exported(folder: Path) -> None:
-    """What `export` wrote."""
+    """Print the files of `lightcrl export` and their sizes."""
     for path in sorted(folder.glob("*.onnx")):
         console.print(f"{path}: {path.stat().st_size / 2**20:,.1f} MiB", soft_wrap=True)
 
 
 def print_page(page: Path | str) -> None:
-    """Where a page was written, or why not."""
+    """Print the path of a page, or the reason why it was left out."""
     console.print(f"report: {page}", soft_wrap=True, markup=False)
 
 
 def print_info(checkpoint: Checkpoint) -> None:
-    """Modalities, parameters by part, figures."""
+    """Print the modalities, the parameters by part and the figures of a model."""
     options = ", ".join(f"{key} {value}" for key, value in checkpoint.method.options.model_dump(mode="json").items())
     console.print(f"method {checkpoint.name} ({options}), loss {checkpoint.loss}")
     table = Table(title="modalities")
@@ -276,22 +276,22 @@ def _print_sheet(sheet: Sheet) -> None:
 def _print_rejected(rejected: Sequence[Rejection]) -> None:
     if rejected:
         reasons = ", ".join(
-            f"{count:,} {reason}" for reason, count in Counter(one.reason for one in rejected).most_common()
+            f"{count:,} {reason}" for reason, count in Counter(item.reason for item in rejected).most_common()
         )
         console.print(f"set aside: {reasons}. First: {rejected[0]}")
 
 
 def _shown(result: Result) -> list[str]:
-    """R@1 of every direction with two modalities, else the mean alone, to fit a terminal."""
+    """Return the columns that fit a terminal: mean R@1, and with two modalities R@1 of each direction."""
     directions = [name for name in result.metrics if name.endswith("/recall@1")]
     return ["mean_recall@1", *(directions if len(directions) <= 2 else [])]
 
 
 def _heading(name: str) -> str:
-    """A metric's name on two lines, narrow enough for a terminal of 80 columns."""
-    what, _, measure = name.replace("zero_shot", "zero-shot").rpartition("/")
+    """Return a metric's name on two lines, narrow enough for a terminal of 80 columns."""
+    subject, _, measure = name.replace("zero_shot", "zero-shot").rpartition("/")
     measure = measure.replace("mean_recall@", "mean R@").replace("recall@", "R@")
-    return f"{what.replace('_to_', ' to ')}\n{measure}" if what else f"\n{measure}"
+    return f"{subject.replace('_to_', ' to ')}\n{measure}" if subject else f"\n{measure}"
 
 
 def _with_interval(result: Result, name: str) -> str:

@@ -1,4 +1,4 @@
-"""What the command line shows of an index: what came of adding, its content, results of a search, its structure."""
+"""Console output about an index: additions, content, search results, copies and outliers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lightcrl.index.outcome import Outcome
 from lightcrl.report.progress import console
 
 SHOWN = 10
-"""Groups or rejections that are listed; JSON has all."""
+"""Greatest number of groups or rejections in a list; JSON has all."""
 
 
 def print_added(index: Index, done: Added) -> None:
-    """What came of adding."""
+    """Print the counts of an addition, and the rejected items."""
     console.print(
-        f"{done.added:,} added, {done.replaced:,} replaced, {done.present:,} there already; {done.encoded:,} went "
-        f"through an encoder. {index.folder}: {_counted(index.counts())}",
+        f"{done.added:,} added, {done.replaced:,} replaced, {done.present:,} already present; "
+        f"{done.encoded:,} encoded. {index.folder}: {_counted(index.counts())}",
         soft_wrap=True,
         markup=False,
     )
@@ -30,40 +30,40 @@ def print_added(index: Index, done: Added) -> None:
 
 
 def print_removed(count: int, left: int) -> None:
-    """What came of removing."""
+    """Print the number of removed and of remaining items."""
     console.print(f"{count:,} removed, {left:,} left")
 
 
 def print_compacted(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """What came of rewriting."""
-    sizes = " to ".join(f"{told['bytes'] / 2**20:,.1f} MiB" for told in (before, after))
+    """Print the number of dropped items, and the size of the index before and after."""
+    sizes = " to ".join(f"{facts['bytes'] / 2**20:,.1f} MiB" for facts in (before, after))
     console.print(f"{before['removed']:,} removed items dropped; {sizes}")
 
 
-def print_index(told: Mapping[str, Any], aside: Sequence[Rejection]) -> None:
-    """What is in an index."""
-    table = Table(title=f"{told['items']:,} items in {told['folder']}", show_header=False)
-    engine = told["engine"]
+def print_index(facts: Mapping[str, Any], aside: Sequence[Rejection]) -> None:
+    """Print the content of an index, and the items set aside."""
+    table = Table(title=f"{facts['items']:,} items in {facts['folder']}", show_header=False)
+    engine = facts["engine"]
     options = ", ".join(f"{name} {value}" for name, value in engine["options"].items() if value is not None)
-    table.add_row("items", _counted(told["modalities"]) or "none")
-    table.add_row("columns", escape(", ".join(told["columns"]) or "none"))
-    table.add_row("engine", f"{engine['name']}{f' ({options})' if options else ''}, {told['dtype']}, d {told['dim']}")
-    table.add_row("model", escape(f"{told['model']['place'] or 'unknown place'}\n{told['model']['fingerprint']}"))
-    table.add_row("size", f"{told['bytes'] / 2**20:,.1f} MiB, {told['removed']:,} removed items in it")
-    pairs = [f"{pair['query']} to {pair['item']} ({pair['queries_from']})" for pair in told["calibration"]]
-    table.add_row("scores have\na meaning for", escape("\n".join(pairs) or "nothing yet: too few items"))
+    table.add_row("items", _counted(facts["modalities"]) or "none")
+    table.add_row("columns", escape(", ".join(facts["columns"]) or "none"))
+    table.add_row("engine", f"{engine['name']}{f' ({options})' if options else ''}, {facts['dtype']}, d {facts['dim']}")
+    table.add_row("model", escape(f"{facts['model']['place'] or 'unknown place'}\n{facts['model']['fingerprint']}"))
+    table.add_row("size", f"{facts['bytes'] / 2**20:,.1f} MiB, with {facts['removed']:,} removed items")
+    pairs = [f"{pair['query']} to {pair['item']} ({pair['queries_from']})" for pair in facts["calibration"]]
+    table.add_row("calibrated\nscores", escape("\n".join(pairs) or "none yet: too few items"))
     console.print(table)
     _print_aside(aside)
 
 
 def print_hits(outcome: Outcome) -> None:
-    """The results of a search, best first, and whether anything matches."""
+    """Print the results of a search, best first, and the verdict if no item matches."""
     table = Table(title=escape(outcome.words()), title_justify="left")
     for heading, justify in (("", "right"), ("item", "left"), ("score", "right"), ("as high by chance", "right")):
         table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
     style = "dim" if outcome.matches is False else ""
     for number, hit in enumerate(outcome.hits, 1):
-        table.add_row(str(number), escape(_told(hit)), f"{hit.score:.3f}", _odds(hit.share), style=style)
+        table.add_row(str(number), escape(_described(hit)), f"{hit.score:.3f}", _odds(hit.share), style=style)
     if outcome.hits:
         console.print(table)
     if verdict := outcome.verdict():
@@ -71,43 +71,43 @@ def print_hits(outcome: Outcome) -> None:
 
 
 def print_copies(copies: Sequence[Copies]) -> None:
-    """Groups of near-identical items."""
-    for of_modality in copies:
-        items = sum(map(len, of_modality.groups))
+    """Print the groups of near-identical items by modality."""
+    for result in copies:
+        items = sum(map(len, result.groups))
         console.print(
-            f"{of_modality.modality}: {len(of_modality.groups):,} groups of near-identical items ({items:,} items); "
-            f"similarity at least {of_modality.threshold:.4f}: {of_modality.reason}",
+            f"{result.modality}: {len(result.groups):,} groups of near-identical items ({items:,} items); "
+            f"similarity at least {result.threshold:.4f}: {result.reason}",
             soft_wrap=True,
             markup=False,
         )
-        for group in of_modality.groups[:SHOWN]:
+        for group in result.groups[:SHOWN]:
             console.print("  " + "  ".join(group), markup=False, soft_wrap=True)
-        if len(of_modality.groups) > SHOWN:
-            console.print(f"  and {len(of_modality.groups) - SHOWN:,} more groups; --json has all")
+        if len(result.groups) > SHOWN:
+            console.print(f"  and {len(result.groups) - SHOWN:,} more groups; --json has all")
 
 
 def print_outliers(far: Sequence[Outlier]) -> None:
-    """Items far from everything."""
+    """Print the items that are far from all others."""
     if not far:
-        console.print("no item is far from everything")
+        console.print("no item is far from all others")
         return
-    table = Table(title=f"{len(far):,} items far from everything")
+    table = Table(title=f"{len(far):,} items far from all others")
     for heading in ("item", "modality", "distance", "nearest", "similarity"):
         table.add_column(heading, justify="right" if heading in ("distance", "similarity") else "left", overflow="fold")
-    for outlier in far:
-        cells = (outlier.id, outlier.modality, f"{outlier.farness:.3f}", outlier.nearest, f"{outlier.score:.3f}")
+    for item in far:
+        cells = (item.id, item.modality, f"{item.farness:.3f}", item.nearest, f"{item.score:.3f}")
         table.add_row(*map(escape, cells))
     console.print(table)
 
 
-def _told(hit: Hit) -> str:
-    """An item in a line or two."""
+def _described(hit: Hit) -> str:
+    """Return an item and its metadata in one line each."""
     metadata = ", ".join(f"{name} {value}" for name, value in hit.metadata.items() if value not in (None, ""))
     return "\n".join(line for line in (hit.text or hit.path or hit.id, metadata[:200]) if line)
 
 
 def _odds(share: float | None) -> str:
-    """A share as one in so many."""
+    """Return a share as odds, such as "1 in 250"; from a tenth on in per cent."""
     return "" if share is None else f"1 in {1 / share:,.0f}" if share < 0.1 else f"{share:.0%}"
 
 
@@ -118,9 +118,9 @@ def _counted(counts: Mapping[str, int]) -> str:
 def _print_aside(rejected: Sequence[Rejection]) -> None:
     if not rejected:
         return
-    reasons = Counter(rejection.reason for rejection in rejected).most_common()
+    reasons = Counter(item.reason for item in rejected).most_common()
     console.print(f"set aside: {', '.join(f'{count:,} {reason}' for reason, count in reasons)}", markup=False)
-    for rejection in rejected[:SHOWN]:
-        console.print(f"  {rejection}", markup=False, soft_wrap=True)
+    for item in rejected[:SHOWN]:
+        console.print(f"  {item}", markup=False, soft_wrap=True)
     if len(rejected) > SHOWN:
         console.print(f"  and {len(rejected) - SHOWN:,} more; --json has all")

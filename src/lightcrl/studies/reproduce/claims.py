@@ -1,4 +1,4 @@
-"""From outcomes of several seeds to figures with intervals, and from these to what becomes of the paper's claims."""
+"""The paper's claims, tested by paired differences between models."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lightcrl.tasks.base import Task
 
 @dataclass(frozen=True)
 class Reading:
-    """What the paired differences say of one claim in one space and measure.
+    """The paired differences that test one claim in one space and measure.
 
     Attributes:
-        claim: the paper's.
-        task: by its name in the family.
-        space: of the models.
-        measure: in what.
-        against: whom they are held against: a label, or a space of the frozen-encoder baselines.
-        differences: by label, how far the model is above.
+        claim: claim of the paper.
+        task: name of the task in the family.
+        space: space of the models.
+        measure: measure in which the models are compared.
+        against: rival of the models: a label, or a space of the frozen-encoder baselines.
+        differences: differences of the models from the rival, by label.
     """
 
     claim: Claim
@@ -34,31 +34,31 @@ class Reading:
 
     @property
     def word(self) -> str:
-        """`"holds"`, `"does not hold"`, `"no significant difference"`, or for whom which of them."""
+        """The verdict: `"holds"`, `"does not hold"` or `"no significant difference"`; with labels if models differ."""
         by_word = defaultdict(list)
-        for label, found in self.differences.items():
-            by_word[WORDS[found.word]].append(label)
+        for label, paired in self.differences.items():
+            by_word[WORDS[paired.word]].append(label)
         if len(by_word) == 1:
             return next(iter(by_word))
         return "; ".join(f"{word} for {', '.join(by_word[word])}" for word in WORDS.values() if word in by_word)
 
 
 WORDS = {"better": "holds", "not significant": "no significant difference", "worse": "does not hold"}
-"""What becomes of "is above", by what the difference is called."""
+"""Verdict on the claim "is above", by the word for the difference."""
 
 
 def read_claims(
     name: str, task: Task, kind: str, judged: Judged, names: Mapping[str, str | None], facts: Published
 ) -> list[Reading]:
-    """What becomes of the claims that show in a task.
+    """Return the readings of all claims about a task.
 
     Args:
-        name: of the task in the family.
+        name: name of the task in the family.
         task: the task.
-        kind: its name in `TASKS`.
-        judged: its figures.
-        names: by label, the paper's name of the model.
-        facts: what the paper says.
+        kind: name of the task in `TASKS`.
+        judged: figures of the task.
+        names: the paper's name of each model, by label; None for a model that the paper does not have.
+        facts: figures and claims of the paper.
     """
     own = [label for label in judged if facts.is_encoder(names.get(label))]
     readings = []

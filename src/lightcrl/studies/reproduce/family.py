@@ -1,11 +1,11 @@
-"""A family: a folder of recipes that belong together, and family.toml, which says what is trained and measured.
+"""A family: a folder of recipes that belong together, and a family.toml that names models, recipes and tasks.
 
     name = "paper_small"
     seeds = [0, 1, 2]
-    [models]                    what is trained, by label: a method, `name[key=value,...]` as in a comparison
-    [optional]                  what is trained when it is asked for
-    [recipes.image_text]        each recipe of the family: its file, and on how many groups
-    [tasks.cifar10]             each task: what it is, on which recipe's models, its data, the published table beside it
+    [models]                    methods to train, by label: `name[key=value,...]` as in a comparison
+    [optional]                  further methods, trained only on request
+    [recipes.image_text]        a recipe of the family: its file and its number of training groups
+    [tasks.cifar10]             a task: its kind, the recipe of its models, its data, the published table beside it
 
 A misspelt key is an error that names the nearest one. Relative paths count from the family's folder.
 """
@@ -29,15 +29,15 @@ from lightcrl.tasks.spec import TASKS, TaskSpec, make_task_spec
 
 FILE = "family.toml"
 ALL = "all"
-"""Asks for every model, the optional ones too."""
+"""The label that stands for every model, the optional ones included."""
 
 
 class RecipeUse(BaseModel):
     """A `[recipes.<name>]` table.
 
     Attributes:
-        file: the recipe; `<name>.toml` by default.
-        groups: training groups, drawn by the seed; all by default.
+        file: file of the recipe; `<name>.toml` by default.
+        groups: number of training groups, drawn by the seed; all by default.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,8 +53,8 @@ class FamilyTask(BaseModel):
         task: a member of `TASKS`, or `"package.module:Class"`.
         recipe: name of the recipe whose models are measured.
         published: name of the published table beside it; see published.json.
-        title: heading of its table; its name by default.
-        settings: all other keys, which the task reads.
+        title: heading of the table; the task's name by default.
+        settings: all other keys: the settings of the task.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,17 +67,17 @@ class FamilyTask(BaseModel):
 
 
 class Family(BaseModel):
-    """What family.toml says.
+    """The content of a family.toml.
 
     Attributes:
-        name: of the family.
-        about: what a reader of its tables has to know.
-        seeds: every model is trained with each.
-        models: method by label.
-        optional: the same, trained only when asked for.
-        recipes: by name.
-        tasks: by name.
-        folder: of the family.
+        name: name of the family.
+        about: note for readers of the tables.
+        seeds: seeds of every model's trainings.
+        models: methods by label.
+        optional: methods by label, trained only on request.
+        recipes: recipes by name.
+        tasks: tasks by name.
+        folder: folder of the family.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -92,21 +92,21 @@ class Family(BaseModel):
     folder: Path
 
     def file(self, recipe: str) -> Path:
-        """The file of a recipe."""
+        """Return the file of a recipe."""
         return self.folder / (self.recipes[recipe].file or f"{recipe}.toml")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What of a family is done.
+    """A selection from a family.
 
     Attributes:
-        family: all of it.
-        models: those to train, labels as in the family.
-        seeds: those to train with.
-        tasks: those to measure, by name.
-        groups: training groups in place of those that the family says, for every recipe.
-        overrides: `section.key=value` on top of every recipe.
+        family: the whole family.
+        models: models to train, with their labels in the family.
+        seeds: seeds of the trainings.
+        tasks: tasks to measure, by name.
+        groups: number of training groups of every recipe, in place of the family's; None keeps the family's.
+        overrides: changes `section.key=value` to every recipe.
     """
 
     family: Family
@@ -118,21 +118,21 @@ class Choice:
 
     @property
     def recipes(self) -> tuple[str, ...]:
-        """Those whose models have a task, in the family's order."""
+        """The recipes whose models have a task, in the family's order."""
         wanted = {spec.recipe for spec in self.tasks.values()}
         return tuple(name for name in self.family.recipes if name in wanted)
 
     def size(self, recipe: str) -> int | None:
-        """Training groups of a recipe; None for all."""
+        """Return the number of training groups of a recipe; None for all."""
         return self.family.recipes[recipe].groups if self.groups is None else self.groups
 
 
 def load_family(place: Path | str) -> Family:
-    """Read the family in a folder, or that of a family.toml.
+    """Read a family from its folder or from its family.toml.
 
     Raises:
-        RecipeError: there is none, it is not TOML, or it has an unknown key or a value of the wrong kind.
-        UnknownNameError: a task, a recipe or a published table that is not there.
+        RecipeError: the file is missing, is not TOML, or has an unknown key or a value of the wrong kind.
+        UnknownNameError: a task, recipe or published table does not exist.
     """
     path = Path(place)
     path = path if path.suffix == ".toml" else path / FILE
@@ -148,7 +148,7 @@ def load_family(place: Path | str) -> Family:
     folder = path.resolve().parent
     given = table.get("tasks")
     if isinstance(given, dict):
-        table["tasks"] = {name: _task(name, one, folder) for name, one in given.items()}
+        table["tasks"] = {name: _task(name, settings, folder) for name, settings in given.items()}
     family: Family = parse(Family, {"name": folder.name, **table, "folder": folder})
     _check(family)
     return family
@@ -162,18 +162,18 @@ def choose(
     groups: int | None = None,
     overrides: Iterable[str] = (),
 ) -> Choice:
-    """What is asked for of a family; all but the optional models by default.
+    """Select models, seeds and tasks of a family; all but the optional models by default.
 
     Raises:
-        UnknownNameError: a model or a task that the family has not.
-        RecipeError: no seeds, or one twice.
+        UnknownNameError: the family lacks a model or a task.
+        RecipeError: the seeds are none, or one of them stands twice.
     """
-    known = {**family.models, **family.optional}
-    wanted = list(known) if models is not None and list(models) == [ALL] else models
+    methods = {**family.models, **family.optional}
+    wanted = list(methods) if models is not None and list(models) == [ALL] else models
     labels = list(family.models) if wanted is None else wanted
     for label in labels:
-        if label not in known:
-            raise UnknownNameError("model of the family", label, (*known, ALL))
+        if label not in methods:
+            raise UnknownNameError("model of the family", label, (*methods, ALL))
     for name in tasks or ():
         if name not in family.tasks:
             raise UnknownNameError("task of the family", name, family.tasks)
@@ -182,7 +182,7 @@ def choose(
         raise RecipeError(f"seeds are {seeds or numbers}; expected one or more, all different.")
     return Choice(
         family,
-        tuple(_entry(label, known[label]) for label in dict.fromkeys(labels)),
+        tuple(_entry(label, methods[label]) for label in dict.fromkeys(labels)),
         numbers,
         {name: spec for name, spec in family.tasks.items() if tasks is None or name in tasks},
         groups,
@@ -191,12 +191,12 @@ def choose(
 
 
 def _entry(label: str, text: str) -> Entry:
-    found = parse_entry(text)
-    return Entry(label, found.method, found.options)
+    entry = parse_entry(text)
+    return Entry(label, entry.method, entry.options)
 
 
 def _task(name: str, table: Any, folder: Path) -> FamilyTask:
-    """Return one task, checked against what its kind reads."""
+    """Return a task whose settings are checked against those of its kind."""
     where = f"tasks.{name}"
     kind = table.get("task") if isinstance(table, dict) else None
     if not isinstance(kind, str):

@@ -1,4 +1,4 @@
-"""What a reproduction came to: figures beside the published ones, and what becomes of the claims."""
+"""The result of a reproduction: figures beside the published ones, and verdicts on the claims."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Trained:
     """The trainings of one recipe.
 
     Attributes:
-        recipe: its name in the family.
-        cells: by label, one for each seed.
-        failed: by label, why there are none.
+        recipe: name of the recipe in the family.
+        cells: one cell for each seed, by label.
+        failed: reason of a failure, by label.
     """
 
     recipe: str
@@ -40,14 +40,14 @@ class Trained:
 
 @dataclass(frozen=True)
 class Done:
-    """A task that has been measured.
+    """A measured task.
 
     Attributes:
-        name: in the family.
-        spec: its table there.
-        units: what is drawn anew for intervals, and how many, such as "1,000 groups".
-        judged: its figures.
-        readings: what becomes of the claims that show in it.
+        name: name of the task in the family.
+        spec: table of the task in the family.
+        units: units that the bootstrap draws, with their number, such as "1,000 groups".
+        judged: figures of the task.
+        readings: tests of the claims about the task.
     """
 
     name: str
@@ -58,22 +58,22 @@ class Done:
 
     @property
     def title(self) -> str:
-        """For people."""
+        """The heading of the task's table."""
         return self.spec.title or self.name
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A family's tables, or as many as are done.
+    """The tables of a family, or those finished so far.
 
     Attributes:
-        folder: where it lies.
-        choice: what was asked for.
-        facts: what the paper published.
-        names: by label, the paper's name of the model; None where it has none.
-        trained: by recipe.
-        tasks: measured, in the family's order.
-        finished: all of it.
+        folder: folder of the reproduction.
+        choice: selection from the family.
+        facts: figures and claims of the paper.
+        names: the paper's name of each model, by label; None for a model that the paper does not have.
+        trained: trainings of every recipe.
+        tasks: measured tasks, in the family's order.
+        finished: true if all models are trained and measured.
     """
 
     folder: Path
@@ -85,11 +85,11 @@ class Reproduction:
     finished: bool
 
     def words(self) -> list[str]:
-        """What becomes of each claim, in a sentence."""
+        """Return a sentence with the verdict on each claim."""
         return [
-            f"{claim.name}: {claim.words} {_verdict(found)}"
+            f"{claim.name}: {claim.words} {_verdict(readings)}"
             for claim in self.facts.claims
-            if (found := self._of(claim))
+            if (readings := self._of(claim))
         ]
 
     def _of(self, claim: Claim) -> list[Reading]:
@@ -97,16 +97,16 @@ class Reproduction:
 
     @property
     def readings(self) -> list[Reading]:
-        """What becomes of the paper's claims, in its order."""
-        found = [reading for task in self.tasks for reading in task.readings]
-        return sorted(found, key=lambda reading: self.facts.claims.index(reading.claim))
+        """Tests of the claims, in the paper's order."""
+        readings = [reading for task in self.tasks for reading in task.readings]
+        return sorted(readings, key=lambda reading: self.facts.claims.index(reading.claim))
 
     def beside(self, task: Done) -> Table | None:
-        """The published table of a task."""
+        """Return the published table of a task, or None."""
         return None if task.spec.published is None else self.facts.table(task.spec.published)
 
     def to_json(self) -> dict[str, Any]:
-        """What reproduction.json holds."""
+        """Return the content of reproduction.json."""
         family, seeds = self.choice.family, list(self.choice.seeds)
         return {
             "format": FORMAT,
@@ -124,21 +124,21 @@ class Reproduction:
                 }
                 for entry in self.choice.models
             },
-            "recipes": {one.recipe: _trained(one) for one in self.trained},
+            "recipes": {trained.recipe: _trained(trained) for trained in self.trained},
             "tasks": {task.name: _task(task, self.beside(task)) for task in self.tasks},
             "words": self.words(),
             "claims": [_reading(reading) for reading in self.readings],
         }
 
 
-def estimated(measure: str, found: Draws) -> Estimate:
-    """A measure with its intervals."""
-    return estimate(found, -1.0 if measure in CORRELATIONS else 0.0)
+def estimated(measure: str, draws: Draws) -> Estimate:
+    """Return a measure's mean and intervals, cut at the measure's least value."""
+    return estimate(draws, -1.0 if measure in CORRELATIONS else 0.0)
 
 
 def _verdict(readings: Sequence[Reading]) -> str:
-    """How many comparisons say what."""
-    counts = Counter(WORDS[found.word] for reading in readings for found in reading.differences.values())
+    """Return a sentence that counts the comparisons by verdict."""
+    counts = Counter(WORDS[paired.word] for reading in readings for paired in reading.differences.values())
     total = sum(counts.values())
     if len(counts) == 1:
         return f"Here: {next(iter(counts))}, in all of {total} comparisons."
@@ -147,37 +147,39 @@ def _verdict(readings: Sequence[Reading]) -> str:
 
 
 def remarks(done: Reproduction) -> list[str]:
-    """What a reader of the tables has to know."""
+    """Return the notes for readers of the tables."""
     choice = done.choice
-    said = [choice.family.about] if choice.family.about else []
+    notes = [choice.family.about] if choice.family.about else []
     models = "; ".join(f"{entry.label} is {described(entry)}" for entry in choice.models)
-    said.append(f"Models: {models}. `dfe` is this library's encoder, `lightcrl_paper` the published network.")
-    for one in done.trained:
-        groups = next((cells[0].groups for cells in one.cells.values() if cells), None)
+    notes.append(f"Models: {models}. `dfe` is this library's encoder, `lightcrl_paper` the published network.")
+    for trained in done.trained:
+        groups = next((cells[0].groups for cells in trained.cells.values() if cells), None)
         if groups is not None:
-            size = choice.size(one.recipe)
+            size = choice.size(trained.recipe)
             drawn = ", drawn from the training split by each seed" if size is not None else ""
-            said.append(f"Models of {one.recipe} are trained on {groups:,} groups{drawn}.")
+            notes.append(f"Models of {trained.recipe} are trained on {groups:,} groups{drawn}.")
     seeds = ", ".join(map(str, choice.seeds))
     if len(choice.seeds) == 1:
-        said.append(
-            f"One seed ({seeds}): intervals are 95 % over items alone (bootstrap), and say nothing of trainings."
+        notes.append(
+            f"One seed ({seeds}): intervals are 95 % over items alone (bootstrap); they do not cover "
+            "the variation between trainings."
         )
     else:
-        said.append(
-            f"Seeds {seeds}. Intervals are 95 %, over items (bootstrap) and seeds (Student's t) together; differences "
-            "are paired by items, each interval that of one comparison: of forty that do not differ, one will look as "
-            "if the claim held."
+        notes.append(
+            f"Seeds {seeds}. Intervals are 95 %, over items (bootstrap) and seeds (Student's t) together. Differences "
+            "are paired by items. Each interval is that of one comparison: among forty comparisons of equal models, "
+            "one claim is expected to look as if it held."
         )
-    said.append(f"Published figures: {done.facts.source}. {done.facts.setting}. They come without intervals.")
-    said += [f"{one.recipe}: {label} failed: {why}" for one in done.trained for label, why in one.failed.items()]
+    notes.append(f"Published figures: {done.facts.source}. {done.facts.setting}. They come without intervals.")
+    for trained in done.trained:
+        notes += [f"{trained.recipe}: {label} failed: {reason}" for label, reason in trained.failed.items()]
     if not done.finished:
-        said.append("Not finished; the same command goes on with it.")
-    return said
+        notes.append("Not finished; the same command resumes it.")
+    return notes
 
 
 def described(entry: Entry) -> str:
-    """A model as a family has it.
+    """Return a model's method and options as family.toml writes them.
 
     >>> described(Entry("DFE-1", "dfe", {"fusion": "addition"}))
     'dfe[fusion=addition]'
@@ -186,11 +188,11 @@ def described(entry: Entry) -> str:
     return f"{entry.method}[{options}]" if options else entry.method
 
 
-def _trained(one: Trained) -> dict[str, Any]:
+def _trained(trained: Trained) -> dict[str, Any]:
     return {
-        "failed": dict(one.failed),
-        "models": {label: [cell.to_json() for cell in cells] for label, cells in one.cells.items()},
-        "seconds": round(float(np.sum([cell.seconds for cells in one.cells.values() for cell in cells])), 1),
+        "failed": dict(trained.failed),
+        "models": {label: [cell.to_json() for cell in cells] for label, cells in trained.cells.items()},
+        "seconds": round(float(np.sum([cell.seconds for cells in trained.cells.values() for cell in cells])), 1),
     }
 
 
@@ -203,7 +205,7 @@ def _task(task: Done, beside: Table | None) -> dict[str, Any]:
         "units": task.units,
         "figures": {
             label: {
-                space: {measure: _figure(measure, found) for measure, found in measures.items()}
+                space: {measure: _figure(measure, draws) for measure, draws in measures.items()}
                 for space, measures in spaces.items()
             }
             for label, spaces in task.judged.items()
@@ -212,14 +214,14 @@ def _task(task: Done, beside: Table | None) -> dict[str, Any]:
     }
 
 
-def _figure(measure: str, found: Draws) -> dict[str, Any]:
-    known = estimated(measure, found)
+def _figure(measure: str, draws: Draws) -> dict[str, Any]:
+    figure = estimated(measure, draws)
     return {
-        "mean": known.mean,
-        "seeds": known.seeds and list(known.seeds),
-        "items": list(known.items),
-        "both": list(known.both),
-        "by_seed": found.values.tolist(),
+        "mean": figure.mean,
+        "seeds": figure.seeds and list(figure.seeds),
+        "items": list(figure.items),
+        "both": list(figure.both),
+        "by_seed": draws.values.tolist(),
     }
 
 
@@ -232,7 +234,7 @@ def _reading(reading: Reading) -> dict[str, Any]:
         "against": reading.against,
         "word": reading.word,
         "differences": {
-            label: {"difference": found.mean, "interval": list(found.interval), "word": found.word}
-            for label, found in reading.differences.items()
+            label: {"difference": paired.mean, "interval": list(paired.interval), "word": paired.word}
+            for label, paired in reading.differences.items()
         },
     }

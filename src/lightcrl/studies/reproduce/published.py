@@ -1,4 +1,4 @@
-"""The figures that the paper published, kept as facts in published.json, and what it claims from them."""
+"""The paper's published figures, kept in published.json, and its claims."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from lightcrl.specs import parse
 from lightcrl.studies.entries import Entry
 
 RAW = "raw"
-"""What a claim is against when it is against the frozen-encoder baselines."""
+"""Label of the frozen-encoder baselines as a rival."""
 
 
 class Table(BaseModel):
     """One published table.
 
     Attributes:
-        task: the task it is of, as in `TASKS`.
-        data: what it was measured on.
-        measures: of its columns.
-        rows: per cent, by the paper's name of a model or of an encoder.
-        note: what a reader has to know.
+        task: name of the task in `TASKS`.
+        data: data of the measurement.
+        measures: measures of the columns.
+        rows: figures in per cent, by the paper's name of a model or of an encoder.
+        note: note for readers.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,14 +38,14 @@ class Table(BaseModel):
 
 
 class Claim(BaseModel):
-    """What the paper says of its encoder.
+    """A claim of the paper about its encoder.
 
     Attributes:
-        name: of the claim.
-        words: the claim itself.
-        task: where it shows.
-        measures: in what.
-        against: the paper's name of another model, or `"raw"` for the frozen-encoder baselines.
+        name: name of the claim.
+        words: text of the claim.
+        task: name, in `TASKS`, of the task that tests it.
+        measures: measures that test it.
+        against: rival: the paper's name of another model, or `"raw"` for the frozen-encoder baselines.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,15 +58,15 @@ class Claim(BaseModel):
 
 
 class Published(BaseModel):
-    """All that is known of the paper's figures.
+    """The paper's figures and claims.
 
     Attributes:
-        source: where they stand.
-        setting: encoders and data behind all of them.
-        operations: the paper's name of the encoder by fusion operation.
-        methods: the paper's name of any other method.
-        tables: by name.
-        claims: in the paper's order.
+        source: source of the figures.
+        setting: encoders and data behind all figures.
+        operations: the paper's name of the encoder, by fusion operation.
+        methods: the paper's name of any other method, by method.
+        tables: tables by name.
+        claims: claims, in the paper's order.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -79,29 +79,29 @@ class Published(BaseModel):
     claims: tuple[Claim, ...]
 
     def table(self, name: str) -> Table:
-        """A table by its name.
+        """Return a table by its name.
 
         Raises:
-            UnknownNameError: there is none; says the nearest.
+            UnknownNameError: no table has this name; the message gives the nearest name.
         """
         if name not in self.tables:
             raise UnknownNameError("published table", name, self.tables)
         return self.tables[name]
 
     def name(self, entry: Entry) -> str | None:
-        """What the paper calls a method: by its fusion operation where it has one, else by the method itself."""
+        """Return the paper's name of a method, by its fusion operation if it has one; None if the paper has none."""
         options = METHODS.load(entry.method).Options.model_validate(entry.options)
         operation = getattr(options, "fusion", None)
         return self.operations.get(operation) if operation else self.methods.get(entry.method)
 
     def is_encoder(self, name: str | None) -> bool:
-        """Whether the paper's name is that of its encoder, whatever the operation."""
+        """Return true if a name of the paper is that of its encoder with any fusion operation."""
         return name in self.operations.values()
 
 
 @cache
 def published() -> Published:
-    """The facts, read once."""
+    """Return the paper's figures and claims; the file is read once."""
     text = files("lightcrl.studies.reproduce").joinpath("published.json").read_text(encoding="utf-8")
-    known: Published = parse(Published, json.loads(text), "published")
-    return known
+    facts: Published = parse(Published, json.loads(text), "published")
+    return facts

@@ -1,9 +1,9 @@
-"""The paper's tables from one command: every model of a family trained, every task measured, nothing done twice.
+"""The reproduction of the paper's tables: train every model of a family, measure every task, repeat nothing.
 
 reproduction.json, reproduction.md    figures, published ones beside them, claims; written after every recipe and seed
-<recipe>/cells/<method>-seed<N>-...   one folder a training, as in a comparison: see `lightcrl.studies.cells`
-    tasks/<task>-<digest>.npz         how the model fares, item by item
-<recipe>/encoders/<task>-<digest>.npz the same of the frozen-encoder baselines
+<recipe>/cells/<method>-seed<N>-...   one folder per training, as in a comparison: see `lightcrl.studies.cells`
+    tasks/<task>-<digest>.npz         outcome of the model, item by item
+<recipe>/encoders/<task>-<digest>.npz outcome of the frozen-encoder baselines
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FORMAT = 2
 
 @dataclass
 class _Stage:
-    """One recipe: what its models are trained and measured on, and what is known of them so far."""
+    """A recipe: data, tasks, and the cells, outcomes and figures of its models so far."""
 
     name: str
     recipe: Recipe
@@ -67,24 +67,25 @@ def reproduce(
     output: Path | str | None = None,
     tell: Tell = lambda event: None,
 ) -> Reproduction:
-    """Train a family's models, measure its tasks, and hold them beside the published figures.
+    """Train the models of a family, measure its tasks, and set the figures beside the published ones.
 
     Args:
         family: a family, its folder, or its family.toml.
-        models: labels of those to train; by default all but the optional ones, `["all"]` for these too.
-        seeds: how many, or which; the family's by default.
-        tasks: names of those to measure; all by default. Recipes without one are left out.
-        groups: training groups of every recipe, in place of the family's.
-        overrides: `section.key=value` on top of every recipe.
-        output: folder of all that is left; `runs/<name>` where you are, by default.
-        tell: called with what happens, as in `lightcrl.pipeline`.
+        models: labels of the models to train; all but the optional ones by default, `["all"]` for these too.
+        seeds: seeds, or their number; the family's by default.
+        tasks: names of the tasks to measure; all by default. Recipes without a task are left out.
+        groups: number of training groups of every recipe, in place of the family's.
+        overrides: changes `section.key=value` to every recipe.
+        output: folder of the reproduction; `runs/<name>` below the current folder by default.
+        tell: receiver of the events, as in `lightcrl.pipeline`.
 
     Raises:
-        UnknownNameError: there is no such model, task or method.
-        RecipeError: the family or a recipe does not hold together.
+        UnknownNameError: a model, task or method does not exist.
+        RecipeError: the family or a recipe is invalid.
         LockedError: another process is writing the folder.
-        TrainingError: more groups than there are, several processes, or a recipe none of whose models can be trained.
-        LightCRLError: whatever else the recipes, the data or the machine do not allow.
+        TrainingError: the data has fewer groups than requested, several processes were launched, or every model of a
+            recipe failed.
+        LightCRLError: the recipes, the data or the machine do not allow the reproduction for another reason.
     """
     if launched() > 1:
         raise TrainingError("a reproduction trains in one process. Launch it without accelerate or torchrun.")
@@ -97,7 +98,7 @@ def reproduce(
 
 
 def _reproduce(family: Family, choice: Choice, folder: Path, tell: Tell) -> Reproduction:
-    # What can be wrong with recipes, methods or data is found before the first training.
+    # Errors in recipes, methods and data show before the first training.
     recipes = {name: load_recipe(family.file(name), choice.overrides) for name in choice.recipes}
     for recipe in recipes.values():
         for entry in choice.models:
@@ -126,7 +127,7 @@ def _reproduce(family: Family, choice: Choice, folder: Path, tell: Tell) -> Repr
 
 
 def _prepare(choice: Choice, name: str, recipe: Recipe, tell: Tell) -> _Stage:
-    """Read and encode a recipe's data, and that of its tasks."""
+    """Read and encode the data of a recipe and of its tasks."""
     features, encoders, _ = prepare(recipe, tell)
     groups, have = choice.size(name), len(features.split("train").usable)
     if groups is not None and groups > have:
@@ -150,14 +151,14 @@ def _prepare(choice: Choice, name: str, recipe: Recipe, tell: Tell) -> _Stage:
 
 
 def _train(stage: _Stage, ground: Ground, entry: Entry, seed: int) -> None:
-    """One model of one seed, and all its tasks; none if the model has failed before."""
+    """Train a model with a seed and measure its tasks, unless the model has failed before."""
     label = entry.label
     if label in stage.failed:
         return
     try:
         cell = find_or_train(ground, label, method_spec(entry, ground.recipe), seed, stage.groups)
     except FAILURES as error:
-        # Figures over fewer seeds than the others have would not be comparable.
+        # Figures over fewer seeds than those of the other models would not be comparable.
         stage.failed[label] = str(error)
         stage.cells.pop(label, None)
         for outcomes in stage.outcomes.values():
@@ -173,10 +174,10 @@ def _train(stage: _Stage, ground: Ground, entry: Entry, seed: int) -> None:
 
 
 def _kept(folder: Path, name: str, task: Task, measure: Callable[[], Outcome]) -> Outcome:
-    """An outcome from its file; measured and written where it is not there."""
+    """Return an outcome from its file; measure and write it if the file is missing."""
     path = folder / f"{name}-{fingerprint([FORMAT, task.name, task.identity])[:10]}.npz"
     try:
-        return read_outcomes(path).get(name, Outcome({}))  # a task without a baseline leaves nothing
+        return read_outcomes(path).get(name, Outcome({}))  # a task without a baseline has an empty outcome
     except (OSError, ValueError):
         outcome = measure()
     make_folder(folder)
@@ -185,17 +186,17 @@ def _kept(folder: Path, name: str, task: Task, measure: Callable[[], Outcome]) -
 
 
 def _judged(stage: _Stage, name: str, labels: Sequence[str]) -> Judged:
-    """A task's figures; those of before where no outcome is new, for a bootstrap takes seconds."""
-    known = stage.outcomes[name]
-    outcomes = {label: known[label] for label in labels if known.get(label) and known[label][0].items}
-    counts = [len(known[label]) for label in outcomes]
+    """Return a task's figures; computed again only after a new outcome, since a bootstrap takes seconds."""
+    measured = stage.outcomes[name]
+    outcomes = {label: measured[label] for label in labels if measured.get(label) and measured[label][0].items}
+    counts = [len(measured[label]) for label in outcomes]
     if name not in stage.judged or stage.judged[name][0] != counts:
         stage.judged[name] = counts, judge(stage.tasks[name], outcomes) if outcomes else {}
     return stage.judged[name][1]
 
 
 def _write(choice: Choice, folder: Path, stages: Sequence[_Stage], finished: bool) -> Reproduction:
-    """What is known by now, written as JSON and Markdown."""
+    """Write the results so far as JSON and Markdown, and return them."""
     facts = published()
     names = {entry.label: facts.name(entry) for entry in choice.models}
     done = []

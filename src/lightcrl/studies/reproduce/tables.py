@@ -1,4 +1,4 @@
-"""A reproduction as tables: for the console, and as Markdown that fits into a page of documentation."""
+"""The tables of a reproduction, for the console and as Markdown for a page of documentation."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lightcrl.studies.reproduce.published import RAW, Table
 from lightcrl.tasks.base import EMBEDDING
 
 SMALL = 0.1
-"""Shares below this have two decimals of a per cent."""
+"""Shares below this value are given in per cent with two decimals."""
 
 HEADINGS = {"similar/f1": "similar F1", "dissimilar/f1": "dissimilar F1"}
 
 
 def markdown(done: Reproduction) -> str:
-    """Remarks, a table for each task, and what becomes of the claims."""
-    lines = [f"# {done.choice.family.name}: the paper's tables", "", *[f"- {one}" for one in remarks(done)], ""]
+    """Return Markdown with the notes, the verdicts on the claims and a table for each task."""
+    lines = [f"# {done.choice.family.name}: the paper's tables", "", *[f"- {note}" for note in remarks(done)], ""]
     if words := done.words():
-        lines += ["## The claims", "", *[f"- {one}" for one in words], ""]
+        lines += ["## The claims", "", *[f"- {verdict}" for verdict in words], ""]
     for sheet in sheets(done):
         lines += [f"## {sheet.title}", "", *markdown_table(sheet.headings, sheet.rows)]
         lines += [sheet.note, ""] if sheet.note else []
@@ -29,13 +29,13 @@ def markdown(done: Reproduction) -> str:
 
 
 def sheets(done: Reproduction) -> list[Sheet]:
-    """A table for each task, then that of the claims."""
-    found = [_task(done, task) for task in done.tasks]
-    return [*found, _claims(done)] if done.readings else found
+    """Return a table for each task, then the table of the claims."""
+    tables = [_task(done, task) for task in done.tasks]
+    return [*tables, _claims(done)] if done.readings else tables
 
 
 def heading(measure: str) -> str:
-    """A measure's name for people.
+    """Return the heading of a measure.
 
     >>> [heading(name) for name in ("epoch20/top1", "precision@10", "similar/f1", "dissimilar/recall")]
     ['20 epochs', 'P@10', 'similar F1', 'dissimilar recall']
@@ -45,23 +45,25 @@ def heading(measure: str) -> str:
     return HEADINGS.get(measure, measure.replace("precision@", "P@").replace("/", " "))
 
 
-def figure(measure: str, found: Draws) -> str:
-    """In per cent, with the interval over items and seeds."""
-    known = estimated(measure, found)
-    digits = 1 if abs(known.mean) >= SMALL else 2
-    mean, low, high = (f"{100 * value:.{digits}f}" for value in (known.mean, *known.both))
+def figure(measure: str, draws: Draws) -> str:
+    """Return a figure in per cent, with the interval over items and seeds."""
+    total = estimated(measure, draws)
+    digits = 1 if abs(total.mean) >= SMALL else 2
+    mean, low, high = (f"{100 * value:.{digits}f}" for value in (total.mean, *total.both))
     return f"{mean} ({low}–{high})"
 
 
 def _task(done: Reproduction, task: Done) -> Sheet:
-    """Every model's figures, and under each what the paper has for it."""
+    """Return the table of a task: the figures of every model, and the published ones below them."""
     judged, beside = task.judged, done.beside(task)
-    measures = list(dict.fromkeys(name for spaces in judged.values() for found in spaces.values() for name in found))
+    measures = list(
+        dict.fromkeys(name for spaces in judged.values() for figures in spaces.values() for name in figures)
+    )
     rows: list[tuple[str, ...]] = []
     models = {*done.facts.operations.values(), *done.facts.methods.values()}
     for label, spaces in judged.items():
-        for space, found in spaces.items():
-            cells = [figure(name, found[name]) if name in found else "" for name in measures]
+        for space, figures in spaces.items():
+            cells = [figure(name, figures[name]) if name in figures else "" for name in measures]
             rows.append((_name(label, space), *cells))
         names = [done.names.get(label)] if label != RAW else [name for name in _rows(beside) if name not in models]
         rows += [_published(name, beside, measures) for name in names if name in _rows(beside)]
@@ -73,15 +75,16 @@ def _rows(beside: Table | None) -> Mapping[str, tuple[float, ...]]:
 
 
 def _published(name: str | None, beside: Table | None, measures: list[str]) -> tuple[str, ...]:
-    """The paper's row of a model or an encoder."""
+    """Return the published row of a model or an encoder."""
     assert beside is not None
     assert name is not None
-    known = dict(zip(beside.measures, beside.rows[name], strict=True))
-    return (f"*published: {name}*", *(f"*{known[one]:.2f}*" if one in known else "" for one in measures))
+    figures = dict(zip(beside.measures, beside.rows[name], strict=True))
+    cells = (f"*{figures[measure]:.2f}*" if measure in figures else "" for measure in measures)
+    return (f"*published: {name}*", *cells)
 
 
 def _name(label: str, space: str) -> str:
-    """A row's name: the model, and in which space where there are several.
+    """Return a row's name: the model, and the space if the model has several.
 
     >>> _name("DFE-1", "embedding"), _name("DFE-1", "image_to_text"), _name("raw", "raw image")
     ('DFE-1', 'DFE-1, image → text', 'raw image')
@@ -92,11 +95,11 @@ def _name(label: str, space: str) -> str:
 
 
 def _note(done: Reproduction, task: Done, beside: Table | None) -> str:
-    said = [f"Intervals draw {task.units} anew."]
+    notes = [f"Intervals draw {task.units} anew."]
     if beside is not None:
-        said.append(f"The published figures are of {beside.data}." if beside.rows else "")
-        said.append(beside.note)
-    return " ".join(one for one in said if one)
+        notes.append(f"The published figures are of {beside.data}." if beside.rows else "")
+        notes.append(beside.note)
+    return " ".join(filter(None, notes))
 
 
 def _claims(done: Reproduction) -> Sheet:
@@ -110,9 +113,7 @@ def _claims(done: Reproduction) -> Sheet:
         )
         for reading in done.readings
     ]
-    note = (
-        "Differences in points; a claim holds where the whole interval is above zero, and does not where it is below."
-    )
+    note = "Differences in points. A claim holds if its whole interval is above zero, and does not if it is below zero."
     return Sheet("The claims, comparison by comparison", ("claim", "where", "at this size", *labels), rows, note)
 
 
@@ -121,12 +122,12 @@ def _place(reading: Reading) -> str:
     return f"{space}{heading(reading.measure)}, against {reading.against}"
 
 
-def points(found: Difference) -> str:
-    """A difference in points with its interval.
+def points(difference: Difference) -> str:
+    """Return a difference in percentage points with its interval.
 
     >>> points(Difference(0.0312, (0.018, 0.0449)))
     '+3.1 (+1.8 to +4.5)'
     """
-    digits = 1 if max(map(abs, found.interval)) >= SMALL / 10 else 2
-    mean, low, high = (f"{100 * value:+.{digits}f}" for value in (found.mean, *found.interval))
+    digits = 1 if max(map(abs, difference.interval)) >= SMALL / 10 else 2
+    mean, low, high = (f"{100 * value:+.{digits}f}" for value in (difference.mean, *difference.interval))
     return f"{mean} ({low} to {high})"
