@@ -317,8 +317,12 @@ class HuggingFaceEncoder(Encoder):
 
     @property
     def _reads_sentence(self) -> bool:
-        """True if the tokens depend on the folder's settings beside the transformer, its own vector aside."""
-        return self.sentence is not None and (self.sentence.lower_case or "trained" in self.spec.tokens)
+        """Whether tokens depend on the settings beside the transformer's own."""
+        if self.sentence is None:
+            return False
+        if self.spec.tokens == "auto":
+            return not self.sentence.plain
+        return self.sentence.lower_case or "trained" in self.spec.tokens
 
     @property
     def _projects(self) -> bool:

@@ -64,6 +64,13 @@ class SentenceModel:
     dim: int | None = None
     unread: str = ""
 
+    @property
+    def plain(self) -> bool:
+        """True if the vector is the mean of the last layer up to its length, which `tokens = "auto"` has anyway."""
+        modules = {kind for kind, _ in self.modules}
+        settled = self.include_prompt and self.dim is None and not self.lower_case and not self.unread
+        return settled and self.poolings == ("mean",) and modules <= {"Normalize", "Dropout"}
+
     def prompt(self, name: str | None) -> str:
         """Return the text of a prompt: that called `name`, the default one for None, none for `""`.
 
