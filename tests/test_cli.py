@@ -15,12 +15,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from recipes import SMALL_WORLD
 from typer.testing import CliRunner
 
 import lightcrl
 from lightcrl.cli import app, main
 from lightcrl.data.synthetic import write_class_folder, write_table
-from recipes import SMALL_WORLD
 
 RECIPE = (
     SMALL_WORLD

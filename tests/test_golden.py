@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from recipes import SMALL_WORLD
 from typer.testing import CliRunner
 
 import lightcrl
@@ -27,7 +28,6 @@ from lightcrl.export import ExportedEmbedder
 from lightcrl.features import FeatureStore
 from lightcrl.index import Index, VectorIndex
 from lightcrl.studies.cells import _read
-from recipes import SMALL_WORLD
 from worlds import Digits, numbers
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -26,6 +26,7 @@ from lightcrl.arguments import (
 from lightcrl.commands.evaluate import app as evaluate
 from lightcrl.commands.index import app as index
 from lightcrl.commands.search import search
+from lightcrl.commands.serve import serve
 from lightcrl.errors import EmptyDatasetError, LightCRLError
 
 
@@ -236,6 +237,7 @@ def check(
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(index, name="index")
 app.command()(search)
+app.command()(serve)
 
 
 @app.command()

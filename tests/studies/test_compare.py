@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from recipes import SMALL_WORLD
 from typer.testing import CliRunner
 
 import lightcrl
@@ -26,7 +27,6 @@ from lightcrl.studies import cells
 from lightcrl.studies.compare import compare
 from lightcrl.studies.compare import run as run_module
 from lightcrl.studies.compare.outcome import MAIN, remarks, sentences
-from recipes import SMALL_WORLD
 
 RECIPE = (
     SMALL_WORLD
