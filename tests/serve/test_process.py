@@ -146,10 +146,11 @@ def test_a_model_that_is_gone_ends_the_server_with_a_word(tmp_path, embedder):
 def test_a_run_s_folder_is_indexed_from_its_stores_and_served(tmp_path, monkeypatch):
     import lightcrl
     from lightcrl.commands import serve
-    from lightcrl.data.synthetic import write_table
+    from lightcrl.data.synthetic import write_class_folder, write_table
     from test_cli import RECIPE
 
     write_table(tmp_path / "world", 90, 0)
+    write_class_folder(tmp_path / "shapes", attribute="shape", per_class=3, seed=1)
     (tmp_path / "small.toml").write_text(RECIPE)
     lightcrl.run(tmp_path / "small.toml", output=tmp_path / "run")
     taken = []

@@ -46,6 +46,11 @@ def serve(
     if writable and not keys and not _is_local(host):
         raise DataError(f"--writable on {host} without keys lets everyone change the index. Give --api-key-file.")
     opened = open_index(_index_of(index), model, encoder, trust_remote_code)
+    if exported is not None and exported().dim != opened.dim:
+        raise ForeignModelError(
+            f"the export in {encoders} gives {exported().dim} numbers an item, the index in {opened.folder} has "
+            f"{opened.dim}. Export the model of the index."
+        )
     settings = Settings(writable, keys, batch=batch, queue=max_queue, encoder=exported)
     bound = _bind(host, port)
     name = f"[{host}]" if ":" in host else host
