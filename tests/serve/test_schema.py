@@ -1,4 +1,4 @@
-"""Requests made from the server's own OpenAPI schema, right and wrong ones: none is answered with an error of the server.
+"""Requests made from the server's own OpenAPI schema, right and wrong ones: none breaks it.
 
 With LIGHTCRL_HOSTILE=10000, so many of each operation and kind.
 """
@@ -61,6 +61,6 @@ def test_no_request_breaks_the_server(schema, operation, mode):
     try:
         try_one()
     except Unsatisfiable:
-        pytest.skip("every text is an id, so none is wrong")
+        pytest.skip("nothing can be wrong of this operation")
     assert tried
     assert all(status < 500 for status in tried)
