@@ -51,6 +51,7 @@ def wait_until_ready(get: Callable[[str], Any], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while (answer := get("/readyz")).status_code != 200:
         assert time.monotonic() < end, answer.text
+        assert "could not start" not in answer.text, answer.text
         time.sleep(0.02)
 
 

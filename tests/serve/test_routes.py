@@ -8,8 +8,11 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 
-from served import data_url, png, wav
+from lightcrl.serve.app import make_app
+from served import data_url, png, served_with, wait_until_ready, wav
+from shelves import make_embedder
 
 
 def get(served, path, code=200, **params):
@@ -213,3 +216,41 @@ def test_files_of_a_form_are_added_under_their_names(serving):
     assert other["ids"][0].startswith("up-")
     again = served.client.post("/items", files=[("files", ("up.png", png(4), "image/png"))]).json()
     assert (again["added"], again["replaced"], again["ids"]) == (0, 0, ["up.png"])
+
+
+def test_the_page_is_served_with_its_files_and_a_server_without_one_says_so(shared, tmp_path, embedder, monkeypatch):
+    from lightcrl.serve import app
+
+    monkeypatch.setattr(app, "PAGE", tmp_path / "nowhere")
+    answer = shared.client.get("/")
+    assert (answer.status_code, answer.text) == (404, "This server has no page; see /docs for what it answers.")
+    monkeypatch.setattr(app, "PAGE", tmp_path / "page")
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "index.html").write_text("<p>here")
+    (tmp_path / "page" / "app.js").write_text("1")
+    with served_with(tmp_path / "world", embedder) as served:
+        answer = served.client.get("/")
+        assert answer.text == "<p>here"
+        assert answer.headers["content-type"].startswith("text/html")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert served.client.get("/page/app.js").headers["content-type"].startswith("text/javascript")
+
+
+def test_exported_graphs_encode_in_the_model_s_place(tmp_path):
+    from lightcrl.export import ExportedEmbedder, export_onnx
+    from lightcrl.index import Index
+    from lightcrl.serve.service import Service, Settings
+
+    model = make_embedder(kinds=("image",))
+    index = Index.create(tmp_path / "index", model)
+    picture = png(3, (32, 32))
+    index.add([index.entry(png(n, (32, 32)), "image", f"p{n}") for n in range(5)])
+    export_onnx(model, tmp_path / "onnx")
+    exported = ExportedEmbedder(tmp_path / "onnx", threads=1)
+    service = Service(index, Settings(encoder=lambda: exported))
+    with TestClient(make_app(service)) as client:
+        wait_until_ready(client.get)
+        hits = client.post("/search", json={"image": data_url(picture), "k": 5}).json()["hits"]
+        assert hits[0]["id"] == "p3"
+        assert hits[0]["score"] == pytest.approx(1.0, abs=2e-3)
+        assert service._encoder is exported

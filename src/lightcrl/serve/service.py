@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol, final
 
 import numpy as np
+from PIL import Image
 
-from lightcrl.errors import ModalityError, NotReadyError, first_line
+from lightcrl.errors import ItemError, ModalityError, NotReadyError, first_line
 from lightcrl.index import Index
 from lightcrl.index.catalog import NAME, Catalog
 from lightcrl.serve.batching import Batcher
@@ -21,6 +22,14 @@ from lightcrl.serve.pools import Pool
 
 SEARCHES = 4
 """Searches at a time; products of matrices use several cores by themselves."""
+
+
+FIRST: dict[str, Callable[[], Any]] = {
+    "text": lambda: "a first text",
+    "image": lambda: Image.new("RGB", (64, 64), "grey"),
+    "audio": lambda: (np.sin(np.arange(16_000) / 8).astype(np.float32), 16_000),
+}
+"""Items to warm up with, by kind."""
 
 
 class Encodes(Protocol):
@@ -87,7 +96,7 @@ class Service:
         return Path(self.index.folder) / "uploads"
 
     def start(self, failed: Callable[[Exception], None] = lambda error: None) -> None:
-        """Warm up in a thread: load the encoders, encode a text, search; then requests are answered.
+        """Warm up in a thread: load the encoders, encode an item of each, search; then requests are answered.
 
         Args:
             failed: is told what went wrong.
@@ -149,8 +158,8 @@ class Service:
 
     def _warm_up(self) -> None:
         for modality, kind in self.index.modalities.items():
-            if kind == "text":
-                vectors = self.batcher.submit(["a first text"], modality).result()
-                self.index.search_vectors(vectors, 1)
-        if "text" not in self.index.modalities.values():
-            _ = self.index.embedder
+            try:
+                vectors = self.batcher.submit([FIRST[kind]()], modality).result()
+            except ItemError:  # an encoder of the user's own may want more of an item
+                continue
+            self.index.search_vectors(vectors, 1)
