@@ -106,6 +106,8 @@ class Service:
             try:
                 self._warm_up()
                 self._ready.set()
+            except NotReadyError:  # stopped before it was warm: nothing is wrong
+                return
             except Exception as error:
                 self.failure = error
                 failed(error)
