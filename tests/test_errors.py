@@ -11,6 +11,8 @@ import pytest
 
 from lightcrl import errors
 from lightcrl.errors import (
+    AccessError,
+    BusyError,
     CheckpointError,
     DataError,
     DivergedError,
@@ -23,18 +25,25 @@ from lightcrl.errors import (
     ItemError,
     LightCRLError,
     LockedError,
+    MediaTypeError,
     MissingExtraError,
     ModalityError,
+    NotReadyError,
     ProcessError,
     QueryError,
+    ReadOnlyError,
     RecipeError,
+    RequestError,
     ShapeError,
+    SlowRequestError,
     StaleStoreError,
     StorageError,
     StoreError,
+    TooLargeError,
     TooManyRejectedError,
     TornStoreError,
     TrainingError,
+    UnknownItemError,
     UnknownNameError,
 )
 from lightcrl.files.remote import EXTRAS
@@ -42,12 +51,16 @@ from lightcrl.files.remote import EXTRAS
 TREE = {
     LightCRLError: [
         CheckpointError, DataError, EncoderError, EngineError, MissingExtraError, ModalityError, QueryError,
-        RecipeError, ShapeError, StorageError, StoreError, TrainingError, UnknownNameError,
+        RecipeError, RequestError, ShapeError, StorageError, StoreError, TrainingError, UnknownNameError,
     ],
     DataError: [EmptyDatasetError, ItemError, TooManyRejectedError],
     EncoderError: [EncoderNotFoundError],
     StorageError: [LockedError],
     QueryError: [FilterError],
+    RequestError: [
+        AccessError, BusyError, MediaTypeError, NotReadyError, ReadOnlyError, SlowRequestError, TooLargeError,
+        UnknownItemError,
+    ],
     StoreError: [ForeignModelError, StaleStoreError, TornStoreError],
     TrainingError: [DivergedError, ProcessError],
 }  # fmt: skip
@@ -90,6 +103,7 @@ def test_a_missing_package_comes_with_the_pip_line_of_an_extra_that_exists():
         UnknownNameError("method", "linaer", ["dfe", "linear"]),
         MissingExtraError("decoding sounds", "audio"),
         ItemError("unreadable", "bad header"),
+        BusyError("many wait", 3),
     ],
 )
 def test_an_error_travels_between_processes(error):

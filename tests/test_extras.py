@@ -28,6 +28,7 @@ PACKAGES = {
     "s3": ("s3fs",),
     "gcs": ("gcsfs",),
     "search": ("lancedb",),
+    "serve": ("fastapi", "uvicorn", "python_multipart", "prometheus_client"),
 }
 READ_ANEW = ("torch.utils.tensorboard", "lightcrl.report.figures", "lightcrl.report.page")
 
@@ -102,6 +103,12 @@ def make_lance(folder: Path) -> None:
     ENGINES.load("lancedb")(folder, 4, "float16", {})
 
 
+def serve_index(folder: Path) -> None:
+    from lightcrl.commands.serve import serve
+
+    serve(folder)
+
+
 USES = [
     ("audio", read_sound),
     ("builtin", load_builtin("text")),
@@ -113,6 +120,7 @@ USES = [
     ("s3", open_store("s3://bucket/features")),
     ("gcs", open_store("gs://bucket/features")),
     ("search", make_lance),
+    ("serve", serve_index),
 ]
 
 

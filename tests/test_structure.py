@@ -27,7 +27,7 @@ LAYERS = (
     ("checkpoint", "training", "tasks.spec"),
     ("embedder", "tasks", "recipe"),
     ("pipeline", "export", "index", "growth"),
-    ("studies", "report"),
+    ("studies", "report", "serve"),
     ("demo", "arguments"),
     ("commands", "cli", "__main__"),
 )

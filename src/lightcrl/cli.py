@@ -30,6 +30,7 @@ from lightcrl.commands.evaluate import app as evaluate
 from lightcrl.commands.extend import extend
 from lightcrl.commands.index import app as index
 from lightcrl.commands.search import search
+from lightcrl.commands.serve import serve
 from lightcrl.errors import EmptyDatasetError, LightCRLError
 from lightcrl.machine import keep_freed_memory
 
@@ -260,6 +261,7 @@ app.add_typer(evaluate, name="evaluate")
 app.add_typer(index, name="index")
 app.command()(search)
 app.command(epilog="Example: lightcrl extend runs/seen recipes/extend/sound.toml --output runs/heard")(extend)
+app.command(epilog="Example: lightcrl serve runs/demo --port 8000")(serve)
 
 
 @app.command(epilog="Example: lightcrl embed runs/world captions.txt --modality text --output captions.npy")

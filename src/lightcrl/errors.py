@@ -148,3 +148,61 @@ class QueryError(LightCRLError):
 
 class FilterError(QueryError):
     """A filter that is no condition on items, asks for more than reading them, or takes too long."""
+
+
+class RequestError(LightCRLError):
+    """A request that the server refuses; `status` is HTTP's."""
+
+    status: ClassVar[int] = 400
+
+
+class AccessError(RequestError):
+    """A request without a key, or with one that is not in the file of keys."""
+
+    status = 401
+
+
+class ReadOnlyError(RequestError):
+    """A request that changes an index which is served to be read, or that comes from another site's page."""
+
+    status = 403
+
+
+class UnknownItemError(RequestError):
+    """An id, or content, that is not there."""
+
+    status = 404
+
+
+class SlowRequestError(RequestError):
+    """A request whose body does not come."""
+
+    status = 408
+
+
+class TooLargeError(RequestError):
+    """A body, picture, sound or text above the server's limits: says both sizes."""
+
+    status = 413
+
+
+class MediaTypeError(RequestError):
+    """A body of another type than the endpoint reads."""
+
+    status = 415
+
+
+class BusyError(RequestError):
+    """More work waiting than the server takes; `retry` is after how many seconds to ask again."""
+
+    status = 429
+
+    def __init__(self, message: str, retry: int = 1) -> None:
+        self.retry = retry
+        super().__init__(message)
+
+
+class NotReadyError(RequestError):
+    """A server that is still warming up, or that could not."""
+
+    status = 503

@@ -183,6 +183,16 @@ class Catalog:
         """Items by modality."""
         return dict(self._read("SELECT modality, count(*) FROM items GROUP BY modality ORDER BY min(_number)"))
 
+    def values(self, column: str, most: int) -> tuple[bool, list[Any]]:
+        """Whether a column of metadata holds numbers alone; its least and greatest, or its `most` commonest values."""
+        cell = _quoted(column)
+        there = f"FROM items WHERE {cell} IS NOT NULL"
+        ((texts, low, high),) = self._read(f"SELECT sum(typeof({cell}) = 'text'), min({cell}), max({cell}) {there}")
+        if texts == 0:
+            return True, [low, high]
+        rows = self._read(f"SELECT {cell} {there} GROUP BY {cell} ORDER BY count(*) DESC, {cell} LIMIT ?", (most,))
+        return False, [value for (value,) in rows]
+
     def aside(self) -> list[Rejection]:
         """What was set aside and has not been added since."""
         rows = self._read("SELECT source, reason, detail, modality FROM aside ORDER BY rowid")

@@ -79,7 +79,9 @@ class Reader:
 
     def vectors(self, ids: Sequence[str]) -> np.ndarray:
         """[N, d] float32 of items by id."""
-        return self.opened().view.vectors(np.array([self.item(id)[0] for id in ids], dtype=np.int64))
+        named = self._catalog.named(ids)
+        numbers = [(named.get(id) or self.item(id))[0] for id in ids]
+        return self.opened().view.vectors(np.array(numbers, dtype=np.int64))
 
     def search(
         self, queries: np.ndarray, k: int, where: str | None, modality: str | None, asked: str | None

@@ -1,0 +1,138 @@
+"""Encoding requests of several clients together: while one batch is encoded, the next one gathers."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, final
+
+import numpy as np
+
+from lightcrl.errors import BusyError, LightCRLError, NotReadyError
+
+Encode: TypeAlias = Callable[[Sequence[Any], str], np.ndarray]
+"""Decoded items and their modality to unit vectors [N, d]."""
+
+_NEWEST = 0.2  # weight of the last batch in the mean seconds of an item
+
+
+@dataclass(frozen=True)
+class Job:
+    """Items of one request.
+
+    Attributes:
+        items: decoded, all of one modality.
+        modality: theirs.
+        vectors: will hold [N, d] float32.
+    """
+
+    items: Sequence[Any]
+    modality: str
+    vectors: Future[np.ndarray] = field(default_factory=Future)
+
+
+@final
+class Batcher:
+    """Encodes jobs in one thread, those of one modality together. No job waits for others to come.
+
+    Attributes:
+        encoding: held while something is encoded; whoever uses the same encoders elsewhere takes it.
+    """
+
+    def __init__(
+        self, encode: Encode, *, batch: int, queue: int, observe: Callable[[int, float], None] = lambda *_: None
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            encode: is only called in it.
+            batch: items encoded together at most; 1 encodes every job alone.
+            queue: items that may wait; beyond, `submit` refuses.
+            observe: is told the items of each batch, and its seconds.
+        """
+        self.encoding = threading.Lock()
+        self._encode, self._batch, self._queue, self._observe = encode, batch, queue, observe
+        self._jobs: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._closed, self._each = False, 0.01
+        self._thread = threading.Thread(target=self._work, name="encoder", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Items that no batch has taken yet."""
+        return sum(len(job.items) for job in self._jobs.copy())
+
+    def submit(self, items: Sequence[Any], modality: str) -> Future[np.ndarray]:
+        """Vectors [N, d] of items, once they are there; a future that is cancelled in time costs nothing.
+
+        Raises:
+            BusyError: too many wait.
+            NotReadyError: the server is stopping.
+        """
+        job = Job(items, modality)
+        with self._changed:
+            waiting = sum(len(other.items) for other in self._jobs)
+            if self._closed:
+                raise NotReadyError("the server is stopping.")
+            if waiting and waiting + len(items) > self._queue:
+                retry = max(1, math.ceil(waiting * self._each))
+                raise BusyError(f"{waiting:,} items wait to be encoded; ask again in {retry} s.", retry)
+            self._jobs.append(job)
+            self._changed.notify()
+        return job.vectors
+
+    def close(self) -> None:
+        """Encode what waits, then end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while jobs := self._take():
+            running = [job for job in jobs if job.vectors.set_running_or_notify_cancel()]
+            if running:
+                begun = time.perf_counter()
+                with self.encoding:
+                    self._run(running)
+                count, seconds = sum(len(job.items) for job in running), time.perf_counter() - begun
+                self._each += _NEWEST * (seconds / max(count, 1) - self._each)
+                self._observe(count, seconds)
+
+    def _take(self) -> list[Job]:
+        """The oldest job, and those of its modality that fit into its batch; none at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._closed)
+            taken: list[Job] = []
+            kept: deque[Job] = deque()
+            room = self._batch
+            for job in self._jobs:
+                fits = not taken or (job.modality == taken[0].modality and len(job.items) <= room)
+                (taken if fits else kept).append(job)
+                room -= len(job.items) if fits else 0
+            self._jobs = kept
+            return taken
+
+    def _run(self, jobs: Sequence[Job]) -> None:
+        try:
+            vectors = self._encode([item for job in jobs for item in job.items], jobs[0].modality)
+        except Exception as error:
+            if len(jobs) == 1:
+                jobs[0].vectors.set_exception(error)
+            elif isinstance(error, LightCRLError):  # an item of one client is not another one's mistake
+                for job in jobs:
+                    self._run([job])
+            else:
+                for job in jobs:
+                    job.vectors.set_exception(error)
+            return
+        start = 0
+        for job in jobs:
+            job.vectors.set_result(vectors[start : start + len(job.items)])
+            start += len(job.items)

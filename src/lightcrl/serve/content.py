@@ -1,0 +1,67 @@
+"""Content of items: thumbnails of pictures, sounds as they are. Only files that the index records are opened."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import ImageOps
+
+from lightcrl.errors import ItemError, UnknownItemError
+from lightcrl.index import Record
+from lightcrl.serve.limits import Limits, read_picture
+
+SIZES = (16, 2048)
+"""Least and greatest edge of a thumbnail in pixels."""
+
+KEPT = 512
+"""Thumbnails kept in memory."""
+
+SOUNDS = {".wav": "audio/wav", ".flac": "audio/flac", ".ogg": "audio/ogg", ".mp3": "audio/mpeg"}
+"""Types of sounds, by extension."""
+
+BYTES = "application/octet-stream"
+"""Type of all others: no browser runs it."""
+
+
+def file_of(record: Record) -> Path:
+    """The file of an item. A link that leads out of the folder which was indexed is not followed.
+
+    Raises:
+        UnknownItemError: it has none, or none any more.
+    """
+    if record.path is None:
+        raise UnknownItemError(f"item {record.id!r} lies in no file of its own; only its embedding is here.")
+    path = Path(record.path)
+    try:
+        target = path.resolve(strict=True)
+        whole = path.is_absolute() and target.is_relative_to(path.parent.resolve()) and target.is_file()
+    except (OSError, ValueError, RuntimeError):
+        whole = False
+    if not whole:
+        raise UnknownItemError(f"the file of item {record.id!r} is not there any more, or leads elsewhere.")
+    return target
+
+
+def thumbnail(path: Path, size: int, limits: Limits) -> tuple[bytes, str]:
+    """A picture whose longer edge has at most `size` pixels, and its type: JPEG, or PNG where it has transparency.
+
+    Raises:
+        UnknownItemError: it cannot be read.
+    """
+    try:
+        return _thumbnail(path, path.stat().st_mtime_ns, size, limits)
+    except (OSError, ItemError) as error:
+        raise UnknownItemError(f"the picture {path.name!r} cannot be read ({error}).") from None
+
+
+@lru_cache(KEPT)
+def _thumbnail(path: Path, changed: int, size: int, limits: Limits) -> tuple[bytes, str]:
+    image = ImageOps.exif_transpose(read_picture(path.read_bytes(), limits))
+    clear = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    image = image.convert("RGBA" if clear else "RGB")
+    image.thumbnail((size, size))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG" if clear else "JPEG", **({} if clear else {"quality": 85}))
+    return buffer.getvalue(), "image/png" if clear else "image/jpeg"

@@ -1,0 +1,120 @@
+"""What looks at all items: columns, pages of items, the map, copies and outliers; kept until the index changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from lightcrl import __version__
+from lightcrl.index import find_duplicates, find_outliers
+from lightcrl.serve.schemas import (
+    ColumnAnswer,
+    DuplicatesAnswer,
+    InfoAnswer,
+    ItemsAnswer,
+    MapAnswer,
+    OutliersAnswer,
+)
+from lightcrl.serve.searching import item_answer, model_name, plain
+from lightcrl.serve.service import Service
+
+VALUES = 30
+"""Commonest values of a column that are told."""
+
+KEPT = 4
+"""Answers of each kind that are kept."""
+
+
+def of_generation(make: Callable[..., Any]) -> Callable[..., Any]:
+    """`make(service, ...)` with its answers kept until the index changes."""
+
+    @lru_cache(KEPT)
+    def kept(service: Service, generation: int, *given: Any) -> Any:
+        return make(service, *given)
+
+    def ask(service: Service, *given: Any) -> Any:
+        return kept(service, service.catalog.state().generation, *given)
+
+    return ask
+
+
+@of_generation
+def info(service: Service) -> InfoAnswer:
+    """What is served."""
+    index, columns = service.index, {}
+    for name in service.catalog.columns():
+        numbers, values = service.catalog.values(name, VALUES)
+        columns[name] = ColumnAnswer(type="number" if numbers else "text", values=[plain(value) for value in values])
+    return InfoAnswer(
+        items=len(index),
+        modalities=index.modalities,
+        counts=index.counts(),
+        columns=columns,
+        writable=service.settings.writable,
+        model=model_name(service),
+        engine=index.manifest["engine"]["name"],
+        version=__version__,
+    )
+
+
+def items(service: Service, offset: int, limit: int, where: str | None, modality: str | None) -> ItemsAnswer:
+    """A page of items, in the order in which they came.
+
+    Raises:
+        FilterError: the filter is none.
+    """
+    numbers = service.catalog.numbers(modality, where)
+    records = service.catalog.records(some := numbers[offset : offset + limit].tolist())
+    kinds = service.index.modalities
+    shown = [item_answer(records[number], kinds) for number in some if number in records]
+    return ItemsAnswer(items=shown, total=len(numbers))
+
+
+@of_generation
+def make_map(service: Service, limit: int) -> MapAnswer:
+    """Items on the plane of the first two principal axes of their embeddings; evenly chosen where there are more."""
+    numbers = service.catalog.numbers()
+    if len(numbers) > limit:
+        numbers = numbers[np.linspace(0, len(numbers) - 1, limit).astype(np.int64)]
+    by_number = service.catalog.records(numbers)
+    records = [by_number[number] for number in numbers.tolist() if number in by_number]
+    modalities = list(service.index.modalities)
+    points = principal_plane(service.index.vectors([one.id for one in records])) if records else np.zeros((0, 2))
+    return MapAnswer(
+        points=points.round(4).tolist(),
+        ids=[one.id for one in records],
+        modality=[modalities.index(one.modality) for one in records],
+        modalities=modalities,
+        columns={name: [plain(one.metadata[name]) for one in records] for name in service.catalog.columns()},
+    )
+
+
+def principal_plane(vectors: np.ndarray) -> np.ndarray:
+    """[N, 2] where vectors [N, d] lie on their first two principal axes; an axis points to its largest part.
+
+    >>> principal_plane(np.array([[0.0, 2.0], [0.0, -2.0], [1.0, 0.0], [-1.0, 0.0]])).tolist()
+    [[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
+    """
+    centred = vectors.astype(np.float64) - vectors.mean(0)
+    axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :2]
+    signs = np.sign(axes[np.abs(axes).argmax(0), range(axes.shape[1])])
+    plane: np.ndarray = np.zeros((len(vectors), 2))
+    plane[:, : axes.shape[1]] = centred @ (axes * signs)
+    return plane + 0.0
+
+
+@of_generation
+def duplicates(service: Service, threshold: float | None, where: str | None, modality: str | None) -> DuplicatesAnswer:
+    """Groups of near-identical items."""
+    copies = find_duplicates(service.index, threshold=threshold, where=where, modality=modality)
+    return DuplicatesAnswer(duplicates=[one.to_json() for one in copies])
+
+
+@of_generation
+def outliers(service: Service, most: int | None, where: str | None, modality: str | None) -> OutliersAnswer:
+    """Items far from everything."""
+    far = find_outliers(service.index, where=where, modality=modality, most=most)
+    return OutliersAnswer(outliers=[one.to_json() for one in far])
