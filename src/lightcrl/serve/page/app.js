@@ -24,6 +24,7 @@ function changed(slowly) {
   showModalities();
   showFilterCount();
   if (document.activeElement !== byId("text")) byId("text").value = query.text;
+  byId("clear").hidden = !query.text && !query.parts.length;
   clearTimeout(timer);
   timer = setTimeout(answer, slowly ? TYPING : 0);
 }
@@ -142,6 +143,11 @@ function setUp() {
   byId("search").addEventListener("submit", (event) => {
     event.preventDefault();
     answer();
+  });
+  byId("clear").addEventListener("click", () => {
+    ask({ text: "", parts: [] });
+    byId("text").value = "";
+    byId("text").focus();
   });
   setUpFiles({ kinds, writable: () => Boolean(index?.writable), add, refuse });
   setUpMicrophone(refuse);

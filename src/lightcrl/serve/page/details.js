@@ -49,7 +49,7 @@ function facts(item) {
   const rows = [["id", item.id], ["modality", item.modality], ...Object.entries(item.metadata ?? {})];
   if (item.kind !== "text" && item.text) rows.push(["text", item.text]);
   if (item.score !== undefined && item.score !== null) rows.push(["score", item.score.toFixed(3)]);
-  if (rarity(item.share)) rows.push(["random items as near", rarity(item.share)]);
+  if (rarity(item.share)) rows.push(["as high by chance", rarity(item.share)]);
   const shown = rows.filter(([, value]) => value !== null && value !== "");
   return element("dl", {}, ...shown.map(([key, value]) => [element("dt", {}, key), element("dd", {}, String(value))]));
 }

@@ -45,12 +45,13 @@ export function paint(values) {
 }
 
 /** Draw all points, then rings around those that are marked. */
-export function draw(pen, size, { xs, ys, classes, marked, first }, view, colours) {
+export function draw(pen, size, plot, view, colours) {
+  const { xs, ys, classes, marked } = plot;
   pen.setTransform(size.ratio, 0, 0, size.ratio, 0, 0);
   pen.clearRect(0, 0, size.width, size.height);
   const discs = xs.length <= ROUND;
   const radius = discs ? 3.2 : xs.length > 30000 ? 0.9 : 1.5;
-  pen.globalAlpha = marked.length ? 0.4 : 0.8;
+  pen.globalAlpha = marked.length ? 0.3 : 0.8;
   for (const { colour, points } of classes) {
     pen.fillStyle = colours(colour);
     for (const i of points) {
@@ -62,13 +63,17 @@ export function draw(pen, size, { xs, ys, classes, marked, first }, view, colour
     }
   }
   pen.globalAlpha = 1;
+  drawMarks(pen, size, plot, view, colours);
+}
+
+function drawMarks(pen, size, { xs, ys, classes, marked, first }, view, colours) {
   pen.lineWidth = 2;
+  pen.strokeStyle = colours("--ink");
   for (const i of marked) {
     const x = (xs[i] - view.x) * view.scale + size.width / 2;
     const y = size.height / 2 - (ys[i] - view.y) * view.scale;
-    pen.fillStyle = colours("--ink");
-    pen.strokeStyle = colours("--paper");
-    disc(pen, x, y, i === first ? 8 : 5);
+    pen.fillStyle = i === first ? colours("--ink") : colours(classes.find(({ points }) => points.includes(i))?.colour ?? "--muted");
+    disc(pen, x, y, i === first ? 7 : 5);
     pen.stroke();
   }
 }

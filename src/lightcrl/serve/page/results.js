@@ -2,23 +2,23 @@
 
 import { card } from "./card.js";
 import { byId, element } from "./dom.js";
-import { filter, isEmpty, mayShowMore, query, showMore } from "./query.js";
-import { amount, count, duration } from "./words.js";
+import { ask, filter, isEmpty, mayShowMore, query, showMore } from "./query.js";
+import { amount, capital, count, duration } from "./words.js";
 import { NoAnswerError } from "./api.js";
 
-const MEANING = "“1 in 2,000”: of random items, one in so many scores as high for such a query.";
+const MEANING = "“1 in 2,000”: one in so many random items scores as high.";
 
 /** Show the answer to a search. */
 export function showHits(answer) {
   const { hits, nothing, seconds } = answer;
   show(hits);
   const results = `${count(hits.length)} ${hits.length === 1 ? "result" : "results"}`;
-  say(hits.length ? `${nothing ? "Nothing here matches · nearest" : results}, ${duration(seconds)}` : "No results");
+  say(hits.length ? `${nothing ? "Only the nearest" : results}, ${duration(seconds)}` : "No results");
   byId("meaning").textContent = MEANING;
   byId("meaning").hidden = !hits.some((hit) => typeof hit.share === "number");
   byId("hits").classList.toggle("weak", Boolean(nothing));
   byId("more").hidden = hits.length < query.k || !mayShowMore();
-  if (!hits.length) notice("Nothing fits", emptyAdvice());
+  if (!hits.length) showEmpty("Nothing fits");
   else if (nothing) {
     notice("Nothing here matches", "Ordinary queries find something nearer than this one does. Below is what is nearest all the same.");
   }
@@ -34,7 +34,7 @@ export function showCollection(answer, info) {
   byId("hits").classList.remove("weak");
   byId("more").hidden = answer.items.length < query.k || answer.items.length >= answer.total || !mayShowMore();
   if (!answer.items.length) {
-    notice(filter() || query.modality ? "Nothing fits" : "The index is empty", emptyAdvice());
+    showEmpty(filter() || query.modality ? "Nothing fits" : "The index is empty");
   }
 }
 
@@ -43,9 +43,10 @@ export function showProblem(error, retry) {
   const lost = error instanceof NoAnswerError;
   say("");
   byId("hits").classList.add("weak");
-  const advice = lost ? "What is shown below is older. This page tries again when the connection is back." : error.message;
+  const advice = lost ? "What is shown below is older. This page tries again when the connection is back." : capital(error.message);
   const button = element("button", { type: "button", class: "quiet", onclick: retry }, "Try again");
-  notice(lost ? error.message : "The server could not answer", advice, button, "problem");
+  const heading = error.status < 500 ? "The server cannot answer this" : "The server failed";
+  notice(lost ? error.message : heading, advice, button, "problem");
 }
 
 /** Say something to everyone, on the line that screen readers follow. */
@@ -81,6 +82,11 @@ function show(items) {
   list.replaceChildren(...items.map(card));
   list.className = items.length && items.every((item) => item.kind === "text") ? "texts" : "";
   byId("notice").replaceChildren();
+}
+
+function showEmpty(heading) {
+  const wide = query.modality && !filter() ? element("button", { type: "button", class: "quiet", onclick: () => ask({ modality: null }) }, "Find everything") : null;
+  notice(heading, emptyAdvice(), wide, "empty");
 }
 
 function emptyAdvice() {
