@@ -47,7 +47,13 @@ def an_item(number: int, kind: str, name: str, text: str | None = None, **metada
     key = f"{kind}/{name}"
     content = None if kind == "text" else f"/items/{urllib.parse.quote(key, safe='')}/content"
     told = {"id": key, "modality": kind, "kind": kind, "path": None if kind == "text" else name, "text": text}
-    return {**told, "score": 0.5 - number / 40, "share": 10.0 ** (number / 3 - 4), "metadata": metadata, "content": content}
+    return {
+        **told,
+        "score": 0.5 - number / 40,
+        "share": 10.0 ** (number / 3 - 4),
+        "metadata": metadata,
+        "content": content,
+    }
 
 
 def canned() -> list[dict[str, Any]]:
@@ -55,7 +61,10 @@ def canned() -> list[dict[str, Any]]:
     return [
         an_item(0, "image", HOSTILE, split="<b>train</b>", year=2012),
         *[an_item(n, "image", f"picture {n}.png", split="train", year=2012 + n) for n in range(1, 5)],
-        *[an_item(n, "text", f"text {n}", f"A dog runs over wet grass, number {n}", split="test", year=2020) for n in (5, 6)],
+        *[
+            an_item(n, "text", f"text {n}", f"A dog runs over wet grass, number {n}", split="test", year=2020)
+            for n in (5, 6)
+        ],
         *[an_item(n, "audio", f"bark {n}.wav", split="test", year=2021) for n in (7, 8)],
     ]
 
@@ -99,7 +108,14 @@ class Stub:
         }
         counts = {kind: sum(item["kind"] == kind for item in self.items) for kind in kinds}
         told = {"items": len(self.items), "modalities": {kind: kind for kind in kinds}, "counts": counts}
-        return {**told, "columns": columns, "writable": self.writable, "model": "dfe", "engine": "exact", "version": "0"}
+        return {
+            **told,
+            "columns": columns,
+            "writable": self.writable,
+            "model": "dfe",
+            "engine": "exact",
+            "version": "0",
+        }
 
     def of(self, modality: str | None) -> list[dict[str, Any]]:
         return [item for item in self.items if modality in (None, "", item["modality"])]

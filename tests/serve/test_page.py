@@ -97,7 +97,12 @@ def test_it_shows_what_there_is_before_anything_is_asked(desk):
     expect(page.locator("#status")).to_have_text("9 items to search")
     expect(page.locator(".card")).to_have_count(9)
     expect(page.locator(".score")).to_have_count(0)
-    assert page.locator("#modalities button").all_inner_texts() == ["Everything\n9", "Sounds\n2", "Pictures\n5", "Texts\n2"]
+    assert page.locator("#modalities button").all_inner_texts() == [
+        "Everything\n9",
+        "Sounds\n2",
+        "Pictures\n5",
+        "Texts\n2",
+    ]
     expect(page.locator("#add")).to_be_hidden()
     assert desk.stub.asked == []
 
@@ -134,7 +139,9 @@ def test_names_and_columns_are_never_markup(desk):
 
 def test_pictures_are_shown_and_sounds_play(desk):
     page = desk.open()
-    page.wait_for_function("[...document.querySelectorAll('.card img')].slice(0, 2).every((one) => one.naturalWidth === 96)")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.card img')].slice(0, 2).every((one) => one.naturalWidth === 96)"
+    )
     page.click("[aria-label='Play bark 7.wav']")
     playwright.expect(page.locator("[aria-label='Position in bark 7.wav']")).not_to_have_value("0")
 
@@ -236,7 +243,7 @@ def test_a_click_on_the_map_finds_neighbours(desk):
     page = desk.open()
     page.click("#map-toggle")
     playwright.expect(page.locator("#map-canvas")).to_have_attribute("data-points", "9")
-    assert page.locator("#map-legend li").all_inner_texts() == ["image", "audio", "text"]
+    assert page.locator("#map-legend li").all_inner_texts() == ["image", "text", "audio"]
     page.wait_for_timeout(200)
     box = page.locator("#map-canvas").bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -258,6 +265,30 @@ def test_the_map_is_moved_by_keys_and_coloured_by_a_column(desk):
         page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     playwright.expect(page.locator(".part .label")).to_contain_text("bark 8.wav")
+
+
+def test_a_map_of_many_points_is_drawn_in_their_colours(desk):
+    stub = desk.stub
+    few = stub.map() | {"columns": {}}
+    count = 20_000
+    points = [[n % 200, n // 200] for n in range(count)]
+    numbers = [n % 200 // 100 for n in range(count)]
+    ids = [str(n) for n in range(count)]
+    stub.map = lambda: few | {"points": points, "ids": ids, "modality": numbers, "modalities": ["left", "right"]}
+    page = desk.open()
+    page.click("#map-toggle")
+    playwright.expect(page.locator("#map-canvas")).to_have_attribute("data-points", str(count))
+    page.wait_for_timeout(300)
+    seen = page.evaluate("""() => {
+      const canvas = document.getElementById("map-canvas");
+      const pen = canvas.getContext("2d");
+      const reds = (from) => {
+        const pixels = pen.getImageData(from * canvas.width / 2, 0, canvas.width / 2, canvas.height).data;
+        return [...new Set(pixels.filter((_, i) => i % 4 === 0 && pixels[i + 3] > 0))];
+      };
+      return [reds(0), reds(1)];
+    }""")
+    assert [max(side) for side in seen] == [pytest.approx(0x0B, abs=2), pytest.approx(0xD2, abs=2)]
 
 
 def test_nothing_here_matches_is_said_above_the_nearest(desk):

@@ -31,7 +31,7 @@ export const containsCondition = (name, text) =>
 /** Draw a control for each column of `/info`. */
 export function setUpFilters(columns) {
   const facets = Object.entries(columns).map(([name, column]) =>
-    column.type === "number" ? range(name, column.values ?? []) : choices(name, column.values ?? []),
+    column.type === "number" ? range(name, column.values ?? []) : choices(name, (column.values ?? []).filter((value) => value !== null)),
   );
   byId("facets").replaceChildren(...facets, own(), clear(columns));
   byId("filters").hidden = !facets.length;

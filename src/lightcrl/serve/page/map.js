@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { picture } from "./item.js";
 import { byId, element } from "./dom.js";
-import { draw, fit, nearest, paint, zoom } from "./map_plot.js";
+import { draw, fit, nearest, paint, paintMarked, zoom } from "./map_plot.js";
 import { moreLike } from "./query.js";
 import { capital, count, itemName } from "./words.js";
 
@@ -40,6 +40,7 @@ export function setUpMap() {
 export function mark(ids, like) {
   const places = [...ids, ...like].map((id) => state.places.get(id)).filter((place) => place !== undefined);
   Object.assign(state, { marked: places, first: state.places.get(like[0]) ?? -1 });
+  state.painted = paintMarked(state.classes, places);
   lastMarks = [ids, like];
   redraw();
 }
@@ -85,6 +86,7 @@ function colour() {
   const values = place ? Object.values(data.columns)[place - 1] : data.modality.map((number) => data.modalities[number]);
   const painted = paint(values);
   state.classes = painted.classes;
+  state.painted = paintMarked(state.classes, state.marked);
   state.colours = readColours();
   byId("map-legend").classList.toggle("numeric", painted.numeric);
   byId("map-legend").replaceChildren(...painted.classes.map(legend));

@@ -1,5 +1,7 @@
 // The drawing of the map: where points lie on the canvas, in which colours, and which one is nearest.
 
+import { drawPixels } from "./map_pixels.js";
+
 const MARGIN = 24;
 const COLOURS = 8;
 const RAMP = 6;
@@ -44,36 +46,37 @@ export function paint(values) {
   return numeric && new Set(values).size > COLOURS ? byNumber(values) : byName(values);
 }
 
+/** The colour of each of the marked points. */
+export const paintMarked = (classes, marked) =>
+  new Map(marked.map((i) => [i, classes.find(({ points }) => points.includes(i))?.colour ?? "--muted"]));
+
 /** Draw all points, then rings around those that are marked. */
 export function draw(pen, size, plot, view, colours) {
   const { xs, ys, classes, marked } = plot;
+  const alpha = marked.length ? 0.3 : 0.8;
   pen.setTransform(size.ratio, 0, 0, size.ratio, 0, 0);
   pen.clearRect(0, 0, size.width, size.height);
-  const discs = xs.length <= ROUND;
-  const radius = discs ? 3.2 : xs.length > 30000 ? 0.9 : 1.5;
-  pen.globalAlpha = marked.length ? 0.3 : 0.8;
-  for (const { colour, points } of classes) {
-    pen.fillStyle = colours(colour);
-    for (const i of points) {
-      const x = (xs[i] - view.x) * view.scale + size.width / 2;
-      const y = size.height / 2 - (ys[i] - view.y) * view.scale;
-      if (x < -4 || y < -4 || x > size.width + 4 || y > size.height + 4) continue;
-      if (discs) disc(pen, x, y, radius);
-      else pen.fillRect(x - radius, y - radius, 2 * radius, 2 * radius);
+  if (xs.length > ROUND) {
+    drawPixels(pen, size, plot, view, { alpha, side: xs.length > 30000 ? 1.8 : 2.6, colours });
+  } else {
+    pen.globalAlpha = alpha;
+    for (const { colour, points } of classes) {
+      pen.fillStyle = colours(colour);
+      for (const i of points) disc(pen, ...onCanvas(xs[i], ys[i], view, size), 3.2);
     }
+    pen.globalAlpha = 1;
   }
-  pen.globalAlpha = 1;
   drawMarks(pen, size, plot, view, colours);
 }
 
-function drawMarks(pen, size, { xs, ys, classes, marked, first }, view, colours) {
+const onCanvas = (x, y, view, size) => [(x - view.x) * view.scale + size.width / 2, size.height / 2 - (y - view.y) * view.scale];
+
+function drawMarks(pen, size, { xs, ys, painted, marked, first }, view, colours) {
   pen.lineWidth = 2;
   pen.strokeStyle = colours("--ink");
   for (const i of marked) {
-    const x = (xs[i] - view.x) * view.scale + size.width / 2;
-    const y = size.height / 2 - (ys[i] - view.y) * view.scale;
-    pen.fillStyle = i === first ? colours("--ink") : colours(classes.find(({ points }) => points.includes(i))?.colour ?? "--muted");
-    disc(pen, x, y, i === first ? 7 : 5);
+    pen.fillStyle = i === first ? colours("--ink") : colours(painted.get(i));
+    disc(pen, ...onCanvas(xs[i], ys[i], view, size), i === first ? 7 : 5);
     pen.stroke();
   }
 }
