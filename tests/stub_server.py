@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import threading
+import time
 import urllib.parse
 import wave
 from collections.abc import Iterator
@@ -75,6 +76,7 @@ class Stub:
 
     Attributes:
         failure: status and message of every search, if it is to fail.
+        slow: words that are answered after a second, with nothing.
         busy: searches that are answered with 429 before one succeeds.
         key: that requests need, if any.
         asked: bodies of POST /search, in order.
@@ -90,6 +92,7 @@ class Stub:
     nothing: bool = False
     empty: bool = False
     failure: tuple[int, str] | None = None
+    slow: str | None = None
     busy: int = 0
     key: str | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -122,6 +125,9 @@ class Stub:
 
     def search(self, body: dict[str, Any]) -> tuple[int, Any]:
         self.asked.append(body)
+        if self.slow and self.slow in (part["value"] for part in body.get("text", [])):
+            time.sleep(1)
+            return 200, {"hits": [], "nothing": False, "seconds": 1.0}
         if self.busy:
             self.busy -= 1
             return 429, error("busy")
@@ -211,8 +217,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         if status == 429:
             self.send_header("Retry-After", "1")
-        self.end_headers()
-        self.wfile.write(body)
+        # Browsers leave when a newer question was asked.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.end_headers()
+            self.wfile.write(body)
 
 
 @contextlib.contextmanager

@@ -120,6 +120,18 @@ def test_typing_searches_once_after_the_last_key_and_says_what_scores_mean(desk)
     assert page.url.endswith("#q=two+dogs")
 
 
+def test_an_older_answer_never_replaces_a_newer_one(desk):
+    page = desk.open()
+    desk.stub.slow = "do"
+    with page.expect_request("**/search") as older:
+        page.fill("#text", "do")
+    page.fill("#text", "dogs")
+    playwright.expect(page.locator("#status")).to_have_text("9 results, 12 ms")
+    page.wait_for_timeout(1200)
+    assert page.locator("#status").inner_text() == "9 results, 12 ms"
+    assert older.value.failure == "net::ERR_ABORTED"
+
+
 def test_an_address_keeps_the_question(desk):
     page = desk.open("#q=two+dogs&modality=text&like=image%2Fpicture%201.png")
     playwright.expect(page.locator("#status")).to_have_text("2 results, 12 ms")
