@@ -6,25 +6,13 @@ import shutil
 
 import pytest
 
+from desk import FLAGS, Desk
 from pages import BROWSERS
 from stub_server import HOSTILE, Stub, drawn, serving
 
 playwright = pytest.importorskip("playwright.sync_api")
 
 WIDTHS = {"desk": (1280, 860), "phone": (390, 844)}
-FLAGS = [
-    "--no-sandbox",
-    "--disable-dev-shm-usage",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-]
-DROP = """([zone, name, type, bytes]) => {
-  const files = new DataTransfer();
-  files.items.add(new File([Uint8Array.from(bytes)], name, { type }));
-  const told = { dataTransfer: files, bubbles: true, cancelable: true };
-  document.body.dispatchEvent(new DragEvent("dragover", told));
-  document.querySelector(zone).dispatchEvent(new DragEvent("drop", told));
-}"""
 SEARCH_ZONE, ADD_ZONE = ".zone[data-use=search]", ".zone[data-use=add]"
 
 
@@ -43,28 +31,6 @@ def browser():
 def stub():
     with serving(Stub()) as running:
         yield running
-
-
-class Desk:
-    """An open page, the server behind it, and what it has said on its console."""
-
-    def __init__(self, page, stub):
-        self.page, self.stub, self.said = page, stub, []
-        page.on("console", lambda message: self.said.append(message.text))
-        page.on("pageerror", lambda error: self.said.append(str(error)))
-        page.set_default_timeout(20_000)
-
-    def open(self, address=""):
-        self.page.goto(self.stub.url + address)
-        playwright.expect(self.page.locator("#results[data-ready]")).to_be_attached()
-        return self.page
-
-    def find(self, text):
-        self.page.fill("#text", text)
-        playwright.expect(self.page.locator(".score").first).to_be_visible()
-
-    def drop(self, zone, name, kind, content):
-        self.page.evaluate(DROP, [zone, name, kind, list(content)])
 
 
 @pytest.fixture(params=sorted(WIDTHS))
