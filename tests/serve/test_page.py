@@ -117,9 +117,7 @@ def test_names_and_columns_are_never_markup(desk):
 
 def test_pictures_are_shown_and_sounds_play(desk):
     page = desk.open()
-    page.wait_for_function(
-        "[...document.querySelectorAll('.card img')].slice(0, 2).every((one) => one.naturalWidth === 96)"
-    )
+    playwright.expect(page.locator(".card img").first).to_have_js_property("naturalWidth", 96)
     page.click("[aria-label='Play bark 7.wav']")
     playwright.expect(page.locator("[aria-label='Position in bark 7.wav']")).not_to_have_value("0")
 
@@ -133,7 +131,7 @@ def test_a_dropped_picture_is_searched_with_and_can_be_turned_around(desk):
     assert picture["data"].startswith("data:image/png;base64,iVBOR")
     desk.find("dogs")
     page.click(".part .turn")
-    page.wait_for_function("document.querySelector('.part.minus')")
+    playwright.expect(page.locator(".part.minus")).to_be_visible()
     playwright.expect(page.locator("#hits")).to_have_attribute("aria-busy", "false")
     assert desk.stub.asked[-1]["minus"] == {"image": [picture]}
     assert desk.stub.asked[-1]["text"][0]["value"] == "dogs"
@@ -326,7 +324,7 @@ def test_a_key_is_asked_for_once_and_sent_with_everything(noisy):
     page.fill("#key-value", "secret")
     page.click("text=Continue")
     playwright.expect(page.locator(".card")).to_have_count(9)
-    page.wait_for_function("document.querySelector('.card img')?.naturalWidth === 96")
+    playwright.expect(page.locator(".card img").first).to_have_js_property("naturalWidth", 96)
     assert page.evaluate("sessionStorage.getItem('lightcrl-key')") == "secret"
 
 
