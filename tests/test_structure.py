@@ -187,3 +187,7 @@ def test_the_wheel_works_where_the_sources_are_not(tmp_path):
     assert found.stdout.strip() == lightcrl.__version__, found.stderr
     templates = {path.name for path in SOURCE.rglob("*.j2")}
     assert {path.name for path in target.rglob("*.j2")} == templates
+    page = SOURCE / "serve" / "page"
+    assert {path.name for path in (target / "lightcrl" / "serve" / "page").iterdir()} == {
+        path.name for path in page.iterdir()
+    }

@@ -90,7 +90,7 @@ def _index_of(folder: Path) -> Path:
         return folder
     from lightcrl.embedder import load
     from lightcrl.index import Index
-    from lightcrl.report import index_console
+    from lightcrl.report import index_console, progress
 
     embedder = load(folder)
     with progress.Live() as live:

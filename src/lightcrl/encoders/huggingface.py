@@ -317,7 +317,7 @@ class HuggingFaceEncoder(Encoder):
 
     @property
     def _reads_sentence(self) -> bool:
-        """Whether tokens depend on the settings beside the transformer's own."""
+        """True if tokens depend on settings beside the transformer's own."""
         if self.sentence is None:
             return False
         if self.spec.tokens == "auto":
