@@ -225,7 +225,8 @@ def test_keys_of_an_evaluations_json_are_those_kept(folder, task):
         ("compare", ["small.toml", "--methods", "dfe,linear", "--seeds", "1", "--no-tune"]),
     ],
 )
-def test_keys_of_a_commands_json_are_those_kept(folder, command, words):
+def test_keys_of_a_commands_json_are_those_kept(folder, command, words, monkeypatch):
+    monkeypatch.chdir(folder)  # a comparison lies below the current folder by default
     out = folder / f"{command}.json"
     place, *more = words
     result = CliRunner().invoke(app, [command, str(folder / place), *more, "--json", str(out)])
