@@ -115,7 +115,7 @@ def extend(
         output: folder of the extended model, in place of the recipe's.
         encoders: current folders of the model's encoders by modality, where they differ from those in training.
         trust_remote_code: see `lightcrl.load`.
-        tell: receiver of events.
+        tell: function that is called with events.
 
     Raises:
         GrowthError: the extension is in `lightcrl.growth.refusals.REFUSALS`, or `output` is the model's own folder.
