@@ -17,7 +17,7 @@ class Growth:
     Attributes:
         method: method of the model.
         fresh: modalities that are added, or whose encoder is replaced.
-        replaced: modality whose encoder is replaced; None if modalities are added.
+        replaced: modality whose encoder is replaced; None if modalities are added or removed.
         partners: old modalities in the training or the evaluation.
         given: old modalities with stores, vectors or weights in the recipe.
         removed: modality to remove.

@@ -1,7 +1,7 @@
 """Recipe of an extension: one TOML file with the tables of a run's recipe and some more.
 
 name = "sounds"
-partners = ["text"]         old modalities in the training; by default all of the model's
+partners = ["text"]         old modalities in the training; by default all but evaluation.others
 [data]                      groups of new and old items                         lightcrl.data.DataSpec
 [encoders.audio]            one table per new modality                          lightcrl.encoders.EncoderSpec
 [stores]                    folders of feature stores of old modalities
@@ -65,8 +65,9 @@ class GrowthRecipe(BaseModel):
         name: name of the extension.
         output: folder of the extended model; by default `runs/<name>` in the working directory.
         seed: seed of fresh weights, batches and dropout.
-        partners: old modalities in the training; by default all of the model's. A modality whose encoder is replaced
-            stands for its old embeddings of the same items; by default these are only measured.
+        partners: old modalities in the training; by default all that are not in `evaluation.others`. A modality whose
+            encoder is replaced stands for its old embeddings of the same items; by default these are only measured if
+            there are other partners.
         data: groups of new and old items.
         encoders: encoders of the new modalities.
         stores: folders of existing feature stores by old modality.
@@ -98,7 +99,7 @@ class GrowthRecipe(BaseModel):
             raise ValueError(f"{', '.join(both)} under [stores] and [vectors]; expected one of the two")
         if both := sorted(set(self.partners or ()) & set(self.evaluation.others)):
             raise ValueError(
-                f"{', '.join(both)} among partners and evaluation.others; expected what is trained with, or measured"
+                f"{', '.join(both)} among partners and evaluation.others; expected every modality in one of the two"
             )
         return self
 
