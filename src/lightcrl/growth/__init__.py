@@ -1,1 +1,1 @@
-"""A space that grows: modalities added, removed, or given another encoder, while all that is there stays as it is."""
+"""Extension of a trained model: modalities are added, removed or given another encoder; the rest stays bit for bit."""

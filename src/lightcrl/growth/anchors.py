@@ -1,6 +1,6 @@
-"""Old modalities as embeddings that stay as they are: a feature store each, of one token per item, the embedding.
+"""Fixed embeddings of old modalities: one feature store per modality, with the embedding as the only token of an item.
 
-Whatever an old modality comes as (raw items, a finished feature store, vectors with ids), this is what training sees.
+Training reads these stores whether the old modality is given as raw items, as a feature store or as vectors with ids.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from lightcrl.files.local import make_folder
 from lightcrl.methods import Method
 
 PART = 16_384
-"""Items of a shard."""
+"""Number of items per shard."""
 
 Part = tuple[np.ndarray, dict[str, list[Any]]]
-"""Vectors [n, d] of a shard's items, and the lines of its metadata."""
+"""Vectors [n, d] of the items of a shard, and the columns of its metadata."""
 
 
 def anchor_items(
     method: Method, modality: str, store: FeatureStore, groups: Mapping[str, str], base: str, folder: Path
 ) -> FeatureStore:
-    """The embeddings of a feature store's items, of those that stand in `groups`.
+    """Return the embeddings of the items of a feature store whose groups are in `groups`.
 
     Args:
-        method: that embeds them.
-        modality: theirs.
-        store: their features.
-        groups: name of every group to its split; it counts, whatever the store says.
+        method: the method that embeds the items.
+        modality: modality of the items.
+        store: features of the items.
+        groups: split of every group by its name; it overrides the split in the store.
         base: digest of the method's checkpoint.
-        folder: where the embeddings are kept; those there, of the same items by the same model, are taken.
+        folder: folder of the embeddings; stored embeddings of the same items by the same model are reused.
 
     Raises:
         StoreError: the store has none of the groups.
@@ -48,7 +48,8 @@ def anchor_items(
     table = table.filter(pc.is_in(table["group"], pa.array(list(groups), pa.string())))
     if not len(table):
         raise StoreError(
-            f"{store.folder} has no group of the data; expected the same names. Those of a table follow from data.key."
+            f"{store.folder} has no group of the data; expected the same group names. Those of a table follow from "
+            "data.key."
         )
     lines = table.to_pydict()
     rows = np.array(lines["row"])
@@ -72,27 +73,31 @@ def anchor_vectors(
     folder: Path,
     max_rejected: float,
 ) -> tuple[FeatureStore, list[Rejection]]:
-    """The vectors whose ids the data's cells name, and what was set aside.
+    """Return a store of the vectors whose ids are in the data, and the items without a vector.
 
     Args:
         vectors: unit vectors [N, d].
-        ids: [N].
-        dataset: whose items of `name` are ids.
-        name: of the modality there.
+        ids: ids of the vectors, [N].
+        dataset: dataset in which the items of `name` are ids.
+        name: name of the modality in `dataset`.
         base: digest of the checkpoint that made the vectors.
-        folder: where they are kept.
+        folder: folder of the store.
         max_rejected: greatest share of ids without a vector.
 
     Raises:
-        TooManyRejectedError: more have none.
+        TooManyRejectedError: the share of ids without a vector exceeds `max_rejected`.
+        DataError: no id has a vector.
     """
     at = {key: row for row, key in enumerate(ids)}
     items = dataset.items[name]
-    rejected = [Rejection(one.source, "no vector of this id", one.raw, name) for one in items if one.raw not in at]
-    kept = [number for number, one in enumerate(items) if one.raw in at]
+    rejected = [Rejection(item.source, "no vector of this id", item.raw, name) for item in items if item.raw not in at]
+    kept = [number for number, item in enumerate(items) if item.raw in at]
     check_rejected(rejected, len(kept), max_rejected)
     if not kept:
-        raise DataError(f"none of the {len(items):,} ids in the data has a vector, such as {items[0].raw!r}.")
+        raise DataError(
+            f"none of the {len(items):,} ids in the data has a vector, such as {items[0].raw!r}; expected ids of the "
+            "vectors. Set vectors.<modality>.column to the column of ids."
+        )
     row = {number: place for place, number in enumerate(kept)}
     links = [(row[item], group) for item, group in dataset.links[name].tolist() if item in row]
     places = np.array([item for item, _ in links])
@@ -115,7 +120,7 @@ def anchor_vectors(
 
 
 def _lines_of(lines: Mapping[str, list[Any]], places: np.ndarray, start: int) -> dict[str, list[Any]]:
-    """The lines of the items from `start` on, up to a shard's end, rows counted within the shard."""
+    """Return the metadata of the shard that begins at row `start`; rows count from 0 within the shard."""
     here = np.flatnonzero((places >= start) & (places < start + PART))
     here = here[np.argsort(places[here], kind="stable")]
     return {
@@ -127,11 +132,11 @@ def _lines_of(lines: Mapping[str, list[Any]], places: np.ndarray, start: int) ->
 def _kept(
     folder: Path, modality: str, identity: list[Any], dim: int, parts: Callable[[], Iterator[Part]]
 ) -> FeatureStore:
-    """The store of these vectors: the one there, or a new one."""
+    """Return the store of these vectors; a stored one with the same fingerprint is reused."""
     mark = fingerprint(identity)
     try:
         return FeatureStore(folder, mark)
-    except StoreError:  # none yet, a torn one, or one of other content
+    except StoreError:  # No store, an incomplete one, or one of other content: it is written below.
         pass
     make_folder(folder)
     (folder / "manifest.json").unlink(missing_ok=True)

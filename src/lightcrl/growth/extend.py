@@ -1,11 +1,13 @@
-"""A model extended: the whole way from a recipe to a checkpoint that has more in it, and nothing old that has moved.
+"""Extension of a model, from a recipe to a checkpoint: new modalities are trained, all old weights stay bit for bit.
 
-recipe.json       the recipe as it was understood
-rejected.jsonl    what was set aside, with its reason
-anchors/          the embeddings of old modalities
-training/         best/, last/ and log.jsonl of the training of what is new
+The folder of an extended model:
+
+recipe.json       the recipe with all defaults
+rejected.jsonl    rejected items with reasons
+anchors/          embeddings of old modalities
+training/         best/, last/ and log.jsonl of the training of the new modalities
 best/             the extended model; `lightcrl.load` takes the folder
-extension.json    what was added, the proof that nothing moved, figures
+extension.json    new modalities, figures, and the proof that old weights and embeddings are unchanged
 """
 
 from __future__ import annotations
@@ -45,20 +47,21 @@ from lightcrl.training.spec import TrainingSpec
 
 @dataclass(frozen=True)
 class Extended:
-    """A model that has grown.
+    """Result of an extension.
 
     Attributes:
-        folder: where it lies; `lightcrl.load` takes it.
-        added: modalities that are new.
-        replaced: the modality that has another encoder.
-        partners: old modalities that the training saw.
-        parameters: trained ones.
-        seconds: of training, its evaluations included.
-        split: that the figures are of.
-        result: retrieval in every direction from and to what is new.
-        emergent: those directions whose modalities never met in this training.
-        proof: that nothing old has moved.
-        replacement: what became of recall, where an encoder was replaced and the old embeddings are at hand.
+        folder: folder of the extended model; `lightcrl.load` takes it.
+        added: new modalities.
+        replaced: modality whose encoder was replaced; None if modalities were added.
+        partners: old modalities in the training.
+        parameters: number of trained parameters.
+        seconds: duration of the training in seconds, its evaluations included.
+        split: split of the figures.
+        result: retrieval in every direction from and to a modality that was trained.
+        emergent: those directions between modalities that never met in this training.
+        proof: proof that old weights and embeddings are unchanged.
+        replacement: recall with the old and a new index; None unless an encoder was replaced and its old embeddings and
+            another modality take part.
     """
 
     folder: Path
@@ -74,7 +77,7 @@ class Extended:
     replacement: Replacement | None
 
     def to_json(self) -> dict[str, Any]:
-        """What extension.json holds."""
+        """Return the content of extension.json."""
         return {
             "added": list(self.added),
             "replaced": self.replaced,
@@ -100,24 +103,24 @@ def extend(
     trust_remote_code: bool = False,
     tell: Tell = lambda event: None,
 ) -> Extended:
-    """Add modalities to a model, or give one of its modalities another encoder; everything else stays, bit for bit.
+    """Add modalities to a model, or replace the encoder of one of its modalities; everything else stays bit for bit.
 
-    The same call goes on where it was stopped.
+    The same call resumes a stopped extension.
 
     Args:
         model: a run's folder, a checkpoint's folder or a hub id.
-        recipe: what to extend it with, or the file that says so.
-        replace: the modality whose encoder the recipe replaces; without, the recipe's modalities are added.
-        overrides: `section.key=value` on top of the file.
+        recipe: recipe of the extension, or its file.
+        replace: modality whose encoder the recipe replaces; by default the recipe's modalities are added.
+        overrides: changes of the file's keys, `section.key=value`.
         output: folder of the extended model, in place of the recipe's.
-        encoders: where encoders of the model lie now, by modality, if not where they lay in training.
+        encoders: current folders of the model's encoders by modality, where they differ from those in training.
         trust_remote_code: see `lightcrl.load`.
-        tell: called with what happens.
+        tell: function that is called with events.
 
     Raises:
-        GrowthError: what is asked is in `lightcrl.growth.refusals.REFUSALS`, or `output` is the model's own folder.
-        LockedError: another process is writing the folder.
-        LightCRLError: anything that the recipe, the data or the machine does not allow.
+        GrowthError: the extension is in `lightcrl.growth.refusals.REFUSALS`, or `output` is the model's own folder.
+        LockedError: another process writes into the folder.
+        LightCRLError: the recipe, the data or the machine does not allow the extension.
     """
     if not isinstance(recipe, GrowthRecipe):
         recipe = load_growth_recipe(recipe, overrides, output)
@@ -147,7 +150,7 @@ def _extend(model: Path | str, embedder: Embedder, recipe: GrowthRecipe, replace
     if is_main():
         grown.save(folder / "best")
     wait_for_everyone()
-    # Both as they are on disk, and on the CPU: what another device computes is another number.
+    # Both models come from disk and run on the CPU, since another device computes other bits.
     proof = prove(load_checkpoint(model), load_checkpoint(folder), fresh)
     done = _measured(recipe, replaced, partners, groups, training, trained, proof)
     if is_main():
@@ -156,10 +159,10 @@ def _extend(model: Path | str, embedder: Embedder, recipe: GrowthRecipe, replace
 
 
 def sides(recipe: GrowthRecipe, method: Method, replaced: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Old modalities that take part in training, and those that are only measured.
+    """Return the old modalities in training, and those that are only measured.
 
-    Without `partners`, all take part; but old embeddings of the replaced modality are only measured if there are others
-    to learn from: what the new encoder sees better than the old one, they do not know (docs/LOG.md).
+    By default all old modalities outside `evaluation.others` take part in training. If there are others, the old
+    embeddings of the replaced modality are only measured: they lack the improvements of the new encoder (docs/LOG.md).
     """
     others = recipe.evaluation.others
     if recipe.partners is not None:
@@ -173,9 +176,9 @@ def sides(recipe: GrowthRecipe, method: Method, replaced: str | None) -> tuple[t
 def _train(
     base: Checkpoint, recipe: GrowthRecipe, partners: tuple[str, ...], groups: Groups, place: Path, tell: Tell
 ) -> tuple[Checkpoint, Trained]:
-    """What is new, trained; all old modalities are embeddings."""
+    """Train the new modalities; all old modalities are embeddings."""
     spec = growth_training(recipe.training, base)
-    # The loop sees a method in growth, and cannot refuse for the one that grows.
+    # The loop sees an `Extension`, and cannot check the method below it.
     check_combination(Combination(type(base.method), (), launched(), spec.loss, base.method.options))
     fresh = {name: groups.features.specs[name] for name in recipe.encoders}
     weights = {groups.names[name]: weight for name, weight in recipe.weights.items()}
@@ -208,14 +211,17 @@ def _train(
 
 
 def growth_training(spec: TrainingSpec, base: Checkpoint) -> TrainingSpec:
-    """What is `"auto"` as it suits the method that grows; the loss is that of its own training."""
+    """Return the training settings with `"auto"` resolved for the method of `base`; its loss is that of `base`."""
     if spec.loss == "auto":
         spec = spec.model_copy(update={"loss": base.loss})
     return spec.suited(METHODS.load(base.name))
 
 
 def _by_new_directions(fresh: Iterable[str], apart: Iterable[str]) -> Judge:
-    """Mean R@1 on dev from and to what is new; old embeddings of the same items (`apart`) count only if alone."""
+    """Return a judge by mean R@1 on dev from and to the new modalities.
+
+    Old embeddings of the same items (`apart`) count only if there are no other old modalities.
+    """
     new, skipped = set(fresh), set(apart)
 
     def judge(method: Method, features: Features, epoch: int) -> Judgement:
@@ -230,7 +236,7 @@ def _by_new_directions(fresh: Iterable[str], apart: Iterable[str]) -> Judge:
 def grown_checkpoint(
     base: Checkpoint, training: Checkpoint, recipe: GrowthRecipe, replaced: str | None, groups: Groups
 ) -> Checkpoint:
-    """The model with what was trained in its place."""
+    """Return the checkpoint of the extended model: the base with the trained modalities."""
     extension = training.method
     assert isinstance(extension, Extension)
     fresh = extension.options.fresh
@@ -282,9 +288,9 @@ def _measured(
 def _replacement(
     replaced: str | None, groups: Groups, vectors: Mapping[str, Tensor], links: Mapping[str, np.ndarray]
 ) -> Replacement | None:
-    """Recall with the index kept and made anew, where there is something to compare with."""
+    """Return recall with the old and a new index; None without old embeddings or without another modality."""
     old = groups.names.get(replaced or "")
-    others = {name: found for name, found in vectors.items() if name not in (replaced, old)}
+    others = {name: embeddings for name, embeddings in vectors.items() if name not in (replaced, old)}
     if replaced is None or old is None or not others:
         return None
     sides = {name: links[name] for name in others} | {"new": links[replaced], "old": links[old]}
@@ -292,15 +298,15 @@ def _replacement(
 
 
 def remove(model: Path | str, modality: str, output: Path | str) -> Checkpoint:
-    """A model without one of its modalities; everything else stays, bit for bit.
+    """Remove a modality from a model, and return the checkpoint; everything else stays bit for bit.
 
     Args:
         model: a run's folder, a checkpoint's folder or a hub id.
-        modality: that goes.
+        modality: modality to remove.
         output: folder of the smaller model.
 
     Raises:
-        GrowthError: the model has no such modality, or too few others, or `output` is its own folder.
+        GrowthError: the model lacks the modality, has too few others, or `output` is its own folder.
     """
     folder = Path(output)
     check_apart(model, folder)
@@ -318,16 +324,16 @@ def remove(model: Path | str, modality: str, output: Path | str) -> Checkpoint:
     )
     with only_writer(folder):
         smaller.save(make_folder(folder) / "best")
-    found = load_checkpoint(folder)
-    prove(base, found, [modality])
-    return found
+    written = load_checkpoint(folder)
+    prove(base, written, [modality])
+    return written
 
 
 def check_apart(model: Path | str, folder: Path) -> None:
     """Refuse to write into the model's own folder.
 
     Raises:
-        GrowthError: they are one.
+        GrowthError: `folder` is the model's folder or the one above it.
     """
     place = Path(model)
     if place.is_dir() and folder.resolve() in (place.resolve(), *place.resolve().parents[:1]):

@@ -1,4 +1,4 @@
-"""The groups of an extension: new items as features, old ones as the embeddings that they have."""
+"""Groups of an extension: features of new items, and embeddings of old ones."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from lightcrl.pipeline import check_groups
 
 @dataclass(frozen=True)
 class Groups:
-    """What an extension is trained and measured on.
+    """Data for the training and the evaluation of an extension.
 
     Attributes:
-        features: new modalities as their encoders see them; old ones as embeddings, under the names of `names`.
-        names: old modality to its name here: its own, or another where it is given another encoder.
-        encoders: of the new modalities.
-        rejected: what was set aside.
+        features: encoder outputs of new modalities, and embeddings of old ones under the names in `names`.
+        names: name of every old modality in `features`; it differs from its own where its encoder is replaced.
+        encoders: encoders of the new modalities.
+        rejected: rejected items with reasons.
     """
 
     features: Features
@@ -38,22 +38,22 @@ class Groups:
     rejected: list[Rejection]
 
     def only(self, names: Collection[str]) -> Features:
-        """The features of these modalities alone."""
+        """Return the features of the modalities `names` alone."""
         return Features({name: store for name, store in self.features.stores.items() if name in names})
 
 
 def open_groups(embedder: Embedder, recipe: GrowthRecipe, old: Collection[str], folder: Path, tell: Tell) -> Groups:
-    """Read the data, encode new items, and embed old ones where their embeddings are not given.
+    """Read the data, encode new items, and embed those old items that are not given as vectors.
 
     Args:
-        embedder: the model before.
-        recipe: whose data, encoders, stores and vectors are read.
+        embedder: the model before the extension.
+        recipe: recipe with the data, encoders, stores and vectors.
         old: modalities of the model that take part.
-        folder: where embeddings are kept.
-        tell: called with what happens.
+        folder: folder of the old embeddings.
+        tell: function that is called with events.
 
     Raises:
-        LightCRLError: data, encoders, stores or vectors that cannot be used.
+        LightCRLError: the data, an encoder, a store or vectors cannot be used.
     """
     names = {name: old_name(name, embedder.modalities) if name in recipe.encoders else name for name in old}
     dataset = read_groups(embedder, recipe, names)
@@ -88,7 +88,7 @@ def open_groups(embedder: Embedder, recipe: GrowthRecipe, old: Collection[str], 
 
 
 def read_groups(embedder: Embedder, recipe: GrowthRecipe, names: Mapping[str, str]) -> Dataset:
-    """The data of a recipe: items of new modalities and of old ones that are encoded, ids of those that are vectors."""
+    """Return the data: items of new modalities and of encoded old ones, and ids of those given as vectors."""
     kinds: dict[str, str] = {name: spec.kind for name, spec in recipe.encoders.items()}
     columns = dict(recipe.data.columns)
     for name, anchor in names.items():
@@ -101,25 +101,25 @@ def read_groups(embedder: Embedder, recipe: GrowthRecipe, names: Mapping[str, st
 
 
 def open_store(embedder: Embedder, modality: str, folder: str) -> FeatureStore:
-    """A finished feature store of the model's own encoder.
+    """Open a feature store that the model's own encoder has written.
 
     Raises:
-        StaleStoreError: another encoder has made it.
-        StoreError: there is none.
+        StaleStoreError: the store is of another encoder, or the model has trained its encoder further.
+        StoreError: there is no store in `folder`.
     """
     store, expected = FeatureStore(folder), embedder.checkpoint.fingerprints[modality]
-    found = store.manifest.get("encoder", {}).get("fingerprint")
-    if found != expected or modality in embedder.checkpoint.towers:
+    actual = store.manifest.get("encoder", {}).get("fingerprint")
+    if actual != expected or modality in embedder.checkpoint.towers:
         trained = ", and was trained further" if modality in embedder.checkpoint.towers else ""
         raise StaleStoreError(
-            f"the store in {folder} is of an encoder with fingerprint {found}; that of {modality!r} has {expected}"
+            f"the store in {folder} is of an encoder with fingerprint {actual}; that of {modality!r} has {expected}"
             f"{trained}. Leave it out of [stores], so that items are encoded as the model does."
         )
     return store
 
 
 def old_name(modality: str, taken: Collection[str]) -> str:
-    """What the old embeddings of a modality are called that is given another encoder.
+    """Return the name of the old embeddings of a modality whose encoder is replaced.
 
     >>> old_name("image", ["image", "text"])
     'old image'

@@ -1,4 +1,4 @@
-"""The proof that nothing old has moved: every leaf and every old embedding compared, bit by bit."""
+"""Proof that old weights and embeddings are unchanged: every old leaf and embedding is compared bit by bit."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from lightcrl.methods import Method
 from lightcrl.tokens import TokenBatch
 
 ITEMS = 16
-"""Random items that are embedded by both models."""
+"""Number of random items per modality that both models embed."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What was found equal.
+    """Old weights and embeddings that are equal to the bit.
 
     Attributes:
-        base: digest of the model that grew.
-        leaves: tensors that both have, all equal to the bit.
-        numbers: how many numbers are in them.
-        modalities: whose embeddings of random tokens are equal to the bit.
+        base: digest of the model before the extension.
+        leaves: number of tensors in both models, all equal to the bit.
+        numbers: number of elements in these tensors.
+        modalities: modalities whose embeddings of random tokens are equal to the bit.
     """
 
     base: str
@@ -34,20 +34,20 @@ class Proof:
     modalities: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
-        """As plain JSON values."""
+        """Return the proof as plain JSON values."""
         return {**vars(self), "modalities": list(self.modalities)}
 
 
 def prove(base: Checkpoint, grown: Checkpoint, changed: Collection[str]) -> Proof:
-    """Compare a model with the one that it grew from.
+    """Compare an extended model with the model that it was extended from.
 
     Args:
-        base: the model before.
-        grown: after.
-        changed: modalities that are new, made anew or removed.
+        base: the model before the extension.
+        grown: the model after the extension.
+        changed: modalities that were added, made anew or removed.
 
     Raises:
-        GrowthError: names the leaf or the modality that is not the same.
+        GrowthError: a leaf or the embeddings of a modality differ.
     """
     before, after = base.method.state_dict(), grown.method.state_dict()
     own = frozenset[str]().union(
@@ -73,15 +73,15 @@ def prove(base: Checkpoint, grown: Checkpoint, changed: Collection[str]) -> Proo
 
 
 def same_bits(left: Tensor, right: Tensor) -> bool:
-    """Whether two tensors have one shape, one dtype and the same bytes."""
+    """Return true if two tensors have the same shape, dtype and bytes."""
     if left.shape != right.shape or left.dtype != right.dtype:
         return False
-    one, other = (found.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for found in (left, right))
-    return torch.equal(one, other)
+    first, second = (tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for tensor in (left, right))
+    return torch.equal(first, second)
 
 
 def random_tokens(method: Method, modality: str) -> TokenBatch:
-    """Tokens of some items, as the modality has them."""
+    """Return random tokens [ITEMS, T, D] of the shape of a modality, drawn with seed 0."""
     spec = method.modalities[modality]
     more = 5 if spec.sequence or spec.slots == 1 else 0
     generator = torch.Generator().manual_seed(0)
@@ -90,7 +90,7 @@ def random_tokens(method: Method, modality: str) -> TokenBatch:
 
 @torch.inference_mode()
 def embedded(method: Method, modality: str, tokens: TokenBatch) -> Tensor:
-    """Unit vectors [B, d], in eval mode."""
+    """Return unit vectors [B, d], computed in eval mode."""
     was_training = method.training
     method.eval()
     vectors: Tensor = method(modality, tokens.to(method.logit_scale.device)).cpu()

@@ -1,4 +1,4 @@
-"""What no model can be extended with: one table, looked at before anything is read."""
+"""Impossible extensions: one table, checked before any data is read."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from lightcrl.methods.sharelock import ShareLock
 
 @dataclass(frozen=True)
 class Growth:
-    """An extension as far as it may be refused.
+    """Properties of an extension that decide on its refusal.
 
     Attributes:
-        method: what grows.
-        fresh: modalities that are added or given another encoder.
-        replaced: the one of them that the model has; None where it has none of them.
-        partners: old modalities that take part, measured ones among them.
-        given: old modalities of which the recipe has stores, vectors or weights.
-        removed: the modality that is taken away.
+        method: method of the model.
+        fresh: modalities that are added, or whose encoder is replaced.
+        replaced: modality whose encoder is replaced; None if modalities are added or removed.
+        partners: old modalities in the training or the evaluation.
+        given: old modalities with stores, vectors or weights in the recipe.
+        removed: modality to remove.
     """
 
     method: Method
@@ -32,7 +32,7 @@ class Growth:
 
     @property
     def known(self) -> Mapping[str, object]:
-        """Fields of messages."""
+        """Fields of the messages in `REFUSALS`."""
         have = self.method.modalities
         return {
             "method": type(self.method).__name__,
@@ -49,12 +49,12 @@ class Growth:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An extension that is refused.
+    """A row of the table of impossible extensions.
 
     Attributes:
-        what: its name in tables.
-        when: whether an extension is one.
-        message: what is wrong and what to do, with the fields of `Growth.known`.
+        what: description of the extension in tables.
+        when: predicate that is true for an extension of this kind.
+        message: error message with the fields of `Growth.known`.
     """
 
     what: str
@@ -69,9 +69,9 @@ REFUSALS = (
         "{method} cannot be extended: {reason}. Train a model of another method, or this one anew with all modalities.",
     ),
     Refusal(
-        "another encoder for the modality that ShareLock holds fixed",
+        "another encoder for the locked modality of ShareLock",
         lambda given: isinstance(given.method, ShareLock) and given.replaced == given.method.locked,
-        "{replaced!r} is the locked modality, whose features are the embeddings: with another encoder they are others. "
+        "{replaced!r} is the locked modality, whose features are the embeddings; another encoder would change them. "
         "Replace another modality, or train anew.",
     ),
     Refusal(
@@ -88,7 +88,7 @@ REFUSALS = (
         "a new modality of a name that the model has",
         lambda given: any(name in given.method.modalities and name != given.replaced for name in given.fresh),
         "the model has {taken} already. Give the new modality another name, or replace the encoder with --replace; the "
-        "encoders of old modalities are known and not part of the recipe.",
+        "checkpoint has the encoders of old modalities, so the recipe leaves them out.",
     ),
     Refusal(
         "old modalities that the model lacks",
@@ -113,15 +113,15 @@ REFUSALS = (
         "the model has {have} alone; expected two modalities or more to remain.",
     ),
     Refusal(
-        "removing the modality that ShareLock holds fixed",
+        "removing the locked modality of ShareLock",
         lambda given: isinstance(given.method, ShareLock) and given.removed == given.method.locked,
-        "{removed!r} is the locked modality, which the embeddings are of. Remove another.",
+        "{removed!r} is the locked modality, which the embeddings are computed from. Remove another.",
     ),
 )
 
 
 def check_growth(given: Growth) -> None:
-    """Refuse what no model can be extended with.
+    """Refuse an impossible extension.
 
     Raises:
         GrowthError: the extension is in `REFUSALS`.

@@ -1,4 +1,4 @@
-"""What another encoder does to a modality that is indexed already: may the index stay, or is it to be made anew?"""
+"""Effect of another encoder on an existing index: recall with the old index and with a new one, and advice."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.metrics.statistics import Difference, Estimate, bootstrap_ratios, difference, draws, estimate
 
 TOLERABLE = 0.01
-"""Mean R@1 that may be lost with an index that stays."""
+"""Greatest tolerable loss of mean R@1 with the old index, as a fraction."""
 
 Sides = tuple[str, str]
-"""Which embeddings of the replaced modality ask, and which are searched."""
+"""Queries and index: the embeddings of the replaced modality in each role."""
 
 CASES: Mapping[str, Sides] = {
     "old/old": ("old", "old"),
@@ -26,19 +26,22 @@ CASES: Mapping[str, Sides] = {
     "new/mixed": ("new", "mixed"),
     "new/new": ("new", "new"),
 }
-"""By name, queries and index. Mixed: every other item is indexed by its old embedding, the rest by the new one."""
+"""Queries and index of every case by its name.
+
+In a mixed index, every other group has its old embeddings, and the rest have new ones.
+"""
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """Recall before and after, with the index kept and made anew.
+    """Recall before and after a replacement, with the old and with a new index.
 
     Attributes:
-        modality: that has another encoder.
-        recall: by case, mean R@1 over the directions from and to every other modality.
-        directions: by case and direction, R@1.
-        kept: new queries with the old index, minus the old encoder's; paired by groups.
-        anew: new queries with a new index, minus those with the old one.
+        modality: modality whose encoder was replaced.
+        recall: mean R@1 over the directions from and to every other modality, by case.
+        directions: R@1 by case and direction.
+        kept: mean R@1 of `new/old` minus that of `old/old`, paired by groups.
+        anew: mean R@1 of `new/new` minus that of `new/old`, paired by groups.
     """
 
     modality: str
@@ -48,11 +51,11 @@ class Replacement:
     anew: Difference
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the figures and the advice as plain JSON values."""
         return {
             "modality": self.modality,
             "mean_recall@1": {case: {"mean": e.mean, "interval": list(e.items)} for case, e in self.recall.items()},
-            "directions": {case: dict(found) for case, found in self.directions.items()},
+            "directions": {case: dict(values) for case, values in self.directions.items()},
             "kept": {"mean": self.kept.mean, "interval": list(self.kept.interval), "word": self.kept.word},
             "anew": {"mean": self.anew.mean, "interval": list(self.anew.interval), "word": self.anew.word},
             "advice": self.advice,
@@ -60,12 +63,12 @@ class Replacement:
 
     @property
     def may_keep(self) -> bool:
-        """Whether the index may stay: no more is lost than is tolerable, or than chance explains."""
+        """Return true if the old index may stay: its loss is at most `TOLERABLE`, or is not significant."""
         return self.kept.mean >= -TOLERABLE or self.kept.word == "not significant"
 
     @property
     def advice(self) -> str:
-        """What to do, in a sentence."""
+        """The recommendation for the index, in a sentence."""
         change = f"{_points(self.kept)} points {'gained' if self.kept.mean >= 0 else 'lost'} ({_ends(self.kept)})"
         more = f"{_points(self.anew)} points {'more' if self.anew.mean >= 0 else 'less'} ({_ends(self.anew)})"
         if self.may_keep:
@@ -78,22 +81,22 @@ class Replacement:
 def measure_replacement(
     modality: str, fresh: Tensor, old: Tensor, others: Mapping[str, Tensor], links: Mapping[str, np.ndarray]
 ) -> Replacement:
-    """Recall of every case of `CASES`.
+    """Measure the recall of every case of `CASES`.
 
     Args:
-        modality: that has another encoder.
-        fresh: [N, d] its embeddings by the new encoder.
-        old: [M, d] those by the old one.
-        others: by modality, embeddings of what did not change.
+        modality: modality whose encoder was replaced.
+        fresh: its embeddings by the new encoder, [N, d].
+        old: its embeddings by the old encoder, [M, d].
+        others: embeddings of every other modality, [K, d].
         links: item and group numbers [L, 2] of `others`, and of `"new"` and `"old"`.
     """
     gallery = {"new": (fresh, links["new"]), "old": (old, links["old"]), "mixed": _mixed(fresh, old, links)}
     sums: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
-    size = 1 + max(int(found[:, 1].max(initial=0)) for found in links.values())
+    size = 1 + max(int(pairs[:, 1].max(initial=0)) for pairs in links.values())
     for side, (vectors, owners) in gallery.items():
-        for name, found in others.items():
+        for name, embeddings in others.items():
             retrieval = Retrieval({side: owners, name: links[name]})
-            for direction, (counts, groups) in retrieval.per_query({side: vectors, name: found}).items():
+            for direction, (counts, groups) in retrieval.per_query({side: vectors, name: embeddings}).items():
                 asking, _, searched = direction.partition("_to_")
                 hit = np.bincount(groups, hits(counts, 1), size)
                 sums[asking, searched] = hit, np.bincount(groups, minlength=size).astype(float)
@@ -116,7 +119,7 @@ def measure_replacement(
 
 
 def _mixed(fresh: Tensor, old: Tensor, links: Mapping[str, np.ndarray]) -> tuple[Tensor, np.ndarray]:
-    """An index that has begun with the old encoder and goes on with the new one: every other group is old."""
+    """Return vectors and links of an index of both encoders: old embeddings of even groups, new ones of odd groups."""
     early = links["old"][links["old"][:, 1] % 2 == 0]
     late = links["new"][links["new"][:, 1] % 2 == 1]
     chosen, places = zip(*(np.unique(part[:, 0], return_inverse=True) for part in (early, late)), strict=True)
@@ -125,10 +128,10 @@ def _mixed(fresh: Tensor, old: Tensor, links: Mapping[str, np.ndarray]) -> tuple
     return vectors, np.stack([numbers, np.concatenate([early[:, 1], late[:, 1]])], 1)
 
 
-def _points(found: Difference) -> str:
-    return f"{abs(100 * found.mean):.1f}"
+def _points(change: Difference) -> str:
+    return f"{abs(100 * change.mean):.1f}"
 
 
-def _ends(found: Difference) -> str:
-    low, high = found.interval
+def _ends(change: Difference) -> str:
+    low, high = change.interval
     return f"{100 * low:+.1f} to {100 * high:+.1f}"

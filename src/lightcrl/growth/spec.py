@@ -1,14 +1,14 @@
-"""A recipe that extends a model: one TOML file, made of the tables that a run's recipe has.
+"""Recipe of an extension: one TOML file with the tables of a run's recipe and some more.
 
 name = "sounds"
-partners = ["text"]         old modalities that the new one is trained with; by default all of the model's
-[data]                      groups in which new and old items stand together    lightcrl.data.DataSpec
+partners = ["text"]         old modalities in the training; by default all but evaluation.others
+[data]                      groups of new and old items                         lightcrl.data.DataSpec
 [encoders.audio]            one table per new modality                          lightcrl.encoders.EncoderSpec
-[stores]                    old modalities as feature stores: modality = folder
-[vectors.text]              old modalities as embeddings alone                  VectorsSpec
-[features]                  where encoders' outputs are kept                    FeaturesSpec
-[training]                  how                                                 TrainingSpec
-[evaluation]                what is measured                                    MeasuredSpec
+[stores]                    folders of feature stores of old modalities
+[vectors.text]              embeddings of an old modality                       VectorsSpec
+[features]                  folder of features, and encoding processes          FeaturesSpec
+[training]                  settings of the training                            TrainingSpec
+[evaluation]                split and measured modalities                       MeasuredSpec
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from lightcrl.training.spec import TrainingSpec
 
 
 class VectorsSpec(BaseModel):
-    """The `[vectors.<modality>]` table: an old modality of which only embeddings are at hand.
+    """The `[vectors.<modality>]` table: an old modality that is given as embeddings.
 
     Attributes:
-        path: `.npy` [N, d], or Parquet with the columns `id` and `vector`.
-        ids: of a `.npy`, JSON with a list of ids, or with one under the key `ids`; by default the file that
-            `lightcrl embed` writes beside the vectors.
-        column: of the data, whose cells are ids; by default that of the modality.
+        path: file of the vectors, `.npy` [N, d] or Parquet with the columns `id` and `vector`.
+        ids: file of the ids of a `.npy`, JSON with a list of ids, alone or under the key `ids`; by default the file
+            that `lightcrl embed` writes beside the vectors.
+        column: column of the data that holds ids; by default that of the modality.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,11 +45,11 @@ class VectorsSpec(BaseModel):
 
 
 class MeasuredSpec(BaseModel):
-    """The `[evaluation]` table of a recipe that extends.
+    """The `[evaluation]` table of the recipe of an extension.
 
     Attributes:
-        split: whose figures are shown; `dev` also chooses the best checkpoint.
-        others: old modalities that the data has and training does not see: how well do they and the new one meet?
+        split: split of the figures; `dev` chooses the best checkpoint in any case.
+        others: old modalities in the data that are measured against the new one, but not trained with it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,22 +59,23 @@ class MeasuredSpec(BaseModel):
 
 
 class GrowthRecipe(BaseModel):
-    """What a model is extended with, and how.
+    """The recipe of an extension.
 
     Attributes:
-        name: of the extension.
-        output: folder of the extended model; `runs/<name>` where you are, unless given.
-        seed: of fresh weights, batches and dropout.
-        partners: old modalities that the new ones are trained with; all of the model's by default. A modality that is
-            given another encoder stands for its old embeddings of the same items; by default these are only measured.
-        data: groups in which new and old items stand together.
-        encoders: those of the new modalities.
-        stores: old modalities that come as finished feature stores: their folders.
-        vectors: old modalities that come as embeddings.
-        weights: in the loss, of pairs with an old modality; 1 where none is given.
-        features: where encoders' outputs are kept.
-        training: how.
-        evaluation: what is measured.
+        name: name of the extension.
+        output: folder of the extended model; by default `runs/<name>` in the working directory.
+        seed: seed of fresh weights, batches and dropout.
+        partners: old modalities in the training; by default all that are not in `evaluation.others`. A modality whose
+            encoder is replaced stands for its old embeddings of the same items; by default these are only measured if
+            there are other partners.
+        data: groups of new and old items.
+        encoders: encoders of the new modalities.
+        stores: folders of existing feature stores by old modality.
+        vectors: files of embeddings by old modality.
+        weights: weights in the loss of pairs with an old modality; by default 1.
+        features: folder of feature stores, and encoding processes.
+        training: settings of the training.
+        evaluation: split and modalities of the evaluation.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -98,23 +99,23 @@ class GrowthRecipe(BaseModel):
             raise ValueError(f"{', '.join(both)} under [stores] and [vectors]; expected one of the two")
         if both := sorted(set(self.partners or ()) & set(self.evaluation.others)):
             raise ValueError(
-                f"{', '.join(both)} among partners and evaluation.others; expected what is trained with, or measured"
+                f"{', '.join(both)} among partners and evaluation.others; expected every modality in one of the two"
             )
         return self
 
     @property
     def folder(self) -> Path:
-        """Where the extended model lives."""
+        """The folder of the extended model."""
         return Path(self.output) if self.output else Path("runs") / self.name
 
 
 def load_growth_recipe(
     path: Path | str, overrides: Iterable[str] = (), output: Path | str | None = None
 ) -> GrowthRecipe:
-    """Read the file of a recipe that extends, with `section.key=value` on top.
+    """Read the recipe of an extension, with overrides `section.key=value`.
 
     Raises:
-        RecipeError: as `load_recipe`.
+        RecipeError: see `load_recipe`.
     """
     recipe: GrowthRecipe = parse(GrowthRecipe, read_table(path, overrides, output))
     return recipe

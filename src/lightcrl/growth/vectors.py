@@ -1,4 +1,4 @@
-"""Embeddings with ids, from files: what there is of an old modality whose encoder is not at hand."""
+"""Embeddings with ids from files, for old modalities whose encoder is not available."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from lightcrl.errors import DataError
 from lightcrl.growth.spec import VectorsSpec
 
 TOLERANCE = 1e-2
-"""How far from 1 the length of a unit vector may be: float16 is less exact."""
+"""Greatest deviation of the length of a unit vector from 1; it allows for rounding to float16."""
 
 
 def read_vectors(spec: VectorsSpec, dim: int) -> tuple[np.ndarray, list[str]]:
-    """Unit vectors [N, d] float32 and the id of each.
+    """Return unit vectors [N, d] in float32, and their ids [N].
 
     Raises:
-        DataError: no such file, another width, ids that are too few or not unique, or no unit vectors.
+        DataError: the file is missing or unreadable, its width is not `dim`, its vectors lack unit length, or its ids
+            are not one per vector and unique.
     """
     path = Path(spec.path)
     if not path.is_file():
@@ -32,7 +33,7 @@ def read_vectors(spec: VectorsSpec, dim: int) -> tuple[np.ndarray, list[str]]:
     if len(vectors) != len(ids) or len(set(ids)) != len(ids):
         raise DataError(
             f"{path} has {len(vectors):,} vectors and {len(ids):,} ids, {len(set(ids)):,} of them different; expected "
-            "an id of its own for each."
+            "a unique id per vector."
         )
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
     if not (np.abs(lengths - 1) < TOLERANCE).all():

@@ -1,4 +1,4 @@
-"""A method in growth: the modalities that are new to it learn to meet embeddings that stay as they are."""
+"""Training of new modalities of a method: they are aligned with fixed embeddings of the old ones."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ from lightcrl.methods.spec import make_method
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 NAME = "lightcrl.methods.extension:Extension"
-"""Its name in checkpoints; a literal, since files hold it. It is no member of `METHODS`: what comes of it is."""
+"""Name of `Extension` in checkpoints; a literal, since files hold it.
+
+It is no member of `METHODS`; the method that results from it is one.
+"""
 
 
 class ExtensionOptions(MethodOptions):
-    """Options of a method in growth.
+    """Options of `Extension`.
 
     Attributes:
-        method: the method that grows, a member of `METHODS`.
-        below: its options.
-        body: token shapes of all of its modalities, the new ones among them.
-        fresh: the new modalities.
-        weights: of pairs with embeddings of these names; 1 where none is given.
-        shared_dropout: dropout in the shared parts, whose weights are frozen, is on in training.
+        method: name of the method below, the one that is extended; a member of `METHODS`.
+        below: options of the method below.
+        body: token shapes of all modalities of the method below, old and new.
+        fresh: names of the new modalities.
+        weights: weights of pairs with the embeddings of these names; by default 1.
+        shared_dropout: true if dropout in the shared parts, whose weights are frozen, is on in training.
     """
 
     method: str
@@ -44,12 +47,11 @@ class ExtensionOptions(MethodOptions):
 
 
 class Extension(Method):
-    """The method below, of which the stem, head, pool and context of the new modalities are trained, and nothing else.
+    """The method below with only the stem, head, pool and context of the new modalities trained.
 
-    All other modalities are embeddings, tokens [N, 1, d] that never change: whether an old item is at hand or only its
-    vector, and what its encoder costs, makes no difference. The loss is the mean over all pairs with a new modality of
-    what the method below makes of that pair. Logit scale and bias are fresh, and end with the training: they decide no
-    embedding.
+    All other modalities are embeddings, tokens [N, 1, d] that never change. Training therefore needs neither old items
+    nor their encoder. The loss is the weighted mean of the loss of the method below over all pairs with a new modality.
+    Logit scale and bias are fresh and end with the training, since no embedding depends on them.
 
     Dropout stays off in the shared parts unless `shared_dropout`: their weights cannot adapt to it (docs/LOG.md).
 
@@ -58,13 +60,13 @@ class Extension(Method):
     """
 
     Options: ClassVar[type[MethodOptions]] = ExtensionOptions
-    rigid: ClassVar[str] = "it is in growth itself"
+    rigid: ClassVar[str] = "it is itself the training of an extension"
     options: ExtensionOptions
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: ExtensionOptions) -> None:
         super().__init__(modalities, options)
         kind = METHODS.load(options.method)
-        # What class attributes say of every other method, the method below says of this one.
+        # In other methods these are class attributes; here they depend on the method below.
         self.sequences, self.closed_form = kind.sequences, kind.closed_form  # type: ignore[misc]
         self.body = kind(options.body, kind.Options.model_validate(options.below))
         fresh = frozenset[str]().union(*map(self.body.leaves_of, options.fresh))
@@ -84,11 +86,11 @@ class Extension(Method):
         return self.body.scale
 
     def make_stem(self, modality: str) -> Inlet:
-        """Nothing of its own: the method below has the stems."""
+        """Return an inlet without weights: the method below has the stems."""
         return Inlet(TokenSpec(1), self.options)
 
     def train(self, mode: bool = True) -> Extension:
-        """Put what is trained into training mode, and the shared parts as `shared_dropout` says."""
+        """Set the mode; in training mode the shared parts stay in eval mode unless `shared_dropout`."""
         super().train(mode)
         if mode and not self.options.shared_dropout:
             for part in self.shared():
@@ -96,38 +98,40 @@ class Extension(Method):
         return self
 
     def shared(self) -> list[nn.Module]:
-        """The parts of the method below that no modality has for itself."""
+        """Return the parts of the method below that belong to no single modality."""
         tables = {table.partition(".")[0] for table in self.body.tables()}
         return [part for name, part in self.body.named_children() if name not in tables]
 
     def parts(self) -> dict[str, int]:
-        """Trained parameters by part of the method below."""
+        """Return the number of trained parameters by part of the method below."""
         counts: Counter[str] = Counter()
         for name, parameter in self.body.named_parameters():
             counts[name.partition(".")[0]] += parameter.numel() * parameter.requires_grad
         return {name: count for name, count in counts.items() if count}
 
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """[B, d]."""
+        """Return vectors [B, d]; those of an old modality are its tokens [B, 1, d]."""
         if modality not in self.options.fresh:
             return tokens.values[:, 0]
         return self.body.embed(modality, self.body.visible(modality, tokens))
 
     def fit(self, modality: str, tokens: TokenBatch) -> None:
-        """Take means and deviations of a new modality's features."""
+        """Set means and deviations of a new modality's features; old modalities have none."""
         if modality in self.options.fresh:
             self.body.fit(modality, tokens)
 
     def solve(self, steps: Iterable[Step]) -> None:
-        """Find what the method below solves, for the new modalities."""
+        """Solve the closed-form weights of the new modalities in the method below."""
         self.body.solve_towards(self.options.fresh, steps)
 
     def solve_towards(self, fresh: Collection[str], steps: Iterable[Step]) -> None:
-        """As the method below."""
+        """Solve the weights of the modalities `fresh` in the method below."""
         self.body.solve_towards(fresh, steps)
 
     def objective(self, loss: Loss, embeddings: Mapping[str, Tensor], step: Step) -> Tensor:
-        """The weighted mean over pairs with a new modality of the loss of the method below.
+        """Return the scalar to minimise, from embeddings [N_m, d].
+
+        It is the weighted mean of the loss of the method below over pairs with a new modality.
 
         Raises:
             TrainingError: no new modality shares a group with another in this batch.
@@ -146,12 +150,12 @@ class Extension(Method):
         return total / mass
 
     def start_logits(self, scale: float, bias: float | None) -> None:
-        """Set where logit scale and bias of the method below start: they are fresh."""
+        """Set the initial logit scale and bias of the method below, and make the logit scale trainable."""
         self.body.logit_scale.requires_grad_(True)
         self.body.start_logits(scale, bias)
 
     def bound_logit_scale(self) -> None:
-        """As the method below."""
+        """Bound the logit scale of the method below."""
         self.body.bound_logit_scale()
 
 
@@ -165,19 +169,19 @@ def grow(
     seed: int = 0,
     **settings: Any,
 ) -> Extension:
-    """A method in growth, ready to be trained.
+    """Return an `Extension` of a method, ready for training.
 
     Args:
-        body: the method that grows; stays as it is.
-        name: its name in `METHODS`.
-        specs: token shapes of the new modalities; one of the body's own is made anew.
-        anchors: names under which embeddings come.
+        body: the method to extend; it is not changed.
+        name: name of `body` in `METHODS`.
+        specs: token shapes of the new modalities; a modality that `body` has already is made anew.
+        anchors: names of the old embeddings.
         loss: a member of `LOSSES`.
-        seed: of fresh weights.
+        seed: seed of fresh weights.
         settings: further `ExtensionOptions`.
 
     Raises:
-        GrowthError: as `Method.extended`.
+        GrowthError: see `Method.extended`.
     """
     grown = body.extended(specs, seed)
     options = {
@@ -196,7 +200,7 @@ def grow(
 
 
 def grown_up(body: Method, extension: Extension) -> Method:
-    """The method `body` with the modalities that `extension` has trained; every other leaf is its own, bit for bit."""
+    """Return `body` with the modalities that `extension` has trained; every other leaf of `body` stays bit for bit."""
     fresh = frozenset(extension.options.fresh)
     made = body.remade({**body.modalities, **{name: extension.modalities[name] for name in fresh}}, fresh)
     trained, state = extension.body.state_dict(), made.state_dict()

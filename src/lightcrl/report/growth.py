@@ -1,4 +1,4 @@
-"""What the command line shows of a model that has grown."""
+"""Report of an extension on the command line."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lightcrl.report.progress import console
 
 
 def print_extended(done: Extended) -> None:
-    """Recall from and to what is new, the proof that nothing moved, and advice on an index."""
-    what = f"{done.replaced} by another encoder" if done.replaced else f"with {', '.join(done.added)}"
-    table = Table(title=f"{what}: {done.split} split, 95 % intervals")
+    """Print recall from and to new modalities, the proof that old ones are unchanged, and advice on the index."""
+    title = f"{done.replaced} by another encoder" if done.replaced else f"with {', '.join(done.added)}"
+    table = Table(title=f"{title}: {done.split} split, 95 % intervals")
     for heading in ("direction", "R@1", "95 % interval", "chance"):
         table.add_column(heading, justify="left" if heading == "direction" else "right")
     for name, value in done.result.metrics.items():
@@ -45,18 +45,18 @@ def print_extended(done: Extended) -> None:
 
 
 def print_removed(smaller: Checkpoint, modality: str, folder: Path) -> None:
-    """What is left."""
+    """Print the remaining modalities and the folder of the smaller model."""
     left = ", ".join(smaller.method.modalities)
     console.print(
         f"without {modality}: {left}, bit for bit as they were. Model: {folder}", soft_wrap=True, markup=False
     )
 
 
-def _print_replacement(found: Replacement) -> None:
-    table = Table(title=f"{found.modality}: queries/index, mean R@1 over directions")
+def _print_replacement(replacement: Replacement) -> None:
+    table = Table(title=f"{replacement.modality}: queries/index, mean R@1 over directions")
     for heading in ("queries/index", "mean R@1", "95 % interval"):
         table.add_column(heading, justify="left" if heading == "queries/index" else "right")
-    for case, estimate in found.recall.items():
+    for case, estimate in replacement.recall.items():
         table.add_row(case, f"{estimate.mean:.3f}", "{:.3f} to {:.3f}".format(*estimate.items))
     console.print(table)
-    console.print(found.advice, soft_wrap=True, markup=False)
+    console.print(replacement.advice, soft_wrap=True, markup=False)
