@@ -51,8 +51,8 @@ class Batcher:
 
         Args:
             encode: function that encodes a batch; only this thread calls it.
-            batch: largest number of items of a batch; 1 encodes every job alone.
-            queue: largest number of waiting items; `submit` refuses more.
+            batch: largest number of items of a batch, unless a single job has more; 1 encodes every job alone.
+            queue: largest number of waiting items; `submit` refuses more, unless no item waits.
             observe: function that receives the number of items and the seconds of each batch.
         """
         self.encoding = threading.Lock()

@@ -49,7 +49,7 @@ def thumbnail(path: Path, size: int, limits: Limits) -> tuple[bytes, str]:
 
     Args:
         path: file of the picture.
-        size: longest edge of the thumbnail in pixels.
+        size: largest length of the thumbnail's longer edge in pixels.
         limits: limits of the picture.
 
     Raises:

@@ -101,7 +101,7 @@ def make_map(service: Service, limit: int) -> MapAnswer:
 def principal_plane(vectors: np.ndarray) -> np.ndarray:
     """Return coordinates [N, 2] of vectors [N, d] on their first two principal axes.
 
-    The largest component of each axis is positive, so the signs do not depend on the solver.
+    The sign of an axis makes its component of largest magnitude positive.
 
     >>> principal_plane(np.array([[0.0, 2.0], [0.0, -2.0], [1.0, 0.0], [-1.0, 0.0]])).tolist()
     [[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
