@@ -96,7 +96,7 @@ async def bounded_body(request: Request, limits: Limits) -> tuple[bytes, Any]:
     Raises:
         TooLargeError: the body is too large.
         SlowRequestError: the body does not arrive in time.
-        MediaTypeError: the body is of neither JSON nor a form with files.
+        MediaTypeError: the body is neither JSON nor a form with files, by its media type.
         RequestError: the body is invalid JSON.
     """
     body = await read_body(request.stream(), request.headers.get("content-length"), limits)
