@@ -234,7 +234,7 @@ async def duplicates(
 @router.get("/outliers")
 async def outliers(
     service: Served,
-    n: Annotated[int | None, Query(ge=1, le=1000, description="Number of items, near or far; by default, all outliers.")] = None,
+    n: Annotated[int | None, Query(ge=1, le=1000, description="Number of items, near or far.")] = None,
     where: Where = None,
     modality: Modality = None,
 ) -> schemas.OutliersAnswer:
