@@ -23,7 +23,6 @@ SECTIONS = r"(?:Args|Attributes|Returns|Raises|Yields):"
 # Not rewritten yet: folders and files below src/lightcrl. The aim is an empty list; nothing is added to it.
 EXEMPT = {
     "index",
-    *("serve", "commands/serve.py", "report/serve_console.py"),
 }
 
 

@@ -14,7 +14,7 @@ from lightcrl.commands.index import Folder, Model, open_index
 from lightcrl.errors import DataError, ForeignModelError, LightCRLError, MissingExtraError
 
 STOPPING = 30
-"""Seconds that requests in progress have at the end."""
+"""Seconds that requests in progress have after a signal to stop."""
 
 
 def serve(
@@ -59,7 +59,7 @@ def serve(
 
 
 def _run(service: Any, bound: socket.socket) -> None:
-    """Answer until a signal comes; what has begun is finished first."""
+    """Answer requests until a signal arrives, then finish the requests in progress."""
     import signal
 
     import uvicorn
@@ -76,7 +76,7 @@ def _run(service: Any, bound: socket.socket) -> None:
         make_app(service, failed), log_level="warning", timeout_graceful_shutdown=STOPPING, server_header=False
     )
     server = uvicorn.Server(config)
-    # The server stops by itself on these, and then sends them on to what was there before: nothing.
+    # uvicorn stops on these signals, then raises them again for the earlier handlers, which must do nothing.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     server.run(sockets=[bound])
@@ -85,7 +85,7 @@ def _run(service: Any, bound: socket.socket) -> None:
 
 
 def _index_of(folder: Path) -> Path:
-    """The index in a folder; that of a run is made first, from its feature stores."""
+    """Return the folder of an index; the index of a run is built first, from its feature stores."""
     if not (folder / "recipe.json").is_file():
         return folder
     from lightcrl.embedder import load
@@ -96,7 +96,7 @@ def _index_of(folder: Path) -> Path:
     with progress.Live() as live:
         try:
             made = Index.create(folder / "index", embedder, place=str(folder), tell=live.tell)
-        except ForeignModelError:  # of an earlier training of the same run
+        except ForeignModelError:  # the index is of an earlier training of the same run
             place = folder / f"index-{embedder.fingerprint[:8]}"
             made = Index.create(place, embedder, place=str(folder), tell=live.tell)
         done = made.add(folder, tell=live.tell) if not len(made) else None
@@ -106,7 +106,7 @@ def _index_of(folder: Path) -> Path:
 
 
 def _exported(given: str | None) -> Any:
-    """What makes the embedder of exported graphs; None for the model itself."""
+    """Return a function that returns the embedder of exported graphs; None for the model itself."""
     kind, _, folder = (given or "torch").partition("=")
     if kind == "torch" and not folder:
         return None
@@ -137,7 +137,7 @@ def _require() -> None:
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
-        import python_multipart  # noqa: F401 - read by forms with files
+        import python_multipart  # noqa: F401 - starlette needs it to parse forms with files
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("the server", "serve") from error

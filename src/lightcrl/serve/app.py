@@ -1,4 +1,4 @@
-"""The routes. What they do is in the modules beside; access and limits are in `lightcrl.serve.guarding`."""
+"""The routes. The modules of this package do their work; `lightcrl.serve.guarding` checks access and limits."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ def _service(request: Request) -> Service:
 
 Served = Annotated[Service, Depends(_service)]
 Where = Annotated[schemas.Where | None, Query(alias="filter", description='Such as "year > 2020".')]
-Modality = Annotated[str | None, Query(description="Of these items alone.")]
+Modality = Annotated[str | None, Query(description="Only items of this modality.")]
 
 
 def make_app(service: Service, failed: Callable[[Exception], None] = lambda error: None) -> FastAPI:
-    """The application of a service, which it starts and stops.
+    """Return the application of a service; it starts and stops the service.
 
     Args:
-        service: what is served.
-        failed: is told what went wrong while warming up.
+        service: served index with its settings.
+        failed: function that receives an error of the warm-up.
     """
 
     @asynccontextmanager
@@ -93,7 +93,7 @@ def make_app(service: Service, failed: Callable[[Exception], None] = lambda erro
 
 @router.get("/", include_in_schema=False)
 async def page() -> Response:
-    """The page."""
+    """Return the search page."""
     if (PAGE / "index.html").is_file():
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
     return PlainTextResponse("This server has no page; see /docs for what it answers.", 404)
@@ -101,26 +101,26 @@ async def page() -> Response:
 
 @router.get("/healthz")
 async def health() -> schemas.StatusAnswer:
-    """Whether the server lives."""
+    """Return status `ok` while the server runs."""
     return schemas.StatusAnswer(status="ok")
 
 
 @router.get("/readyz", responses={503: {"model": schemas.ErrorAnswer}})
 async def ready(service: Served) -> schemas.StatusAnswer:
-    """Whether it answers requests."""
+    """Return status `ok` once the server answers requests, 503 before."""
     service.check_ready()
     return schemas.StatusAnswer(status="ok")
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(service: Served) -> Response:
-    """Counts for Prometheus."""
+    """Return the metrics in Prometheus's text format."""
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @router.get("/info")
 async def info(service: Served) -> schemas.InfoAnswer:
-    """What is served: items, modalities, columns."""
+    """Return a description of the index: items, modalities, columns."""
     answer: schemas.InfoAnswer = await service.searches.run(figures.info, service)
     return answer
 
@@ -130,13 +130,13 @@ async def info(service: Served) -> schemas.InfoAnswer:
 
 @router.post("/search")
 async def search(service: Served, asked: schemas.SearchRequest) -> schemas.SearchAnswer:
-    """The items nearest to texts, pictures, sounds and items, together."""
+    """Return the items nearest to a query of texts, pictures, sounds and items."""
     return await searching.search(service, asked)
 
 
 @router.post("/v1/embeddings")
 async def embeddings(service: Served, asked: schemas.EmbeddingsRequest) -> schemas.EmbeddingsAnswer:
-    """Embeddings of texts and data URLs, in OpenAI's shape."""
+    """Return embeddings of texts and data URLs, in OpenAI's format."""
     return await searching.embeddings(service, asked)
 
 
@@ -151,14 +151,14 @@ async def items(
     where: Where = None,
     modality: Modality = None,
 ) -> schemas.ItemsAnswer:
-    """Items in the order in which they came."""
+    """Return a page of items, in the order of their addition."""
     service.check_modality(modality)
     return await service.searches.run(figures.items, service, offset, limit, where, modality)
 
 
 @router.post("/items", openapi_extra={"requestBody": UPLOADS})
 async def add(service: Served, request: Request) -> schemas.AddedAnswer:
-    """Add items; when this answers they are on the disk. Needs `--writable`."""
+    """Add items. The answer comes after they are on the disk. Needs `--writable`."""
     if request.headers.get("content-type", "").lower().startswith("multipart/"):
         return await writing.add(service, await _uploads(service, request))
     try:
@@ -170,7 +170,7 @@ async def add(service: Served, request: Request) -> schemas.AddedAnswer:
 
 @router.delete("/items")
 async def remove_some(service: Served, where: Annotated[schemas.Where, Query(alias="filter")]) -> schemas.RemovedAnswer:
-    """Remove all items that a filter takes. Needs `--writable`."""
+    """Remove all items that match a filter. Needs `--writable`."""
     return schemas.RemovedAnswer(removed=await service.writes.run(writing.remove, service, (), where))
 
 
@@ -180,7 +180,7 @@ async def item_content(
     item: str,
     size: Annotated[int, Query(ge=content.SIZES[0], le=content.SIZES[1], description="Longer edge in pixels.")] = 256,
 ) -> Response:
-    """A thumbnail of a picture, a sound (also in ranges), a text."""
+    """Return the thumbnail of a picture, a sound (byte ranges are supported), or a text."""
     record = await service.searches.run(searching.record, service, item)
     kind = service.index.modalities.get(record.modality)
     if record.text is not None:
@@ -195,7 +195,7 @@ async def item_content(
 
 @router.get("/items/{item:path}")
 async def item(service: Served, item: str) -> schemas.ItemAnswer:
-    """One item."""
+    """Return one item."""
     record = await service.searches.run(searching.record, service, item)
     return searching.item_answer(record, service.index.modalities)
 
@@ -211,7 +211,7 @@ async def remove(service: Served, item: str) -> schemas.RemovedAnswer:
 
 @router.get("/map")
 async def principal_map(service: Served, limit: Annotated[int, Query(ge=1, le=100_000)] = 100_000) -> schemas.MapAnswer:
-    """Items on the plane of the first two principal axes."""
+    """Return items projected to the plane of the first two principal axes."""
     answer: schemas.MapAnswer = await service.figures.run(figures.make_map, service, limit)
     return answer
 
@@ -223,7 +223,7 @@ async def duplicates(
     where: Where = None,
     modality: Modality = None,
 ) -> schemas.DuplicatesAnswer:
-    """Groups of near-identical items, by modality."""
+    """Return groups of near-identical items, each of one modality."""
     service.check_modality(modality)
     answer: schemas.DuplicatesAnswer = await service.figures.run(
         figures.duplicates, service, threshold, where, modality
@@ -234,18 +234,18 @@ async def duplicates(
 @router.get("/outliers")
 async def outliers(
     service: Served,
-    n: Annotated[int | None, Query(ge=1, le=1000, description="So many, whether they are far or not.")] = None,
+    n: Annotated[int | None, Query(ge=1, le=1000, description="Number of items, near or far.")] = None,
     where: Where = None,
     modality: Modality = None,
 ) -> schemas.OutliersAnswer:
-    """Items far from everything, the farthest first."""
+    """Return items far from all others, the farthest first."""
     service.check_modality(modality)
     answer: schemas.OutliersAnswer = await service.figures.run(figures.outliers, service, n, where, modality)
     return answer
 
 
 async def _uploads(service: Service, request: Request) -> list[schemas.NewItem | writing.Upload]:
-    """The files of a form, each with its metadata."""
+    """Return the files of a form, each with its metadata."""
     async with request.form(max_files=schemas.MOST_ITEMS, max_fields=8) as form:
         files = [value for name, value in form.multi_items() if name in ("files", "files[]")]
         told = form.get("metadata", "{}")

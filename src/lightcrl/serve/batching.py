@@ -1,4 +1,4 @@
-"""Encoding requests of several clients together: while one batch is encoded, the next one gathers."""
+"""Joint encoding of requests of several clients: the next batch gathers while the encoder runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 from lightcrl.errors import BusyError, LightCRLError, NotReadyError
 
 Encode: TypeAlias = Callable[[Sequence[Any], str], np.ndarray]
-"""Decoded items and their modality to unit vectors [N, d]."""
+"""Function from decoded items and their modality to unit vectors [N, d]."""
 
 _NEWEST = 0.2  # weight of the last batch in the mean seconds of an item
 
@@ -26,9 +26,9 @@ class Job:
     """Items of one request.
 
     Attributes:
-        items: decoded, all of one modality.
-        modality: theirs.
-        vectors: will hold [N, d] float32.
+        items: decoded items, all of one modality.
+        modality: modality of the items.
+        vectors: future of their vectors, [N, d] float32.
     """
 
     items: Sequence[Any]
@@ -38,10 +38,10 @@ class Job:
 
 @final
 class Batcher:
-    """Encodes jobs in one thread, those of one modality together. No job waits for others to come.
+    """Queue of jobs, with one thread that encodes jobs of one modality together. No job waits for later ones.
 
     Attributes:
-        encoding: held while something is encoded; whoever uses the same encoders elsewhere takes it.
+        encoding: lock that is held while the encoder runs; other users of the same encoders must hold it.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class Batcher:
         """Start the thread.
 
         Args:
-            encode: is only called in it.
-            batch: items encoded together at most; 1 encodes every job alone.
-            queue: items that may wait; beyond, `submit` refuses.
-            observe: is told the items of each batch, and its seconds.
+            encode: function that encodes a batch; only this thread calls it.
+            batch: largest number of items of a batch, unless a single job has more; 1 encodes every job alone.
+            queue: largest number of waiting items; `submit` refuses more, unless no item waits.
+            observe: function that receives the number of items and the seconds of each batch.
         """
         self.encoding = threading.Lock()
         self._encode, self._batch, self._queue, self._observe = encode, batch, queue, observe
@@ -65,14 +65,14 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Items that no batch has taken yet."""
+        """Number of items that no batch has taken yet."""
         return sum(len(job.items) for job in self._jobs.copy())
 
     def submit(self, items: Sequence[Any], modality: str) -> Future[np.ndarray]:
-        """Vectors [N, d] of items, once they are there; a future that is cancelled in time costs nothing.
+        """Return the future of the vectors [N, d] of items. A future that is cancelled in time costs nothing.
 
         Raises:
-            BusyError: too many wait.
+            BusyError: too many items wait.
             NotReadyError: the server is stopping.
         """
         job = Job(items, modality)
@@ -88,7 +88,7 @@ class Batcher:
         return job.vectors
 
     def close(self) -> None:
-        """Encode what waits, then end the thread."""
+        """Encode the waiting jobs, then end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -106,7 +106,7 @@ class Batcher:
                 self._observe(count, seconds)
 
     def _take(self) -> list[Job]:
-        """The oldest job, and those of its modality that fit into its batch; none at the end."""
+        """Return the oldest job and the jobs of its modality that fit into its batch; an empty list at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closed)
             taken: list[Job] = []
@@ -125,7 +125,7 @@ class Batcher:
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].vectors.set_exception(error)
-            elif isinstance(error, LightCRLError):  # an item of one client is not another one's mistake
+            elif isinstance(error, LightCRLError):  # a bad item of one client must not fail the other clients' jobs
                 for job in jobs:
                     self._run([job])
             else:

@@ -1,4 +1,4 @@
-"""Content of items: thumbnails of pictures, sounds as they are. Only files that the index records are opened."""
+"""Content of items: thumbnails of pictures, and unchanged sounds. Only files that the index records are opened."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ SIZES = (16, 2048)
 """Least and greatest edge of a thumbnail in pixels."""
 
 KEPT = 512
-"""Thumbnails kept in memory."""
+"""Number of thumbnails kept in memory."""
 
 SOUNDS = {".wav": "audio/wav", ".flac": "audio/flac", ".ogg": "audio/ogg", ".mp3": "audio/mpeg"}
-"""Types of sounds, by extension."""
+"""Media types of sounds by extension."""
 
 BYTES = "application/octet-stream"
-"""Type of all others: no browser runs it."""
+"""Media type of all other files: no browser runs it."""
 
 
 def file_of(record: Record) -> Path:
-    """The file of an item. A link that leads out of the folder which was indexed is not followed.
+    """Return the file of an item. A link that leads out of the item's folder is not followed.
 
     Raises:
-        UnknownItemError: it has none, or none any more.
+        UnknownItemError: the item has no file, the file is gone, or it is such a link.
     """
     if record.path is None:
         raise UnknownItemError(f"item {record.id!r} lies in no file of its own; only its embedding is here.")
@@ -45,10 +45,15 @@ def file_of(record: Record) -> Path:
 
 
 def thumbnail(path: Path, size: int, limits: Limits) -> tuple[bytes, str]:
-    """A picture whose longer edge has at most `size` pixels, and its type: JPEG, or PNG where it has transparency.
+    """Return a thumbnail and its media type: JPEG, or PNG for a picture with transparency.
+
+    Args:
+        path: file of the picture.
+        size: largest length of the thumbnail's longer edge in pixels.
+        limits: limits of the picture.
 
     Raises:
-        UnknownItemError: it cannot be read.
+        UnknownItemError: the picture cannot be read.
     """
     try:
         return _thumbnail(path, path.stat().st_mtime_ns, size, limits)

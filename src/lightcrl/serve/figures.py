@@ -1,4 +1,7 @@
-"""What looks at all items: columns, pages of items, the map, copies and outliers; kept until the index changes."""
+"""Answers over all items: columns, pages of items, the map, duplicates, outliers.
+
+All answers but pages of items are cached until the index changes.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,14 @@ from lightcrl.serve.searching import item_answer, model_name, plain
 from lightcrl.serve.service import Service
 
 VALUES = 30
-"""Commonest values of a column that are told."""
+"""Number of a column's commonest values in an answer."""
 
 KEPT = 4
-"""Answers of each kind that are kept."""
+"""Number of cached answers of each kind."""
 
 
 def of_generation(make: Callable[..., Any]) -> Callable[..., Any]:
-    """`make(service, ...)` with its answers kept until the index changes."""
+    """Return `make(service, ...)` with a cache of its answers that holds until the index changes."""
 
     @lru_cache(KEPT)
     def kept(service: Service, generation: int, *given: Any) -> Any:
@@ -43,7 +46,7 @@ def of_generation(make: Callable[..., Any]) -> Callable[..., Any]:
 
 @of_generation
 def info(service: Service) -> InfoAnswer:
-    """What is served."""
+    """Return a description of the served index."""
     index, columns = service.index, {}
     for name in service.catalog.columns():
         numbers, values = service.catalog.values(name, VALUES)
@@ -61,10 +64,10 @@ def info(service: Service) -> InfoAnswer:
 
 
 def items(service: Service, offset: int, limit: int, where: str | None, modality: str | None) -> ItemsAnswer:
-    """A page of items, in the order in which they came.
+    """Return a page of items, in the order of their addition.
 
     Raises:
-        FilterError: the filter is none.
+        FilterError: the filter is invalid.
     """
     numbers = service.catalog.numbers(modality, where)
     records = service.catalog.records(some := numbers[offset : offset + limit].tolist())
@@ -75,25 +78,30 @@ def items(service: Service, offset: int, limit: int, where: str | None, modality
 
 @of_generation
 def make_map(service: Service, limit: int) -> MapAnswer:
-    """Items on the plane of the first two principal axes of their embeddings; evenly chosen where there are more."""
+    """Return items projected to the first two principal axes of their embeddings.
+
+    An index with more than `limit` items is sampled at even distances.
+    """
     numbers = service.catalog.numbers()
     if len(numbers) > limit:
         numbers = numbers[np.linspace(0, len(numbers) - 1, limit).astype(np.int64)]
     by_number = service.catalog.records(numbers)
     records = [by_number[number] for number in numbers.tolist() if number in by_number]
     modalities = list(service.index.modalities)
-    points = principal_plane(service.index.vectors([one.id for one in records])) if records else np.zeros((0, 2))
+    points = principal_plane(service.index.vectors([record.id for record in records])) if records else np.zeros((0, 2))
     return MapAnswer(
         points=points.round(4).tolist(),
-        ids=[one.id for one in records],
-        modality=[modalities.index(one.modality) for one in records],
+        ids=[record.id for record in records],
+        modality=[modalities.index(record.modality) for record in records],
         modalities=modalities,
-        columns={name: [plain(one.metadata[name]) for one in records] for name in service.catalog.columns()},
+        columns={name: [plain(record.metadata[name]) for record in records] for name in service.catalog.columns()},
     )
 
 
 def principal_plane(vectors: np.ndarray) -> np.ndarray:
-    """[N, 2] where vectors [N, d] lie on their first two principal axes; an axis points to its largest part.
+    """Return coordinates [N, 2] of vectors [N, d] on their first two principal axes.
+
+    The sign of an axis makes its component of largest magnitude positive.
 
     >>> principal_plane(np.array([[0.0, 2.0], [0.0, -2.0], [1.0, 0.0], [-1.0, 0.0]])).tolist()
     [[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
@@ -108,13 +116,13 @@ def principal_plane(vectors: np.ndarray) -> np.ndarray:
 
 @of_generation
 def duplicates(service: Service, threshold: float | None, where: str | None, modality: str | None) -> DuplicatesAnswer:
-    """Groups of near-identical items."""
-    copies = find_duplicates(service.index, threshold=threshold, where=where, modality=modality)
-    return DuplicatesAnswer(duplicates=[one.to_json() for one in copies])
+    """Return groups of near-identical items."""
+    groups = find_duplicates(service.index, threshold=threshold, where=where, modality=modality)
+    return DuplicatesAnswer(duplicates=[group.to_json() for group in groups])
 
 
 @of_generation
 def outliers(service: Service, most: int | None, where: str | None, modality: str | None) -> OutliersAnswer:
-    """Items far from everything."""
-    far = find_outliers(service.index, where=where, modality=modality, most=most)
-    return OutliersAnswer(outliers=[one.to_json() for one in far])
+    """Return items far from all others."""
+    distant = find_outliers(service.index, where=where, modality=modality, most=most)
+    return OutliersAnswer(outliers=[outlier.to_json() for outlier in distant])

@@ -1,4 +1,4 @@
-"""What stands between the network and the routes: access, bodies within limits, errors as JSON, counts and headers."""
+"""Checks between the network and the routes: access, limits of bodies, errors as JSON, request counts, headers."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from lightcrl.serve.metrics import Metrics
 from lightcrl.serve.service import Service
 
 OPEN = frozenset(["/", "/healthz", "/readyz"])
-"""Routes that need neither a key nor a server that is ready."""
+"""Routes that need neither a key nor a ready server."""
 
 WRITES = frozenset(["POST /items", "DELETE /items", "DELETE /items/{item:path}"])
 
 ASKERS = (DataError, ModalityError, QueryError, ShapeError, UnknownNameError)
-"""Errors that the one who asks has made; others are the server's own."""
+"""Errors caused by the client; all others are the server's own."""
 
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"), (b"referrer-policy", b"same-origin"))
 
 
 class Bounded(Request):
-    """A request whose body is there already, and is what its type says."""
+    """A request with its whole body, already checked against its media type."""
 
     def __init__(self, scope: Scope, body: bytes, value: Any) -> None:
         async def receive() -> Message:
@@ -53,15 +53,15 @@ class Bounded(Request):
         self._value = value
 
     async def json(self) -> Any:
-        """The value, read within the limits."""
+        """Return the JSON value of the body, read within the limits."""
         return self._value
 
 
 class BoundedRoute(APIRoute):
-    """A route behind the checks: access first, then the body."""
+    """A route behind checks of the access and, after it, of the body."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The route's own handler, told of requests that have passed."""
+        """Return a handler that passes checked requests to the route's own handler."""
         handle = super().get_route_handler()
 
         async def handle_bounded(request: Request) -> Response:
@@ -74,11 +74,11 @@ class BoundedRoute(APIRoute):
 
 
 def check_access(service: Service, request: Request, route: str) -> None:
-    """Return if a request may come to its route.
+    """Return if a request is allowed to reach its route.
 
     Raises:
-        AccessError: it has no key.
-        ReadOnlyError: it would change what is served to be read.
+        AccessError: the request has no valid key.
+        ReadOnlyError: the request would change a read-only index, or it comes from a page of another site.
         NotReadyError: the server is warming up.
     """
     if route in OPEN:
@@ -91,13 +91,13 @@ def check_access(service: Service, request: Request, route: str) -> None:
 
 
 async def bounded_body(request: Request, limits: Limits) -> tuple[bytes, Any]:
-    """The body of a request, and its value where it is JSON.
+    """Return the body of a request, and its value if the body is JSON.
 
     Raises:
-        TooLargeError: there is too much of it.
-        SlowRequestError: it does not come.
-        MediaTypeError: it is neither JSON nor a form with files.
-        RequestError: it is no JSON.
+        TooLargeError: the body is too large.
+        SlowRequestError: the body does not arrive in time.
+        MediaTypeError: the body is neither JSON nor a form with files, by its media type.
+        RequestError: the body is invalid JSON.
     """
     body = await read_body(request.stream(), request.headers.get("content-length"), limits)
     if request.method != "POST":
@@ -112,7 +112,7 @@ async def bounded_body(request: Request, limits: Limits) -> tuple[bytes, Any]:
 
 
 def answer_error(request: Request, error: Exception) -> JSONResponse:
-    """An error as JSON, with its status."""
+    """Return the answer to an error: JSON with the error's status."""
     status = 500
     if isinstance(error, RequestError):
         status = error.status
@@ -131,20 +131,20 @@ def answer_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def answer_invalid(request: Request, error: Exception) -> JSONResponse:
-    """A request that its model refuses, in the same shape."""
+    """Return the answer to a request that does not fit its model, in the same format."""
     assert isinstance(error, RequestValidationError)
     return as_json(422, explain(error.errors()), "RequestError")
 
 
 def answer_http(request: Request, error: Exception) -> JSONResponse:
-    """Refusals of the framework, in the same shape: no such route, no such method."""
+    """Return the answer to an error of the framework, such as an unknown route or method, in the same format."""
     assert isinstance(error, HTTPException)
     return as_json(error.status_code, str(error.detail), "RequestError", dict(error.headers or {}))
 
 
 def explain(errors: Sequence[Any]) -> str:
-    """What a model says of a value, as one sentence."""
-    # Of the forms that a value may have, the one that it came nearest to.
+    """Return the validation errors of a value as one sentence."""
+    # A value may have several forms; the deepest error belongs to the form that it fits best.
     first = max(errors, key=lambda error: len(error["loc"]))
     place = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
     more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -152,17 +152,20 @@ def explain(errors: Sequence[Any]) -> str:
 
 
 def as_json(status: int, message: str, kind: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The shape of all refusals; half pairs of UTF-16, which no answer can hold, become question marks."""
+    """Return an error answer in the format of all errors.
+
+    Lone surrogates of UTF-16, which UTF-8 cannot encode, become question marks.
+    """
     message = message[:1000].encode("utf-8", "replace").decode()
     return JSONResponse({"error": {"message": message, "type": kind}}, status, headers)
 
 
 @final
 class Watch:
-    """Counts every request, and adds headers that keep browsers from guessing and framing."""
+    """Middleware that counts requests and adds headers against MIME sniffing and framing."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        """Take the application that answers."""
+        """Wrap an application; `metrics` receives the counts."""
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""Who may ask, and who may change: API keys, hashed and compared in constant time; pages of other sites are refused."""
+"""Access to the server: API keys, hashed and compared in constant time; writes by pages of other sites are refused."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _HASH = re.compile(r"([0-9a-f]{64})(?:\s+\S.*)?")
 
 @final
 class Keys:
-    """The keys of a file, as SHA-256 hashes: keys are long and random, so a hash does not give them away."""
+    """SHA-256 hashes of API keys. Keys are long and random, so a hash does not reveal its key."""
 
     def __init__(self, hashes: tuple[bytes, ...] = ()) -> None:
-        """Take hashes of 32 bytes; with none, everyone may ask."""
+        """Take hashes of 32 bytes each; without hashes, no request needs a key."""
         self._hashes = hashes
 
     def __bool__(self) -> bool:
@@ -28,10 +28,10 @@ class Keys:
 
     @classmethod
     def read(cls, path: Path) -> Keys:
-        """The keys of a file with a hash a line, as `sha256sum` prints it; `#` begins a comment.
+        """Return the keys of a file with one hash per line, as `sha256sum` prints it; `#` starts a comment line.
 
         Raises:
-            DataError: it cannot be read, has no hashes, or something else than hashes.
+            DataError: the file is unreadable, has no hashes, or has a line of another form.
         """
         make = 'Make one with: printf %s "$KEY" | sha256sum'
         try:
@@ -43,7 +43,7 @@ class Keys:
             if not line or line.startswith("#"):
                 continue
             if (match := _HASH.fullmatch(line.lower())) is None:
-                # The line may be the key itself, so it is not repeated.
+                # The line may be the key itself, so the message does not quote it.
                 raise DataError(f"{path}:{number} is no hash; expected 64 hexadecimal digits. {make}")
             hashes.append(bytes.fromhex(match[1]))
         if not hashes:
@@ -51,26 +51,26 @@ class Keys:
         return cls(tuple(hashes))
 
     def check(self, authorization: str | None) -> None:
-        """Return if a header `Authorization: Bearer KEY` has one of the keys, or none is needed.
+        """Return if a header `Authorization: Bearer KEY` has one of the keys, or no key is needed.
 
         Raises:
-            AccessError: it has not.
+            AccessError: the header is missing, or has no valid key.
         """
         if not self._hashes:
             return
         scheme, _, key = (authorization or "").partition(" ")
         digest = hashlib.sha256(key.strip().encode("utf-8", "replace")).digest()
-        # All of them are compared, so that time tells nothing.
+        # All keys are compared, so that the time does not reveal which one matches.
         same = [hmac.compare_digest(digest, other) for other in self._hashes]
         if scheme.lower() != "bearer" or not any(same):
             raise AccessError("no key, or one that is not known here; expected the header Authorization: Bearer KEY.")
 
 
 def check_write(writable: bool, headers: Mapping[str, str]) -> None:
-    """Return if an index may be changed by a request.
+    """Return if a request is allowed to change the index.
 
     Raises:
-        ReadOnlyError: it is served to be read, or a page of another site asks.
+        ReadOnlyError: the index is read-only, or the request comes from a page of another site.
     """
     if not writable:
         raise ReadOnlyError("this index is served to be read. Start the server with --writable to change it.")
@@ -78,10 +78,10 @@ def check_write(writable: bool, headers: Mapping[str, str]) -> None:
 
 
 def check_origin(headers: Mapping[str, str]) -> None:
-    """Return unless a browser says that a page of another site asks: it could do so with its visitor's rights.
+    """Return unless the `Origin` header names another site: its page would write with its visitor's rights.
 
     Raises:
-        ReadOnlyError: one does.
+        ReadOnlyError: the request comes from a page of another site.
     """
     origin = headers.get("origin")
     if origin is not None and urlsplit_host(origin) != headers.get("host", "").lower():
@@ -89,7 +89,7 @@ def check_origin(headers: Mapping[str, str]) -> None:
 
 
 def urlsplit_host(origin: str) -> str | None:
-    """Host and port of an origin; None of what is none, such as `null`."""
+    """Return host and port of an origin; None for an origin without a host, such as `null`."""
     try:
         return urlsplit(origin).netloc.lower() or None
     except ValueError:

@@ -1,6 +1,6 @@
-"""What a request may hold: sizes, pixels, seconds, depth; and reading what came over the network within them.
+"""Limits of requests (sizes, pixels, seconds, depth), and readers that keep to them.
 
-Everything here takes bytes of strangers. Errors say what is too large or wrong; nothing is ever fetched.
+All functions take untrusted bytes. Errors state the excess or the fault; nothing is ever fetched from an address.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from PIL import Image
 from lightcrl.errors import DataError, ItemError, MissingExtraError, RequestError, SlowRequestError, TooLargeError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Of pictures: those that Pillow reads without another program."""
+"""Formats of pictures that Pillow reads without another program."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server takes.
+    """Limits of a request.
 
     Attributes:
-        body: bytes of a request.
-        seconds_of_body: until a body has to be there.
-        depth: of nested JSON.
-        text: characters of a text.
-        pixels: of a picture.
-        seconds: of a sound.
-        samples: of a sound, over all of its channels.
+        body: largest size of a body in bytes.
+        seconds_of_body: time for a whole body to arrive, in seconds.
+        depth: largest depth of nested JSON.
+        text: largest length of a text in characters.
+        pixels: largest number of pixels of a picture.
+        seconds: longest duration of a sound in seconds.
+        samples: largest number of samples of a sound, over all channels.
     """
 
     body: int = 32 * 2**20
@@ -49,16 +49,16 @@ class Limits:
 
 
 async def read_body(stream: AsyncIterator[bytes], length: str | None, limits: Limits) -> bytes:
-    """All bytes of a request.
+    """Return all bytes of a request's body.
 
     Args:
-        stream: them, as they come.
-        length: header `Content-Length`, which need not be true.
-        limits: bytes at most, and seconds to wait.
+        stream: parts of the body, in order of arrival.
+        length: header `Content-Length`, which may be false.
+        limits: limits of the body in bytes and seconds.
 
     Raises:
-        TooLargeError: there are more.
-        SlowRequestError: they do not come.
+        TooLargeError: the body has too many bytes.
+        SlowRequestError: the body does not arrive in time.
     """
     if length is not None and length.isdecimal() and int(length) > limits.body:
         raise _too_large("a body", int(length), limits.body, "bytes")
@@ -77,13 +77,13 @@ async def read_body(stream: AsyncIterator[bytes], length: str | None, limits: Li
 
 
 def read_json(body: bytes, limits: Limits) -> Any:
-    """The JSON value of a body.
+    """Return the JSON value of a body.
 
     >>> read_json(b'{"k": [1, 2.5]}', Limits())
     {'k': [1, 2.5]}
 
     Raises:
-        RequestError: it is no JSON in UTF-8, nested too deeply, or has numbers that are not finite.
+        RequestError: the body is not JSON in UTF-8, is nested too deeply, or has numbers that are not finite.
     """
     try:
         text = body.decode("utf-8")
@@ -95,7 +95,7 @@ def read_json(body: bytes, limits: Limits) -> Any:
 
 
 def json_depth(text: str) -> int:
-    """How deeply the brackets of a JSON text are nested, those in its strings left out.
+    """Return the depth of nested brackets in a JSON text; brackets in strings do not count.
 
     >>> json_depth('{"a": [1, "[[[["]}'), json_depth("3")
     (2, 0)
@@ -107,13 +107,13 @@ def json_depth(text: str) -> int:
 
 
 def read_data_url(url: str) -> tuple[str, bytes]:
-    """Kind of item and bytes of `data:image/png;base64,...`.
+    """Return the kind of item and the bytes of a data URL, such as `data:image/png;base64,...`.
 
     >>> read_data_url("data:audio/wav;base64,UklGRg==")
     ('audio', b'RIFF')
 
     Raises:
-        DataError: it is not one; web addresses and paths are not fetched.
+        DataError: the text is no data URL of a picture or sound; web addresses and paths are not fetched.
     """
     head, comma, content = url.partition(",")
     kind = head.removeprefix("data:").partition("/")[0].lower()
@@ -129,11 +129,11 @@ def read_data_url(url: str) -> tuple[str, bytes]:
 
 
 def read_picture(data: bytes, limits: Limits) -> Image.Image:
-    """A picture, decoded; its size is looked at before its pixels are.
+    """Return a decoded picture; its size is checked before its pixels are decoded.
 
     Raises:
-        ItemError: it is none, or broken.
-        TooLargeError: it has too many pixels.
+        ItemError: the bytes are no picture, or a broken one.
+        TooLargeError: the picture has too many pixels.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -144,17 +144,18 @@ def read_picture(data: bytes, limits: Limits) -> Image.Image:
         raise TooLargeError(f"a picture with too many pixels; expected at most {limits.pixels:,} ({error}).") from None
     except TooLargeError:
         raise
-    except Exception as error:  # Pillow's readers raise of many kinds: OSError, SyntaxError, ValueError, struct.error
+    except Exception as error:  # Pillow's readers raise many types: OSError, SyntaxError, ValueError, struct.error
         raise ItemError("unreadable image", f"{str(error) or type(error).__name__}; expected {FORMATS}") from None
     return image
 
 
 def read_sound(data: bytes, limits: Limits) -> tuple[np.ndarray, int]:
-    """Samples [T, C] float32 of a sound and their rate in Hz.
+    """Return the samples [T, C] float32 of a sound, and its sampling rate in Hz.
 
     Raises:
-        ItemError: it is none, or broken.
-        TooLargeError: it is too long.
+        ItemError: the bytes are no sound, or a broken one.
+        TooLargeError: the sound is too long.
+        MissingExtraError: the package of the extra `audio` is missing.
     """
     try:
         import soundfile
@@ -166,7 +167,7 @@ def read_sound(data: bytes, limits: Limits) -> tuple[np.ndarray, int]:
             if not 1_000 <= rate <= 400_000:
                 raise ItemError("unreadable sound", f"{rate} Hz; expected 1,000 to 400,000")
             most = min(int(limits.seconds * rate), limits.samples // channels)
-            # What the header says need not be true: no more is read than may be there.
+            # The header may be false, so at most one sample beyond the limit is read.
             samples = file.read(most + 1, dtype="float32", always_2d=True)
     except ItemError:
         raise
@@ -180,11 +181,11 @@ def read_sound(data: bytes, limits: Limits) -> tuple[np.ndarray, int]:
 
 
 def read_text(text: str, limits: Limits) -> str:
-    """A text, checked.
+    """Return a text after checks of its length.
 
     Raises:
-        ItemError: there is nothing in it.
-        TooLargeError: it is too long.
+        ItemError: the text is empty or blank.
+        TooLargeError: the text is too long.
     """
     if not text.strip():
         raise ItemError("empty text")
@@ -194,13 +195,13 @@ def read_text(text: str, limits: Limits) -> str:
 
 
 def read_content(url: str, limits: Limits) -> tuple[str, Any]:
-    """Kind and decoded picture or sound of a data URL."""
+    """Return the kind and the decoded picture or sound of a data URL."""
     kind, data = read_data_url(url)
     return kind, read_media(data, kind, limits)
 
 
 def read_media(data: bytes, kind: str, limits: Limits) -> Any:
-    """A picture or a sound, as encoders take them."""
+    """Return a decoded picture or sound in the form that encoders take."""
     return read_picture(data, limits) if kind == "image" else read_sound(data, limits)
 
 

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus."""
+"""Metrics of the server for Prometheus."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 @final
 class Metrics:
-    """Counts of one server; several in one process do not mix."""
+    """Metrics of one server; several servers in one process have separate metrics."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -35,11 +35,11 @@ class Metrics:
         self._encoding = Counter("lightcrl_encoding_seconds", "Seconds of encoding.", registry=self.registry)
 
     def gauge(self, name: str, what: str, value: Callable[[], float]) -> None:
-        """Show a number, asked for whenever the metrics are."""
+        """Add a gauge; `value` is called at each request of the metrics."""
         Gauge(f"lightcrl_{name}", what, registry=self.registry).set_function(value)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count a request; `route` is its template, so that ids do not make series of their own."""
+        """Count a request; `route` is the route's template, so that item ids do not create series."""
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
@@ -49,5 +49,5 @@ class Metrics:
         self._encoding.inc(seconds)
 
     def text(self) -> bytes:
-        """All of them in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self.registry)

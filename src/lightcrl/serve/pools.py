@@ -1,4 +1,4 @@
-"""Threads for what would block the server: searches, writes, whole-index figures; each with a bounded queue."""
+"""Thread pools with bounded queues for blocking calls: searches, writes, whole-index figures."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ T = TypeVar("T")
 
 @final
 class Pool:
-    """A few threads, and calls that wait for them.
+    """A few threads with a bounded queue of calls.
 
     Attributes:
-        name: what the calls do, for messages.
-        pending: calls that wait or run.
+        name: name of the calls in messages.
+        pending: number of waiting and running calls.
     """
 
     def __init__(self, name: str, threads: int, queue: int) -> None:
@@ -28,7 +28,7 @@ class Pool:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     async def run(self, function: Callable[..., T], *given: Any, **named: Any) -> T:
-        """What `function` gives, called in one of the threads.
+        """Call `function` in one of the threads, and return its value.
 
         Raises:
             BusyError: too many calls wait.
@@ -38,12 +38,12 @@ class Pool:
                 raise BusyError(f"{self.pending:,} requests for {self.name} wait already. Ask again later.")
             self.pending += 1
         future = self._executor.submit(function, *given, **named)
-        # By the thread's end, not by the client's patience: one that has left still holds its thread.
+        # A call counts until its thread ends: the call of a client that has left still occupies the thread.
         future.add_done_callback(self._done)
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Wait for what runs and waits, then end the threads."""
+        """Wait for all running and waiting calls, then end the threads."""
         self._executor.shutdown()
 
     def _done(self, future: Future[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Requests and answers of the server, as pydantic models with examples; their names are the contract."""
+"""Requests and answers of the server, as pydantic models with examples; their field names are the public interface."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MOST_PARTS = 32
 MOST_INPUTS = 256
 MOST_ITEMS = 1000
 
-Weight = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False, description="Share of the query.")]
+Weight = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False, description="Weight of the part in the query.")]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Id = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^[^\x00]+$")]
 Where = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
@@ -21,7 +21,7 @@ Metadata = Annotated[dict[Column, Cell], Field(max_length=64)]
 
 
 class Asked(BaseModel):
-    """What every request has in common: unknown keys are refused."""
+    """Base of requests: unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -41,7 +41,7 @@ class MediaPart(Asked):
 
 
 class LikePart(Asked):
-    """An item of the index in a query."""
+    """An item of the index, as a part of a query."""
 
     id: Id
     weight: Weight = 1.0
@@ -53,7 +53,7 @@ Likes: TypeAlias = Annotated[list[LikePart | Id], Field(max_length=MOST_PARTS)] 
 
 
 class Parts(Asked):
-    """Parts of a query by kind; one stands for a list of one, a text or id for a part of weight 1."""
+    """Parts of a query by kind. A single part stands for a list of one; a text or id stands for a part of weight 1."""
 
     text: Texts = None
     image: Media = None
@@ -79,10 +79,10 @@ class SearchRequest(Parts):
             ]
         },
     )
-    minus: Parts | None = Field(default=None, description="What to look away from.")
+    minus: Parts | None = Field(default=None, description="Parts to search away from.")
     filter: Where | None = Field(default=None, description="Condition on columns.", examples=["year > 2020"])
-    modality: str | None = Field(default=None, description="Of the results.")
-    k: int = Field(default=24, ge=1, le=MOST_HITS, description="How many results.")
+    modality: str | None = Field(default=None, description="Modality of the results.")
+    k: int = Field(default=24, ge=1, le=MOST_HITS, description="Number of results.")
 
 
 class ItemAnswer(BaseModel):
@@ -91,29 +91,29 @@ class ItemAnswer(BaseModel):
     id: str
     modality: str
     kind: str
-    path: str | None = Field(description="Name of its file, without its folder.")
+    path: str | None = Field(description="Name of the item's file, without the folder.")
     text: str | None
     metadata: dict[str, Any]
-    content: str | None = Field(description="Where its picture, sound or text is.", examples=["/items/a.jpg/content"])
+    content: str | None = Field(description="Address of the item's content.", examples=["/items/a.jpg/content"])
 
 
 class HitAnswer(ItemAnswer):
     """A result of a search."""
 
     score: float = Field(description="Cosine similarity.")
-    share: float | None = Field(description="Of random items that would score as high.")
+    share: float | None = Field(description="Share of random items that would score as high.")
 
 
 class SearchAnswer(BaseModel):
     """Results, best first."""
 
     hits: list[HitAnswer]
-    nothing: bool = Field(description="Whether nothing here matches, as far as can be told.")
+    nothing: bool = Field(description="True if probably nothing in the index matches.")
     seconds: float
 
 
 class ItemsAnswer(BaseModel):
-    """Items in the order in which they came."""
+    """A page of items, in the order of their addition."""
 
     items: list[ItemAnswer]
     total: int
@@ -123,11 +123,11 @@ class ColumnAnswer(BaseModel):
     """A column of metadata."""
 
     type: Literal["number", "text"]
-    values: list[Any] = Field(description="Least and greatest number, or the commonest values.")
+    values: list[Any] = Field(description="Smallest and largest number, or the commonest values.")
 
 
 class InfoAnswer(BaseModel):
-    """What is served."""
+    """Description of the served index."""
 
     items: int
     modalities: dict[str, str] = Field(examples=[{"image": "image", "text": "text"}])
@@ -140,17 +140,17 @@ class InfoAnswer(BaseModel):
 
 
 class NewItem(Asked):
-    """An item to be added: a text, or a picture or sound as a data URL."""
+    """An item to add: a text, or a picture or sound as a data URL."""
 
-    id: Id | None = Field(default=None, description="An item of the same id is replaced.")
-    modality: str | None = Field(default=None, description="By default the model's first of that kind.")
+    id: Id | None = Field(default=None, description="Id of the item; an item with the same id is replaced.")
+    modality: str | None = Field(default=None, description="By default, the model's first modality of that kind.")
     text: str | None = None
     data: str | None = None
     metadata: Metadata = Field(default_factory=dict)
 
 
 class NewItems(Asked):
-    """Items to be added."""
+    """Items to add."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -160,14 +160,14 @@ class NewItems(Asked):
 
 
 class Rejected(BaseModel):
-    """What was set aside."""
+    """An item that was set aside, with the reason."""
 
     source: str
     reason: str
 
 
 class AddedAnswer(BaseModel):
-    """What came of adding: it is on the disk."""
+    """Counts and ids of added items, which are on the disk, and rejected items."""
 
     added: int
     replaced: int = 0
@@ -176,19 +176,19 @@ class AddedAnswer(BaseModel):
 
 
 class RemovedAnswer(BaseModel):
-    """What came of removing."""
+    """Number of removed items."""
 
     removed: int
 
 
 class EmbeddingsRequest(BaseModel):
-    """OpenAI's request of embeddings; further keys of theirs are taken and mean nothing."""
+    """OpenAI's request for embeddings; further keys are accepted and ignored."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "lightcrl", "input": ["two dogs"]}]})
     input: Text | Annotated[list[Text], Field(min_length=1, max_length=MOST_INPUTS)]
     model: str = ""
     encoding_format: Literal["float", "base64"] = "float"
-    modality: str | None = Field(default=None, description="By default text, or what a data URL says.")
+    modality: str | None = Field(default=None, description="By default, the first modality of each input's kind.")
 
 
 class Embedding(BaseModel):
@@ -200,7 +200,7 @@ class Embedding(BaseModel):
 
 
 class EmbeddingsAnswer(BaseModel):
-    """OpenAI's answer."""
+    """Embeddings in OpenAI's format."""
 
     object: Literal["list"] = "list"
     data: list[Embedding]
@@ -209,41 +209,41 @@ class EmbeddingsAnswer(BaseModel):
 
 
 class MapAnswer(BaseModel):
-    """Items on the plane of the first two principal axes."""
+    """Items projected to the plane of the first two principal axes."""
 
     points: list[list[float]]
     ids: list[str]
-    modality: list[int] = Field(description="Numbers in `modalities`.")
+    modality: list[int] = Field(description="Positions in `modalities`.")
     modalities: list[str]
     columns: dict[str, list[Any]]
 
 
 class DuplicatesAnswer(BaseModel):
-    """Groups of near-identical items, by modality."""
+    """Groups of near-identical items, each of one modality."""
 
     duplicates: list[dict[str, Any]]
 
 
 class OutliersAnswer(BaseModel):
-    """Items far from everything."""
+    """Items far from all others."""
 
     outliers: list[dict[str, Any]]
 
 
 class StatusAnswer(BaseModel):
-    """How the server is."""
+    """Status of the server."""
 
     status: str
 
 
 class ErrorContent(BaseModel):
-    """What is wrong, in words, and its class."""
+    """Message and class of an error."""
 
     message: str
     type: str = Field(examples=["DataError"])
 
 
 class ErrorAnswer(BaseModel):
-    """What every refusal looks like."""
+    """Format of every error."""
 
     error: ErrorContent

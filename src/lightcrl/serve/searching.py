@@ -1,4 +1,4 @@
-"""Searches and embeddings: parts of a request decoded, encoded with those of other clients, composed, looked for."""
+"""Searches and embeddings: decode the parts of a request, encode them in shared batches, compose a query, search."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from lightcrl.serve.service import Service
 
 
 async def search(service: Service, asked: SearchRequest) -> SearchAnswer:
-    """The items nearest to a query.
+    """Return the items nearest to a query.
 
     Raises:
-        BusyError: too much is asked at once.
-        LightCRLError: a part cannot be read, an id or a modality is unknown, the filter is none.
+        BusyError: too many requests or items wait.
+        LightCRLError: a part is unreadable, an id or a modality is unknown, or the filter is invalid.
     """
     begun = time.perf_counter()
     service.check_modality(asked.modality)
@@ -54,7 +54,7 @@ async def search(service: Service, asked: SearchRequest) -> SearchAnswer:
 
 
 def listed(value: Any) -> Iterator[tuple[str, float]]:
-    """Content and weight of each part of one kind, from all forms in which they may be given."""
+    """Yield the content and weight of each part of one kind, from any form that a request allows."""
     for part in value if isinstance(value, list) else [] if value is None else [value]:
         if isinstance(part, str):
             yield part, 1.0
@@ -64,7 +64,7 @@ def listed(value: Any) -> Iterator[tuple[str, float]]:
 
 
 async def encode_parts(service: Service, kind: str, parts: Sequence[tuple[str, float]]) -> list[Part]:
-    """Parts of a query with their vectors in place of what they are of; ids stay as they are."""
+    """Return the parts of a query with vectors in place of their contents; ids stay unchanged."""
     if kind == "like" or not parts:
         return [Part(name, weight, kind="like") for name, weight in parts]
     modality = service.modality_of(kind)
@@ -74,7 +74,7 @@ async def encode_parts(service: Service, kind: str, parts: Sequence[tuple[str, f
 
 
 async def decode(service: Service, contents: Sequence[str], kind: str) -> list[Any]:
-    """Texts, checked; pictures and sounds of data URLs, decoded in a pool."""
+    """Return checked texts, or the pictures and sounds of data URLs, decoded in a pool."""
     limits = service.settings.limits
     if kind == "text":
         return [read_text(content, limits) for content in contents]
@@ -88,12 +88,12 @@ async def decode(service: Service, contents: Sequence[str], kind: str) -> list[A
 
 
 async def encode(service: Service, items: Sequence[Any], modality: str) -> np.ndarray:
-    """Vectors [N, d] of decoded items, in batches with those of other clients."""
+    """Return vectors [N, d] of decoded items, encoded in batches with items of other clients."""
     return await asyncio.wrap_future(service.batcher.submit(items, modality))
 
 
 class _Encoded:
-    """Stands for an embedder where all is encoded already."""
+    """Stand-in for an embedder whose items are encoded already."""
 
     def __init__(self, modalities: Mapping[str, str]) -> None:
         self.modalities = modalities
@@ -103,7 +103,7 @@ class _Encoded:
 
 
 def look(service: Service, given: Mapping[str, list[Part]], minus: list[Part], asked: SearchRequest) -> Outcome:
-    """Compose the query of encoded parts, and search."""
+    """Compose a query from encoded parts, and search."""
     index = service.index
 
     def like(name: str) -> tuple[str, str, np.ndarray]:
@@ -117,10 +117,10 @@ def look(service: Service, given: Mapping[str, list[Part]], minus: list[Part], a
 
 
 def record(service: Service, name: str) -> Record:
-    """The item of exactly this id.
+    """Return the item with exactly this id.
 
     Raises:
-        UnknownItemError: there is none.
+        UnknownItemError: no item has this id.
     """
     named = service.catalog.named([name])
     if name not in named:
@@ -129,7 +129,7 @@ def record(service: Service, name: str) -> Record:
 
 
 def item_answer(item: Record | Hit, kinds: Mapping[str, str]) -> ItemAnswer:
-    """An item as the server shows it: its file by name alone."""
+    """Return the answer for an item, with the name of its file but not the folder."""
     return ItemAnswer(
         id=item.id,
         modality=item.modality,
@@ -142,19 +142,19 @@ def item_answer(item: Record | Hit, kinds: Mapping[str, str]) -> ItemAnswer:
 
 
 def hit_answer(hit: Hit, kinds: Mapping[str, str]) -> HitAnswer:
-    """A result as the server shows it."""
+    """Return the answer for a result of a search."""
     return HitAnswer(**item_answer(hit, kinds).model_dump(), score=hit.score, share=hit.share)
 
 
 def plain(value: Any) -> Any:
-    """A cell as JSON has it: no number that is not finite, no bytes."""
+    """Return a cell as a value of JSON: None for a number that is not finite, hexadecimal digits for bytes."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value.hex() if isinstance(value, bytes) else value
 
 
 async def embeddings(service: Service, asked: EmbeddingsRequest) -> EmbeddingsAnswer:
-    """Vectors of texts and data URLs, in OpenAI's shape."""
+    """Return embeddings of texts and data URLs, in OpenAI's format."""
     inputs = [asked.input] if isinstance(asked.input, str) else asked.input
     service.check_modality(asked.modality)
     places: dict[str, list[int]] = {}
@@ -175,10 +175,10 @@ async def embeddings(service: Service, asked: EmbeddingsRequest) -> EmbeddingsAn
 
 
 def as_base64(vector: np.ndarray) -> str:
-    """A vector [d] as OpenAI's clients read it: little-endian float32."""
+    """Return a vector [d] as base64 of little-endian float32, the format of OpenAI's clients."""
     return base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
 def model_name(service: Service) -> str:
-    """The model by the name of its folder."""
+    """Return the name of the model's folder, or the start of its fingerprint."""
     return Path(service.index.manifest["model"]["place"] or service.index.fingerprint[:12]).name

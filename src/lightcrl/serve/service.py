@@ -1,4 +1,4 @@
-"""What all requests share: the index, its encoders in one thread, pools for what blocks, its start and end."""
+"""State that all requests share: the index, its encoders in one thread, pools for blocking calls, start and end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightcrl.serve.metrics import Metrics
 from lightcrl.serve.pools import Pool
 
 SEARCHES = 4
-"""Searches at a time; products of matrices use several cores by themselves."""
+"""Number of concurrent searches; matrix products use several cores by themselves."""
 
 
 FIRST: dict[str, Callable[[], Any]] = {
@@ -29,28 +29,28 @@ FIRST: dict[str, Callable[[], Any]] = {
     "image": lambda: Image.new("RGB", (64, 64), "grey"),
     "audio": lambda: (np.sin(np.arange(16_000) / 8).astype(np.float32), 16_000),
 }
-"""Items to warm up with, by kind."""
+"""Functions that return an item for the warm-up, by kind."""
 
 
 class Encodes(Protocol):
-    """What encodes queries: the index's own embedder, or an exported one."""
+    """Encoder of queries: the index's own embedder, or an exported one."""
 
     def encode(self, items: Sequence[Any], modality: str) -> np.ndarray:
-        """Unit vectors [N, d] float32."""
+        """Return unit vectors [N, d] float32."""
         ...
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How an index is served.
+    """Settings of a served index.
 
     Attributes:
-        writable: whether requests may change it.
-        keys: who may ask; all, where there are none.
-        limits: what a request may hold.
-        batch: items encoded together at most.
-        queue: items, and requests of a pool, that may wait.
-        encoder: gives what encodes queries, if not the index's own embedder.
+        writable: permission of requests to change the index.
+        keys: accepted API keys; without keys, no request needs one.
+        limits: limits of a request.
+        batch: largest number of items of a batch, unless a single job has more.
+        queue: largest number of items, and of calls of a pool, that wait.
+        encoder: function that returns the encoder of queries; by default, the index's own embedder.
     """
 
     writable: bool = False
@@ -66,17 +66,17 @@ class Service:
     """A served index.
 
     Attributes:
-        index: what is served.
-        catalog: its rows, to be listed.
-        settings: how.
-        metrics: what is counted.
-        batcher: encodes.
-        searches, writes, figures: pools for searches and media, for changes, for what looks at all items.
-        failure: what went wrong while warming up.
+        index: served index.
+        catalog: rows of the index, for lists of items.
+        settings: settings of the server.
+        metrics: metrics of the server.
+        batcher: queue and thread of the encoder.
+        searches, writes, figures: pools for searches and media, for changes, and for whole-index figures.
+        failure: error of the warm-up, or None.
     """
 
     def __init__(self, index: Index, settings: Settings) -> None:
-        """Take an opened index; `start` warms up."""
+        """Take an open index; `start` warms the server up."""
         self.index, self.settings, self.metrics = index, settings, Metrics()
         self.catalog = Catalog(Path(index.folder) / NAME)
         self.batcher = Batcher(self._encode, batch=settings.batch, queue=settings.queue, observe=self.metrics.batch)
@@ -92,21 +92,23 @@ class Service:
 
     @property
     def uploads(self) -> Path:
-        """Where files that come with requests are kept: in the index's own folder."""
+        """Folder for the files of requests, inside the index's own folder."""
         return Path(self.index.folder) / "uploads"
 
     def start(self, failed: Callable[[Exception], None] = lambda error: None) -> None:
-        """Warm up in a thread: load the encoders, encode an item of each, search; then requests are answered.
+        """Warm up in a thread; the server is ready afterwards.
+
+        The warm-up loads the encoders, encodes an item of each modality, and searches for it.
 
         Args:
-            failed: is told what went wrong.
+            failed: function that receives an error of the warm-up.
         """
 
         def work() -> None:
             try:
                 self._warm_up()
                 self._ready.set()
-            except NotReadyError:  # stopped before it was warm: nothing is wrong
+            except NotReadyError:  # a stop before the end of the warm-up is no failure
                 return
             except Exception as error:
                 self.failure = error
@@ -115,16 +117,16 @@ class Service:
         threading.Thread(target=work, name="warm-up", daemon=True).start()
 
     def stop(self) -> None:
-        """Finish what was begun."""
+        """Finish all running and waiting calls, then end the threads."""
         for pool in (self.searches, self.writes, self.figures):
             pool.close()
         self.batcher.close()
 
     def check_ready(self) -> None:
-        """Return if requests are answered.
+        """Return if the server is ready.
 
         Raises:
-            NotReadyError: they are not yet, or cannot be.
+            NotReadyError: the warm-up is in progress, or it failed.
         """
         if self.failure is not None:
             raise NotReadyError(f"the server could not start: {first_line(self.failure)}")
@@ -132,10 +134,10 @@ class Service:
             raise NotReadyError("the server is warming up; ask again in some seconds.")
 
     def modality_of(self, kind: str, asked: str | None = None) -> str:
-        """The modality that was asked for, or the model's first of a kind.
+        """Return the modality `asked`, or by default the model's first modality of a kind.
 
         Raises:
-            ModalityError: the model has none, or it is of another kind.
+            ModalityError: the model has no such modality, or it is of another kind.
         """
         modalities = self.index.modalities
         names = [name for name, its_kind in modalities.items() if its_kind == kind and asked in (None, name)]
@@ -145,7 +147,7 @@ class Service:
         return names[0]
 
     def check_modality(self, modality: str | None) -> None:
-        """Return if items may be of this modality.
+        """Return if the model has this modality, or none is given.
 
         Raises:
             ModalityError: the model has no such modality.
@@ -162,6 +164,6 @@ class Service:
         for modality, kind in self.index.modalities.items():
             try:
                 vectors = self.batcher.submit([FIRST[kind]()], modality).result()
-            except ItemError:  # an encoder of the user's own may want more of an item
+            except ItemError:  # a user's own encoder may require more of an item
                 continue
             self.index.search_vectors(vectors, 1)

@@ -1,4 +1,4 @@
-"""Changes of a served index: items added from requests, with their files kept in the index's folder, and removed."""
+"""Changes of a served index: addition and removal of items. Uploaded files are stored in the index's folder."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from lightcrl.serve.searching import encode
 from lightcrl.serve.service import Service
 
 ENDINGS = {"image": ".png", "audio": ".wav"}
-"""Of files that come without a name."""
+"""Extensions, by kind, of stored files whose own name has no matching one."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture or sound that came with a request.
+    """A picture or sound of a request.
 
     Attributes:
-        item: what was said of it.
-        name: of its file.
-        kind: its own.
-        data: its bytes.
+        item: id, modality and metadata from the request.
+        name: name of the client's file.
+        kind: kind of the item, such as `image`.
+        data: bytes of the file.
     """
 
     item: NewItem
@@ -44,13 +44,13 @@ class Upload:
 
 @dataclass(frozen=True)
 class Read:
-    """What was read of a request and can be encoded.
+    """A decoded item of a request.
 
     Attributes:
-        source: for people.
-        given: a text, or an upload.
-        modality: its own.
-        decoded: as encoders take it.
+        source: name of the item in messages.
+        given: text or upload from the request.
+        modality: modality of the item.
+        decoded: item in the form that encoders take.
     """
 
     source: str
@@ -60,35 +60,35 @@ class Read:
 
 
 async def add(service: Service, given: Sequence[NewItem | Upload]) -> AddedAnswer:
-    """Add items; when this returns they are on the disk. Those that cannot be read are set aside.
+    """Add items; they are on the disk when this function returns. Unreadable items are set aside.
 
     Raises:
-        BusyError: too much is asked at once.
-        RequestError: there would be too many columns.
+        BusyError: too many requests or items wait.
+        RequestError: the index would have too many columns.
     """
     check_columns(service, given)
     readable: list[Read] = []
     rejected: list[Rejected] = []
-    for number, one in enumerate(given, 1):
-        source = one.name if isinstance(one, Upload) else one.id or f"item {number}"
+    for number, item in enumerate(given, 1):
+        source = item.name if isinstance(item, Upload) else item.id or f"item {number}"
         try:
-            readable.append(await service.searches.run(read, service, one, source))
+            readable.append(await service.searches.run(read, service, item, source))
         except LightCRLError as error:
             if isinstance(error, RequestError) and error.status == 429:
                 raise
             rejected.append(Rejected(source=source, reason=first_line(error)))
     vectors: dict[int, np.ndarray] = {}
-    for modality in dict.fromkeys(one.modality for one in readable):
-        at = [place for place, one in enumerate(readable) if one.modality == modality]
-        for start in range(0, len(at), service.settings.batch):
-            some = at[start : start + service.settings.batch]
-            rows = await encode(service, [readable[place].decoded for place in some], modality)
-            vectors.update(zip(some, rows, strict=True))
+    for modality in dict.fromkeys(item.modality for item in readable):
+        places = [place for place, item in enumerate(readable) if item.modality == modality]
+        for start in range(0, len(places), service.settings.batch):
+            batch = places[start : start + service.settings.batch]
+            rows = await encode(service, [readable[place].decoded for place in batch], modality)
+            vectors.update(zip(batch, rows, strict=True))
     if not readable:
         return AddedAnswer(added=0, rejected=rejected)
-    # A client that leaves does not stop what has begun.
-    kept = asyncio.ensure_future(service.writes.run(store, service, readable, vectors))
-    answer = await asyncio.shield(kept)
+    # The disconnection of the client must not cancel a commit in progress.
+    stored = asyncio.ensure_future(service.writes.run(store, service, readable, vectors))
+    answer = await asyncio.shield(stored)
     return answer.model_copy(update={"rejected": [*rejected, *answer.rejected]})
 
 
@@ -96,11 +96,11 @@ def check_columns(service: Service, given: Sequence[NewItem | Upload]) -> None:
     """Return if the columns of new items fit into the index.
 
     Raises:
-        RequestError: there would be too many.
+        RequestError: the index would have too many columns.
     """
-    items = [one.item if isinstance(one, Upload) else one for one in given]
-    fresh = {name.lower() for item in items for name in item.metadata}
-    count = len(fresh | {name.lower() for name in (*OWN, *service.catalog.columns())})
+    items = [item.item if isinstance(item, Upload) else item for item in given]
+    columns = {name.lower() for item in items for name in item.metadata}
+    count = len(columns | {name.lower() for name in (*OWN, *service.catalog.columns())})
     if count > MOST_COLUMNS - len(OWN):
         raise RequestError(f"{count} columns of metadata; an index keeps at most {MOST_COLUMNS - len(OWN)}.")
 
@@ -123,31 +123,34 @@ def read(service: Service, given: NewItem | Upload, source: str) -> Read:
 
 
 def store(service: Service, readable: Sequence[Read], vectors: dict[int, np.ndarray]) -> AddedAnswer:
-    """Keep the files, then add all in one commit."""
-    entries = [entry(service, one, vectors[place]) for place, one in enumerate(readable)]
-    # Adding may calibrate, with the encoders that the batcher uses.
+    """Store the files, then add all items in one commit."""
+    entries = [entry(service, item, vectors[place]) for place, item in enumerate(readable)]
+    # The addition may calibrate, with the encoders that the batcher uses.
     with service.batcher.encoding:
         done = service.index.add(entries)
-    rejected = [Rejected(source=one.source, reason=one.reason) for one in done.rejected]
-    ids = [one.id for one in entries if one.id is not None]
+    rejected = [Rejected(source=item.source, reason=item.reason) for item in done.rejected]
+    ids = [added.id for added in entries if added.id is not None]
     return AddedAnswer(added=done.added, replaced=done.replaced, ids=ids, rejected=rejected)
 
 
-def entry(service: Service, one: Read, vector: np.ndarray) -> Entry:
-    """An entry of the index, its file kept."""
-    if isinstance(one.given, NewItem):
-        text = str(one.given.text)
-        name = one.given.id or f"text-{digest('text', text)[:12]}"
-        made = service.index.entry(text, one.modality, name, one.given.metadata)
+def entry(service: Service, item: Read, vector: np.ndarray) -> Entry:
+    """Return the index entry of an item, after its file is stored."""
+    if isinstance(item.given, NewItem):
+        text = str(item.given.text)
+        name = item.given.id or f"text-{digest('text', text)[:12]}"
+        made = service.index.entry(text, item.modality, name, item.given.metadata)
     else:
-        path = keep(service.uploads, one.given)
-        name = one.given.item.id or free_name(service, one.given.name, path)
-        made = service.index.entry(path, one.modality, name, one.given.item.metadata)
+        path = keep(service.uploads, item.given)
+        name = item.given.item.id or free_name(service, item.given.name, path)
+        made = service.index.entry(path, item.modality, name, item.given.item.metadata)
     return Entry(made.modality, made.item, made.id, made.path, made.text, made.group, made.metadata, vector)
 
 
 def keep(folder: Path, upload: Upload) -> Path:
-    """The file of an upload, written whole under the digest of its bytes; of the client's name only the ending."""
+    """Store the file of an upload under the digest of its bytes, and return its path.
+
+    The file is written completely or not at all. Only the extension of the client's file name is used.
+    """
     ending = PurePosixPath(upload.name).suffix.lower()
     ending = ending if MEDIA.get(ending) == upload.kind else ENDINGS[upload.kind]
     path = make_folder(folder) / f"{digest(upload.data)}{ending}"
@@ -158,7 +161,7 @@ def keep(folder: Path, upload: Upload) -> Path:
 
 
 def free_name(service: Service, name: str, path: Path) -> str:
-    """An id for a file: its name, with some of its digest where another file has that name."""
+    """Return an id for a file: its name, plus the start of its digest if another file has that name."""
     name = PurePosixPath(name.replace("\\", "/").replace("\0", "")).name[-200:] or path.name
     try:
         record = service.index.get(name)
@@ -168,11 +171,11 @@ def free_name(service: Service, name: str, path: Path) -> str:
 
 
 def remove(service: Service, ids: Sequence[str], where: str | None) -> int:
-    """Remove items, and those of their files that came with requests; how many items there were.
+    """Remove items and their uploaded files, and return the number of removed items.
 
     Raises:
-        UnknownItemError: there is no such item.
-        FilterError: the filter is none.
+        UnknownItemError: no item has one of the ids.
+        FilterError: the filter is invalid.
     """
     index = service.index
     if where is not None:
