@@ -1,4 +1,4 @@
-"""The index: items of all modalities with their embeddings on disk, to be searched, added to and removed from."""
+"""The index: items of all modalities and their embeddings on disk; it can be searched and changed."""
 
 from lightcrl.index.base import ENGINES, Added, Engine, Entry, Hit, Part, Record
 from lightcrl.index.index import Index

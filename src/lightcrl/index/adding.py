@@ -1,4 +1,4 @@
-"""Adding: which entries are new, which have changed, which are there already; and arrival commit of them."""
+"""Adding: compare entries with the items of the index, and store new and changed ones in one commit."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from lightcrl.index.base import Added, Engine, Entry, Token
 from lightcrl.index.catalog import OWN, Catalog, Kept
 
 READERS = 4
-"""Files read at a time for their digests."""
+"""Number of files read at a time for their digests."""
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """An entry with what the index knows of it.
+    """An entry with the matching item of the index.
 
     Attributes:
         entry: the entry.
-        digest: of its content.
-        kept: what is there of it already.
+        digest: digest of its content.
+        kept: the matching item of the index, if there is one.
     """
 
     entry: Entry
@@ -37,7 +37,7 @@ class Arrival:
 
     @property
     def changed(self) -> bool:
-        """Whether it has to be stored anew."""
+        """True if the item is new or its content has changed."""
         return self.kept is None or self.kept.digest != self.digest
 
 
@@ -49,19 +49,19 @@ def add_batch(
     entries: Sequence[Entry | Rejection],
     check: Callable[[], None] = lambda: None,
 ) -> Added:
-    """Add entries in arrival commit.
+    """Add entries in one commit.
 
     Args:
-        catalog: of the index.
-        engine: of the index.
-        embedder: gives the index's model; only called where something has to be encoded.
+        catalog: catalog of the index.
+        engine: engine of the index.
+        embedder: function that returns the index's model; only called if an item has to be encoded.
         dim: d, width of a vector.
-        entries: each of which replaces an earlier one of the same name; what its source set aside stays so.
-        check: called right before anything is written.
+        entries: entries to add, of which the last of one name counts; rejections stay set aside.
+        check: function called right before the first write.
 
     Raises:
         DataError: an entry has an unusable id.
-        ShapeError: an embedding that came along is no unit vector of the index's width.
+        ShapeError: the embedding of an entry is not a unit vector of the index's width.
     """
     arrivals, rejected = _place(catalog, [entry for entry in entries if isinstance(entry, Entry)])
     rejected += [entry for entry in entries if isinstance(entry, Rejection)]
@@ -95,7 +95,7 @@ def add_batch(
 
 
 def _place(catalog: Catalog, entries: Sequence[Entry]) -> tuple[list[Arrival], list[Rejection]]:
-    """Entries with what is there of them, each name once, the last of equal ones."""
+    """Return entries with their matching items, and rejections; of entries of one name the last counts."""
     unique: dict[tuple[str, str | None], Entry] = {}
     for entry in entries:
         if entry.id is not None and (not entry.id or "\0" in entry.id):
@@ -127,12 +127,12 @@ def _place(catalog: Catalog, entries: Sequence[Entry]) -> tuple[list[Arrival], l
 
 
 def place(entry: Entry) -> str:
-    """Where an entry lies: its file, or its line of a table."""
+    """Return the place of an entry: its file, or its line of a table."""
     return entry.path or entry.place or entry.item.source
 
 
 def _digest(entry: Entry, kept: Kept | None) -> str | Rejection:
-    """Of the content: of a file its bytes, which are only read if it may have changed."""
+    """Return the digest of the content; a file is only read if it may have changed."""
     if kept is not None and kept.key == entry.item.key:
         return kept.digest
     if entry.path is None or entry.vector is not None:
@@ -146,9 +146,9 @@ def _digest(entry: Entry, kept: Kept | None) -> str | Rejection:
 def _embed(
     catalog: Catalog, engine: Engine, embedder: Callable[[], Embedder], stored: Sequence[Arrival], dim: int
 ) -> tuple[np.ndarray, int, list[Rejection]]:
-    """Embeddings [N, d], NaN where an item cannot be read; how many were encoded; what was set aside.
+    """Return embeddings [N, d], NaN for unreadable items; the number of encoded items; and the rejections.
 
-    An embedding that comes along, or that the index holds of the same content, is taken as it is.
+    The entry's own embedding, or that of an item with the same content, is used without encoding.
     """
     state, gone = catalog.opened()
     rejected: list[Rejection] = []
@@ -185,7 +185,7 @@ def _embed(
 
 
 class _Names:
-    """Gives each item an id: the one it came with, the one it had, or a short one that is free."""
+    """Ids of items: the entry's own id, the id in the index, or else a short free one."""
 
     def __init__(self, catalog: Catalog, entries: Sequence[Entry]) -> None:
         self._catalog = catalog
@@ -204,7 +204,7 @@ class _Names:
 
 
 def short_names(entry: Entry) -> list[str]:
-    """Ids for an entry, the best one first: what its source calls it, then with more and more of its path."""
+    """Return ids for an entry, the best one first: the source's name of the item, then longer and longer paths."""
     names = [entry.item.source]
     if entry.path is not None:
         parts = Path(entry.path).parts
@@ -225,7 +225,7 @@ def _row(arrival: Arrival, number: int, name: str) -> dict[str, Any]:
 
 
 def _cells(entry: Entry) -> dict[str, Any]:
-    """What may be new of an item whose content is the same."""
+    """Return the cells that may change while the content stays the same."""
     metadata = {(f"{name}_" if name.lower() in OWN else name): cell(value) for name, value in entry.metadata.items()}
     return {
         "path": entry.path,
@@ -237,7 +237,7 @@ def _cells(entry: Entry) -> dict[str, Any]:
 
 
 def cell(value: Any) -> int | float | str | None:
-    """A value as SQLite keeps it: numbers, texts and None as they are, anything else as text.
+    """Return a value as SQLite stores it: numbers, texts and None unchanged, anything else as text.
 
     >>> cell(True), cell(2.5), cell(["a", 1]), cell(np.int64(3))
     (1, 2.5, "['a', 1]", 3)
@@ -258,7 +258,7 @@ def vector_entries(
     metadata: Sequence[Mapping[str, Any]] | None,
     dim: int,
 ) -> Iterator[Entry]:
-    """Entries of embeddings; see `Index.add_vectors`."""
+    """Yield entries of embeddings; see `Index.add_vectors`."""
     vectors = unit_rows(vectors, dim)
     if len(vectors) != len(ids) or (metadata is not None and len(metadata) != len(ids)):
         raise ShapeError(f"{len(vectors)} vectors and {len(ids)} ids; expected as many, and as many metadata.")
@@ -268,10 +268,10 @@ def vector_entries(
 
 
 def unit_rows(vectors: np.ndarray, dim: int) -> np.ndarray:
-    """Vectors [N, d] float32, checked.
+    """Return vectors as [N, d] float32 after a check of width and length.
 
     Raises:
-        ShapeError: they are of another width, or no unit vectors.
+        ShapeError: the vectors have another width, or are not unit vectors.
     """
     vectors = np.asarray(vectors, dtype=np.float32)
     if vectors.ndim != 2 or vectors.shape[1] != dim:

@@ -1,8 +1,8 @@
-"""What passes through an index: entries on the way in, records that are kept, hits on the way out; and its engines.
+"""The types of an index: entries to be added, stored records, hits of a search; and the engines.
 
-An engine keeps vectors by number and finds the nearest. It changes nothing in place: every change gives a new *token*,
-a small JSON value that stands for the engine's state. The catalog keeps the token in the same transaction as the items,
-so that both are seen together or not at all; what an engine has written behind the last token kept does not count.
+An engine stores vectors by number and finds the nearest. It changes nothing in place: every change returns a new
+*token*, a small JSON value that identifies the engine's state. The catalog stores the token in the same transaction as
+the items, so readers see both or neither. Data that an engine has written after the last stored token does not count.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class Entry:
     """One item to be added.
 
     Attributes:
-        modality: whose item it is.
-        item: its content; `item.key` tells whether it has changed.
-        id: its name in the index. Where it is given, an item of the same id is replaced; else the place of a file, or a
-            line of a table, tells which item this is.
-        path: the file, absolute; None of what lies in no file of its own.
-        text: the text itself, of texts.
-        group: name of what belongs together; items of one group are not each other's chance.
+        modality: modality of the item.
+        item: its content; `item.key` changes with it.
+        id: its name in the index. An entry with an id replaces the item of the same id; without one, the place (a file,
+            or a line of a table) identifies the item.
+        path: its file, absolute; None if the item has no file of its own.
+        text: the text itself, if the item is a text.
+        group: name of its group; items of one group do not count as random pairs.
         metadata: further columns: numbers, texts or None.
-        vector: [d] its embedding, where it is there already.
-        place: where it lies, of what has neither an id nor a path: `/data/captions.csv:17`.
+        vector: [d] its embedding, if it is available already.
+        place: its place if it has neither an id nor a path: `/data/captions.csv:17`.
     """
 
     modality: str
@@ -51,16 +51,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One item as the index keeps it.
+    """One item as the index stores it.
 
     Attributes:
         id: its name, unique in the index.
-        modality: whose item it is.
-        path: the file, absolute; None of what lies in no file of its own.
-        text: the text itself, of texts.
-        digest: of its content.
-        group: name of what belongs together, where the source says so.
-        metadata: by column; None where it has none.
+        modality: modality of the item.
+        path: its file, absolute; None if the item has no file of its own.
+        text: the text itself, if the item is a text.
+        digest: digest of its content.
+        group: name of its group, if the source gives one.
+        metadata: values by column; None in a column that the item lacks.
     """
 
     id: str
@@ -79,12 +79,12 @@ class Hit:
     Attributes:
         id: name of the item.
         score: cosine similarity to the query.
-        share: of random items, how many would score as high: 0.001 is one in a thousand. None where the index has no
+        share: share of random items that would score as high: 0.001 is one in a thousand. None if the index has no
             sample of such queries.
-        modality: of the item.
-        path: its file, absolute; None of what lies in no file of its own.
-        text: the text itself, of texts.
-        metadata: by column.
+        modality: modality of the item.
+        path: its file, absolute; None if the item has no file of its own.
+        text: the text itself, if the item is a text.
+        metadata: values by column.
     """
 
     id: str
@@ -96,7 +96,7 @@ class Hit:
     metadata: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """The hit as JSON."""
+        """Return the hit as JSON."""
         return {name: getattr(self, name) for name in self.__slots__} | {"metadata": dict(self.metadata)}
 
 
@@ -105,10 +105,10 @@ class Part:
     """One part of a composed query.
 
     Attributes:
-        item: a text, a picture or a sound, as `Embedder.encode` takes them; of `like`, an id.
-        weight: its share of the query.
-        kind: `"text"`, `"image"`, `"audio"` or `"like"`, where the argument does not say it (`minus`).
-        modality: whose item it is, where the model has several of that kind.
+        item: a text, a picture or a sound, in any form that `Embedder.encode` takes; an id for `like`.
+        weight: factor of its embedding in the sum.
+        kind: `"text"`, `"image"`, `"audio"` or `"like"`; needed where the argument does not imply it (`minus`).
+        modality: modality of the item, if the model has several of that kind.
     """
 
     item: Any
@@ -119,14 +119,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Added:
-    """What came of adding.
+    """Result of adding items.
 
     Attributes:
-        added: new items.
-        replaced: items whose content had changed.
-        present: items that were there already, whose metadata may be new.
-        encoded: items that went through an encoder; the others' embeddings were at hand.
-        rejected: what was set aside, with its reason.
+        added: number of new items.
+        replaced: number of items with changed content.
+        present: number of items that the index held already; their metadata may be new.
+        encoded: number of items that went through an encoder; the embeddings of the others were available.
+        rejected: items set aside, with their reasons.
     """
 
     added: int = 0
@@ -147,12 +147,12 @@ class Added:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest others of every item.
+    """The nearest other items of every item.
 
     Attributes:
-        ids: N of them.
-        places: [N, K] int64, numbers in `ids`, the nearest first; -1 where there is no further one.
-        scores: [N, K] float32, their similarities; minus infinity where there is none.
+        ids: N ids of items.
+        places: [N, K] int64, positions in `ids`, the nearest first; -1 where there is no further item.
+        scores: [N, K] float32, their cosine similarities; minus infinity where there is no further item.
     """
 
     ids: tuple[str, ...]
@@ -162,11 +162,11 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Scope:
-    """The items that a search may give.
+    """The items that a search may return.
 
     Attributes:
-        modality: their modality, if they are all items of it and nothing else is asked.
-        numbers: gives the numbers of all of them [M] int64, ascending.
+        modality: their modality, if the scope is all items of one modality.
+        numbers: function that returns the numbers of all of them [M] int64, ascending.
     """
 
     modality: str | None
@@ -174,28 +174,28 @@ class Scope:
 
 
 class View(Protocol):
-    """One state of an engine, to be read; it stays as it is while others write."""
+    """One readable state of an engine; it stays unchanged while others write."""
 
     def search(self, queries: np.ndarray, k: int, scope: Scope | None) -> tuple[np.ndarray, np.ndarray]:
-        """The items nearest to each query, best first.
+        """Return the items nearest to each query, best first.
 
         Args:
             queries: [Q, d] float32.
-            k: how many.
-            scope: of which items; None for all.
+            k: number of items.
+            scope: the items to search; None for all.
 
         Returns:
-            Numbers [Q, K] int64, -1 where there is no further one, and inner products [Q, K] float32; K <= k.
+            Numbers [Q, K] int64, -1 where there is no further item, and inner products [Q, K] float32; K <= k.
         """
         ...
 
     def vectors(self, numbers: np.ndarray) -> np.ndarray:
-        """[N, d] float32 of the items at `numbers` [N], all of which are there."""
+        """Return the vectors [N, d] float32 of the items at `numbers` [N], all of which must be there."""
         ...
 
 
 class Engine(Protocol):
-    """Where vectors are kept; made of the folder of the index, d, the dtype and the engine's own options.
+    """A store of vectors; made from the folder of the index, d, the dtype and the engine's own options.
 
     Attributes:
         options: its options with their defaults.
@@ -204,37 +204,37 @@ class Engine(Protocol):
     options: Mapping[str, Any]
 
     def create(self) -> Token:
-        """The state with nothing in it."""
+        """Make an empty engine and return its state."""
         ...
 
     def append(self, token: Token, numbers: np.ndarray, vectors: np.ndarray, modalities: Sequence[str]) -> Token:
-        """Store vectors [N, d] under ascending new `numbers` [N]; they are on the disk when it returns.
+        """Store vectors [N, d] under ascending new `numbers` [N]; they are on the disk on return.
 
-        What was stored behind `token` by a writer that died is dropped.
+        Data stored after `token` by a killed writer is dropped.
         """
         ...
 
     def remove(self, token: Token, numbers: np.ndarray) -> Token:
-        """Take note that the items at `numbers` [N] are gone; `open` is told of them until `compact`."""
+        """Mark the items at `numbers` [N] as removed; `open` receives them as `gone` until `compact`."""
         ...
 
     def settle(self, token: Token) -> Token:
-        """Do what searches are quicker for after a command has changed much; may do nothing."""
+        """Optimise for searches after a command has changed much; may do nothing."""
         ...
 
     def compact(self, token: Token, gone: np.ndarray) -> Token:
-        """Rewrite without the items at `gone` [N]."""
+        """Rewrite the vectors without the removed items at `gone` [N]."""
         ...
 
     def sweep(self, token: Token) -> None:
-        """Remove what neither `token` nor a reader of the last minutes needs."""
+        """Delete files that neither `token` nor a reader of the last minutes needs."""
         ...
 
     def open(self, token: Token, gone: np.ndarray) -> View:
-        """The state of `token` without the items at `gone` [N].
+        """Return the state of `token` without the removed items at `gone` [N].
 
         Raises:
-            FileNotFoundError: it is no longer there; the catalog has a newer one.
+            FileNotFoundError: the state is no longer there; the catalog has a newer one.
         """
         ...
 

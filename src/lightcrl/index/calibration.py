@@ -1,15 +1,15 @@
-"""What a score means: the share of random items that would score as high, and whether anything matches at all.
+"""Calibration of scores: the share of random items that would score as high, and the test for any match at all.
 
-How random pairs score, queries of one modality against items of one, is measured when the index is built and kept with
-it: sampled queries against sampled items, an item with itself and with its own group left out. A share below one of all
-pairs measured is not told apart: it is given as that.
+The scores of random pairs are measured when the index is built, and stored with it: sampled queries of one modality
+against sampled items of one, without pairs of an item with itself or with its own group. The smallest share is one of
+all measured pairs; lower ones cannot be resolved.
 
-Whether anything matches is another question, since the best of many random items is always near. So the best score of
-each sampled query, its own group left out, is kept too, among the sample and among all items. A query whose best score
-hardly any of these ordinary ones falls short of is far from everything here: nothing matches.
+The test for a match needs more, since the best of many random items is always near. So the index also stores the best
+score of each sampled query outside its own group, among the sample and among all items. A query whose best score
+exceeds hardly any of these ordinary ones is far from everything here: nothing matches.
 
-Scores as they are do this better than scores put on the scale of their query (its mean and spread over the items): that
-a query is near to nothing is just what the latter takes away (docs/LOG.md).
+Raw scores do this better than scores standardised for each query (by its mean and spread over the items).
+Standardisation removes the very sign of a query that is near to nothing (docs/LOG.md).
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from typing import final
 import numpy as np
 
 SAMPLED = 1024
-"""Items of a modality that queries are scored against."""
+"""Number of sampled items of a modality."""
 
 ASKED = 512
-"""Queries of a modality that are scored."""
+"""Number of sampled queries of a modality."""
 
 FEWEST = 30
-"""Items or queries below which nothing is said."""
+"""Least number of items or queries for a calibration."""
 
 LEVELS = 256
-"""Shares at which the spread of scores is kept, evenly in their logarithm."""
+"""Number of shares at which scores are stored, evenly spaced in their logarithm."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Some items, or queries, of one modality.
+    """Sampled items, or queries, of one modality.
 
     Attributes:
         vectors: [S, d] float32.
-        names: of each, the group that it is of, or None.
-        source: where they are from, for people.
+        names: group of each, or None.
+        source: origin of the sample, in words.
     """
 
     vectors: np.ndarray
@@ -51,11 +51,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Best:
-    """The best scores of ordinary queries among so many items.
+    """The best scores of ordinary queries among a number of items.
 
     Attributes:
-        items: how many.
-        scores: [Q] rising.
+        items: number of items.
+        scores: best score of each query [Q], rising.
     """
 
     items: int
@@ -64,14 +64,14 @@ class Best:
 
 @dataclass(frozen=True)
 class Tail:
-    """How random pairs score.
+    """The scores of random pairs.
 
     Attributes:
-        scores: [LEVELS] falling, those that shares from one of all pairs up to 1 have.
+        scores: scores [LEVELS], falling, at shares from one of all pairs up to 1.
         few: the best scores among the sampled items.
         all: the best scores among all items.
-        pairs: how many were measured.
-        source: where the queries are from, for people.
+        pairs: number of measured pairs.
+        source: origin of the queries, in words.
     """
 
     scores: np.ndarray
@@ -81,15 +81,15 @@ class Tail:
     source: str
 
     def shares(self, scores: np.ndarray) -> np.ndarray:
-        """The share of random pairs that score as high, of each score."""
+        """Return, for each score, the share of random pairs that score as high."""
         levels = np.geomspace(1.0 / self.pairs, 1.0, LEVELS)
         shares: np.ndarray = np.exp(np.interp(-scores, -self.scores, np.log(levels)))
         return shares
 
     def ordinary(self, score: float, items: int) -> float:
-        """The share of ordinary queries whose best score among so many items is no higher than this one.
+        """Return the share of ordinary queries whose best score among `items` items is no higher than `score`.
 
-        Between the numbers of items at which this was measured, the scores lie between, by the logarithm.
+        Between the two measured numbers of items, scores are interpolated linearly in the logarithm of the number.
         """
         few, many = np.log(self.few.items), np.log(max(self.all.items, self.few.items + 1))
         part = float(np.clip((np.log(max(items, 1)) - few) / (many - few), 0, 1))
@@ -98,11 +98,11 @@ class Tail:
 
 
 def measure_tail(queries: Sample, items: Sample, all_items: Best | None = None) -> Tail | None:
-    """How random pairs of queries and items score; None where there are too few.
+    """Measure the scores of random pairs of queries and items; None if there are too few.
 
     Args:
-        queries: a sample of them.
-        items: a sample of them.
+        queries: sample of the queries.
+        items: sample of the items.
         all_items: the best scores of these queries among all items; by default those among the sample.
 
     >>> rng = np.random.default_rng(0)
@@ -126,7 +126,7 @@ def measure_tail(queries: Sample, items: Sample, all_items: Best | None = None) 
 
 
 def _strangers(queries: Sample, items: Sample) -> np.ndarray:
-    """[Q, S] whether a query and an item have no group in common."""
+    """Return [Q, S], true where a query and an item have no group in common."""
     place: dict[str, list[int]] = {}
     for column, name in enumerate(items.names):
         if name is not None:
@@ -139,18 +139,18 @@ def _strangers(queries: Sample, items: Sample) -> np.ndarray:
 
 @final
 class Calibration:
-    """How random pairs score in an index.
+    """The scores of random pairs in an index.
 
     Attributes:
-        tails: by modality of query and of item.
-        items: by modality, how many the index had when this was measured.
+        tails: scores of random pairs by modality of query and of item.
+        items: number of items by modality at the time of the measurement.
     """
 
     def __init__(self, tails: Mapping[tuple[str, str], Tail], items: Mapping[str, int]) -> None:
         self.tails, self.items = dict(tails), dict(items)
 
     def pack(self) -> dict[tuple[str, str], bytes]:
-        """As the catalog keeps it."""
+        """Return the calibration as the catalog stores it."""
         packed = {("", ""): json.dumps(self.items).encode()}
         for pair, tail in self.tails.items():
             sizes = [tail.few.items, tail.all.items]
@@ -161,15 +161,15 @@ class Calibration:
 
     @classmethod
     def unpack(cls, packed: Mapping[tuple[str, str], bytes]) -> Calibration | None:
-        """What `pack` gave; None where there is none."""
+        """Return the calibration that `pack` has packed; None if there is none."""
         if ("", "") not in packed:
             return None
         tails = {}
         for pair, value in packed.items():
             if pair[0]:
                 head, _, numbers = value.partition(b"\n")
-                told, values = json.loads(head), np.frombuffer(numbers, "<f8")
+                summary, values = json.loads(head), np.frombuffer(numbers, "<f8")
                 halves = np.split(values[LEVELS:], 2)
-                few, many = (Best(size, half) for size, half in zip(told["sizes"], halves, strict=True))
-                tails[pair] = Tail(values[:LEVELS], few, many, told["pairs"], told["source"])
+                few, many = (Best(size, half) for size, half in zip(summary["sizes"], halves, strict=True))
+                tails[pair] = Tail(values[:LEVELS], few, many, summary["pairs"], summary["source"])
         return cls(tails, json.loads(packed["", ""]))

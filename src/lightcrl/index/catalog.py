@@ -1,12 +1,12 @@
-"""The catalog: one row per item in SQLite, and with it all that changes in an index, in one transaction at a time.
+"""The catalog: one row per item in SQLite, with all that changes in an index; each change is one transaction.
 
     state         key, JSON: generation, the engine's token, the next number
     items         _number, id, modality, path, text, digest, _key, group_name, _place, and a column for each of metadata
-    gone          numbers that the engine still holds, but that are no items any more
-    aside         what was set aside, with its reason
-    calibration   by modality of query and of item, what scores of random pairs look like
+    gone          numbers of removed items that the engine still holds
+    aside         items set aside, with their reasons
+    calibration   scores of random pairs, by modality of query and of item
 
-Readers never wait: SQLite's write-ahead log shows each the state of its last commit.
+Readers never wait: SQLite's write-ahead log shows each reader the last commit.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from lightcrl.index.filters import run_filter
 NAME = "catalog.db"
 
 OWN = ("_number", "id", "modality", "path", "text", "digest", "_key", "group_name", "_place")
-"""Columns of every item; `_key` and `_place` tell whether a source's item is there already."""
+"""Columns of every item; `_key` and `_place` identify the items of a source that the index holds already."""
 
 SHOWN = ("id", "modality", "path", "text", "digest", "group_name")
-"""Those of them that a filter is told of."""
+"""Columns of every item that messages about filters list."""
 
 MOST_COLUMNS = 500
 
@@ -52,19 +52,19 @@ CREATE TABLE gone (number INTEGER PRIMARY KEY);
 CREATE TABLE aside (source TEXT, modality TEXT, reason TEXT, detail TEXT, PRIMARY KEY (source, modality));
 CREATE TABLE calibration (query TEXT, item TEXT, value BLOB NOT NULL, PRIMARY KEY (query, item));
 """
-_MANY = 500  # values of one statement
-_WAIT = 60.0  # seconds for another process's commit
+_MANY = 500  # greatest number of values of one statement
+_WAIT = 60.0  # seconds to wait for another process's commit
 
 
 @dataclass(frozen=True)
 class State:
-    """What readers hold in memory, of one commit.
+    """The state of one commit, as readers hold it in memory.
 
     Attributes:
         generation: number of the commit.
         token: the engine's state.
-        next: number that the next item gets.
-        items: how many there are.
+        next: number of the next item.
+        items: number of items.
     """
 
     generation: int
@@ -75,14 +75,14 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What tells whether an item of a source is there already.
+    """The identity of a stored item, to compare with the items of a source.
 
     Attributes:
-        number: of the item.
-        id: its name.
-        digest: of its content.
-        key: the source's own, which changes with the content.
-        place: where it lies in its source.
+        number: number of the item.
+        id: id of the item.
+        digest: digest of its content.
+        key: the source's own key, which changes with the content.
+        place: place of the item in its source.
         path: its file.
     """
 
@@ -103,13 +103,13 @@ class Catalog:
     """
 
     def __init__(self, path: Path) -> None:
-        """Take a database that `create` has made; connections are opened when needed, one for each thread."""
+        """Take a database that `create` has made; each thread opens a connection when it first needs one."""
         self.path = path
         self._threads = threading.local()
 
     @classmethod
     def create(cls, path: Path, token: Token) -> Catalog:
-        """Make an empty database in place of what is there."""
+        """Make an empty database in place of an existing one."""
         for name in (path.name, f"{path.name}-wal", f"{path.name}-shm", f"{path.name}-journal"):
             path.with_name(name).unlink(missing_ok=True)
         with closing(sqlite3.connect(path)) as connection:
@@ -125,12 +125,12 @@ class Catalog:
     # --- reading ---
 
     def state(self) -> State:
-        """The last commit's."""
+        """Return the state of the last commit."""
         rows = self._read("SELECT key, value FROM state WHERE key IN ('generation', 'token', 'next', 'items')")
         return State(**{key: json.loads(value) for key, value in rows})
 
     def opened(self) -> tuple[State, np.ndarray]:
-        """The last commit's state, and what is gone by it (see `gone`)."""
+        """Return the last commit's state and its removed items (see `gone`), read together."""
         connection = self._thread()
         connection.execute("BEGIN")
         try:
@@ -139,32 +139,32 @@ class Catalog:
             connection.execute("COMMIT")
 
     def columns(self) -> list[str]:
-        """Columns of metadata, in the order in which they came."""
+        """Return the columns of metadata, in the order of their addition."""
         return [name for _, name, *_ in self._read("PRAGMA table_info(items)") if name not in OWN]
 
     def records(self, numbers: Iterable[int]) -> dict[int, Record]:
-        """Those of the items that are there, by number."""
+        """Return records by number; numbers without an item are left out."""
         return dict(self._select("_number", [int(number) for number in numbers]))
 
     def listed(self, modality: str | None, where: str | None) -> list[Record]:
-        """Items as `numbers` takes them, in the order in which they came."""
+        """Return the records that `numbers` selects, in the order of their addition."""
         numbers = self.numbers(modality, where).tolist()
         records = self.records(numbers)
         return [records[number] for number in numbers if number in records]
 
     def named(self, ids: Sequence[str]) -> dict[str, tuple[int, Record]]:
-        """Those of the items that are there, by id, with their numbers."""
+        """Return numbers and records by id; ids without an item are left out."""
         return {record.id: (number, record) for number, record in self._select("id", ids)}
 
     def at_path(self, path: str) -> tuple[int, Record] | None:
-        """The item of a file."""
+        """Return number and record of the item of a file; None if there is none."""
         return next(self._select("path", [path]), None)
 
     def numbers(self, modality: str | None = None, where: str | None = None) -> np.ndarray:
-        """Numbers [M] int64, ascending, of all items, of one modality, or of those for which a filter is true.
+        """Return the numbers [M] int64, ascending, of all items, of one modality, or of those that a filter selects.
 
         Raises:
-            FilterError: see `run_filter`.
+            FilterError: the filter is invalid (see `run_filter`).
         """
         if where is not None:
             if modality is not None:
@@ -176,39 +176,53 @@ class Catalog:
         return np.array(rows, dtype=np.int64).reshape(-1)
 
     def gone(self) -> np.ndarray:
-        """Numbers [M] int64, ascending, that the engine still holds."""
+        """Return the numbers [M] int64, ascending, of removed items that the engine still holds."""
         return np.array(self._read("SELECT number FROM gone ORDER BY number"), dtype=np.int64).reshape(-1)
 
     def counts(self) -> dict[str, int]:
-        """Items by modality."""
+        """Return the number of items by modality."""
         return dict(self._read("SELECT modality, count(*) FROM items GROUP BY modality ORDER BY min(_number)"))
 
     def values(self, column: str, most: int) -> tuple[bool, list[Any]]:
-        """Whether a column of metadata holds numbers alone; its least and greatest, or its `most` commonest values."""
+        """Return the range or the commonest values of a column of metadata.
+
+        Args:
+            column: name of the column.
+            most: greatest number of values.
+
+        Returns:
+            True with the least and greatest value of a column of numbers alone; else False with its `most` commonest
+            values.
+        """
         cell = _quoted(column)
-        there = f"FROM items WHERE {cell} IS NOT NULL"
-        ((texts, low, high),) = self._read(f"SELECT sum(typeof({cell}) = 'text'), min({cell}), max({cell}) {there}")
+        present = f"FROM items WHERE {cell} IS NOT NULL"
+        ((texts, low, high),) = self._read(f"SELECT sum(typeof({cell}) = 'text'), min({cell}), max({cell}) {present}")
         if texts == 0:
             return True, [low, high]
-        rows = self._read(f"SELECT {cell} {there} GROUP BY {cell} ORDER BY count(*) DESC, {cell} LIMIT ?", (most,))
+        rows = self._read(f"SELECT {cell} {present} GROUP BY {cell} ORDER BY count(*) DESC, {cell} LIMIT ?", (most,))
         return False, [value for (value,) in rows]
 
     def aside(self) -> list[Rejection]:
-        """What was set aside and has not been added since."""
+        """Return the items that were set aside and not added since."""
         rows = self._read("SELECT source, reason, detail, modality FROM aside ORDER BY rowid")
         return [Rejection(source, reason, detail, modality or None) for source, reason, detail, modality in rows]
 
     def calibration(self) -> dict[tuple[str, str], bytes]:
-        """By modality of query and of item."""
+        """Return the packed calibration by modality of query and of item."""
         return {(query, item): value for query, item, value in self._read("SELECT * FROM calibration")}
 
     def kept(self, column: str, values: Sequence[Any]) -> Iterator[tuple[str, Kept]]:
-        """Modality and what is there of each item whose `column` (`id`, `_place` or `digest`) is one of the values."""
+        """Yield modality and identity of the items that have one of the values in a column.
+
+        Args:
+            column: `id`, `_place` or `digest`.
+            values: values of the column.
+        """
         for start in range(0, len(values), _MANY):
-            some = list(values[start : start + _MANY])
-            marks = ", ".join("?" * len(some))
+            part = list(values[start : start + _MANY])
+            marks = ", ".join("?" * len(part))
             rows = self._read(
-                f"SELECT modality, _number, id, digest, _key, _place, path FROM items WHERE {column} IN ({marks})", some
+                f"SELECT modality, _number, id, digest, _key, _place, path FROM items WHERE {column} IN ({marks})", part
             )
             yield from ((modality, Kept(*rest)) for modality, *rest in rows)
 
@@ -216,7 +230,7 @@ class Catalog:
 
     @contextmanager
     def change(self) -> Iterator[Change]:
-        """One commit: all that is done with what is given, or nothing of it."""
+        """Commit all changes made through the yielded object, or none of them after an exception."""
         connection = self._thread()
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -238,9 +252,9 @@ class Catalog:
 
     def _select(self, column: str, values: Sequence[Any]) -> Iterator[tuple[int, Record]]:
         for start in range(0, len(values), _MANY):
-            some = list(values[start : start + _MANY])
+            part = list(values[start : start + _MANY])
             cursor = self._thread().execute(
-                f"SELECT * FROM items WHERE {column} IN ({', '.join('?' * len(some))})", some
+                f"SELECT * FROM items WHERE {column} IN ({', '.join('?' * len(part))})", part
             )
             names = [column[0] for column in cursor.description]
             for row in cursor.fetchall():
@@ -261,7 +275,7 @@ class Catalog:
         return connection
 
     def _connect(self, write: bool = False) -> sqlite3.Connection:
-        """A connection; where the folder cannot be written, one that takes the file as it is."""
+        """Return a connection; if the folder is not writable, one that takes the file as unchanging."""
         place = f"file:{quote(str(self.path))}"
         for mode in ("mode=rw" if write else "mode=ro", "mode=ro", "mode=ro&immutable=1"):
             try:
@@ -278,13 +292,13 @@ class Catalog:
 
 @final
 class Change:
-    """A commit that is being made."""
+    """A commit in preparation."""
 
     def __init__(self, catalog: Catalog, connection: sqlite3.Connection) -> None:
         self._catalog, self._connection = catalog, connection
 
     def token(self, token: Token, next_number: int | None = None) -> None:
-        """Keep the engine's new state, and the number that the next item gets."""
+        """Store the engine's new state, and the number of the next item."""
         self._set("token", token)
         if next_number is not None:
             self._set("next", next_number)
@@ -311,11 +325,11 @@ class Change:
         self._connection.executemany("INSERT OR IGNORE INTO gone VALUES (?)", rows)
 
     def forget(self) -> None:
-        """The engine no longer holds what is gone."""
+        """Clear the list of removed items, after the engine has dropped them."""
         self._connection.execute("DELETE FROM gone")
 
     def set_aside(self, rejected: Iterable[Rejection], added: Iterable[tuple[str, str]] = ()) -> None:
-        """Keep what was set aside; forget it of sources and modalities that were added."""
+        """List the rejections; drop those of sources and modalities that were added."""
         self._connection.executemany("DELETE FROM aside WHERE source = ? AND modality = ?", added)
         self._connection.executemany(
             "INSERT OR REPLACE INTO aside VALUES (?, ?, ?, ?)",
@@ -326,17 +340,17 @@ class Change:
         )
 
     def calibrate(self, values: Mapping[tuple[str, str], bytes]) -> None:
-        """Put a calibration in place of the present one."""
+        """Replace the calibration."""
         self._connection.execute("DELETE FROM calibration")
         self._connection.executemany(
             "INSERT INTO calibration VALUES (?, ?, ?)", [(*key, v) for key, v in values.items()]
         )
 
     def widen(self, names: Iterable[str]) -> None:
-        """Make columns of metadata that are not there yet.
+        """Add missing columns of metadata.
 
         Raises:
-            StoreError: they would be too many.
+            StoreError: the index would have too many columns.
         """
         present = {name.lower() for name in (*OWN, *self._catalog.columns())}
         fresh = [name for name in dict.fromkeys(names) if name.lower() not in present]

@@ -1,4 +1,4 @@
-"""Sources that an encoder has seen already: a run's folder and the folder of a feature store."""
+"""Sources with stored features: a run's folder and the folder of a feature store."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from lightcrl.recipe import Recipe
 from lightcrl.specs import parse
 
 ROWS = 4096
-"""Rows of a store embedded at a time."""
+"""Number of rows of a feature store embedded at a time."""
 
 
 def read_run(folder: Path, embedder: Embedder) -> Iterator[Entry | Rejection]:
-    """All items of a run, with the columns `split` and what group they are of.
+    """Yield all items of a run, with their groups and the column `split`.
 
-    What its feature stores hold is not encoded again; features that are gone are made again.
+    Items with stored features are not encoded again; missing features are made again.
 
     Raises:
-        DataError: its recipe or its data is gone.
+        DataError: the run's recipe or its data is missing.
     """
     try:
         recipe = parse(Recipe, json.loads((folder / "recipe.json").read_text(encoding="utf-8")), "recipe")
@@ -49,12 +49,12 @@ def read_run(folder: Path, embedder: Embedder) -> Iterator[Entry | Rejection]:
 def _embedded(dataset: Dataset, modality: str, store: FeatureStore, embedder: Embedder) -> Iterator[Entry]:
     table = store.metadata()
     row_of = dict(zip(table["item"].to_pylist(), table["row"].to_pylist(), strict=True))
-    group_of = dict(reversed(dataset.links[modality].tolist()))  # an item of several groups is told by its first
+    group_of = dict(reversed(dataset.links[modality].tolist()))  # an item of several groups gets its first one
     present = [(number, row_of[item.key]) for number, item in enumerate(dataset.items[modality]) if item.key in row_of]
     for start in range(0, len(present), ROWS):
-        some = present[start : start + ROWS]
-        rows = np.array([row for _, row in some])
-        for (number, _), vector in zip(some, embed_rows(embedder.method, store, modality, rows).numpy(), strict=True):
+        batch = present[start : start + ROWS]
+        rows = np.array([row for _, row in batch])
+        for (number, _), vector in zip(batch, embed_rows(embedder.method, store, modality, rows).numpy(), strict=True):
             item, group = dataset.items[modality][number], group_of[number]
             path = str(item.raw.absolute()) if isinstance(item.raw, Path) else None
             text = item.raw if isinstance(item.raw, str) else None
@@ -63,10 +63,10 @@ def _embedded(dataset: Dataset, modality: str, store: FeatureStore, embedder: Em
 
 
 def read_store(folder: Path, embedder: Embedder) -> Iterator[Entry]:
-    """All items of a feature store, known by where they came from.
+    """Yield all items of a feature store, identified by their keys.
 
     Raises:
-        StaleStoreError: it was made by another encoder than the model's.
+        StaleStoreError: another encoder than the model's made the store.
         DataError: the model has no such modality.
     """
     store = FeatureStore(folder)

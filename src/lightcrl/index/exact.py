@@ -1,10 +1,10 @@
-"""The exact engine: all vectors in one file that only grows, searched by `nearest`.
+"""The exact engine: all vectors in one file that only grows; `nearest` searches it.
 
     vectors-<n>.bin   [rows, d] float16 or float32, one after another
     numbers-<n>.bin   [rows] int64, the number of each, ascending
 
-The token says which n and how many rows count. Rows behind them were left by a writer that died; the next one writes
-over them. `compact` writes files of the next n.
+The token holds n and the number of rows that count. Rows after these come from a killed writer; the next writer
+overwrites them. `compact` writes the files of the next n.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from lightcrl.index.base import Scope, Token
 from lightcrl.index.search import nearest
 
 BLOCK = 262_144
-"""Rows searched at a time where not all of them may be given."""
+"""Number of rows searched at a time if the search excludes some rows."""
 
 SPARED = 64
-"""Up to so many rows of a block that may not be given are searched along and dropped."""
+"""Greatest number of excluded rows of a block that the search includes first and drops afterwards."""
 
 COPIED = 65_536
-"""Rows rewritten at a time."""
+"""Number of rows rewritten at a time."""
 
 
 @final
@@ -37,14 +37,14 @@ class Exact:
     """Vectors in a file beside the catalog.
 
     Attributes:
-        options: none.
+        options: always empty.
     """
 
     def __init__(self, folder: Path, dim: int, dtype: str, options: Mapping[str, Any]) -> None:
         """Take the folder of the index.
 
         Raises:
-            ShapeError: options, of which there are none.
+            ShapeError: an option is given; the engine has none.
         """
         if options:
             raise ShapeError(f"engine 'exact' has no options; found {', '.join(options)}.")
@@ -71,7 +71,7 @@ class Exact:
         old, file = self.open(token, gone), token["file"] + 1
         kept = np.flatnonzero(old.live)
         fresh: Token = {"file": file, "rows": 0}
-        for path in (self._vectors(file), self._numbers(file)):  # of a compaction that was killed
+        for path in (self._vectors(file), self._numbers(file)):  # left by a killed compaction
             path.unlink(missing_ok=True)
         for start in range(0, len(kept), COPIED):
             part = kept[start : start + COPIED]
@@ -81,13 +81,13 @@ class Exact:
     def sweep(self, token: Token) -> None:
         for path in self._folder.glob("*.bin"):
             if path not in (self._vectors(token["file"]), self._numbers(token["file"])):
-                path.unlink(missing_ok=True)  # who has it open can go on reading
+                path.unlink(missing_ok=True)  # a process that has the file open can still read it
 
     def open(self, token: Token, gone: np.ndarray) -> ExactView:
         rows = token["rows"]
         if rows == 0:
             return ExactView(np.zeros((0, self._dim), self._dtype), np.zeros(0, np.int64), gone)
-        # Written to by nobody, but torch wants pages that could be.
+        # Nothing writes to these pages, but torch requires writable ones.
         stored = np.memmap(self._vectors(token["file"]), self._dtype, "c", shape=(rows, self._dim))
         return ExactView(stored, np.fromfile(self._numbers(token["file"]), "<i8", rows), gone)
 
@@ -108,12 +108,12 @@ class Exact:
 
 @final
 class ExactView:
-    """The rows that count at one time.
+    """The rows of one state of the engine.
 
     Attributes:
-        stored: [R, d] as stored, mapped from the file.
-        numbers: [R] int64, ascending.
-        live: [R] bool, those that are not gone.
+        stored: vectors [R, d] as stored, mapped from the file.
+        numbers: numbers of the items [R] int64, ascending.
+        live: [R] bool, true for items that are not removed.
     """
 
     def __init__(self, stored: np.ndarray, numbers: np.ndarray, gone: np.ndarray) -> None:
@@ -139,27 +139,27 @@ class ExactView:
         return vectors
 
     def _rows(self, numbers: np.ndarray) -> np.ndarray:
-        """Rows of those of `numbers` that are there."""
+        """Return the rows of those `numbers` that are there."""
         if len(self.numbers) == 0:
             return np.zeros(0, dtype=np.int64)
         rows = np.searchsorted(self.numbers, numbers).clip(max=len(self.numbers) - 1)
-        there: np.ndarray = rows[self.numbers[rows] == numbers]
-        return there
+        present: np.ndarray = rows[self.numbers[rows] == numbers]
+        return present
 
 
 def search_rows(
     queries: np.ndarray, stored: np.ndarray, k: int, allowed: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest of the rows that are allowed, exactly; of equally near ones the first.
+    """Return the k nearest allowed rows, exactly; of equally near rows the first comes first.
 
     Args:
         queries: [Q, d] float32.
         stored: [R, d] float16 or float32.
-        k: how many.
+        k: number of rows.
         allowed: [R] bool, or None for all rows.
 
     Returns:
-        Rows [Q, K] int64, -1 where there is no further one, and scores [Q, K] float32.
+        Rows [Q, K] int64, -1 where there is no further row, and scores [Q, K] float32.
     """
     asked = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
     if allowed is None:
@@ -178,7 +178,7 @@ def search_rows(
 def _search_blocks(
     asked: torch.Tensor, stored: np.ndarray, k: int, allowed: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """By block, the k nearest allowed rows and their scores; -1 and minus infinity behind the last."""
+    """Yield the k nearest allowed rows of each block and their scores; -1 and minus infinity after the last."""
     for start in range(0, len(stored), BLOCK):
         block = np.flatnonzero(allowed[start : start + BLOCK]) + start
         if len(block) == 0:

@@ -1,7 +1,7 @@
-"""Filters: conditions in SQLite's words, such as `year > 2020 and split = 'train'`, that read items and nothing else.
+"""Filters: conditions in SQLite's syntax, such as `year > 2020 and split = 'train'`, that read items and nothing else.
 
-A filter comes from a command line or over a network. It is run on a connection that is opened for reading, is asked for
-every table, column and function that the filter names, and is interrupted when it takes long.
+A filter comes from a command line or over a network. It runs on a read-only connection. An authorizer checks every
+table, column and function that the filter names, and a filter that takes too long is interrupted.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 from lightcrl.errors import FilterError
 
 SECONDS = 10.0
-"""Longest time of a filter."""
+"""Longest time of a filter, in seconds."""
 
 LONGEST = 100_000
-"""Characters of a filter at most."""
+"""Greatest number of characters of a filter."""
 
 FUNCTIONS = frozenset(
     [
@@ -60,22 +60,22 @@ _LIMITS = {
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,
     sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 2,
 }
-_STEPS = 10_000  # of SQLite's machine between two looks at the clock
+_STEPS = 10_000  # of SQLite's virtual machine between two checks of the time limit
 
 
 def run_filter(
     connection: sqlite3.Connection, where: str, columns: Iterable[str], seconds: float = SECONDS
 ) -> np.ndarray:
-    """Numbers [M] int64, ascending, of the items for which a condition is true.
+    """Return the numbers [M] int64, ascending, of the items for which a condition is true.
 
     Args:
-        connection: opened for reading alone; it is left guarded.
+        connection: a read-only connection; its restrictions stay in force.
         where: the condition.
-        columns: what it may name.
-        seconds: longest time.
+        columns: columns that the error message lists.
+        seconds: longest time, in seconds.
 
     Raises:
-        FilterError: it is no condition, names something else than columns and functions, or takes too long.
+        FilterError: the filter is not a condition, names anything but columns and allowed functions, or takes too long.
     """
     names = list(columns)
     if len(where) > LONGEST or not where.strip() or "\0" in where:
@@ -92,7 +92,7 @@ def run_filter(
 
 
 def _guard(connection: sqlite3.Connection, refused: list[str], seconds: float) -> None:
-    """Allow a connection to read columns of items by known functions, for some time."""
+    """Restrict a connection to columns of items and to `FUNCTIONS`, for a limited time."""
     for limit, value in _LIMITS.items():
         connection.setlimit(limit, value)
     end = time.monotonic() + seconds

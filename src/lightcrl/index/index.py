@@ -1,10 +1,10 @@
-"""An index: items of all modalities of one model, on disk, to be searched by each of them.
+"""An index: items of all modalities of one model, on disk; queries of each modality search it.
 
     manifest.json   format, model, engine; written last, never changed
-    catalog.db      one row per item, and what changes: see `lightcrl.index.catalog`
-    exact/          the vectors, where the engine is `exact`; every engine has a folder of its own
+    catalog.db      one row per item, and all that changes: see `lightcrl.index.catalog`
+    exact/          the vectors of the engine `exact`; every engine has a folder of its own
 
-A command that adds or removes takes the folder's lock; searches take none and see whole commits only.
+A command that adds or removes takes the folder's lock. Searches take no lock and see complete commits only.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from lightcrl.index.writing import COMMIT, Writer
 
 @final
 class Index:
-    """Items with their embeddings, searched, added to and removed from. Made by `create` or `open`.
+    """Items with their embeddings, to search, add and remove. Made by `create` or `open`.
 
     Any number of threads and processes may search while one adds; each search sees the last commit.
 
     Attributes:
-        folder: where it lies.
+        folder: folder of the index.
         manifest: its JSON manifest.
     """
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], embedder: Embedder | None) -> None:
-        """Take what `create` and `open` have checked."""
+        """Take a folder and a manifest that `create` or `open` has checked."""
         self.folder, self.manifest = folder, manifest
         self._embedder, self._lock = embedder, threading.Lock()
         self._catalog, engine = Catalog(folder / NAME), load_engine(folder, manifest)
@@ -62,20 +62,20 @@ class Index:
         place: str | None = None,
         tell: Tell = lambda event: None,
     ) -> Index:
-        """An empty index in `folder`, or the one that is there if it is of the same model and engine.
+        """Make an empty index in `folder`, or return an existing one of the same model and engine.
 
         Args:
-            folder: made if it is not there.
-            model: a run's folder, a checkpoint's folder or a hub id, which the index remembers; or an embedder.
+            folder: folder of the index, made if it is missing.
+            model: a run's folder, a checkpoint's folder or a hub id, which the index stores; or an embedder.
             engine: a member of `ENGINES`.
-            dtype: of stored vectors, `"float16"` or `"float32"`; where an engine has a choice.
-            options: of the engine.
-            place: where the model of an embedder lies, to be remembered.
-            tell: called with `waiting` where another process writes the folder.
+            dtype: dtype of stored vectors, `"float16"` or `"float32"`, if the engine has a choice.
+            options: options of the engine.
+            place: folder or hub id of an embedder's model, which the index stores.
+            tell: function that receives `waiting` while another process writes the folder.
 
         Raises:
-            ForeignModelError: the index there is of another model.
-            StoreError: the index there has another engine, or something else is in the folder.
+            ForeignModelError: the existing index belongs to another model.
+            StoreError: the existing index has another engine, or the folder holds something else.
         """
         folder = Path(folder)
         embedder = model if isinstance(model, Embedder) else load(model)
@@ -88,15 +88,15 @@ class Index:
 
     @classmethod
     def open(cls, folder: Path | str, model: Embedder | Path | str | None = None) -> Index:
-        """The index in `folder`.
+        """Return the index in `folder`.
 
         Args:
-            folder: where `create` made it.
-            model: the model, loaded or where it lies; by default where it lay when the index was made, loaded when it
-                is first needed.
+            folder: folder that `create` has made.
+            model: the model, loaded, or its folder or hub id; by default the one stored in the index, loaded at its
+                first use.
 
         Raises:
-            StoreError: there is no index of a format that this version reads.
+            StoreError: the folder has no index of a format that this version reads.
             ForeignModelError: the model is not the one of the index.
         """
         folder = Path(folder)
@@ -112,26 +112,27 @@ class Index:
 
     @property
     def dim(self) -> int:
-        """d, width of a vector."""
+        """The width d of a vector."""
         return int(self.manifest["dim"])
 
     @property
     def fingerprint(self) -> str:
-        """Of the model (`Embedder.fingerprint`)."""
+        """The fingerprint of the model (`Embedder.fingerprint`)."""
         return str(self.manifest["model"]["fingerprint"])
 
     @property
     def modalities(self) -> dict[str, str]:
-        """Modality of the model to kind of item."""
+        """The kind of item by modality of the model."""
         return dict(self.manifest["model"]["modalities"])
 
     @property
     def embedder(self) -> Embedder:
-        """The model; loaded from where it lay when the index was made, if none was given.
+        """The model; loaded from the place stored in the index, if none was given.
 
         Raises:
-            ForeignModelError: there is another model now.
-            CheckpointError: there is none.
+            ForeignModelError: another model is in this place now.
+            CheckpointError: no model is in this place.
+            QueryError: the index stores no place.
         """
         with self._lock:
             if self._embedder is None:
@@ -144,10 +145,10 @@ class Index:
         return self._embedder
 
     def check_model(self, fingerprint: str) -> None:
-        """Return if vectors of this model are the index's own.
+        """Check that a fingerprint is that of the index's model.
 
         Raises:
-            ForeignModelError: they are not; names both fingerprints.
+            ForeignModelError: the fingerprints differ; the message names both.
         """
         if fingerprint != self.fingerprint:
             raise ForeignModelError(
@@ -157,16 +158,16 @@ class Index:
             )
 
     def counts(self, where: str | None = None) -> dict[str, int]:
-        """Items by modality: of all, or of those that a filter takes.
+        """Return the number of items by modality: of all, or of those that a filter selects.
 
         Raises:
-            FilterError: the filter is none.
+            FilterError: the filter is invalid.
         """
         counts = self._catalog.counts()
         return counts if where is None else {name: len(self._catalog.numbers(name, where)) for name in counts}
 
     def info(self) -> dict[str, Any]:
-        """As JSON: model, engine, items by modality, columns of metadata, what was set aside, sizes."""
+        """Return model, engine, items by modality, columns of metadata, rejections and sizes as JSON."""
         state, gone = self._catalog.opened()
         return {
             "folder": str(self.folder),
@@ -182,45 +183,45 @@ class Index:
         }
 
     def aside(self) -> list[Rejection]:
-        """What was set aside and has not been added since."""
+        """Return the items that were set aside and not added since."""
         return self._catalog.aside()
 
     def get(self, id: str) -> Record:
-        """The item called `id`; a path of a file finds its item too.
+        """Return the record of the item with this id, or of the item in the file with this path.
 
         Raises:
-            QueryError: there is none.
+            QueryError: no item has this id or path.
         """
         return self._reader.item(id)[1]
 
     def vectors(self, ids: Sequence[str]) -> np.ndarray:
-        """[N, d] float32, the embeddings of items as stored.
+        """Return the stored embeddings [N, d] float32 of items by id.
 
         Raises:
-            QueryError: there is no such item.
+            QueryError: no item has one of these ids.
         """
         return self._reader.vectors(ids)
 
     def ids(self, where: str | None = None, modality: str | None = None) -> list[str]:
-        """Of all items, or of those that a filter takes, in the order in which they came.
+        """Return the ids of all items, or of those that a filter selects, in the order of their addition.
 
         Raises:
-            FilterError: the filter is none.
+            FilterError: the filter is invalid.
         """
         return [record.id for record in self._catalog.listed(modality, where)]
 
     def entry(self, raw: Any, modality: str, id: str | None = None, metadata: Mapping[str, Any] | None = None) -> Entry:
-        """An entry to be added: a text, a path, or a picture or sound in any form that `Embedder.encode` takes.
+        """Return an entry for `add`: a text, a path, or a picture or sound in any form that `Embedder.encode` takes.
 
         Args:
             raw: the item.
-            modality: whose item it is.
-            id: its name; needed where it is neither a text nor a path.
-            metadata: by column.
+            modality: modality of the item.
+            id: its name; needed if the item is neither a text nor a path.
+            metadata: values by column.
 
         Raises:
-            ItemError: there is no such file, or an empty text.
-            DataError: it has no name.
+            ItemError: the file is missing, or the text is empty.
+            DataError: the item needs an id.
         """
         return make_entry(raw, modality, self.modalities, id, metadata)
 
@@ -232,17 +233,17 @@ class Index:
         tell: Tell = lambda event: None,
         commit: int = COMMIT,
     ) -> Added:
-        """Add items; what is there already is not encoded again, what has changed is replaced.
+        """Add items; present items are not encoded again, changed items are replaced.
 
         Args:
             source: a folder of files, a file, a table, a run's folder, or entries.
-            reading: how sources are read: columns, ids, modality.
-            tell: called with `waiting`, and with `added` after each commit.
-            commit: items of one commit; after a kill, whole commits are there.
+            reading: options of reading sources: columns, ids, modality.
+            tell: function that receives `waiting`, and `added` after each commit.
+            commit: number of items of one commit; after a kill, complete commits remain.
 
         Raises:
-            DataError: the source cannot be read at all; single items are set aside instead.
-            ShapeError: an embedding that came along is no unit vector of the index's width.
+            DataError: the whole source is unreadable; single unreadable items are set aside instead.
+            ShapeError: the embedding of an entry is not a unit vector of the index's width.
         """
         if isinstance(source, (str, Path)):
             model = Model(self.modalities, lambda: self.embedder, self.check_model)
@@ -258,28 +259,28 @@ class Index:
         fingerprint: str,
         metadata: Sequence[Mapping[str, Any]] | None = None,
     ) -> Added:
-        """Add embeddings that are there already.
+        """Add finished embeddings.
 
         Args:
-            ids: of the items; an item of the same id is replaced.
+            ids: ids of the items; an item of the same id is replaced.
             vectors: unit vectors [N, d].
-            modality: whose items they are.
-            fingerprint: of the model that made them (`Embedder.fingerprint`).
-            metadata: of each item.
+            modality: modality of the items.
+            fingerprint: fingerprint of the model that made the embeddings (`Embedder.fingerprint`).
+            metadata: values by column for each item.
 
         Raises:
-            ForeignModelError: they are of another model.
-            ShapeError: they are no unit vectors of the index's width, or not as many as ids.
+            ForeignModelError: the embeddings are of another model.
+            ShapeError: the vectors are not unit vectors of the index's width, or their number differs from that of ids.
         """
         self.check_model(fingerprint)
         return self.add(vector_entries(ids, vectors, modality, metadata, self.dim))
 
     def remove(self, ids: Sequence[str] = (), *, where: str | None = None, tell: Tell = lambda event: None) -> int:
-        """Remove items by id, and all that a filter takes; how many there were.
+        """Remove items by id, and all that a filter selects; return their number.
 
         Raises:
-            QueryError: there is no such item.
-            FilterError: the filter is none.
+            QueryError: no item has one of these ids.
+            FilterError: the filter is invalid.
         """
         return self._writer.remove(ids, where, tell)
 
@@ -288,7 +289,7 @@ class Index:
         self._writer.compact(tell)
 
     def calibrate(self, tell: Tell = lambda event: None) -> None:
-        """Measure anew what scores mean; `add` does so by itself when an index has doubled."""
+        """Measure the calibration again; `add` does so by itself when an index has doubled."""
         self._writer.calibrate(tell)
 
     def search(
@@ -303,25 +304,25 @@ class Index:
         modality: str | None = None,
         k: int = 10,
     ) -> list[Hit]:
-        """The k items nearest to a text, a picture, a sound, an item, or several of them together.
+        """Return the k items nearest to a text, a picture, a sound, an item, or several of them together.
 
-        Of several modalities, where their shares are known, results come in order of these: scores of pictures and of
-        texts cannot be compared.
+        Results of several modalities are ordered by share, if the shares are measured: scores of pictures and of texts
+        cannot be compared.
 
         Args:
-            text: to look for; here and below, a list stands for several, and `Part` gives one a weight.
-            image: in any form that `Embedder.encode` takes.
-            audio: likewise.
+            text: text to search for; here and below, a list holds several items, and a `Part` has a weight.
+            image: picture in any form that `Embedder.encode` takes.
+            audio: sound in any form that `Embedder.encode` takes.
             like: id of an item of the index.
-            minus: text to look away from; of another kind where a `Part` says so.
+            minus: text to subtract; a `Part` may name another kind.
             where: a filter, such as `"year > 2020 and split = 'train'"`.
-            modality: of the results.
-            k: how many.
+            modality: modality of the results.
+            k: number of results.
 
         Raises:
-            QueryError: nothing is asked, an id is unknown, or the parts cancel each other.
-            FilterError: the filter is none.
-            ItemError: a picture or sound cannot be read.
+            QueryError: the query is empty, an id is unknown, or the parts cancel each other.
+            FilterError: the filter is invalid.
+            ItemError: a picture or sound is unreadable.
         """
         query = self.query(text, image=image, audio=audio, like=like, minus=minus)
         return self.search_query(query, where=where, modality=modality, k=k)
@@ -329,7 +330,7 @@ class Index:
     def search_query(
         self, query: Query, *, where: str | None = None, modality: str | None = None, k: int = 10
     ) -> list[Hit]:
-        """As `search`, of a query that `query` has made."""
+        """Search with the result of `query`; otherwise like `search`."""
         hits = self._reader.search_each(query.vector, k + len(query.ids), where, modality, query.modality)
         return [hit for hit in hits if hit.id not in query.ids][:k]
 
@@ -342,7 +343,7 @@ class Index:
         like: Asked = None,
         minus: Asked = None,
     ) -> Query:
-        """What `search` looks for, as one unit vector; arguments and errors are its own."""
+        """Return the query of `search` as one unit vector; arguments and errors are those of `search`."""
         asked = {"text": text, "image": image, "audio": audio, "like": like}
         return compose(lambda: self.embedder, self._like, asked, minus)
 
@@ -356,19 +357,19 @@ class Index:
         query: str | None = None,
         fingerprint: str | None = None,
     ) -> list[list[Hit]]:
-        """The k items nearest to each of many queries, best first; fewer where there are no more.
+        """Return the k items nearest to each of many queries, best first; fewer if there are no more.
 
         Args:
             vectors: unit vectors [Q, d] of the index's model.
-            k: how many.
-            where: a filter, for all of them.
-            modality: of the results.
-            query: modality of the queries, for the share of random items.
-            fingerprint: of the model that made the queries, to be checked where it is known.
+            k: number of results of each query.
+            where: a filter, for all queries.
+            modality: modality of the results.
+            query: modality of the queries, needed for the share of random items.
+            fingerprint: fingerprint of the model that made the queries; checked if given.
 
         Raises:
             ForeignModelError: the queries are of another model.
-            FilterError: the filter is none.
+            FilterError: the filter is invalid.
             ShapeError: queries are of another width or not finite, or k is below 1.
         """
         if fingerprint is not None:
@@ -376,22 +377,22 @@ class Index:
         return self._reader.search(vectors, k, where, modality, query)
 
     def ordinary(self, query: str, hits: Sequence[Hit], *, where: str | None = None) -> float | None:
-        """The share of ordinary queries that find nothing nearer than the best of some hits; None if not known.
+        """Return the share of ordinary queries that find nothing nearer than the best hit; None if not measured.
 
-        Where it is next to nothing, the query is far from everything here.
+        If the share is close to 0, the query is far from everything in the index.
 
         Args:
-            query: modality of the query that the hits are of.
-            hits: of one search.
-            where: its filter.
+            query: modality of the query.
+            hits: results of the query.
+            where: filter of the search.
         """
         return self._reader.ordinary(query, hits, self.counts(where))
 
     def neighbours(self, k: int = 10, *, where: str | None = None, modality: str | None = None) -> Neighbours:
-        """The k nearest others of every item, among the items that a filter takes and of a modality.
+        """Return the k nearest other items of every item, among the items of a filter and a modality.
 
         Raises:
-            FilterError: the filter is none.
+            FilterError: the filter is invalid.
         """
         return self._reader.neighbours(k, where, modality)
 

@@ -1,8 +1,8 @@
-"""The engine `lancedb`: vectors in a LanceDB table on disk or in an object store, found by an approximate index.
+"""The engine `lancedb`: vectors in a LanceDB table on disk or in an object store, with an approximate index.
 
-Every change of the table is a version of it; the token is the version that counts. A writer that finds a later one,
-left by one that died, restores the table first. Candidates are scored again from their vectors, as the exact engine
-scores, so that approximation may miss an item but never gives a wrong score.
+Every change of the table makes a version; the token holds the version that counts. A writer that finds a later one,
+left by a killed writer, first restores the table. Candidates are scored again from their vectors, as in the exact
+engine, so the approximation may miss an item but never gives a wrong score.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from lightcrl.index.base import Scope, Token
 
 TABLE = "items"
 KEPT = timedelta(hours=1)
-"""How long former versions stay, for readers that have them open."""
+"""Time for which former versions stay, for readers that have them open."""
 
 NAMED = 20_000
-"""Numbers that one statement names."""
+"""Greatest number of item numbers in one statement."""
 
 LISTED = 200_000
-"""Up to so many items, a search is told which it may give; of more, it is asked for more results."""
+"""Greatest number of items that a search receives as a list; for more, it asks for more results and drops the rest."""
 
 ROWS = 4096
-"""Items of a partition, where `partitions` are not said."""
+"""Number of items per partition, if the option `partitions` is not given."""
 
 ROUNDS = 10
-"""Rounds in which partitions are found; LanceDB's 50 take more than twice as long."""
+"""Number of rounds of the clustering into partitions; LanceDB's 50 take more than twice as long."""
 
 PROBED = 3
-"""One in so many partitions is looked at, and `PROBES` at least, where `probes` are not said."""
+"""Number of partitions of which a search reads one, at least `PROBES` of all, if the option `probes` is not given."""
 
 PROBES = 20
 
 BITS = 256
-"""Bits that stand for a vector in an index `ivf_rq`, at least."""
+"""Least number of bits that represent a vector in an index `ivf_rq`."""
 
 CANDIDATES = 200
-"""Candidates that are scored exactly at least: a bit for each number leaves their order vague."""
+"""Least number of candidates with exact scores: one bit per number leaves their order vague."""
 
 FRESH = 0.2
-"""Share of items outside of the index from which on it is made anew."""
+"""Share of items outside the index above which it is made again."""
 
 DEFAULTS: Mapping[str, Any] = {
     "uri": None,
@@ -67,7 +67,7 @@ KINDS: Mapping[str, str] = {
     "ivf_hnsw_sq": "IvfHnswSq",
     "ivf_hnsw_pq": "IvfHnswPq",
 }
-"""LanceDB's classes of indexes."""
+"""LanceDB's classes of indexes by name."""
 
 
 @final
@@ -76,15 +76,15 @@ class Lance:
 
     Attributes:
         options: `uri` of the database (below the index's folder by default), `index` (a member of `KINDS`), `least`
-            items from which on one is made, `partitions` of it, and of a search `probes` (partitions looked at), `ef`
-            (HNSW's candidates) and `refine` (candidates scored exactly, times k).
+            (items from which an index is made) and `partitions` of the index; for a search `probes` (number of
+            partitions searched), `ef` (HNSW's candidates) and `refine` (candidates with exact scores, times k).
     """
 
     def __init__(self, folder: Path, dim: int, dtype: str, options: Mapping[str, Any]) -> None:
         """Take the folder of the index.
 
         Raises:
-            UnknownNameError: there is no such option or index.
+            UnknownNameError: an option or the index is unknown.
             MissingExtraError: LanceDB is not installed.
         """
         for name in options:
@@ -93,7 +93,7 @@ class Lance:
         self.options: Mapping[str, Any] = {**DEFAULTS, **options}
         if self.options["index"] not in KINDS:
             raise UnknownNameError("index of engine 'lancedb'", str(self.options["index"]), KINDS)
-        os.environ.setdefault("LANCEDB_LOG", "error")  # else it warns of what is meant
+        os.environ.setdefault("LANCEDB_LOG", "error")  # else it warns of intended behaviour
         try:
             import lancedb
         except ImportError as error:
@@ -148,7 +148,7 @@ class Lance:
         return LanceView(table, self.options, self._dim)
 
     def _writable(self, token: Token) -> Any:
-        """The table at the version that counts."""
+        """Return the table at the version that counts."""
         table = self._database.open_table(TABLE)
         if table.version != token["version"]:
             try:
@@ -163,7 +163,7 @@ class Lance:
 
         kind = getattr(index, KINDS[self.options["index"]])
         settings = {"num_partitions": _partitions(self.options, table.count_rows()), "max_iterations": ROUNDS}
-        if self.options["index"] == "ivf_rq":  # a bit for each number says too little of short vectors
+        if self.options["index"] == "ivf_rq":  # one bit per number represents short vectors too coarsely
             settings["num_bits"] = min(8, -(-BITS // self._dim))
         table.create_index("vector", config=kind(distance_type="dot", **settings))
         table.create_index("number", config=index.BTree())
@@ -211,17 +211,17 @@ class LanceView:
         return rows
 
     def _nearest(self, queries: np.ndarray, k: int, condition: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers and scores [Q, k] of the nearest rows that fulfil a condition."""
+        """Return numbers and scores [Q, k] of the nearest rows that fulfil a condition."""
         k = min(k, self._rows)
         wanted = list(queries.astype(np.float32))
-        asked = self._table.search(wanted if len(wanted) > 1 else wanted[0], vector_column_name="vector")
+        search = self._table.search(wanted if len(wanted) > 1 else wanted[0], vector_column_name="vector")
         refine = max(int(self._options["refine"]), -(-CANDIDATES // k))
-        asked = asked.distance_type("dot").limit(k).refine_factor(refine)
-        asked = asked.nprobes(self._probes).ef(max(int(self._options["ef"]), k * refine))
+        search = search.distance_type("dot").limit(k).refine_factor(refine)
+        search = search.nprobes(self._probes).ef(max(int(self._options["ef"]), k * refine))
         if condition is not None:
-            asked = asked.where(condition, prefilter=True)
+            search = search.where(condition, prefilter=True)
         columns = ["number", "vector", "_distance"]
-        part = asked.select(columns if len(wanted) == 1 else ["query_index", *columns]).to_arrow()
+        part = search.select(columns if len(wanted) == 1 else ["query_index", *columns]).to_arrow()
         owners = part["query_index"].to_numpy() if len(wanted) > 1 else np.zeros(part.num_rows, np.int64)
         numbers, vectors = part["number"].to_numpy(), _matrix(part["vector"], self._dim)
         products = (vectors.astype(np.float64) * queries[owners].astype(np.float64)).sum(1).astype(np.float32)
@@ -233,13 +233,13 @@ class LanceView:
 
 
 def _partitions(options: Mapping[str, Any], rows: int) -> int:
-    """Partitions of the index; graphs need few."""
+    """Return the number of partitions of the index; graphs need few."""
     usual = 1 + rows // 1_000_000 if "hnsw" in options["index"] else max(1, rows // ROWS)
     return int(options["partitions"] or usual)
 
 
 def _first(places: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of each row; of equal ones the lower number."""
+    """Return the k best of each row; of equal scores the lower number comes first."""
     order = np.lexsort((places, -scores), axis=1)[:, :k]
     return np.take_along_axis(places, order, 1), np.take_along_axis(scores, order, 1)
 
@@ -251,7 +251,7 @@ def _matrix(column: pa.ChunkedArray, dim: int) -> np.ndarray:
 
 
 def _conditions(numbers: np.ndarray) -> Iterator[str]:
-    """Conditions that name all of the numbers, some at a time."""
+    """Yield conditions that together name all of the numbers, at most `NAMED` each."""
     for start in range(0, len(numbers), NAMED):
         yield f"number IN ({', '.join(map(str, numbers[start : start + NAMED].tolist()))})"
 
@@ -261,7 +261,7 @@ def _text(value: str) -> str:
 
 
 def _fresh(table: Any) -> float:
-    """Share of rows outside of the index of vectors; 1 where there is none."""
+    """Return the share of rows outside the index of vectors; 1 if there is no index."""
     for index in table.list_indices():
         if "vector" in index.columns:
             outside, inside = int(index.num_unindexed_rows), int(index.num_indexed_rows)

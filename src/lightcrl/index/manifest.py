@@ -1,4 +1,4 @@
-"""The manifest of an index: its model and its engine, written last when the index is made, and never changed."""
+"""The manifest of an index: its model and its engine. It is written last when the index is made, and never changed."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ DTYPES = ("float16", "float32")
 def make_manifest(
     folder: Path, embedder: Embedder, place: str | None, engine: str, dtype: str, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The manifest of an index to be made; the engine's options with their defaults.
+    """Return the manifest of a new index, with the engine's options and their defaults.
 
     Raises:
-        StoreError: there is no such dtype.
-        UnknownNameError: there is no such engine, or it has no such option.
+        StoreError: the dtype is unknown.
+        UnknownNameError: the engine or one of its options is unknown.
     """
     if dtype not in DTYPES:
         raise StoreError(f"dtype is {dtype!r}; expected {' or '.join(DTYPES)}.")
@@ -43,7 +43,7 @@ def make_manifest(
 
 
 def write_index(folder: Path, manifest: Mapping[str, Any], tell: Tell) -> None:
-    """Make an empty index, unless one is there; it counts only once it is whole.
+    """Make an empty index, unless one is there; it counts only once it is complete.
 
     Raises:
         StoreError: something else is in the folder, or the index there has another engine.
@@ -62,10 +62,10 @@ def write_index(folder: Path, manifest: Mapping[str, Any], tell: Tell) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an index.
+    """Return the manifest of an index.
 
     Raises:
-        StoreError: there is none, or not of this format.
+        StoreError: the folder has no manifest, or one of another format.
     """
     path = folder / MANIFEST
     try:
@@ -88,13 +88,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def load_engine(folder: Path, manifest: Mapping[str, Any]) -> Engine:
-    """The engine that a manifest names."""
+    """Return the engine that a manifest names."""
     engine = manifest["engine"]
     return ENGINES.load(engine["name"])(folder, manifest["dim"], manifest["dtype"], engine["options"])
 
 
 def _refuse_others(folder: Path) -> None:
-    """See that nothing else is in a folder that becomes an index."""
+    """Refuse a folder for a new index if it holds anything else."""
     ours = (NAME, *ENGINES, ".")
     others = sorted(entry.name for entry in make_folder(folder).iterdir() if not entry.name.startswith(ours))
     if others:

@@ -1,4 +1,4 @@
-"""One search with its question and its verdict, as the command line and the page show it."""
+"""A search with its query and its verdict, as the command line and the page show it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from lightcrl.index.base import Hit, Part
 from lightcrl.index.index import Index
 
 RARE = 0.05
-"""Share of ordinary queries below which a query that finds so little is said to match nothing."""
+"""Share of ordinary queries below which the verdict is that nothing matches."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was asked, and what came of it.
+    """A query and its results.
 
     Attributes:
-        asked: by kind (`"text"`, `"image"`, `"audio"`, `"like"`, `"minus"`), the parts of the query.
+        asked: parts of the query by kind (`"text"`, `"image"`, `"audio"`, `"like"`, `"minus"`).
         where: the filter.
-        modality: of the results, where it was asked for.
+        modality: modality of the results, if the query asks for one.
         hits: the results.
-        ordinary: share of ordinary queries that find nothing nearer; None if not known.
+        ordinary: share of ordinary queries that find nothing nearer; None if it was not measured.
         counts: items of the index by modality.
         kinds: modality to kind of item.
     """
@@ -37,13 +37,13 @@ class Outcome:
 
     @property
     def matches(self) -> bool | None:
-        """Whether anything here matches, as far as can be told; None where it cannot."""
+        """True if an item matches, False if none does; None if the index cannot tell."""
         if not self.hits:
             return False
         return None if self.ordinary is None else self.ordinary >= RARE
 
     def verdict(self) -> str:
-        """The verdict in words; empty where there is nothing to say."""
+        """Return the verdict in words; an empty text if there is none."""
         if not self.hits:
             return "nothing fits the filter" if self.where or self.modality else "the index is empty"
         if self.matches is False:
@@ -51,24 +51,24 @@ class Outcome:
         return ""
 
     def words(self) -> str:
-        """The question in words."""
+        """Return the query in words."""
         signs = {"minus": "minus "}
-        said = [
+        words = [
             f"{signs.get(kind, '')}{'' if kind in ('text', 'minus') else kind + ' '}{_quoted(part, kind)}"
             for kind, parts in self.asked.items()
             for part in parts
         ]
-        return ", ".join(said)
+        return ", ".join(words)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the outcome as JSON."""
         asked = {
             kind: [{"item": str(part.item), "weight": part.weight} for part in parts]
             for kind, parts in self.asked.items()
         }
-        told = {"query": asked, "filter": self.where, "modality": self.modality, "items": dict(self.counts)}
+        described = {"query": asked, "filter": self.where, "modality": self.modality, "items": dict(self.counts)}
         return {
-            **told,
+            **described,
             "matches": self.matches,
             "ordinary": self.ordinary,
             "verdict": self.verdict(),
@@ -77,7 +77,7 @@ class Outcome:
 
 
 def look(index: Index, asked: Mapping[str, Any], *, where: str | None, modality: str | None, k: int) -> Outcome:
-    """Search, and keep what was asked beside what came of it; arguments are those of `Index.search`."""
+    """Search, and return the query with its results; the arguments are those of `Index.search`."""
     query = index.query(**asked)
     hits = tuple(index.search_query(query, where=where, modality=modality, k=k))
     parts = {

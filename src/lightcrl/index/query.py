@@ -1,4 +1,4 @@
-"""Composed queries: texts, pictures, sounds and items of the index, each with a weight, to one unit vector."""
+"""Composed queries: texts, pictures, sounds and items of the index, each with a weight, as one unit vector."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lightcrl.errors import ModalityError, QueryError
 from lightcrl.index.base import Part
 
 Asked: TypeAlias = Any
-"""One thing to look for, or a list of them; each may be a `Part` with a weight."""
+"""One item to search for, or a list of items; each may be a `Part` with a weight."""
 
 LEAST = 1e-3
-"""Length of a composed query below which its parts cancel each other."""
+"""Least length of the sum; the parts of a shorter one cancel each other."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Query:
 
     Attributes:
         vector: [d] float32, of unit length.
-        modality: of its heaviest part.
-        ids: items of the index that stand in it; they are not among the results.
+        modality: modality of the part with the greatest weight.
+        ids: ids of the index's items in the query; they are not among the results.
     """
 
     vector: np.ndarray
@@ -40,16 +40,16 @@ def compose(
     asked: Mapping[str, Asked],
     minus: Asked,
 ) -> Query:
-    """The sum of all parts' embeddings times their weights, those of `minus` taken away, of unit length.
+    """Return the weighted sum of the parts' embeddings, minus that of `minus`, scaled to unit length.
 
     Args:
-        embedder: gives the index's model; only called where something has to be encoded.
-        like: id, modality and embedding [d] of an item of the index.
-        asked: by kind (`"text"`, `"image"`, `"audio"`, `"like"`), what to look for.
-        minus: what to look away from: texts, or parts that say their kind.
+        embedder: function that returns the index's model; only called if an item has to be encoded.
+        like: function from an id to the id, modality and embedding [d] of an item of the index.
+        asked: items to search for, by kind (`"text"`, `"image"`, `"audio"`, `"like"`).
+        minus: items to subtract: texts, or parts with a kind.
 
     Raises:
-        QueryError: nothing is asked, an id is unknown, or the parts cancel each other.
+        QueryError: the query is empty, an id is unknown, or the parts cancel each other.
         ModalityError: the model has no such modality.
         ItemError: a part cannot be read.
     """
@@ -77,7 +77,7 @@ def compose(
 
 
 def parts(value: Asked, kind: str) -> Iterator[Part]:
-    """The parts of one argument of a search: none of None, one of an item, each of a list.
+    """Yield the parts of one argument of a search: none for None, one for an item, each for a list.
 
     Raises:
         QueryError: a weight is not a number above 0.
@@ -93,10 +93,10 @@ def parts(value: Asked, kind: str) -> Iterator[Part]:
 
 
 def of_kind(modalities: Mapping[str, str], kind: str) -> str:
-    """The first modality of a kind.
+    """Return the first modality of a kind.
 
     Raises:
-        ModalityError: there is none.
+        ModalityError: the model has no modality of this kind.
     """
     for modality, its_kind in modalities.items():
         if its_kind == kind:

@@ -1,4 +1,4 @@
-"""Reading an index: the last commit, opened once and kept until there is another; searches in it."""
+"""Searches in the last commit of an index, which stays open until there is a newer one."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from lightcrl.index.calibration import Calibration, Tail
 from lightcrl.index.catalog import Catalog, State
 
 BATCH = 1024
-"""Items whose neighbours are searched for at a time."""
+"""Number of items whose neighbours are searched for at a time."""
 
 ATTEMPTS = 5
-"""Times that a commit is opened anew because a newer one has replaced its files."""
+"""Greatest number of attempts to open a commit while newer commits replace its files."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """One commit of an index, as it is searched.
+    """One commit of an index, open for searches.
 
     Attributes:
-        state: of the catalog.
-        view: of the engine.
-        calibration: what scores mean, where it was measured.
-        scopes: numbers of the items by modality, as far as they were asked for.
+        state: state of the catalog.
+        view: view of the engine.
+        calibration: calibration of the scores, if it was measured.
+        scopes: numbers of the items by modality, of the modalities searched so far.
     """
 
     state: State
@@ -40,17 +40,17 @@ class Opened:
 
 @final
 class Reader:
-    """Searches in the last commit; any number of threads may ask at once."""
+    """Searches in the last commit; any number of threads may search at once."""
 
     def __init__(self, catalog: Catalog, engine: Engine, dim: int) -> None:
         self._catalog, self._engine, self._dim = catalog, engine, dim
         self._opened: Opened | None = None
 
     def opened(self) -> Opened:
-        """The last commit.
+        """Return the last commit.
 
         Raises:
-            StoreError: its vectors are not there.
+            StoreError: its vectors are missing.
         """
         opened = self._opened
         if opened is not None and opened.state.generation == self._catalog.state().generation:
@@ -67,10 +67,10 @@ class Reader:
         raise StoreError(f"{self._catalog.path.parent} lacks the vectors of its catalog. Build the index again.")
 
     def item(self, id: str) -> tuple[int, Record]:
-        """Number and record of an item, by its id or the path of its file.
+        """Return number and record of an item, by its id or the path of its file.
 
         Raises:
-            QueryError: there is none.
+            QueryError: no item has this id or path.
         """
         named = self._catalog.named([id]).get(id) or self._catalog.at_path(str(Path(id).absolute()))
         if named is None:
@@ -78,7 +78,7 @@ class Reader:
         return named
 
     def vectors(self, ids: Sequence[str]) -> np.ndarray:
-        """[N, d] float32 of items by id."""
+        """Return the embeddings [N, d] float32 of items by id."""
         named = self._catalog.named(ids)
         numbers = [(named.get(id) or self.item(id))[0] for id in ids]
         return self.opened().view.vectors(np.array(numbers, dtype=np.int64))
@@ -86,11 +86,11 @@ class Reader:
     def search(
         self, queries: np.ndarray, k: int, where: str | None, modality: str | None, asked: str | None
     ) -> list[list[Hit]]:
-        """The k items nearest to each query [Q, d], best first, with shares where the modality `asked` is known.
+        """Return the k items nearest to each query [Q, d], best first; shares need the modality `asked` of the queries.
 
         Raises:
             ShapeError: queries are of another width or not finite, or k is below 1.
-            FilterError: the filter is none.
+            FilterError: the filter is invalid.
         """
         queries = np.asarray(queries, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self._dim or k < 1 or not np.isfinite(queries).all():
@@ -112,7 +112,7 @@ class Reader:
         return hits
 
     def search_each(self, query: np.ndarray, k: int, where: str | None, modality: str | None, asked: str) -> list[Hit]:
-        """The k best results of a query [d], in order of shares where there are several modalities with known ones."""
+        """Return the k best results of a query [d], ordered by share if shares of several modalities are measured."""
         calibration, counts = self.opened().calibration, self._catalog.counts()
         measured = set(calibration.tails) if calibration else set()
         if modality is None and len(counts) > 1 and measured >= {(asked, given) for given in counts}:
@@ -121,7 +121,7 @@ class Reader:
         return self.search(query[None], k, where, modality, asked)[0]
 
     def ordinary(self, asked: str, hits: Sequence[Hit], counts: Mapping[str, int]) -> float | None:
-        """The share of ordinary queries whose best result is no better than the best of these; None if not known."""
+        """Return the share of ordinary queries with a best result no better than the best hit; None if not measured."""
         calibration = self.opened().calibration
         shares = [
             tail.ordinary(hit.score, counts.get(hit.modality, 0))
@@ -131,7 +131,7 @@ class Reader:
         return max(shares, default=None)
 
     def calibration(self) -> list[dict[str, Any]]:
-        """As JSON: for which queries and items scores have a meaning, and from how many pairs."""
+        """Return the calibrated pairs of modalities as JSON, each with its number of measured pairs."""
         calibration = self.opened().calibration
         return [
             {"query": asked, "item": given, "pairs": tail.pairs, "queries_from": tail.source}
@@ -139,7 +139,7 @@ class Reader:
         ]
 
     def neighbours(self, k: int, where: str | None, modality: str | None) -> Neighbours:
-        """The k nearest others of every item, among these items."""
+        """Return the k nearest other items of every item, among the items of a filter and a modality."""
         opened = self.opened()
         numbers = self._catalog.numbers(modality, where)
         scope = Scope(None, lambda: numbers)
@@ -148,7 +148,7 @@ class Reader:
             asking = numbers[start : start + BATCH]
             near, likeness = opened.view.search(opened.view.vectors(asking), k + 1, scope)
             others = (near != asking[:, None]) & (near >= 0)
-            order = np.argsort(~others, axis=1, kind="stable")[:, :k]  # an item itself comes last
+            order = np.argsort(~others, axis=1, kind="stable")[:, :k]  # the item itself comes last
             kept = np.take_along_axis(others, order, 1)
             rows = slice(start, start + len(asking))
             at = np.searchsorted(numbers, np.take_along_axis(near, order, 1))

@@ -1,4 +1,4 @@
-"""Where the samples of a calibration come from: the items of the index, the model's own features, everyday phrases."""
+"""Samples of a calibration: from the items of the index, the model's own features, or everyday phrases."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from lightcrl.index.calibration import ASKED, FEWEST, SAMPLED, Best, Calibration
 from lightcrl.index.catalog import Catalog
 
 OWN_GROUP = 8
-"""Items of a query's own group that may stand before the best other one."""
+"""Greatest number of items of a query's own group that may precede the best other item."""
 
 GROWTH = 2
-"""An index is calibrated again when it has so many times the items."""
+"""Growth factor of the number of items after which an index is calibrated again."""
 
 _SUBJECTS = (
     *("a dog", "two children", "a woman", "an old man", "a red car", "a cat", "a group of people", "a bird"),
@@ -32,7 +32,7 @@ _SCENES = (
     *("on a mountain", "in front of a house", "in a park", "seen from above"),
 )
 EVERYDAY = tuple(f"{subject} {scene}" for subject in _SUBJECTS for scene in _SCENES)
-"""Queries of last resort, where neither the index nor the model has texts."""
+"""Queries of last resort, if neither the index nor the model's features have texts."""
 
 
 def calibrate(
@@ -43,15 +43,15 @@ def calibrate(
     place: str | None,
     seed: int = 0,
 ) -> Calibration:
-    """Measure what scores of random pairs look like.
+    """Measure the scores of random pairs.
 
     Args:
-        catalog: of the index.
+        catalog: catalog of the index.
         view: its last commit.
-        modalities: of the model, with their kinds.
-        embedder: gives the model; only called where queries have to be made.
-        place: where the model lies; a run's folder leads to its features.
-        seed: of the lot.
+        modalities: modalities of the model with their kinds.
+        embedder: function that returns the model; only called if queries have to be encoded or embedded.
+        place: folder or hub id of the model; a run's folder leads to its features.
+        seed: seed of the random samples.
     """
     rng = np.random.default_rng(seed)
     items: dict[str, Sample] = {}
@@ -59,7 +59,7 @@ def calibrate(
     for modality in catalog.counts():
         numbers = catalog.numbers(modality)
         chosen = np.sort(rng.permutation(numbers)[: SAMPLED + ASKED])
-        # Few items are both: an item's score with itself is left out, as that of its group is.
+        # Few items are in both samples. Scores of an item with itself or with its own group are left out.
         asking = chosen if len(chosen) < SAMPLED else rng.permutation(chosen)[:ASKED]
         items[modality] = _of_index(catalog, view, rng.permutation(chosen)[:SAMPLED])
         if len(asking) >= FEWEST:
@@ -79,7 +79,7 @@ def calibrate(
 
 
 def outgrown(calibration: Calibration | None, catalog: Catalog) -> bool:
-    """Whether an index should be calibrated: for the first time, for a new modality, or because it has grown."""
+    """Return True if an index needs calibration: for the first time, for a new modality, or after growth."""
     counts = {modality: count for modality, count in catalog.counts().items() if count >= FEWEST}
     measured = calibration.items if calibration else {}
     return any(count >= GROWTH * measured.get(modality, 0) for modality, count in counts.items())
@@ -92,7 +92,7 @@ def _of_index(catalog: Catalog, view: View, numbers: np.ndarray) -> Sample:
 
 
 def _best_of_all(catalog: Catalog, view: View, queries: Sample, given: str) -> Best:
-    """The best score of each query among all items of a modality, those of its own group left out."""
+    """Return the best score of each query among all items of a modality, without those of its own group."""
     numbers = catalog.numbers(given)
     near, scores = view.search(queries.vectors, OWN_GROUP + 1, Scope(given, lambda: numbers))
     names = {number: _group(record) for number, record in catalog.records(np.unique(near[near >= 0])).items()}
@@ -104,7 +104,7 @@ def _best_of_all(catalog: Catalog, view: View, queries: Sample, given: str) -> B
 
 
 def _group(record: Record | None) -> str | None:
-    """What items must not share to be random to each other: a name that ends as the place of a picture does."""
+    """Return the name that two items of a random pair must not share: the file name of the group, path or id."""
     if record is None:
         return None
     return Path(record.group or record.path or record.id).name
@@ -113,7 +113,7 @@ def _group(record: Record | None) -> str | None:
 def _of_features(
     embedder: Callable[[], Embedder], modality: str, place: str | None, rng: np.random.Generator
 ) -> Sample | None:
-    """Items of the run that trained the model, as its feature store has them."""
+    """Return items of the run that trained the model, from its feature store; None if there is none."""
     try:
         recipe = json.loads((Path(place or "") / "recipe.json").read_text(encoding="utf-8"))
         folders = sorted(Path(recipe["features"]["folder"]).glob(f"{modality}-*/manifest.json"))
@@ -125,7 +125,7 @@ def _of_features(
             if store.manifest["encoder"]["fingerprint"] != embedder().encoder(modality).fingerprint:
                 continue
             return _of_store(embedder(), modality, store, rng)
-        except (LightCRLError, OSError, KeyError):  # a store that is being made, or torn
+        except (LightCRLError, OSError, KeyError):  # an incomplete or torn store
             continue
     return None
 

@@ -1,7 +1,8 @@
-"""The exact nearest vectors, without scoring every one exactly and without sorting.
+"""Exact search for the nearest vectors, without an exact score for every vector and without sorting.
 
-Blocks of vectors are scored quickly, with a bound of the error (`QuickScores`). Who may be among the k best by that
-bound is scored exactly; no other can be. The result is that of exact scores alone, whatever the blocks.
+Blocks of vectors get quick scores, with a bound of the error (`QuickScores`). Vectors that may be among the k best by
+that bound get exact scores; no other vector can be among them. The result equals that of exact scores alone, for any
+block size.
 """
 
 from __future__ import annotations
@@ -15,25 +16,25 @@ from lightcrl.errors import ShapeError
 from lightcrl.metrics.scores import BLOCK, ROUNDING, QuickScores, exact_scores
 
 QUERIES = 1024
-"""Queries searched for at once."""
+"""Number of queries searched at once."""
 
 PIECE = 512
-"""Quick scores that are looked at one by one only if the greatest of them is great enough."""
+"""Number of quick scores that are compared one by one only if the greatest of them is great enough."""
 
 MANY = 8
-"""A query with more than this many times k candidates in one block has the best k of them scored first."""
+"""Multiple of k: a query with more candidates in one block gets exact scores of the k best of them first."""
 
 
 def nearest(queries: Tensor, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k vectors of the greatest inner product with each query, best first, of equal ones the first.
+    """Return the k vectors of the greatest inner product with each query, best first; of equal ones the first.
 
-    Scores are inner products summed in float64 and rounded to float32. The memory it takes does not grow with the
-    number of vectors.
+    Scores are inner products summed in float64 and rounded to float32. The memory used does not grow with the number
+    of vectors.
 
     Args:
-        queries: [Q, d], of any precision.
+        queries: [Q, d], any floating-point precision.
         vectors: unit vectors [N, d], float16 or float32, in memory or mapped from a file.
-        k: how many; all of them if there are fewer.
+        k: number of vectors; all of them if there are fewer.
 
     Returns:
         Places [Q, k] int64 and scores [Q, k] float32.
@@ -54,7 +55,7 @@ def nearest(queries: Tensor, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
         raise ShapeError("a query holds a number that is not finite; expected unit vectors.")
     asked, k = queries.to(vectors.device, torch.float64), min(k, len(vectors))
     best = [_nearest(asked[start : start + QUERIES], vectors, k) for start in range(0, max(1, len(asked)), QUERIES)]
-    return torch.cat([one.places for one in best]), torch.cat([one.scores for one in best])
+    return torch.cat([part.places for part in best]), torch.cat([part.scores for part in best])
 
 
 def _nearest(queries: Tensor, vectors: Tensor, k: int) -> _Best:
@@ -77,13 +78,13 @@ def _nearest(queries: Tensor, vectors: Tensor, k: int) -> _Best:
 
 
 def _low(floor: Tensor, quick: QuickScores) -> Tensor:
-    """[Q] the least quick score, as rounded, that a vector of an exact score of `floor` [Q] can have."""
+    """Return [Q] the least rounded quick score that a vector with an exact score of `floor` [Q] can have."""
     low: Tensor = floor - quick.error
     return low.sub(low.abs(), alpha=2 * ROUNDING[quick.dtype])
 
 
 def _at_least(scores: Tensor, low: Tensor, start: int) -> tuple[Tensor, Tensor]:
-    """Rows and columns, in order, of quick scores [Q, n] that reach `low` [Q]."""
+    """Return rows and columns, in order, of the quick scores [Q, n] that reach `low` [Q]."""
     width = PIECE if scores.shape[1] % PIECE == 0 else scores.shape[1]
     each = scores.shape[1] // width
     pieces, low = scores.reshape(-1, width), low.repeat_interleave(each)
@@ -98,11 +99,11 @@ def _at_least(scores: Tensor, low: Tensor, start: int) -> tuple[Tensor, Tensor]:
 
 @final
 class _Best:
-    """The k best vectors of each query among those seen.
+    """The k best vectors of each query among those searched so far.
 
     Attributes:
         places: [Q, k] int64.
-        scores: [Q, k] float32, falling, exact; minus infinity where none was seen yet.
+        scores: [Q, k] float32, falling, exact; minus infinity where there is no vector yet.
     """
 
     def __init__(self, queries: Tensor, vectors: Tensor, k: int) -> None:
@@ -113,20 +114,20 @@ class _Best:
     def raise_floor(self, floor: Tensor, rows: Tensor, scores: Tensor, start: int) -> None:
         """Raise `floor` [Q] of the queries `rows` to the least exact score of their k best in a block.
 
-        The k-th best of all is no less, so that fewer have to be scored exactly.
+        The k-th best score of all vectors is no less, so fewer vectors need exact scores.
         """
         k = self.scores.shape[1]
         if k > scores.shape[1]:
             return
         columns = scores[rows].float().topk(k, 1, sorted=False).indices
-        found = exact_scores(self._queries, self._vectors, rows.repeat_interleave(k), start + columns.flatten())
-        floor[rows] = torch.maximum(floor[rows], found.reshape(-1, k).amin(1))
+        exact = exact_scores(self._queries, self._vectors, rows.repeat_interleave(k), start + columns.flatten())
+        floor[rows] = torch.maximum(floor[rows], exact.reshape(-1, k).amin(1))
 
     def admit(self, rows: Tensor, places: Tensor) -> None:
         """Score pairs exactly and keep each query's k best.
 
-        Pairs come in order of rows, then of places, which lie behind all that were admitted before: so the sort, which
-        keeps the order of equal scores, puts the first of them first.
+        Pairs come in order of rows, then of places; the places lie after all those admitted before. The sort is stable,
+        so of equal scores the first place comes first.
         """
         scores = exact_scores(self._queries, self._vectors, rows, places)
         better = scores > self.scores[rows, -1]

@@ -1,16 +1,16 @@
-"""Sources of an index: what a user points at, read as entries.
+"""Sources of an index: folders, files, tables and runs, read as entries.
 
 | source | items |
 |---|---|
 | a folder of files | every picture and sound below it |
 | a picture or sound | itself |
-| a `.txt` file | a text a line |
+| a `.txt` file | one text per line |
 | a table | the modalities' columns of every row; all other columns are metadata |
-| a run's folder | what the run was trained and measured on, by its feature stores, without encoding it again |
-| the folder of a feature store | what it holds, likewise; texts and paths are not known |
-| a `.npy` file of `lightcrl embed` | its vectors, by the ids beside it |
+| a run's folder | the data of its training and evaluation, from its feature stores, without encoding them again |
+| the folder of a feature store | its items, likewise; texts and paths are not known |
+| a `.npy` file of `lightcrl embed` | its vectors, with the ids of the file beside it |
 
-`READERS` is the table: the first whose test is true reads.
+`READERS` is the table of readers: the first whose test is true reads the source.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d+)?")
 
 @dataclass(frozen=True)
 class Reading:
-    """How sources are read.
+    """Options of reading sources.
 
     Attributes:
-        columns: of a table, modality to column; by default every modality of the model has the column of its name.
-        id_column: of a table, the column that names the items.
-        modality: whose items files and lines are, where the model has several of one kind.
+        columns: columns of a table by modality; by default every modality of the model has the column of its name.
+        id_column: column of a table that holds the ids of the items.
+        modality: modality of the items in files and lines, if the model has several of one kind.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -57,12 +57,12 @@ class Reading:
 
 @dataclass(frozen=True)
 class Model:
-    """The model that entries are for.
+    """The model of the index that receives the entries.
 
     Attributes:
-        modalities: modality to kind of item.
-        embedder: gives it, loaded when it is first needed.
-        check: raises `ForeignModelError` where a fingerprint is not its own.
+        modalities: kind of item by modality.
+        embedder: function that returns the model, loaded at its first use.
+        check: function that raises `ForeignModelError` if a fingerprint differs from the model's own.
     """
 
     modalities: Mapping[str, str]
@@ -71,12 +71,12 @@ class Model:
 
 
 def read_source(source: Path, model: Model, reading: Reading) -> Entries:
-    """The entries of a source, and what was set aside.
+    """Yield the entries of a source, and the rejections.
 
     Raises:
-        DataError: it is not there, or of no kind that can be read.
-        ModalityError: the model has no modality for it, or a column is not there.
-        EmptyDatasetError: it has no items.
+        DataError: the source is missing, or cannot be read.
+        ModalityError: the model has no modality for the source, or a column is missing.
+        EmptyDatasetError: the source has no items.
     """
     existing(source, "a folder of files, a table, a file, or a run's folder")
     if reading.modality is not None and reading.modality not in model.modalities:
@@ -96,7 +96,7 @@ def read_source(source: Path, model: Model, reading: Reading) -> Entries:
 def make_entry(
     raw: Any, modality: str, modalities: Mapping[str, str], id: str | None, metadata: Mapping[str, Any] | None
 ) -> Entry:
-    """An entry of a raw item; see `Index.entry`."""
+    """Return the entry of a raw item; see `Index.entry`."""
     if modality not in modalities:
         raise ModalityError(f"no modality {modality!r} in the model of the index; it has {', '.join(modalities)}.")
     given = dict(metadata or {})
@@ -110,7 +110,7 @@ def make_entry(
         raise DataError(f"an item of {modality!r} that is {type(raw).__name__} has no name; give it an id.")
     if isinstance(raw, bytes):
         return Entry(modality, bytes_item(raw, id), id, metadata=given)
-    # What is in memory has no content that could be compared: it counts as new each time.
+    # The content of an object in memory cannot be compared, so it counts as new each time.
     return Entry(modality, Item(digest("memory", id, str(np.random.default_rng().bytes(8))), id, raw), id, None, None)
 
 
@@ -118,14 +118,14 @@ def make_entry(
 
 
 def read_folder(folder: Path, model: Model, reading: Reading) -> Entries:
-    """Every picture and sound below a folder, with the column `folder`: where it lies in it."""
+    """Yield every picture and sound below a folder, with the column `folder`: the subfolder of the file."""
     modality_of = _by_kind(model, reading)
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path, folder)):
         name = name_below(file, folder)
         kind = MEDIA.get(file.suffix.lower())
         if kind not in modality_of:
-            why = "not a picture or sound" if kind is None else f"no modality of kind {kind!r}"
-            yield Rejection(name, why, f"extension {file.suffix!r}")
+            reason = "not a picture or sound" if kind is None else f"no modality of kind {kind!r}"
+            yield Rejection(name, reason, f"extension {file.suffix!r}")
             continue
         try:
             item = file_item(file, folder)
@@ -137,7 +137,7 @@ def read_folder(folder: Path, model: Model, reading: Reading) -> Entries:
 
 
 def read_file(file: Path, model: Model, reading: Reading) -> Entries:
-    """A picture or sound alone."""
+    """Yield a single picture or sound."""
     modality = _by_kind(model, reading).get(MEDIA[file.suffix.lower()])
     if modality is None:
         raise ModalityError(f"{file} is of kind {MEDIA[file.suffix.lower()]!r}; {_listed(model.modalities)}.")
@@ -145,7 +145,7 @@ def read_file(file: Path, model: Model, reading: Reading) -> Entries:
 
 
 def read_lines(file: Path, model: Model, reading: Reading) -> Entries:
-    """A text a line."""
+    """Yield one text per line."""
     modality = _by_kind(model, reading).get("text")
     if modality is None:
         raise ModalityError(f"{file} has texts; {_listed(model.modalities)}.")
@@ -157,13 +157,13 @@ def read_lines(file: Path, model: Model, reading: Reading) -> Entries:
 
 
 def read_table(file: Path, model: Model, reading: Reading) -> Entries:
-    """The items of every row, with all other columns as metadata."""
+    """Yield the items of every row, with all other columns as metadata."""
     columns = dict(reading.columns) or _own_columns(file, model)
     kinds = {modality: model.modalities[modality] for modality in columns if modality in model.modalities}
     if len(kinds) < len(columns):
         odd = next(modality for modality in columns if modality not in kinds)
         raise ModalityError(f"no modality {odd!r} in the model of the index; it has {', '.join(model.modalities)}.")
-    typed = TABLES.get(_suffix(file)) is TABLES[".csv"]  # cells of CSV are texts, also those that are numbers
+    typed = TABLES.get(_suffix(file)) is TABLES[".csv"]  # all cells of CSV are texts, even numbers
     for row in TableFile(kinds, file, columns, notes=ALL).rows():
         if isinstance(row, Rejection):
             yield row
@@ -184,14 +184,14 @@ def _row_entries(row: Row, notes: Mapping[str, Any], file: Path, id_column: str 
     for modality, items in row.cells.items():
         for number, item in enumerate(items, 1):
             ending = f"#{number}" if number > 1 else ""
-            whose = f"/{modality}" if len(row.cells) > 1 else ""
+            suffix = f"/{modality}" if len(row.cells) > 1 else ""
             path = str(item.raw.absolute()) if isinstance(item.raw, Path) else None
             text = item.raw if isinstance(item.raw, str) else None
             named = item if path else replace(item, source=item.source + ending)
             yield Entry(
                 modality,
                 named,
-                None if name is None else name + whose + ending,
+                None if name is None else name + suffix + ending,
                 path,
                 text,
                 row.key,
@@ -201,7 +201,7 @@ def _row_entries(row: Row, notes: Mapping[str, Any], file: Path, id_column: str 
 
 
 def _own_columns(file: Path, model: Model) -> dict[str, str]:
-    """The modalities whose own name is a column."""
+    """Return the columns that have the name of a modality, by modality."""
     present = {}
     for modality, kind in model.modalities.items():
         try:
@@ -218,26 +218,27 @@ def _own_columns(file: Path, model: Model) -> dict[str, str]:
 
 
 def _value(value: Any, typed: bool) -> Any:
-    """A cell of metadata: a number where a text of CSV writes one."""
+    """Return a cell of metadata; a text of CSV that is a number becomes a number."""
     if typed and isinstance(value, str) and (match := _NUMBER.fullmatch(value.strip())):
         return float(value) if match[2] else int(value)
     return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (list, dict)) else value
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a cell is metadata: not a picture or sound of some other column."""
+    """Return True if a cell is metadata, not a picture or sound of another column."""
     return not isinstance(value, bytes) and not (isinstance(value, dict) and "bytes" in value)
 
 
-# --- what is embedded or encoded already ---
+# --- embeddings and features ---
 
 
 def read_embedded(file: Path, model: Model, reading: Reading) -> Entries:
-    """Vectors of `lightcrl embed`, by the ids beside them."""
+    """Yield the vectors of `lightcrl embed`, with the ids of the file beside them."""
     beside = file.with_suffix(".json")
     try:
-        told = json.loads(beside.read_text(encoding="utf-8"))
-        ids, modality, fingerprint = told["ids"], told["modality"], told["model"]
+        description = json.loads(beside.read_text(encoding="utf-8"))
+        ids, modality = description["ids"], description["modality"]
+        fingerprint = description["model"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{file}: {beside.name} beside it does not say ids, modality and model ({type(error).__name__}: {error}). "
@@ -279,7 +280,7 @@ def _suffix(file: Path) -> str:
 
 
 def _by_kind(model: Model, reading: Reading) -> dict[str, str]:
-    """Kind of item to the modality that takes it: the one that was said, else the first."""
+    """Return the modality of each kind of item: the given one, else the first."""
     kinds: dict[str, str] = {}
     for modality, kind in model.modalities.items():
         kinds.setdefault(kind, modality)

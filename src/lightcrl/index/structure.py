@@ -1,4 +1,4 @@
-"""What an index looks like from within: near-identical items, and items far from everything."""
+"""Structure of an index: near-identical items, and outliers."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from lightcrl.errors import QueryError
 from lightcrl.index.index import Index
 
 NEIGHBOURS = 20
-"""Nearest items of each that are looked at for copies; larger groups hang together through their members."""
+"""Number of nearest items of each that are searched for copies; larger groups are connected through their members."""
 
 CROWD = 5
-"""Nearest items that say how far an item is from everything."""
+"""Number of nearest items that determine the distance of an item from all others."""
 
 EXPECTED = 0.5
-"""Items that are as near to another as a copy although they are none, of all items."""
+"""Expected number of items, of all, that lie as near to another as a copy but are none."""
 
 FEWEST = 20
-"""Items below which no threshold is told from the data."""
+"""Least number of items for a threshold from the data."""
 
 MOST = 0.9999
-"""Greatest threshold: float16 tells no higher similarities apart."""
+"""Greatest threshold: float16 cannot resolve higher similarities."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Copies:
     """Near-identical items of one modality.
 
     Attributes:
-        modality: theirs.
-        threshold: least similarity of two that hang together.
-        reason: how the threshold was chosen, for people.
-        groups: ids of items that hang together, the largest group first.
+        modality: modality of the items.
+        threshold: least cosine similarity of two copies.
+        reason: origin of the threshold, in words.
+        groups: ids of connected copies, the largest group first.
     """
 
     modality: str
@@ -46,21 +46,21 @@ class Copies:
     groups: tuple[tuple[str, ...], ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the attributes as JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Outlier:
-    """An item far from everything of its modality.
+    """An item far from all others of its modality.
 
     Attributes:
-        id: its name.
-        modality: its own.
-        farness: 1 minus its mean similarity to its nearest items.
-        limit: the farness above which items of this modality are listed.
+        id: id of the item.
+        modality: modality of the item.
+        farness: 1 minus its mean cosine similarity to its nearest items.
+        limit: the farness above which items of this modality are outliers.
         nearest: id of the nearest item.
-        score: similarity to it.
+        score: cosine similarity to the nearest item.
     """
 
     id: str
@@ -71,24 +71,25 @@ class Outlier:
     score: float
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the attributes as JSON."""
         return asdict(self)
 
 
 def find_duplicates(
     index: Index, *, threshold: float | None = None, where: str | None = None, modality: str | None = None
 ) -> list[Copies]:
-    """Groups of near-identical items, by modality.
+    """Return groups of near-identical items, by modality.
 
     Args:
-        index: searched for each of its items: with the exact engine, a thousand against a million take four seconds.
+        index: index to search for each of its items: with the exact engine, a thousand against a million take four
+            seconds.
         threshold: least similarity of copies; by default chosen from the data (see `choose_threshold`).
-        where: a filter: only these items.
-        modality: only this one.
+        where: filter of the items.
+        modality: modality of the items; by default every modality.
 
     Raises:
         QueryError: the threshold is not a similarity.
-        FilterError: the filter is none.
+        FilterError: the filter is invalid.
     """
     if threshold is not None and not 0 < threshold <= 1:
         raise QueryError(f"a threshold of {threshold}; expected a similarity above 0, at most 1.")
@@ -105,16 +106,16 @@ def find_duplicates(
 def find_outliers(
     index: Index, *, where: str | None = None, modality: str | None = None, most: int | None = None
 ) -> list[Outlier]:
-    """Items far from all others of their modality, the farthest first.
+    """Return items far from all others of their modality, the farthest first.
 
     Args:
-        index: searched for each of its items, as `find_duplicates` does.
-        where: a filter: only these items.
-        modality: only this one.
-        most: so many at least and at most, whatever the limit (see `limit_of_outliers`); by default all above it.
+        index: index to search for each of its items, as `find_duplicates` does.
+        where: filter of the items.
+        modality: modality of the items; by default every modality.
+        most: number of items, regardless of the limit (see `limit_of_outliers`); by default all above the limit.
 
     Raises:
-        FilterError: the filter is none.
+        FilterError: the filter is invalid.
     """
     outliers = []
     for name in _modalities(index, modality):
@@ -134,11 +135,11 @@ def _modalities(index: Index, modality: str | None) -> Sequence[str]:
 
 
 def choose_threshold(nearest: np.ndarray) -> tuple[float, str]:
-    """From which similarity on two items count as the same, and why.
+    """Return the similarity from which two items count as copies, and the reason in words.
 
     The distances of ordinary items to their nearest, 1 minus similarity, are about log-normal. Median and lower
-    quartile say what spread they have, as long as fewer than a quarter of the items have copies. The threshold is the
-    distance below which `EXPECTED` of all items would lie if none had; copies make it a little stricter.
+    quartile give their spread, as long as fewer than a quarter of the items have copies. The threshold is the distance
+    below which `EXPECTED` of all items would lie if none had copies; copies make it a little stricter.
 
     Args:
         nearest: [N] similarity of each item to its nearest.
@@ -162,10 +163,10 @@ def choose_threshold(nearest: np.ndarray) -> tuple[float, str]:
 
 
 def groups_above(places: np.ndarray, scores: np.ndarray, threshold: float) -> list[np.ndarray]:
-    """Groups of items that hang together by similarities of at least `threshold`, the largest first.
+    """Return groups of items connected by similarities of at least `threshold`, the largest first.
 
     Args:
-        places: [N, K] numbers of each item's nearest; -1 for none.
+        places: [N, K] positions of each item's nearest items; -1 for none.
         scores: [N, K] their similarities.
         threshold: least similarity.
 
@@ -180,20 +181,20 @@ def groups_above(places: np.ndarray, scores: np.ndarray, threshold: float) -> li
 
 
 def farness(scores: np.ndarray) -> np.ndarray:
-    """[N] how far each item is from all others: 1 minus its similarity to its nearest ones, on average.
+    """Return the farness [N] of each item: 1 minus its mean similarity to its nearest items.
 
     Args:
-        scores: [N, K] similarities of the nearest others.
+        scores: [N, K] similarities of the nearest other items.
     """
-    there = np.isfinite(scores)
-    distances: np.ndarray = np.where(there, 1 - scores, 0).sum(1) / np.maximum(there.sum(1), 1)
+    present = np.isfinite(scores)
+    distances: np.ndarray = np.where(present, 1 - scores, 0).sum(1) / np.maximum(present.sum(1), 1)
     return distances
 
 
 def limit_of_outliers(far: np.ndarray) -> float:
-    """The farness above which an item is an outlier: the third quartile and three times the middle half above it.
+    """Return the farness above which an item is an outlier: the third quartile plus three interquartile ranges.
 
-    Tukey's outer fence: of normally spread items, two in a million lie above it.
+    This is Tukey's outer fence: of normally distributed items, two in a million lie above it.
     """
     low, high = np.quantile(far, [0.25, 0.75]) if len(far) else (0.0, 0.0)
     return float(high + 3 * (high - low))

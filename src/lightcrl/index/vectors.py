@@ -2,7 +2,7 @@
 
 manifest.json     format, number of items, width, sizes and digests of the files; written last
 vectors.npy       [N, d] float16 or float32
-ids.parquet       a column id, text or whole numbers, in the order of the vectors
+ids.parquet       a column `id`, text or whole numbers, in the order of the vectors
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from lightcrl.index.search import nearest
 FORMAT = 1
 FILES = ("vectors.npy", "ids.parquet")
 CHECKED = 65_536
-"""Vectors whose lengths are checked at a time."""
+"""Number of vectors whose lengths are checked at a time."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found, best first.
+    """Results of a search, best first.
 
     Attributes:
-        ids: k for each query.
+        ids: k ids for each query.
         scores: [Q, k] float32 cosine similarities.
     """
 
@@ -46,7 +46,7 @@ class Found:
 
 @final
 class VectorIndex:
-    """Unit vectors with ids, and the exact nearest of them to any query.
+    """Unit vectors with ids, and exact search for the nearest.
 
     Attributes:
         vectors: [N, d] float16 or float32, on the device that searches.
@@ -54,35 +54,35 @@ class VectorIndex:
     """
 
     def __init__(self, vectors: np.ndarray | Tensor, ids: Sequence[str] | Sequence[int] | np.ndarray) -> None:
-        """Take vectors as they are, without a copy, and the id of each.
+        """Take vectors, without a copy, and the id of each.
 
         Raises:
-            ShapeError: there are not as many ids as vectors, ids are neither text nor whole numbers, or vectors are
-                not unit vectors in float16 or float32; says which.
+            ShapeError: the numbers of ids and vectors differ, ids are neither text nor whole numbers, or vectors are
+                not unit vectors in float16 or float32.
         """
-        found = torch.from_numpy(vectors) if isinstance(vectors, np.ndarray) else vectors
-        if found.ndim != 2 or found.dtype not in (torch.float16, torch.float32) or len(found) != len(ids):
+        matrix = torch.from_numpy(vectors) if isinstance(vectors, np.ndarray) else vectors
+        if matrix.ndim != 2 or matrix.dtype not in (torch.float16, torch.float32) or len(matrix) != len(ids):
             raise ShapeError(
-                f"vectors {list(found.shape)} of {found.dtype} with {len(ids)} ids; expected a matrix of float16 or "
+                f"vectors {list(matrix.shape)} of {matrix.dtype} with {len(ids)} ids; expected a matrix of float16 or "
                 "float32 with an id for each row."
             )
-        _check_lengths(found)
-        self.vectors, self.ids = found, _make_ids(ids)
+        _check_lengths(matrix)
+        self.vectors, self.ids = matrix, _make_ids(ids)
 
     def __len__(self) -> int:
         return len(self.vectors)
 
     @property
     def dim(self) -> int:
-        """d, width of a vector."""
+        """The width d of a vector."""
         return int(self.vectors.shape[1])
 
     def search(self, queries: np.ndarray | Tensor, k: int = 10) -> Found:
-        """The k items nearest to each query; of equally near ones the first.
+        """Return the k items nearest to each query; of equally near items the first comes first.
 
         Args:
-            queries: [Q, d], such as `Embedder.encode` gives.
-            k: how many; all items if there are fewer.
+            queries: [Q, d], such as the embeddings that `Embedder.encode` returns.
+            k: number of items; all items if there are fewer.
 
         Raises:
             ShapeError: queries are of another width or not finite, or k is below 1.
@@ -93,11 +93,11 @@ class VectorIndex:
         return Found([flat[at * width : (at + 1) * width] for at in range(len(places))], scores.cpu().numpy())
 
     def save(self, folder: Path | str, tell: Tell = lambda event: None) -> None:
-        """Write the index to `folder`, in place of one that is there; it counts only once it is whole.
+        """Write the index to `folder` in place of an existing one; it counts only once it is complete.
 
         Args:
-            folder: made if it is not there; who else writes it is waited for.
-            tell: called with the event `waiting` where that is so.
+            folder: folder of the index, made if it is missing; another process that writes it goes first.
+            tell: function that receives the event `waiting` while another process writes.
 
         Raises:
             StorageError: the disk is full or not writable.
@@ -118,36 +118,36 @@ class VectorIndex:
 
     @classmethod
     def open(cls, folder: Path | str, *, memory: bool = False, device: str = "cpu") -> VectorIndex:
-        """The index in `folder`, its vectors mapped from the file, or read and checked.
+        """Return the index in `folder`, with its vectors mapped from the file, or read and checked.
 
         Args:
-            folder: where `save` put it.
-            memory: read all of it into memory, and compare digests.
-            device: where to search; another than the CPU reads into its memory.
+            folder: folder that `save` has written.
+            memory: True to read all vectors into memory and to compare digests.
+            device: device that searches; any device but the CPU reads the vectors into its memory.
 
         Raises:
             StoreError: there is no complete index, another process is writing it, or its format is newer than this
                 version reads.
-            TornStoreError: a file is missing or has another size; with `memory`, or another content.
+            TornStoreError: a file is missing or has another size; with `memory`, or has other content.
         """
         folder = Path(folder)
         manifest = _manifest(folder, memory)
-        # Written to by nobody, but torch wants pages that could be.
+        # Nothing writes to these pages, but torch requires writable ones.
         mapped = np.load(folder / "vectors.npy", mmap_mode=None if memory or not manifest["items"] else "c")
-        index = object.__new__(cls)  # what was checked when it was made is not read again
+        index = object.__new__(cls)  # `__init__` would read and check all vectors again
         index.vectors = torch.from_numpy(mapped).to(device)
         index.ids = pq.read_table(folder / "ids.parquet")["id"].combine_chunks()
         return index
 
 
 def _manifest(folder: Path, digests: bool) -> dict[str, Any]:
-    """The manifest of a whole index."""
+    """Return the manifest of a complete index, and check its files."""
     path = folder / "manifest.json"
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if (known := holder(folder)) is not None and known.lives is not False:
-            raise StoreError(f"{folder} is being written by {known}. Open it when that has ended.") from None
+        if (writer := holder(folder)) is not None and writer.lives is not False:
+            raise StoreError(f"{folder} is being written by {writer}. Open it when that has ended.") from None
         raise StoreError(
             f"no index in {folder}: expected manifest.json, which is written last. Save the index again."
         ) from None
@@ -169,20 +169,20 @@ def _manifest(folder: Path, digests: bool) -> dict[str, Any]:
 
 def _make_ids(ids: Sequence[str] | Sequence[int] | np.ndarray) -> pa.Array:
     try:
-        found = pa.array(ids)
+        array = pa.array(ids)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
-        found = pa.nulls(0)
-    if len(ids) and (found.null_count or not (pa.types.is_string(found.type) or pa.types.is_integer(found.type))):
+        array = pa.nulls(0)
+    if len(ids) and (array.null_count or not (pa.types.is_string(array.type) or pa.types.is_integer(array.type))):
         raise ShapeError(
             "ids are of several kinds or of none; expected all of them text, or all of them whole numbers."
         )
-    return found
+    return array
 
 
 def _check_lengths(vectors: Tensor) -> None:
     for start in range(0, len(vectors), CHECKED):
         lengths = vectors[start : start + CHECKED].float().norm(dim=1)
-        wrong = ((lengths - 1).abs() <= 0.01).logical_not().nonzero()  # also what is not a number
+        wrong = ((lengths - 1).abs() <= 0.01).logical_not().nonzero()  # NaN counts as wrong
         if len(wrong):
             at = int(wrong[0])
             raise ShapeError(

@@ -20,12 +20,12 @@ from lightcrl.index.reading import Reader
 from lightcrl.index.sampling import calibrate, outgrown
 
 COMMIT = 1024
-"""Items added in one commit."""
+"""Number of items added in one commit."""
 
 
 @final
 class Writer:
-    """Adds, removes and rewrites."""
+    """Writer of an index: adds, removes, calibrates and compacts."""
 
     def __init__(
         self,
@@ -44,8 +44,8 @@ class Writer:
         done, waiting = Added(), iter(entries)
         with in_turn(self._folder, tell) as hold:
             self._engine.sweep(self._catalog.state().token)
-            while some := list(islice(waiting, commit)):
-                done += add_batch(self._catalog, self._engine, self._embedder, self._dim, some, hold.check)
+            while batch := list(islice(waiting, commit)):
+                done += add_batch(self._catalog, self._engine, self._embedder, self._dim, batch, hold.check)
                 tell({"event": "added", "added": done.added, "replaced": done.replaced, "present": done.present})
             if done.added or done.replaced:
                 self._settle(hold.check)
@@ -54,12 +54,12 @@ class Writer:
         return done
 
     def calibrate(self, tell: Tell) -> None:
-        """Measure anew what scores mean."""
+        """Measure the calibration again."""
         with in_turn(self._folder, tell) as hold:
             self._calibrate(hold.check)
 
     def remove(self, ids: Sequence[str], where: str | None, tell: Tell) -> int:
-        """Remove items by id and by filter; how many there were."""
+        """Remove items by id and by filter; return their number."""
         with in_turn(self._folder, tell) as hold:
             numbers = {self._reader.item(id)[0] for id in ids}
             if where is not None:
@@ -91,7 +91,7 @@ class Writer:
             change.calibrate(measured.pack())
 
     def _settle(self, check: Callable[[], None]) -> None:
-        """Let the engine do what searches are quicker for."""
+        """Let the engine optimise itself for searches."""
         state = self._catalog.state()
         token = self._engine.settle(state.token)
         if token != state.token:
