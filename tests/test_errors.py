@@ -22,6 +22,7 @@ from lightcrl.errors import (
     EngineError,
     FilterError,
     ForeignModelError,
+    GrowthError,
     ItemError,
     LightCRLError,
     LockedError,
@@ -50,7 +51,7 @@ from lightcrl.files.remote import EXTRAS
 
 TREE = {
     LightCRLError: [
-        CheckpointError, DataError, EncoderError, EngineError, MissingExtraError, ModalityError, QueryError,
+        CheckpointError, DataError, EncoderError, EngineError, GrowthError, MissingExtraError, ModalityError, QueryError,
         RecipeError, RequestError, ShapeError, StorageError, StoreError, TrainingError, UnknownNameError,
     ],
     DataError: [EmptyDatasetError, ItemError, TooManyRejectedError],

@@ -71,6 +71,16 @@ class Model:
         """Retrieval on the recipe's evaluation split, with curves of precision and recall."""
         return self.results[RETRIEVAL]
 
+    @property
+    def zero_shot(self) -> Result | None:
+        """Zero-shot classification, if the recipe has its table."""
+        return self.results.get("zero_shot")
+
+    @property
+    def text_similarity(self) -> Result | None:
+        """Text similarity, every aligned space beside the frozen encoders, if the recipe has its table."""
+        return self.results.get("text_similarity")
+
 
 @dataclass(frozen=True)
 class Run:

@@ -157,7 +157,7 @@ def test_a_run_s_folder_is_indexed_from_its_stores_and_served(tmp_path, monkeypa
     monkeypatch.setattr(serve, "_run", lambda service, bound: (taken.append(service), bound.close()))
     told = call(tmp_path / "run", "--port", "0")
     assert told.exit_code == 0, told.output
-    assert "0 went through an encoder" in " ".join(told.output.split())
+    assert "0 encoded" in " ".join(told.output.split())
     (service,) = taken
     assert service.index.counts() == {"image": 90, "text": 90}
     assert service.index.manifest["model"]["place"] == str(tmp_path / "run")

@@ -43,6 +43,8 @@ TAKER = ".lightcrl.taker"
 # servers may show a touch a minute late.
 HEARTBEAT = 10.0
 LEASE = 120.0
+UNSIGNED = 3 * HEARTBEAT
+"""Seconds after which a lease that nobody has signed or touched belongs to a process that was killed in between."""
 # Seconds between two checks of a taken folder.
 POLL = 0.1
 ENDED = -1
@@ -199,7 +201,8 @@ def _acquire(folder: Path, lease: SoftFileLease, tell: Tell, instead: str | None
         now, current = _touched(folder), _holder(folder, lease)
         if now != seen:
             seen, since = now, time.monotonic()
-        if (current is not None and current.lives is False) or time.monotonic() - since > LEASE + HEARTBEAT:
+        limit = UNSIGNED if current is None else LEASE + HEARTBEAT
+        if (current is not None and current.lives is False) or time.monotonic() - since > limit:
             # filelock takes over by an exchange of names, which network file systems lack.
             dead += 1
             if dead > 1:
