@@ -51,8 +51,8 @@ from lightcrl.files.remote import EXTRAS
 
 TREE = {
     LightCRLError: [
-        CheckpointError, DataError, EncoderError, EngineError, GrowthError, MissingExtraError, ModalityError, QueryError,
-        RecipeError, RequestError, ShapeError, StorageError, StoreError, TrainingError, UnknownNameError,
+        CheckpointError, DataError, EncoderError, EngineError, GrowthError, MissingExtraError, ModalityError,
+        QueryError, RecipeError, RequestError, ShapeError, StorageError, StoreError, TrainingError, UnknownNameError,
     ],
     DataError: [EmptyDatasetError, ItemError, TooManyRejectedError],
     EncoderError: [EncoderNotFoundError],

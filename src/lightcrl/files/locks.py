@@ -43,7 +43,7 @@ TAKER = ".lightcrl.taker"
 # servers may show a touch a minute late.
 HEARTBEAT = 10.0
 LEASE = 120.0
-UNSIGNED = 3 * HEARTBEAT
+UNSIGNED = 75.0
 """Seconds after which a lease that nobody has signed or touched belongs to a process that was killed in between."""
 # Seconds between two checks of a taken folder.
 POLL = 0.1
