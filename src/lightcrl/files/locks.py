@@ -201,7 +201,7 @@ def _acquire(folder: Path, lease: SoftFileLease, tell: Tell, instead: str | None
         now, current = _touched(folder), _holder(folder, lease)
         if now != seen:
             seen, since = now, time.monotonic()
-        limit = UNSIGNED if current is None else LEASE + HEARTBEAT
+        limit = min(UNSIGNED, LEASE + HEARTBEAT) if current is None else LEASE + HEARTBEAT
         if (current is not None and current.lives is False) or time.monotonic() - since > limit:
             # filelock takes over by an exchange of names, which network file systems lack.
             dead += 1
