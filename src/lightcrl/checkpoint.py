@@ -133,7 +133,7 @@ class Checkpoint(
     @property
     def digest(self) -> str:
         """32 hex digits of all that decides the embeddings, and of how it grew."""
-        return _digest(self.config())
+        return str(self.config()["digest"])
 
     def method_config(self) -> dict[str, Any]:
         """The method's entry in config.json, sufficient to make the method with fresh weights."""

@@ -55,7 +55,7 @@ class Embedder:
     @cached_property
     def fingerprint(self) -> str:
         """The checkpoint's digest of all settings that determine the embeddings."""
-        return str(self.checkpoint.config()["digest"])
+        return self.checkpoint.digest
 
     def encoder(self, modality: str) -> Encoder:
         """Return the encoder of a modality, with its trained weights.

@@ -16,18 +16,12 @@ from lightcrl.errors import ModalityError, RecipeError, UnknownNameError
 from lightcrl.tasks.base import Setting, Task, prepare_task
 from lightcrl.tasks.evaluate import evaluate
 from lightcrl.tasks.spec import TASKS, make_task_spec
+from recipes import SMALL_WORLD
 
 OWN = "own_task:Neighbour"
-RECIPE = """
-[data]
-path = "world/groups.jsonl"
-dev_fraction = 0.3
-[encoders.image]
-kind = "image"
-model = "builtin"
-[encoders.text]
-kind = "text"
-model = "builtin"
+RECIPE = (
+    SMALL_WORLD
+    + """
 [method]
 name = "linear"
 options = { dim = 8 }
@@ -58,6 +52,7 @@ training = { epochs = 2, tensorboard = false }
 task = "own_task:Neighbour"
 data = "shapes"
 """
+)
 FAMILY = """
 models = { first = "linear[dim=8]", second = "linear[dim=4]" }
 [recipes.recipe]

@@ -6,15 +6,15 @@ This module has only the figures; `lightcrl.tasks.fine_tuning` trains.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightcrl.errors import ShapeError
-from lightcrl.metrics.intervals import mean_interval
 from lightcrl.metrics.probe import blind, right
-from lightcrl.metrics.result import Result
+from lightcrl.metrics.result import Result, accuracies
 
 
 def evaluate(logits: Tensor, labels: np.ndarray, train_labels: np.ndarray) -> Result:
@@ -34,12 +34,8 @@ def evaluate(logits: Tensor, labels: np.ndarray, train_labels: np.ndarray) -> Re
             "expected a row for each label, at least one, and a column for each class."
         )
     hit = right(logits, torch.from_numpy(labels))
-    return Result(
-        {"top1": float(hit.mean())},
-        {"top1": mean_interval(hit, np.arange(len(hit)))},
-        {"top1": blind(train_labels, labels)},
-        {"test": len(labels), "classes": logits.shape[1]},
-    )
+    chance = {"top1": blind(train_labels, labels)}
+    return accuracies({"top1": hit}, chance, {"test": len(labels), "classes": logits.shape[1]})
 
 
 def summarise(hit: Mapping[str, np.ndarray], train_labels: np.ndarray, labels: np.ndarray, items: int) -> Result:
@@ -51,18 +47,10 @@ def summarise(hit: Mapping[str, np.ndarray], train_labels: np.ndarray, labels: n
         labels: [N] class numbers of the items of test.
         items: number of items in train, held ones included.
     """
-    chance = blind(train_labels, labels)
-    metrics = {name: float(values.mean()) for name, values in hit.items()}
-    by_epoch = {int(name[len("epoch") : -len("/top1")]): metrics[name] for name in hit if name.startswith("epoch")}
-    return Result(
-        metrics,
-        {name: mean_interval(values, np.arange(len(values))) for name, values in hit.items()},
-        dict.fromkeys(hit, chance),
-        {
-            "train": items,
-            "held": items - len(train_labels),
-            "test": len(labels),
-            "classes": int(train_labels.max()) + 1,
-        },
-        curves={"test": {"epoch": [float(epoch) for epoch in by_epoch], "top1": list(by_epoch.values())}},
-    )
+    counts = {"train": items, "held": items - len(train_labels), "test": len(labels)}
+    counts["classes"] = int(train_labels.max()) + 1
+    result = accuracies(hit, dict.fromkeys(hit, blind(train_labels, labels)), counts)
+    by_epoch = {
+        float(name[len("epoch") : -len("/top1")]): result.metrics[name] for name in hit if name.startswith("epoch")
+    }
+    return replace(result, curves={"test": {"epoch": list(by_epoch), "top1": list(by_epoch.values())}})

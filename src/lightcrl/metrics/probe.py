@@ -14,6 +14,7 @@ is stretched relative to another.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,8 +22,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lightcrl.errors import DataError, ShapeError
-from lightcrl.metrics.intervals import mean_interval
-from lightcrl.metrics.result import Result
+from lightcrl.metrics.result import Result, accuracies
 
 STRENGTHS = tuple(float(10**power) for power in np.arange(1, -6.5, -0.5))
 """The grid of strengths, strongest first; each fit starts from the previous one."""
@@ -261,10 +261,6 @@ def summarise(
     chance = blind(train_labels, test_labels)
     held = int(hold_out(train_labels, seed=seed).sum())
     counts = {"train": len(train_labels), "held": held, "test": len(test_labels)}
-    result = Result({}, counts={**counts, "classes": int(train_labels.max()) + 1}, strengths=dict(strengths))
-    for space, measures in hit.items():
-        for name, values in measures.items():
-            result.metrics[f"{space}/{name}"] = float(values.mean())
-            result.interval[f"{space}/{name}"] = mean_interval(values, np.arange(len(values)))
-            result.chance[f"{space}/{name}"] = chance
-    return result
+    counts["classes"] = int(train_labels.max()) + 1
+    named = {f"{space}/{name}": values for space, measures in hit.items() for name, values in measures.items()}
+    return replace(accuracies(named, dict.fromkeys(named, chance), counts), strengths=dict(strengths))

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from lightcrl.metrics.intervals import mean_interval
+
 OPTIONAL = ("thresholds", "strengths", "curves")
 """Fields that are omitted from JSON if empty."""
 
@@ -48,3 +52,16 @@ class Result:
         interval = {name: (low, high) for name, (low, high) in value["interval"].items()}
         more = {name: value[name] for name in OPTIONAL if name in value}
         return cls(value["metrics"], interval, value["chance"], value["counts"], **more)
+
+
+def accuracies(hit: Mapping[str, np.ndarray], chance: Mapping[str, float], counts: Mapping[str, int]) -> Result:
+    """Return mean hits with 95 % intervals over items.
+
+    Args:
+        hit: probability [N] that each item is right, by measure.
+        chance: score of a random guess, by measure.
+        counts: numbers of measured things.
+    """
+    metrics = {name: float(values.mean()) for name, values in hit.items()}
+    interval = {name: mean_interval(values, np.arange(len(values))) for name, values in hit.items()}
+    return Result(metrics, interval, dict(chance), dict(counts))

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lightcrl.errors import RecipeError, ShapeError
-from lightcrl.metrics.intervals import hits, mean_interval
+from lightcrl.metrics.intervals import hits
 from lightcrl.metrics.ranks import ranks
-from lightcrl.metrics.result import Result
+from lightcrl.metrics.result import Result, accuracies
 
 TOPS = (1, 2, 3, 4, 5)
 """Values k of top-k accuracy, up to the number of classes."""
@@ -86,13 +86,9 @@ def accuracy(hit: np.ndarray, classes: int) -> Result:
         hit: probability that an item's right class is among the first k, [K, N].
         classes: number of classes.
     """
-    result = Result({}, counts={"items": hit.shape[1], "classes": classes})
-    places = np.arange(hit.shape[1])
-    for k, values in enumerate(hit, start=1):
-        result.metrics[f"top{k}"] = float(values.mean())
-        result.interval[f"top{k}"] = mean_interval(values, places)
-        result.chance[f"top{k}"] = k / classes
-    return result
+    by_measure = {f"top{k}": values for k, values in enumerate(hit, start=1)}
+    chance = {f"top{k}": k / classes for k, _ in enumerate(hit, start=1)}
+    return accuracies(by_measure, chance, {"items": hit.shape[1], "classes": classes})
 
 
 def predict(items: Tensor, classes: Tensor) -> Tensor:

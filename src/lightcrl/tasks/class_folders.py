@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -24,7 +24,7 @@ from lightcrl.features.extract import encode_modality
 from lightcrl.features.spec import FeaturesSpec
 from lightcrl.files.local import cache_folder
 from lightcrl.methods import Method
-from lightcrl.tasks.base import Setting
+from lightcrl.tasks.base import Setting, Task
 from lightcrl.tasks.spec import TaskSpec
 
 LEAST = 2
@@ -107,6 +107,38 @@ class TrainTestSpec(FoldersSpec):
                 "--test-files '5-*')."
             )
         return [(by_split["train"], self.files), (test, self.files)]
+
+
+class TrainTestTask(Task):
+    """A task on the items of a `TrainTestSpec`; the units are items of test.
+
+    Attributes:
+        train: items for fitting.
+        test: measured items, with classes numbered as in `train`.
+    """
+
+    train: ClassItems
+    test: ClassItems
+
+    @classmethod
+    def modalities(cls, spec: TrainTestSpec, kinds: Mapping[str, str]) -> Sequence[str]:
+        """The modality of the items."""
+        return (media_modality(kinds, spec.modality),)
+
+    @property
+    def units(self) -> int:  # type: ignore[override]
+        """Number of items of test."""
+        return len(self.test.labels)
+
+    @property
+    def parts(self) -> list[Any]:
+        """Items and labels of train and of test, for an identity."""
+        return [[part.store.fingerprint, part.labels.tolist()] for part in (self.train, self.test)]
+
+    @property
+    def rejected(self) -> Sequence[Rejection]:  # type: ignore[override]
+        """Files set aside."""
+        return (*self.train.rejected, *self.test.rejected)
 
 
 def check_classes(train: ClassFiles, test: ClassFiles) -> None:

@@ -22,7 +22,6 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from lightcrl.checkpoint import Checkpoint
-from lightcrl.data import Rejection
 from lightcrl.encoders.base import Encoder, fingerprint
 from lightcrl.encoders.tower import Tower, TuningSpec
 from lightcrl.errors import DataError, TrainingError
@@ -41,8 +40,8 @@ from lightcrl.metrics.fine_tuning import evaluate, summarise
 from lightcrl.metrics.probe import blind, hold_out, right
 from lightcrl.metrics.result import Result
 from lightcrl.processes import is_main
-from lightcrl.tasks.base import EMBEDDING, Figures, Outcome, Setting, Task, shares
-from lightcrl.tasks.class_folders import ClassItems, TrainTestSpec, media_modality
+from lightcrl.tasks.base import EMBEDDING, Figures, Outcome, Setting, shares
+from lightcrl.tasks.class_folders import ClassItems, TrainTestSpec, TrainTestTask
 from lightcrl.tasks.spec import TaskSpec
 from lightcrl.training.loop import Judgement, train
 from lightcrl.training.spec import TrainingSpec
@@ -87,7 +86,7 @@ class FineTuningSpec(TrainTestSpec):
 
 
 @dataclass(frozen=True)
-class FineTuningTask(Task):
+class FineTuningTask(TrainTestTask):
     """Accuracy of a classifier trained from a model: the best one, and after each fifth of the epochs.
 
     The units are items of test.
@@ -112,30 +111,14 @@ class FineTuningTask(Task):
     tell: Tell = field(default=lambda event: None)
 
     @classmethod
-    def modalities(cls, spec: FineTuningSpec, kinds: Mapping[str, str]) -> Sequence[str]:
-        """The modality of the items."""
-        return (media_modality(kinds, spec.modality),)
-
-    @classmethod
     def prepare(cls, spec: FineTuningSpec, setting: Setting) -> FineTuningTask:
         """Encode both folders; see `TrainTestSpec.encode`."""
         return cls(*spec.encode(setting), spec, setting.storage, setting.tell)
 
     @property
-    def units(self) -> int:  # type: ignore[override]
-        """Number of items of test."""
-        return len(self.test.labels)
-
-    @property
     def identity(self) -> Sequence[Any]:  # type: ignore[override]
         """Items and labels of both parts, and the settings of the training."""
-        parts = [[part.store.fingerprint, part.labels.tolist()] for part in (self.train, self.test)]
-        return [*parts, self.spec.model_dump(mode="json", include={"training", "tuning", "seed"})]
-
-    @property
-    def rejected(self) -> Sequence[Rejection]:  # type: ignore[override]
-        """Files set aside."""
-        return (*self.train.rejected, *self.test.rejected)
+        return [*self.parts, self.spec.model_dump(mode="json", include={"training", "tuning", "seed"})]
 
     @property
     def headlines(self) -> Sequence[tuple[str, str]]:
@@ -147,7 +130,7 @@ class FineTuningTask(Task):
         stores = [self.train.store.fingerprint, self.test.store.fingerprint]
         settings = self.spec.model_dump(mode="json", include={"training", "tuning", "seed"})
         settings |= {"training": self.spec.training.identity()}
-        return fingerprint([checkpoint.config()["digest"], stores, self.train.names, settings])
+        return fingerprint([checkpoint.digest, stores, self.train.names, settings])
 
     def measure(self, checkpoint: Checkpoint, folder: Path | None = None) -> Outcome:
         """Fine-tune, or resume; return the correctness of items of test, [1 + E, N]: for the best, and by fifths.
@@ -202,9 +185,9 @@ class FineTuningTask(Task):
         fitted = self.train.labels[~held]
         splits = {"train": _split(modality, self.train.rows[~held]), "dev": _split(modality, self.train.rows[held])}
         settings = spec.filled(len(fitted))
-        live = self._live(checkpoint, spec)
+        live = self._live(checkpoint)
         test = live.get("test", self.test.store)
-        tuned = self._checkpoint(checkpoint, spec)
+        tuned = self._checkpoint(checkpoint)
         classifier = tuned.method
         assert isinstance(classifier, Classifier)
         classifier.labels = torch.from_numpy(fitted)
@@ -220,30 +203,31 @@ class FineTuningTask(Task):
         )
         return embed_rows(classifier, test, modality, self.test.rows)
 
-    def _live(self, checkpoint: Checkpoint, spec: FineTuningSpec) -> dict[str, LiveStore]:
+    def _live(self, checkpoint: Checkpoint) -> dict[str, LiveStore]:
         """Return the stores of train and test over a shared tower; none if the encoder is frozen."""
-        if spec.tuning is None:
+        tuning = self.spec.tuning
+        if tuning is None:
             return {}
         modality = self.train.modality
         before = checkpoint.towers.get(modality)
-        if before is not None and (before.spec.blocks, before.spec.lora) != (spec.tuning.blocks, spec.tuning.lora):
+        if before is not None and (before.spec.blocks, before.spec.lora) != (tuning.blocks, tuning.lora):
             raise TrainingError(
                 f"the encoder of {modality!r} was trained with blocks = {before.spec.blocks!r} and lora = "
-                f"{before.spec.lora}, and cannot resume with blocks = {spec.tuning.blocks!r} and lora = "
-                f"{spec.tuning.lora}. Expected the same, or no tuning."
+                f"{before.spec.lora}, and cannot resume with blocks = {tuning.blocks!r} and lora = "
+                f"{tuning.lora}. Expected the same, or no tuning."
             )
-        tower = Tower(self.encoder, spec.tuning)
+        tower = Tower(self.encoder, tuning)
         workers = self.storage.workers
         return {
             name: LiveStore(items.store, tower, items.raw, workers=workers)
             for name, items in (("train", self.train), ("test", self.test))
         }
 
-    def _checkpoint(self, base: Checkpoint, spec: FineTuningSpec) -> Checkpoint:
+    def _checkpoint(self, base: Checkpoint) -> Checkpoint:
         """Make a classifier over a copy of the model's method, with a fresh head."""
         below = base.method.options.model_dump(mode="json")
         options = {"method": base.name, "below": below, "classes": self.train.names}
-        method = make_method(NAME, base.method.modalities, options, "info_nce", spec.seed)
+        method = make_method(NAME, base.method.modalities, options, "info_nce", self.spec.seed)
         assert isinstance(method, Classifier)
         state = {name: tensor for name, tensor in base.method.state_dict().items() if name != "logit_bias"}
         method.body.load_state_dict(state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,12 +12,11 @@ from pydantic import Field
 from torch import Tensor
 
 from lightcrl.checkpoint import Checkpoint
-from lightcrl.data import Rejection
 from lightcrl.features.embed import own_rows
 from lightcrl.metrics.probe import EPOCHS, blind, measure, summarise
 from lightcrl.metrics.result import Result
-from lightcrl.tasks.base import EMBEDDING, Figures, Outcome, Setting, Task, shares
-from lightcrl.tasks.class_folders import ClassItems, TrainTestSpec, media_modality
+from lightcrl.tasks.base import EMBEDDING, Figures, Outcome, Setting, shares
+from lightcrl.tasks.class_folders import ClassItems, TrainTestSpec, TrainTestTask
 from lightcrl.tasks.spec import TaskSpec
 
 
@@ -34,7 +33,7 @@ class LinearProbeSpec(TrainTestSpec):
 
 
 @dataclass(frozen=True)
-class LinearProbeTask(Task):
+class LinearProbeTask(TrainTestTask):
     """Accuracy on test of linear maps fitted on train, with the frozen-encoder baseline; the units are items of test.
 
     Attributes:
@@ -54,11 +53,6 @@ class LinearProbeTask(Task):
     spec: LinearProbeSpec
 
     @classmethod
-    def modalities(cls, spec: LinearProbeSpec, kinds: Mapping[str, str]) -> Sequence[str]:
-        """The modality of the items."""
-        return (media_modality(kinds, spec.modality),)
-
-    @classmethod
     def prepare(cls, spec: LinearProbeSpec, setting: Setting) -> LinearProbeTask:
         """Encode both folders; see `TrainTestSpec.encode`."""
         train, test, encoder = spec.encode(setting)
@@ -66,20 +60,9 @@ class LinearProbeTask(Task):
         return cls(train, test, own, spec)
 
     @property
-    def units(self) -> int:  # type: ignore[override]
-        """Number of items of test."""
-        return len(self.test.labels)
-
-    @property
     def identity(self) -> Sequence[Any]:  # type: ignore[override]
         """Items and labels of both parts, and the measured epochs."""
-        parts = [[part.store.fingerprint, part.labels.tolist()] for part in (self.train, self.test)]
-        return [*parts, self.spec.epochs, self.spec.logistic]
-
-    @property
-    def rejected(self) -> Sequence[Rejection]:  # type: ignore[override]
-        """Files set aside."""
-        return (*self.train.rejected, *self.test.rejected)
+        return [*self.parts, self.spec.epochs, self.spec.logistic]
 
     @property
     def headlines(self) -> Sequence[tuple[str, str]]:

@@ -97,7 +97,7 @@ class EvaluationSpec(BaseModel):
                     f"evaluation.tasks.{label}: found {table!r}; expected a label that is no task's name, and a table "
                     f"with the key task, one of {', '.join(TASKS)} or 'package.module:Class'."
                 )
-        assert self.named() is not None
+        self.named()  # refuses wrong settings
         return self
 
     def named(self) -> dict[str, tuple[str, TaskSpec]]:
