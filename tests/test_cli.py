@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 import lightcrl
 from lightcrl.cli import app, main
 from lightcrl.data.synthetic import write_class_folder, write_table
+from lightcrl.report import progress
 from recipes import SMALL_WORLD
 
 RECIPE = (
@@ -531,3 +532,10 @@ def test_a_checkpoint_cannot_make_you_run_its_encoders_code(world):
     checkpoint.encoders["text"] = spec.model_copy(update={"trust_remote_code": True})
     with pytest.raises(lightcrl.LightCRLError, match=r"runs code that comes with it\. If you trust its authors"):
         lightcrl.Embedder(checkpoint).encode(["x"], "text")
+
+
+def test_a_refused_command_leaves_the_console_as_it_was():
+    """An argument refused after `--json -` sent tables of all later commands of the process to standard error."""
+    refused = CliRunner().invoke(app, ["info", "--json", "-"])
+    assert refused.exit_code == 2
+    assert progress.console.stderr is False

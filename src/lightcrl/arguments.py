@@ -25,7 +25,8 @@ def set_console(ctx: typer.Context, setting: Literal["quiet", "stderr"]) -> None
     from lightcrl.report.progress import console
 
     setattr(console, setting, True)
-    ctx.call_on_close(lambda: setattr(console, setting, False))
+    # The root context is closed also if a later argument of the sub-command is refused; its own is not.
+    ctx.find_root().call_on_close(lambda: setattr(console, setting, False))
 
 
 STANDARD_OUTPUT = Path("-")
