@@ -19,7 +19,6 @@ FOR_DEVELOPERS = {"bench", "demo", "dev"}
 # By extra: the packages to hide, and the modules that must be read anew without them.
 PACKAGES = {
     "audio": ("soundfile",),
-    "builtin": ("skimage", "sklearn"),
     "report": ("matplotlib", "jinja2"),
     "tensorboard": ("tensorboard",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
@@ -53,15 +52,6 @@ def read_sound(folder: Path) -> None:
 
     (folder / "a.wav").write_bytes(b"RIFF")
     _from_file(folder / "a.wav", 1.0)
-
-
-def load_builtin(kind: str) -> Callable[[Path], None]:
-    def load(folder: Path) -> None:
-        from lightcrl.encoders import EncoderSpec, load_encoder
-
-        load_encoder(EncoderSpec(kind=kind, model="builtin"))
-
-    return load
 
 
 def render_page(folder: Path) -> None:
@@ -111,8 +101,6 @@ def serve_index(folder: Path) -> None:
 
 USES = [
     ("audio", read_sound),
-    ("builtin", load_builtin("text")),
-    ("builtin", load_builtin("image")),
     ("report", render_page),
     ("onnx", export_graph),
     ("lora", adapt),

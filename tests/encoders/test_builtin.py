@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable
 
@@ -15,8 +14,10 @@ from PIL import Image, ImageDraw
 
 from lightcrl.data.synthetic import ATTRIBUTES, Scene, describe, draw, sound
 from lightcrl.encoders import BUILTIN, Encoder, EncoderSpec, load_encoder
+from lightcrl.encoders.builtin.descriptors import binary_patterns, oriented_gradients, otsu_threshold
+from lightcrl.encoders.builtin.hashing import WIDEST, count_columns, letter_runs, words_and_pairs
 from lightcrl.encoders.builtin.mel import mel_filters, triangles
-from lightcrl.errors import EncoderError, ItemError, MissingExtraError
+from lightcrl.errors import EncoderError, ItemError
 
 RATE = 16_000
 TRAIN, TEST = 300, 150
@@ -54,16 +55,6 @@ def test_a_linear_map_can_read_the_synthetic_world(kind):
         weights = np.linalg.solve(kernel[:TRAIN] + 0.1 * np.eye(TRAIN), targets - targets.mean(0))
         accuracy = float(((kernel[TRAIN:] @ weights).argmax(1) == labels[TRAIN:]).mean())
         assert accuracy >= least, (attribute, accuracy)
-
-
-@pytest.mark.parametrize(
-    ("kind", "module"),
-    [("text", "sklearn.feature_extraction.text"), ("image", "skimage.feature"), ("audio", "scipy.sparse")],
-)
-def test_without_its_extra_it_says_what_to_install(kind, module, monkeypatch):
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'lightcrl\[builtin\]'"):
-        make(kind)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +106,35 @@ def test_hashed_texts_are_the_same_everywhere():
     np.testing.assert_allclose(found, np.array(expected), atol=1e-4)
 
 
+@pytest.mark.parametrize("words", [words_and_pairs, letter_runs])
+def test_ngrams_are_hashed_as_scikit_learn_does(words):
+    text = pytest.importorskip("sklearn.feature_extraction.text")
+    view = {"ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b"}
+    if words is letter_runs:
+        view = {"ngram_range": (3, 5), "analyzer": "char_wb"}
+    oracle = text.HashingVectorizer(n_features=WIDEST, alternate_sign=False, norm=None, dtype=np.float32, **view)
+    rng = np.random.default_rng(0)
+    texts = [
+        "!!!",
+        "😀",
+        "日本語",
+        "a",
+        "ab",
+        "abc",
+        " x  yy\n\nzzz ",
+        "İstanbul ß É",
+        "a\u2003b  c",
+        "x" * 500,
+        "a\x00b",
+    ]
+    texts += [describe(Scene.random(rng), rng) for _ in range(100)]
+    for text in texts:
+        expected = oracle.transform([text])
+        columns, counts = count_columns(words(text))
+        assert columns.tolist() == expected.indices.tolist()
+        assert counts.tobytes() == expected.data.tobytes()
+
+
 def test_texts_without_letters_are_texts():
     encoder = make("text")
     for text in ("!!!", "😀", "日本語", "a"):
@@ -132,6 +152,26 @@ def dots(places: list[tuple[int, int]], colour: str = "red") -> Image.Image:
     for x, y in places:
         ImageDraw.Draw(image).ellipse((x - 8, y - 8, x + 8, y + 8), fill=colour)
     return image
+
+
+def test_descriptors_have_the_bits_of_scikit_image():
+    from skimage.feature import hog, local_binary_pattern
+    from skimage.filters import threshold_otsu
+
+    rng = np.random.default_rng(0)
+    pictures = [draw(Scene.random(rng), number) for number in range(6)]
+    pictures += [Image.fromarray(rng.integers(0, 256, (48, 72, 3), dtype=np.uint8)), Image.new("RGB", (96, 96), "red")]
+    for picture in pictures:
+        rgb, grey = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255, np.asarray(picture.convert("L"))
+        for cell in (4, 12):
+            expected = hog(rgb, 9, (cell, cell), (2, 2), block_norm="L2-Hys", feature_vector=False, channel_axis=-1)
+            assert oriented_gradients(rgb, cell).tobytes() == expected.tobytes()
+        for radius in (1, 2):
+            np.testing.assert_array_equal(
+                binary_patterns(grey, radius), local_binary_pattern(grey, 8, radius, "uniform")
+            )
+        distance = rgb.mean(2, dtype=np.float64)
+        assert otsu_threshold(distance) == threshold_otsu(distance)
 
 
 def test_a_cell_knows_its_colour():

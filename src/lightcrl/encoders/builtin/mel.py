@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 
 from lightcrl.encoders.audio import LONGEST, SHORTEST, read_sound
 from lightcrl.encoders.base import Encoder
-from lightcrl.errors import MissingExtraError
 from lightcrl.tokens import TokenBatch
 
 
@@ -33,10 +33,6 @@ class MelStatistics(Encoder):
     rate = 16_000
 
     def __init__(self, segments: int = 8, max_length: float = LONGEST) -> None:
-        try:
-            from scipy.sparse import csr_array
-        except ImportError as error:
-            raise MissingExtraError("the built-in audio encoder", "builtin") from error
         self.segments, self.max_length = segments, max_length
         self.slots = 6 + segments
         octaves = np.geomspace(80, self.rate / 2, 2 * self.dim + 2)

@@ -10,11 +10,9 @@ import numpy as np
 import torch
 
 from lightcrl.encoders.base import Encoder
-from lightcrl.errors import EncoderError, ItemError, MissingExtraError
+from lightcrl.encoders.builtin.hashing import WIDEST, count_columns, letter_runs, words_and_pairs
+from lightcrl.errors import EncoderError, ItemError
 from lightcrl.tokens import TokenBatch
-
-WIDEST = 1 << 20
-"""Greatest useful width: with more numbers than n-grams, the rest would be zeros."""
 
 
 class HashedNgrams(Encoder):
@@ -24,11 +22,10 @@ class HashedNgrams(Encoder):
     (a sparse random projection: each n-gram adds to eight places, with signs).
 
     Args:
-        dim: width of a token.
+        dim: width of a token; wider than the number of hashed n-grams, the rest would be zeros.
 
     Raises:
         EncoderError: `dim` is not a valid width.
-        MissingExtraError: scikit-learn is not installed.
     """
 
     kind = "text"
@@ -37,18 +34,9 @@ class HashedNgrams(Encoder):
     places = 8
 
     def __init__(self, dim: int = 512) -> None:
-        try:
-            from sklearn.feature_extraction.text import HashingVectorizer
-        except ImportError as error:
-            raise MissingExtraError("the built-in text encoder", "builtin") from error
         if not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= WIDEST:
             raise EncoderError(f"dim = {dim!r}: expected a whole number from 1 to {WIDEST:,}.")
         self.dim = dim
-        shared = {"n_features": WIDEST, "alternate_sign": False, "norm": None, "dtype": np.float32}
-        self._views = (
-            HashingVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", **shared),
-            HashingVectorizer(ngram_range=(3, 5), analyzer="char_wb", **shared),
-        )
 
     def describe(self) -> Mapping[str, Any]:
         """Return name, version and options."""
@@ -64,15 +52,17 @@ class HashedNgrams(Encoder):
             raise ItemError("not a text", f"found {type(raw).__name__}")
         if not raw.strip():
             raise ItemError("empty text")
-        return np.stack([self._project(view.transform([raw])) for view in self._views])
+        return np.stack([self._project(*count_columns(view(raw))) for view in (words_and_pairs, letter_runs)])
 
     def encode(self, prepared: Sequence[np.ndarray]) -> TokenBatch:
         """Return the tokens as a batch."""
         return TokenBatch.full(torch.from_numpy(np.stack(prepared)))
 
-    def _project(self, counts: Any) -> np.ndarray:
-        ngrams, weights = counts.indices.astype(np.uint64), 1 + np.log(counts.data)
-        hashes = _mix(ngrams[:, None] * np.uint64(self.places) + np.arange(self.places, dtype=np.uint64))
+    def _project(self, ngrams: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        weights = 1 + np.log(counts)
+        hashes = _mix(
+            ngrams.astype(np.uint64)[:, None] * np.uint64(self.places) + np.arange(self.places, dtype=np.uint64)
+        )
         signs = np.where(hashes >> np.uint64(63), 1.0, -1.0)
         values = np.zeros(self.dim)
         np.add.at(values, hashes % np.uint64(self.dim), signs * weights[:, None])

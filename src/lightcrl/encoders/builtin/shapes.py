@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from scipy import ndimage
 
 from lightcrl.encoders.base import Encoder
+from lightcrl.encoders.builtin.descriptors import PATTERNS, binary_patterns, oriented_gradients, otsu_threshold
 from lightcrl.encoders.image import read_image
-from lightcrl.errors import EncoderError, MissingExtraError
+from lightcrl.errors import EncoderError
 from lightcrl.tokens import TokenBatch
 
 RINGS, ANGLES, HARMONICS = 4, 32, 8
@@ -39,19 +41,10 @@ class ShapesAndColours(Encoder):
     version = 1
 
     def __init__(self, size: int = 96, grid: int = 4, max_pixels: int = 50_000_000) -> None:
-        try:
-            from scipy.ndimage import binary_fill_holes, binary_opening
-            from skimage.feature import hog, local_binary_pattern
-            from skimage.filters import threshold_otsu
-            from skimage.measure import label
-        except ImportError as error:
-            raise MissingExtraError("the built-in image encoder", "builtin") from error
         if not (isinstance(grid, int) and isinstance(size, int)):
             raise EncoderError(f"size = {size!r}, grid = {grid!r}: expected whole numbers.")
         if grid < 1 or size % (2 * grid) or size // grid < 8:
             raise EncoderError(f"size = {size}, grid = {grid}: expected cells of an even number of pixels, at least 8.")
-        self._hog, self._patterns = hog, local_binary_pattern
-        self._threshold, self._label, self._fill, self._open = threshold_otsu, label, binary_fill_holes, binary_opening
         self.size, self.grid, self.max_pixels = size, grid, max_pixels
         self.slots = grid * grid + 2
         place = np.arange(size) * grid // size
@@ -81,8 +74,8 @@ class ShapesAndColours(Encoder):
         spread = np.sqrt(np.maximum(self._means(rgb**2) - mean**2, 0))
         hues = self._hues(image)
         grey = np.asarray(image.convert("L"))
-        patterns = [self._patterns(grey, 8, radius, "uniform") for radius in (1, 2)]
-        fine, coarse = (self._histogram(codes, 10) for codes in patterns)
+        patterns = [binary_patterns(grey, radius) for radius in (1, 2)]
+        fine, coarse = (self._histogram(codes, PATTERNS) for codes in patterns)
         cells = np.concatenate([self._gradients(rgb), mean, spread, np.sqrt(hues), np.sqrt(fine)], axis=1)
         overall = [rgb.mean((0, 1)), rgb.std((0, 1)), *(np.sqrt(part.mean(0)) for part in (hues, fine, coarse))]
         rows = [*cells, np.concatenate(overall), self._regions(rgb, patterns[1])]
@@ -119,21 +112,20 @@ class ShapesAndColours(Encoder):
     def _gradients(self, rgb: np.ndarray) -> np.ndarray:
         """Return nine orientations in each quarter of a cell, normalised over the cell, [grid * grid, 36]."""
         half = self.size // self.grid // 2
-        blocks = self._hog(rgb, 9, (half, half), (2, 2), block_norm="L2-Hys", feature_vector=False, channel_axis=-1)
-        return np.asarray(blocks[::2, ::2]).reshape(self.grid**2, -1)
+        return oriented_gradients(rgb, half)[::2, ::2].reshape(self.grid**2, -1)
 
-    def _regions(self, rgb: np.ndarray, patterns: Any) -> np.ndarray:
+    def _regions(self, rgb: np.ndarray, patterns: np.ndarray) -> np.ndarray:
         """Return mean and spread of the regions' outlines, their number (up to it, and exactly), texture, area."""
         distance = _from_background(rgb)
-        mask = distance > max(self._threshold(distance), 0.1)
+        mask = distance > max(otsu_threshold(distance), 0.1)
         # Opening cuts the bridges between regions that almost touch.
-        solid = self._open(self._fill(mask))
-        labels = self._label(solid, connectivity=1)
+        solid = ndimage.binary_opening(ndimage.binary_fill_holes(mask))
+        labels, _ = ndimage.label(solid)
         areas = np.bincount(labels.ravel())
         large = [region for region in range(1, len(areas)) if areas[region] >= self.size**2 / 400]
         each = np.array([_outline(labels == region, mask, rgb) for region in large] or [np.zeros(OUTLINE)])
         numbers = np.arange(1, MOST + 1)
-        texture = np.bincount(patterns[solid].astype(np.int64), minlength=10) / max(int(solid.sum()), 1)
+        texture = np.bincount(patterns[solid], minlength=PATTERNS) / max(int(solid.sum()), 1)
         counts = [numbers <= len(large), numbers == len(large)]
         return np.concatenate([each.mean(0), each.std(0), *counts, np.sqrt(texture), [solid.mean()]])
 
