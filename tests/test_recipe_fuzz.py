@@ -210,7 +210,7 @@ def test_before_encoding_there_are_designed_errors_alone(tmp_path, monkeypatch, 
     def encode(*args: Any, **more: Any) -> Any:
         raise ReachedError
 
-    monkeypatch.setattr(pipeline, "encode_modality", encode)
+    monkeypatch.setattr(pipeline, "encode_each", encode)
     table = changed(synthetic(tmp_path / "features", method), changes)
     with suppress(LightCRLError, ReachedError):
         run(make_recipe(table), output=tmp_path / "run")

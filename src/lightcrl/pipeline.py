@@ -18,13 +18,14 @@ from typing import Any
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.data import Dataset, Rejection, load_dataset
 from lightcrl.data.base import write_rejected
+from lightcrl.data.spec import DataSpec
 from lightcrl.encoders import load_encoder, settled
 from lightcrl.encoders.base import Encoder
 from lightcrl.encoders.tower import Tower
 from lightcrl.errors import DataError, TrainingError
 from lightcrl.events import Tell
 from lightcrl.features import Features
-from lightcrl.features.extract import encode_modality
+from lightcrl.features.extract import encode_each
 from lightcrl.features.live import LiveStore
 from lightcrl.files.local import make_folder, write_json
 from lightcrl.files.locks import only_writer
@@ -137,27 +138,15 @@ def prepare(
         TrainingError: see `check_early`.
         StorageError: features cannot be written.
     """
-    dataset = load_dataset(recipe.data, recipe.kinds)
-    tell({"event": "data", "groups": dict(Counter(dataset.splits)), "rejected": len(dataset.rejected)})
-    check_groups(dataset)
-    rejected = list(dataset.rejected)
+    dataset = read_groups(recipe.data, recipe.kinds, tell)
     encoders = {modality: load_encoder(spec) for modality, spec in recipe.encoders.items()}
     check_early(dataset, encoders, methods, recipe.training, recipe.tuning, recipe.evaluation.split)
-    stores = {}
-    for modality, encoder in encoders.items():
-        done = encode_modality(
-            encoder,
-            dataset,
-            modality,
-            recipe.features,
-            tell,
-            strict=recipe.data.strict,
-            max_rejected=recipe.data.max_rejected,
-        )
-        stores[modality] = done.store
-        rejected += done.rejected
+    data = recipe.data
+    stores, rejected = encode_each(
+        encoders, dataset, recipe.features, tell, strict=data.strict, max_rejected=data.max_rejected
+    )
     raw = {modality: dataset.items[modality] for modality in recipe.tuning}
-    return Features(stores, raw), encoders, rejected
+    return Features(stores, raw), encoders, [*dataset.rejected, *rejected]
 
 
 def run(
@@ -350,8 +339,15 @@ def summary(recipe: Recipe, run: Run) -> dict[str, Any]:
     }
 
 
-def check_groups(dataset: Dataset) -> None:
-    """Refuse unusable groups before hours of encoding."""
+def read_groups(data: DataSpec, kinds: Mapping[str, str], tell: Tell) -> Dataset:
+    """Read the data, report its groups, and refuse unusable ones before hours of encoding.
+
+    Raises:
+        DataError: the data is unusable, or a modality or the dev split is empty.
+        TrainingError: there are too few groups.
+    """
+    dataset = load_dataset(data, kinds)
+    tell({"event": "data", "groups": dict(Counter(dataset.splits)), "rejected": len(dataset.rejected)})
     for modality, items in dataset.items.items():
         if not items:
             raise DataError(
@@ -369,3 +365,4 @@ def check_groups(dataset: Dataset) -> None:
             "no groups in the dev split, which chooses the best checkpoint. Give data.dev, or a data.dev_fraction "
             f"large enough for {len(dataset.groups)} groups."
         )
+    return dataset

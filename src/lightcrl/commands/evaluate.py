@@ -1,8 +1,14 @@
-"""`lightcrl evaluate`: a sub-command per task, with exactly the options that the task reads."""
+"""`lightcrl evaluate`: a sub-command per task, with exactly the options that the task reads.
+
+A sub-command is a function from its own options to the settings of its task; `evaluation` adds the checkpoint and the
+options that all tasks share.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,158 +57,18 @@ TestFiles = Annotated[
 ]
 
 
-@app.command()
-def retrieval(
-    checkpoint: CheckpointFolder,
-    data: Annotated[str, typer.Option(help="Table of files.")],
-    image_column: Annotated[str | None, typer.Option(help="Column of the modality `image`.")] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the modality `text`.")] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(help="modality=COLUMN; columns restrict the evaluation to their modalities."),
-    ] = None,
-    key: Annotated[str | None, typer.Option(help="Column whose equal values make rows one group.")] = None,
-    json: Json = None,
-    page: Page = None,
-    encoder: Encoders = None,
-    trust_remote_code: Trust = False,
-    features: Features = None,
-) -> None:
-    """Measure recall between modalities: lightcrl evaluate retrieval runs/mine --data test.jsonl."""
-    columns = {name: value for name, value in (("image", image_column), ("text", text_column)) if value}
-    place = Path(data)
-    # A name without a suffix may be the id of a data set on the hub.
-    path = str(place.absolute()) if place.exists() or place.suffix else data
-    settings = {"data": path, "columns": columns | pairs(column, "--column"), "key": key}
-    _measure("retrieval", checkpoint, settings, json, page, encoder, trust_remote_code, features)
-
-
-@app.command("zero-shot")
-def zero_shot(
-    checkpoint: CheckpointFolder,
-    data: Folders,
-    template: Annotated[
-        list[str] | None, typer.Option(help="Prompt with {} for the class name; may be repeated.")
-    ] = None,
-    modality: Modality = None,
-    files: Files = "*",
-    json: Json = None,
-    page: Page = None,
-    encoder: Encoders = None,
-    trust_remote_code: Trust = False,
-    features: Features = None,
-) -> None:
-    """Classify by prompts alone: lightcrl evaluate zero-shot runs/mine --data classes/."""
-    settings = {"data": data, "templates": template or None, "modality": modality, "files": files}
-    _measure("zero_shot", checkpoint, settings, json, page, encoder, trust_remote_code, features)
-
-
-@app.command("linear-probe")
-def linear_probe(
-    checkpoint: CheckpointFolder,
-    data: Folders,
-    test: Test = None,
-    test_files: TestFiles = None,
-    modality: Modality = None,
-    files: Files = "*",
-    json: Json = None,
-    page: Page = None,
-    encoder: Encoders = None,
-    trust_remote_code: Trust = False,
-    features: Features = None,
-) -> None:
-    """Probe all models of a run: lightcrl evaluate linear-probe runs/mine --data train/ --test test/."""
-    settings = {"data": data, "test": test, "test_files": test_files, "modality": modality, "files": files}
-    _measure("linear_probe", checkpoint, settings, json, page, encoder, trust_remote_code, features)
-
-
-@app.command("fine-tuning")
-def fine_tuning(
-    checkpoint: CheckpointFolder,
-    data: Folders,
-    test: Test = None,
-    test_files: TestFiles = None,
-    modality: Modality = None,
-    files: Files = "*",
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="TABLE.KEY=VALUE",
-            help="training.epochs=100, tuning.blocks=2 (train the encoder's last two), seed=1, ...",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder for the classifier; DIR/fine_tuning/... by default.")
-    ] = None,
-    json: Json = None,
-    page: Page = None,
-    encoder: Encoders = None,
-    trust_remote_code: Trust = False,
-    features: Features = None,
-) -> None:
-    """Train a classifier: lightcrl evaluate fine-tuning runs/mine --data train/ --test test/."""
-    from lightcrl.recipe import override_table
-
-    settings: dict[str, Any] = {"data": data, "test": test, "test_files": test_files, "modality": modality}
-    settings |= {"files": files, "output": None if output is None else str(output)}
-    settings |= override_table({}, override or ())
-    _measure("fine_tuning", checkpoint, settings, json, page, encoder, trust_remote_code, features)
-
-
-@app.command("text-similarity")
-def text_similarity(
-    checkpoint: CheckpointFolder,
-    data: Annotated[
-        str,
-        typer.Option(help="Table or hub id (owner/name/configuration) of pairs with text1, text2, label or score."),
-    ],
-    calibration: Annotated[
-        str | None, typer.Option(help="Labelled text pairs for the calibration of thresholds: the training split.")
-    ] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(help="NAME=COLUMN; names are text1, text2, label and score.")
-    ] = None,
-    json: Json = None,
-    page: Page = None,
-    encoder: Encoders = None,
-    trust_remote_code: Trust = False,
-    features: Features = None,
-) -> None:
-    """Compare pairs of texts: lightcrl evaluate text-similarity runs/mine --data test.jsonl."""
-    settings = {"data": data, "calibration": calibration, "columns": pairs(column, "--column")}
-    _measure("text_similarity", checkpoint, settings, json, page, encoder, trust_remote_code, features)
-
-
-@app.command("own", hidden=True)
-def own(
-    task: Annotated[str, typer.Argument(metavar="PACKAGE.MODULE:CLASS", help="Your own task.")],
-    checkpoint: CheckpointFolder,
-    override: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the task; may be repeated.")
-    ] = None,
-    json: Json = None,
-    page: Page = None,
-    encoder: Encoders = None,
-    trust_remote_code: Trust = False,
-    features: Features = None,
-) -> None:
-    """Measure by a task of your own: lightcrl evaluate my_package.tasks:Mine runs/mine --set data=test.jsonl."""
-    from lightcrl.recipe import override_table
-
-    settings = override_table({}, override or ())
-    _measure(task, checkpoint, settings, json, page, encoder, trust_remote_code, features)
+Settings = Callable[..., Mapping[str, Any]]
 
 
 def _measure(
     task: str,
-    checkpoint: str,
     settings: Mapping[str, Any],
-    json: Path | None,
-    page: Path | None,
-    encoder: list[str] | None,
-    trust_remote_code: bool,
-    features: Path | None,
+    checkpoint: CheckpointFolder,
+    json: Json = None,
+    page: Page = None,
+    encoder: Encoders = None,
+    trust_remote_code: Trust = False,
+    features: Features = None,
 ) -> None:
     """Measure, print the figures, and write them where asked."""
     from lightcrl.report import console, progress
@@ -221,3 +87,137 @@ def _measure(
         from lightcrl.report.result_page import render_result
 
         write_page(page, render_result(done.result, task, Path(data).name, Path(checkpoint).name))
+
+
+SHARED = signature(_measure, eval_str=True).parameters
+
+
+def evaluation(task: str, name: str, **given: Any) -> Callable[[Settings], Settings]:
+    """Register a sub-command: a function from its own options to the settings of `task`.
+
+    The sub-command takes the checkpoint and the options of `_measure` too.
+
+    Args:
+        task: member of `TASKS`; empty if the argument `task` names a class.
+        name: name of the sub-command.
+        given: further arguments of `typer.Typer.command`.
+    """
+
+    def register(settings: Settings) -> Settings:
+        own = signature(settings, eval_str=True).parameters
+        shared = {option: each for option, each in SHARED.items() if option not in ("task", "settings")}
+
+        @wraps(settings)
+        def command(**options: Any) -> None:
+            chosen = {option: options.pop(option) for option in own}
+            _measure(task or chosen["task"], settings(**chosen), **options)
+
+        first = {option: each for option, each in {**own, **shared}.items() if option in ("task", "checkpoint")}
+        command.__signature__ = Signature(  # type: ignore[attr-defined]
+            [each.replace(kind=Parameter.KEYWORD_ONLY) for each in {**first, **own, **shared}.values()]
+        )
+        app.command(name, **given)(command)
+        return settings
+
+    return register
+
+
+@evaluation("retrieval", "retrieval")
+def retrieval(
+    data: Annotated[str, typer.Option(help="Table of files.")],
+    image_column: Annotated[str | None, typer.Option(help="Column of the modality `image`.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the modality `text`.")] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="modality=COLUMN; columns restrict the evaluation to their modalities."),
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="Column whose equal values make rows one group.")] = None,
+) -> Mapping[str, Any]:
+    """Measure recall between modalities: lightcrl evaluate retrieval runs/mine --data test.jsonl."""
+    columns = {name: value for name, value in (("image", image_column), ("text", text_column)) if value}
+    place = Path(data)
+    # A name without a suffix may be the id of a data set on the hub.
+    path = str(place.absolute()) if place.exists() or place.suffix else data
+    return {"data": path, "columns": columns | pairs(column, "--column"), "key": key}
+
+
+@evaluation("zero_shot", "zero-shot")
+def zero_shot(
+    data: Folders,
+    template: Annotated[
+        list[str] | None, typer.Option(help="Prompt with {} for the class name; may be repeated.")
+    ] = None,
+    modality: Modality = None,
+    files: Files = "*",
+) -> Mapping[str, Any]:
+    """Classify by prompts alone: lightcrl evaluate zero-shot runs/mine --data classes/."""
+    return {"data": data, "templates": template or None, "modality": modality, "files": files}
+
+
+@evaluation("linear_probe", "linear-probe")
+def linear_probe(
+    data: Folders,
+    test: Test = None,
+    test_files: TestFiles = None,
+    modality: Modality = None,
+    files: Files = "*",
+) -> Mapping[str, Any]:
+    """Probe all models of a run: lightcrl evaluate linear-probe runs/mine --data train/ --test test/."""
+    return {"data": data, "test": test, "test_files": test_files, "modality": modality, "files": files}
+
+
+@evaluation("fine_tuning", "fine-tuning")
+def fine_tuning(
+    data: Folders,
+    test: Test = None,
+    test_files: TestFiles = None,
+    modality: Modality = None,
+    files: Files = "*",
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="TABLE.KEY=VALUE",
+            help="training.epochs=100, tuning.blocks=2 (train the encoder's last two), seed=1, ...",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder for the classifier; DIR/fine_tuning/... by default.")
+    ] = None,
+) -> Mapping[str, Any]:
+    """Train a classifier: lightcrl evaluate fine-tuning runs/mine --data train/ --test test/."""
+    from lightcrl.recipe import override_table
+
+    settings: dict[str, Any] = {"data": data, "test": test, "test_files": test_files, "modality": modality}
+    settings |= {"files": files, "output": None if output is None else str(output)}
+    return settings | override_table({}, override or ())
+
+
+@evaluation("text_similarity", "text-similarity")
+def text_similarity(
+    data: Annotated[
+        str,
+        typer.Option(help="Table or hub id (owner/name/configuration) of pairs with text1, text2, label or score."),
+    ],
+    calibration: Annotated[
+        str | None, typer.Option(help="Labelled text pairs for the calibration of thresholds: the training split.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="NAME=COLUMN; names are text1, text2, label and score.")
+    ] = None,
+) -> Mapping[str, Any]:
+    """Compare pairs of texts: lightcrl evaluate text-similarity runs/mine --data test.jsonl."""
+    return {"data": data, "calibration": calibration, "columns": pairs(column, "--column")}
+
+
+@evaluation("", "own", hidden=True)
+def own(
+    task: Annotated[str, typer.Argument(metavar="PACKAGE.MODULE:CLASS", help="Your own task.")],
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the task; may be repeated.")
+    ] = None,
+) -> Mapping[str, Any]:
+    """Measure by a task of your own: lightcrl evaluate my_package.tasks:Mine runs/mine --set data=test.jsonl."""
+    from lightcrl.recipe import override_table
+
+    return override_table({}, override or ())

@@ -7,7 +7,7 @@ a finished store of the same encoder are copied (`siblings`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,3 +218,21 @@ def encode_modality(
         }
     )
     return done
+
+
+def encode_each(
+    encoders: Mapping[str, Encoder],
+    dataset: Dataset,
+    features: FeaturesSpec,
+    tell: Tell,
+    *,
+    strict: bool = False,
+    max_rejected: float = 0.2,
+) -> tuple[dict[str, FeatureStore], list[Rejection]]:
+    """Run `encode_modality` for every modality in `encoders`; return the stores and the rejections of their items."""
+    done = {
+        modality: encode_modality(encoder, dataset, modality, features, tell, strict=strict, max_rejected=max_rejected)
+        for modality, encoder in encoders.items()
+    }
+    stores = {modality: extraction.store for modality, extraction in done.items()}
+    return stores, [rejection for extraction in done.values() for rejection in extraction.rejected]

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from lightcrl.data import Dataset, Rejection, load_dataset
+from lightcrl.data import Rejection
+from lightcrl.data.spec import DataSpec
 from lightcrl.embedder import Embedder
 from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import Encoder
 from lightcrl.errors import StaleStoreError
 from lightcrl.events import Tell
 from lightcrl.features import Features, FeatureStore
-from lightcrl.features.extract import encode_modality
+from lightcrl.features.extract import encode_each
 from lightcrl.growth.anchors import anchor_items, anchor_vectors
 from lightcrl.growth.spec import GrowthRecipe
 from lightcrl.growth.vectors import read_vectors
-from lightcrl.pipeline import check_groups
+from lightcrl.pipeline import read_groups
 
 
 @dataclass(frozen=True)
@@ -56,39 +57,32 @@ def open_groups(embedder: Embedder, recipe: GrowthRecipe, old: Collection[str], 
         LightCRLError: the data, an encoder, a store or vectors cannot be used.
     """
     names = {name: old_name(name, embedder.modalities) if name in recipe.encoders else name for name in old}
-    dataset = read_groups(embedder, recipe, names)
-    tell({"event": "data", "groups": dict(Counter(dataset.splits)), "rejected": len(dataset.rejected)})
-    check_groups(dataset)
-    rejected = list(dataset.rejected)
+    dataset = read_groups(*_old_and_new(embedder, recipe, names), tell)
     encoders = {name: load_encoder(spec) for name, spec in recipe.encoders.items()}
-    stores = {}
-
-    def encode(encoder: Encoder, modality: str) -> FeatureStore:
-        data, features = recipe.data, recipe.features
-        done = encode_modality(
-            encoder, dataset, modality, features, tell, strict=data.strict, max_rejected=data.max_rejected
-        )
-        rejected.extend(done.rejected)
-        return done.store
-
-    for name, encoder in encoders.items():
-        stores[name] = encode(encoder, name)
+    data, features = recipe.data, recipe.features
+    encode = partial(encode_each, strict=data.strict, max_rejected=data.max_rejected)
+    stores, rejected = encode(encoders, dataset, features, tell)
+    at_hand = {*recipe.vectors, *recipe.stores}
+    encoded, aside = encode(
+        {name: embedder.encoder(name) for name in names if name not in at_hand}, dataset, features, tell
+    )
+    rejected = [*dataset.rejected, *rejected, *aside]
     base, splits = embedder.checkpoint.digest, dict(zip(dataset.groups, dataset.splits, strict=True))
     for name, anchor in names.items():
         if name in recipe.vectors:
             vectors, ids = read_vectors(recipe.vectors[name], embedder.dim)
             place = folder / anchor
-            stores[anchor], aside = anchor_vectors(vectors, ids, dataset, anchor, base, place, recipe.data.max_rejected)
+            stores[anchor], aside = anchor_vectors(vectors, ids, dataset, anchor, base, place, data.max_rejected)
             rejected += aside
             continue
         given = recipe.stores.get(name)
-        store = open_store(embedder, name, given) if given else encode(embedder.encoder(name), name)
+        store = open_store(embedder, name, given) if given else encoded[name]
         stores[anchor] = anchor_items(embedder.method, name, store, splits, base, folder / anchor)
     return Groups(Features(stores), names, encoders, rejected)
 
 
-def read_groups(embedder: Embedder, recipe: GrowthRecipe, names: Mapping[str, str]) -> Dataset:
-    """Return the data: items of new modalities and of encoded old ones, and ids of those given as vectors."""
+def _old_and_new(embedder: Embedder, recipe: GrowthRecipe, names: Mapping[str, str]) -> tuple[DataSpec, dict[str, str]]:
+    """Return data and kinds: items of new modalities and of encoded old ones, and ids of those given as vectors."""
     kinds: dict[str, str] = {name: spec.kind for name, spec in recipe.encoders.items()}
     columns = dict(recipe.data.columns)
     for name, anchor in names.items():
@@ -97,7 +91,7 @@ def read_groups(embedder: Embedder, recipe: GrowthRecipe, names: Mapping[str, st
             columns[anchor] = recipe.vectors[name].column or recipe.data.columns.get(name, name)
         elif name not in recipe.stores and name not in kinds:
             kinds[name] = embedder.modalities[name]
-    return load_dataset(recipe.data.model_copy(update={"columns": columns}), kinds)
+    return recipe.data.model_copy(update={"columns": columns}), kinds
 
 
 def open_store(embedder: Embedder, modality: str, folder: str) -> FeatureStore:

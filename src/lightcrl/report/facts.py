@@ -25,7 +25,7 @@ from lightcrl.errors import CheckpointError
 from lightcrl.events import Tell
 from lightcrl.features import Features, Store
 from lightcrl.features.embed import embed_split
-from lightcrl.features.extract import encode_modality
+from lightcrl.features.extract import encode_each
 from lightcrl.methods import Method
 from lightcrl.metrics.result import Result
 from lightcrl.metrics.zero_shot import predict
@@ -188,11 +188,7 @@ def gather(
     dataset = load_dataset(recipe.data, recipe.kinds)
     checkpoint = load_checkpoint(folder)
     encoders = checkpoint.as_trained({modality: load_encoder(spec) for modality, spec in recipe.encoders.items()})
-    limit = recipe.data.max_rejected
-    stores = {
-        modality: encode_modality(encoder, dataset, modality, recipe.features, tell, max_rejected=limit).store
-        for modality, encoder in encoders.items()
-    }
+    stores, _ = encode_each(encoders, dataset, recipe.features, tell, max_rejected=recipe.data.max_rejected)
     features = Features(stores)
     method = checkpoint.method
     zero_shot = recipe.evaluation.zero_shot

@@ -15,7 +15,7 @@ from lightcrl.data import Dataset, DataSpec, Rejection, load_dataset
 from lightcrl.errors import DataError, ModalityError
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split, split_links
-from lightcrl.features.extract import encode_modality
+from lightcrl.features.extract import encode_each
 from lightcrl.metrics.intervals import curve_ks, hits
 from lightcrl.metrics.result import Result
 from lightcrl.metrics.retrieval import KS, Retrieval, curve
@@ -182,15 +182,10 @@ def encode_groups(data: DataSpec, setting: Setting) -> tuple[Features, list[Reje
     """
     dataset = load_dataset(data, {modality: encoder.kind for modality, encoder in setting.encoders.items()})
     dataset = Dataset(dataset.groups, ["test"] * len(dataset.groups), dataset.items, dataset.links, dataset.rejected)
-    rejected = list(dataset.rejected)
-    stores = {}
-    for modality, encoder in setting.encoders.items():
-        done = encode_modality(
-            encoder, dataset, modality, setting.storage, setting.tell, max_rejected=data.max_rejected
-        )
-        stores[modality] = done.store
-        rejected += done.rejected
-    return Features(stores), rejected
+    stores, rejected = encode_each(
+        setting.encoders, dataset, setting.storage, setting.tell, max_rejected=data.max_rejected
+    )
+    return Features(stores), [*dataset.rejected, *rejected]
 
 
 def _data_spec(spec: RetrievalSpec, trained_on: DataSpec | None) -> DataSpec:

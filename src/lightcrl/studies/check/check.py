@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightcrl.data import Dataset, Rejection, load_dataset
+from lightcrl.data import Dataset, Rejection
 from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import Encoder
 from lightcrl.errors import DataError
 from lightcrl.events import Tell
 from lightcrl.features.spec import FeaturesSpec
-from lightcrl.pipeline import check_groups
+from lightcrl.pipeline import read_groups
 from lightcrl.recipe import Recipe
 from lightcrl.studies.check.forecast import Prediction, fit, measured, predict
 from lightcrl.studies.check.leaks import SHOWN, Leaks, find_leaks, shared_texts
@@ -117,9 +117,7 @@ def check(recipe: Recipe, *, size: int | None = None, tell: Tell = lambda event:
         EncoderError: an encoder is unusable.
     """
     start = time.perf_counter()
-    dataset = load_dataset(recipe.data, recipe.kinds)
-    tell({"event": "data", "groups": dict(Counter(dataset.splits)), "rejected": len(dataset.rejected)})
-    check_groups(dataset)
+    dataset = read_groups(recipe.data, recipe.kinds, tell)
     encoders = {name: load_encoder(spec) for name, spec in recipe.encoders.items()}
     return examine(dataset, encoders, recipe.features, name=recipe.name, size=size, start=start, tell=tell)
 
