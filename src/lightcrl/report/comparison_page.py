@@ -7,8 +7,8 @@ import numpy as np
 from lightcrl import __version__
 from lightcrl.errors import MissingExtraError
 from lightcrl.files.local import write_text
-from lightcrl.studies.compare.outcome import MAIN, Comparison, remarks, sentences
-from lightcrl.studies.compare.tables import costs, fit_words, heading, settings
+from lightcrl.studies.compare.outcome import Comparison, remarks, sentences
+from lightcrl.studies.compare.tables import difference_sheet, fit_words, growth_sheet, recall_sheet, tried_sheet
 from lightcrl.training.log import read_log
 
 
@@ -30,12 +30,11 @@ def render(comparison: Comparison) -> str:
         version=__version__,
         sentences=sentences(comparison),
         remarks=remarks(comparison),
-        main=MAIN,
-        versus=comparison.versus,
-        heading=heading,
-        costs=costs,
+        recall=recall_sheet(comparison),
+        differences=difference_sheet(comparison),
+        tried=tried_sheet(comparison),
+        growth=growth_sheet(comparison.growth) if comparison.growth else None,
         fit_words=fit_words,
-        settings=settings,
     )
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from rich.markup import escape
-from rich.table import Table
 
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.data.base import Rejection
@@ -17,7 +16,8 @@ from lightcrl.metrics.result import Result
 from lightcrl.pipeline import Model, Run
 from lightcrl.recipe import Recipe
 from lightcrl.report.progress import console
-from lightcrl.sheets import Sheet
+from lightcrl.report.sheets import figures_sheet, parts_sheet, print_sheet, share
+from lightcrl.sheets import Cell, Row, Sheet
 from lightcrl.studies.check.advice import advise
 from lightcrl.studies.check.check import Check
 from lightcrl.studies.check.tables import sheets
@@ -42,44 +42,49 @@ def print_run(run: Run, recipe: Recipe) -> None:
     """Print the tables of a run: every model, mean and deviation over seeds, and the further tasks."""
     names = _shown(run.models[0].retrieval)
     zero_shot = run.models[0].results.get("zero_shot")
-    table = Table(title=f"{recipe.name}: {recipe.evaluation.split} split, 95 % intervals over groups")
-    table.add_column("method", no_wrap=True)
-    table.add_column("seed", justify="right", no_wrap=True)
-    for name in names + ["zero-shot/top1"] * bool(zero_shot):
-        table.add_column(_heading(name), justify="right", no_wrap=True)
-
+    headings = [_heading(name) for name in names + ["zero-shot/top1"] * bool(zero_shot)]
     rows = []
     for model in run.models:
         more = [(model.results["zero_shot"], "top1")] if zero_shot else []
         rows.append((model, [*((model.retrieval, name) for name in names), *more]))
-    _add_models(table, rows)
-    chance = [result.chance[name] for result, name in rows[0][1]]
-    table.add_row("chance", "", *(f"{value:.3f}" for value in chance), style="dim")
-    console.print(table)
+    chance = ("chance", "", *(f"{result.chance[name]:.3f}" for result, name in rows[0][1]))
+    title = f"{recipe.name}: {recipe.evaluation.split} split, 95 % intervals over groups"
+    print_sheet(_models(title, headings, rows, faint=[chance]))
     label = "text_similarity"
     similarity = [(model, model.results[label]) for model in run.models if label in model.results]
     if similarity:
         _print_similarity(similarity, tuned=bool(recipe.tuning))
     for label in recipe.evaluation.tasks:
         for model in run.models:
-            _print_figures(model.results[label], f"{label}: {model.method}, seed {model.seed}")
+            print_sheet(figures_sheet(model.results[label], f"{label}: {model.method}, seed {model.seed}"))
     console.print(f"model, logs and figures: {run.folder}", soft_wrap=True)
 
 
-def _add_models(table: Table, rows: Sequence[tuple[Model, Sequence[Figure]]]) -> None:
-    """Add a row for each model, and a row with the mean over seeds for each method with several."""
+def _models(
+    title: str,
+    headings: Sequence[str],
+    measured: Sequence[tuple[Model, Sequence[Figure]]],
+    after: Sequence[Row] = (),
+    faint: Sequence[Row] = (),
+) -> Sheet:
+    """Return a table with a row for each model, and the mean over seeds of each method with several; then more rows."""
     by_method: dict[str, list[tuple[Model, Sequence[Figure]]]] = defaultdict(list)
-    for row in rows:
-        by_method[row[0].method].append(row)
+    for model, figures in measured:
+        by_method[model.method].append((model, figures))
+    rows: list[Row] = []
+    looks: dict[int, Literal["faint", "sum"]] = {}
     for method, alike in by_method.items():
-        label = f"{method}\n[dim]{alike[0][0].parameters / 1e6:.2f} M[/dim]"
+        label = Cell(method, f"{alike[0][0].parameters / 1e6:.2f} M")
         for model, figures in alike:
-            seed = f"{model.seed}\n[dim]{model.seconds:.0f} s[/dim]"
-            table.add_row(label, seed, *(_with_interval(*figure) for figure in figures))
+            rows.append((label, Cell(f"{model.seed}", f"{model.seconds:.0f} s"), *(share(*each) for each in figures)))
         if len(alike) > 1:
+            looks[len(rows)] = "sum"
             columns = zip(*(figures for _, figures in alike), strict=True)
             means = [_over_seeds([result for result, _ in column], column[0][1]) for column in columns]
-            table.add_row(method, "mean", *means, style="bold", end_section=True)
+            rows.append((method, "mean", *means))
+    rows += [*after, *faint]
+    looks |= dict.fromkeys(range(len(rows) - len(faint), len(rows)), "faint")
+    return Sheet(title, ("method", "seed", *headings), rows, looks=looks)
 
 
 def _print_similarity(models: Sequence[tuple[Model, Result]], tuned: bool) -> None:
@@ -92,19 +97,15 @@ def _print_similarity(models: Sequence[tuple[Model, Result]], tuned: bool) -> No
     first = models[0][1]
     measure, heading = ("accuracy", "accuracy") if first.thresholds else ("spearman", "Spearman correlation")
     alone = aligned_spaces(first)
-    table = Table(title=f"text similarity: {heading} on {first.counts['pairs']:,} pairs, 95 % intervals")
-    table.add_column("method", no_wrap=True)
-    table.add_column("seed", justify="right", no_wrap=True)
-    for space in alone:
-        table.add_column(space.removeprefix("aligned ").replace("-", "-\n"), justify="right", no_wrap=True)
-    rows = [(model, [(result, f"{space}/{measure}") for space in alone]) for model, result in models]
-    _add_models(table, rows)
+    title = f"text similarity: {heading} on {first.counts['pairs']:,} pairs, 95 % intervals"
+    headings = [space.removeprefix("aligned ").replace("-", "-\n") for space in alone]
+    frozen: list[Row] = []
     for model, result in models if tuned else models[:1]:
         label = f"encoders of\n{model.method} {model.seed}" if tuned else "frozen\nencoders"
-        table.add_row(label, "", *(_with_interval(result, f"{raw}/{measure}") if raw else "" for raw in alone.values()))
-    if measure == "accuracy":
-        table.add_row("chance", "", *(f"{first.chance[f'{space}/{measure}']:.3f}" for space in alone), style="dim")
-    console.print(table)
+        frozen.append((label, "", *(share(result, f"{raw}/{measure}") if raw else "" for raw in alone.values())))
+    chance = ("chance", "", *(f"{first.chance[f'{space}/{measure}']:.3f}" for space in alone if measure == "accuracy"))
+    rows = [(model, [(result, f"{space}/{measure}") for space in alone]) for model, result in models]
+    print_sheet(_models(title, headings, rows, frozen, [chance] if measure == "accuracy" else []))
 
 
 def print_demo(done: Demo) -> None:
@@ -112,19 +113,16 @@ def print_demo(done: Demo) -> None:
     models = done.run.models
     own = models[0].retrieval
     directions = [name for name in own.metrics if name.endswith("/recall@1")]
-    table = Table(title="recall@1 on scenes outside the training data")
-    table.add_column("query to result")
-    for heading in (*(model.method for model in models), "chance"):
-        table.add_column(heading, justify="right")
+    rows: list[Row] = []
     for name in (*directions, "mean_recall@1"):
         direction = name.removesuffix("/recall@1").replace("_to_", " to ") if "/" in name else "mean"
-        cells = [_with_interval(model.retrieval, name) for model in models]
-        table.add_row(direction, *cells, f"{own.chance[name]:.3f}", end_section=name == directions[-1])
+        rows.append((direction, *(share(model.retrieval, name) for model in models), f"{own.chance[name]:.3f}"))
     if (zero_shot := models[0].results.get("zero_shot")) is not None:
-        table.add_section()
-        cells = [_with_interval(model.results["zero_shot"], "top1") for model in models]
-        table.add_row(f"zero-shot, {zero_shot.counts['classes']} classes", *cells, f"{zero_shot.chance['top1']:.3f}")
-    console.print(table)
+        cells = [share(model.results["zero_shot"], "top1") for model in models]
+        rows.append((f"zero-shot, {zero_shot.counts['classes']} classes", *cells, f"{zero_shot.chance['top1']:.3f}"))
+    headings = ("query to result", *(model.method for model in models), "chance")
+    title = "recall@1 on scenes outside the training data"
+    print_sheet(Sheet(title, headings, rows, looks={len(directions): "sum"}))
     example = done.example
     console.print(f'\n"{escape(example.item.text)}" finds these pictures, each shown as its caption:')
     for hit in (*example.found, *([example.answer] if example.answer else [])):
@@ -141,26 +139,23 @@ def print_comparison(comparison: Comparison) -> None:
     each = [f"{name}/recall@1" for name in comparison.directions] if two else []
     shown = [MAIN, *each, *comparison.headlines]
     seeds = f"{len(comparison.seeds)} seed" + "s" * (len(comparison.seeds) > 1)
-    table = Table(title=f"{comparison.recipe.name}: {split} split, {seeds}, 95 % intervals")
-    table.add_column("method", overflow="fold")
-    for name in shown:
-        table.add_column(_heading(name), justify="right", no_wrap=True)
-    table.add_column("minus the\nbest other", justify="right", no_wrap=True)
-    table.add_column("\ntraining", justify="right", no_wrap=True)
+    headings = ("method", *map(_heading, shown), "minus the\nbest other", "\ntraining")
+    rows: list[Row] = []
     for method in ranked:
         cells = [(method.figures[name].mean, method.figures[name].both) for name in shown]
         _, difference = method.rivals.get(MAIN, ("", None))
-        versus = f"{difference.mean:+.3f}\n[dim]{difference.word}[/dim]" if difference else ""
-        memory = "" if method.memory is None else f"\n[dim]{method.memory / 2**20:,.0f} MiB[/dim]"
-        table.add_row(
-            f"{escape(method.label)}\n[dim]{method.cells[0].parameters / 1e6:.2f} M[/dim]",
-            *(f"{mean:.3f}\n[dim]{low:.3f}-{high:.3f}[/dim]" for mean, (low, high) in cells),
-            versus,
-            f"{method.seconds:.0f} s{memory}",
+        rows.append(
+            (
+                Cell(method.label, f"{method.cells[0].parameters / 1e6:.2f} M"),
+                *(Cell(f"{mean:.3f}", f"{low:.3f}–{high:.3f}") for mean, (low, high) in cells),
+                Cell(f"{difference.mean:+.3f}", difference.word) if difference else "",
+                Cell(f"{method.seconds:.0f} s", "" if method.memory is None else f"{method.memory / 2**20:,.0f} MiB"),
+            )
         )
     chances = [comparison.chance.get(name) for name in shown]
-    table.add_row("chance", *("" if each is None else f"{each:.3f}" for each in chances), "", "", style="dim")
-    console.print(table)
+    rows.append(("chance", *("" if each is None else f"{each:.3f}" for each in chances), "", ""))
+    title = f"{comparison.recipe.name}: {split} split, {seeds}, 95 % intervals"
+    print_sheet(Sheet(title, headings, rows, looks={len(ranked): "faint"}))
     for line in (*sentences(comparison), *remarks(comparison)):
         console.print(line, markup=False)
     for grown in comparison.growth:
@@ -173,7 +168,7 @@ def print_comparison(comparison: Comparison) -> None:
 def print_check(check: Check) -> None:
     """Print the tables of a check, then its advice."""
     for sheet in sheets(check):
-        _print_sheet(sheet)
+        print_sheet(sheet)
     console.print()
     for advice in advise(check):
         mark = "[red]![/red]" if advice.urgent else "-"
@@ -184,7 +179,7 @@ def print_check(check: Check) -> None:
 def print_reproduction(done: Reproduction) -> None:
     """Print every table beside the published one, the verdicts on the claims, and the notes."""
     for sheet in reproduction_sheets(done):
-        _print_sheet(sheet)
+        print_sheet(sheet)
     for line in (*done.words(), *reproduction_remarks(done)):
         console.print(line, markup=False)
     console.print(f"tables and models: {done.folder}", soft_wrap=True, markup=False)
@@ -192,18 +187,8 @@ def print_reproduction(done: Reproduction) -> None:
 
 def print_result(result: Result, rejected: Sequence[Rejection]) -> None:
     """Print the figures of an evaluation."""
-    _print_figures(result, sentence(result.counts))
+    print_sheet(figures_sheet(result, sentence(result.counts)))
     _print_rejected(rejected)
-
-
-def _print_figures(result: Result, title: str) -> None:
-    table = Table(title=title)
-    for heading in ("metric", "value", "95 % interval", "chance"):
-        table.add_column(heading, justify="left" if heading == "metric" else "right")
-    for name, value in result.metrics.items():
-        ends = "{:.3f} to {:.3f}".format(*result.interval[name]) if name in result.interval else ""
-        table.add_row(name, f"{value:.4g}", ends, f"{result.chance[name]:.4f}" if name in result.chance else "")
-    console.print(table)
 
 
 def sentence(counts: Mapping[str, int]) -> str:
@@ -243,34 +228,15 @@ def print_info(checkpoint: Checkpoint) -> None:
     """Print the modalities, the parameters by part and the figures of a model."""
     options = ", ".join(f"{key} {value}" for key, value in checkpoint.method.options.model_dump(mode="json").items())
     console.print(f"method {checkpoint.name} ({options}), loss {checkpoint.loss}")
-    table = Table(title="modalities")
-    for heading in ("modality", "kind", "encoder", "tokens", "fingerprint"):
-        table.add_column(heading)
-    for modality, spec in checkpoint.encoders.items():
-        tokens = str(checkpoint.method.modalities[modality])
-        table.add_row(modality, spec.kind, spec.model, tokens, checkpoint.fingerprints[modality])
-    console.print(table)
-    table = Table(title="trained parameters")
-    table.add_column("part")
-    table.add_column("parameters", justify="right")
-    parts = checkpoint.parts()
-    for part, count in parts.items():
-        table.add_row(part, f"{count:,}")
-    table.add_row("all", f"{sum(parts.values()):,}", style="bold")
-    console.print(table)
+    rows = [
+        (name, spec.kind, spec.model, str(checkpoint.method.modalities[name]), checkpoint.fingerprints[name])
+        for name, spec in checkpoint.encoders.items()
+    ]
+    headings = ("modality", "kind", "encoder", "tokens", "fingerprint")
+    print_sheet(Sheet("modalities", headings, rows, words=frozenset(range(len(headings)))))
+    print_sheet(parts_sheet("trained parameters", checkpoint.parts()))
     if checkpoint.figures:
         print_result(Result.from_json(checkpoint.figures), ())
-
-
-def _print_sheet(sheet: Sheet) -> None:
-    table = Table(title=sheet.title)
-    for place, heading in enumerate(sheet.headings):
-        table.add_column(heading, justify="left" if place == 0 else "right")
-    for row in sheet.rows:
-        table.add_row(*map(escape, row))
-    console.print(table)
-    if sheet.note:
-        console.print(sheet.note, style="dim", markup=False)
 
 
 def _print_rejected(rejected: Sequence[Rejection]) -> None:
@@ -294,11 +260,6 @@ def _heading(name: str) -> str:
     return f"{subject.replace('_to_', ' to ')}\n{measure}" if subject else f"\n{measure}"
 
 
-def _with_interval(result: Result, name: str) -> str:
-    low, high = result.interval[name]
-    return f"{result.metrics[name]:.3f}\n[dim]{low:.3f}-{high:.3f}[/dim]"
-
-
-def _over_seeds(results: Sequence[Result], name: str) -> str:
+def _over_seeds(results: Sequence[Result], name: str) -> Cell:
     values = np.array([result.metrics[name] for result in results])
-    return f"{values.mean():.3f}\n±{values.std(ddof=1):.3f}"
+    return Cell(f"{values.mean():.3f}", f"±{values.std(ddof=1):.3f}")

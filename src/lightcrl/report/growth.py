@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.table import Table
-
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.growth.extend import Extended
 from lightcrl.growth.replacement import Replacement
 from lightcrl.report.progress import console
+from lightcrl.report.sheets import figures_sheet, print_sheet
+from lightcrl.sheets import Sheet
 
 
 def print_extended(done: Extended) -> None:
     """Print recall from and to new modalities, the proof that old ones are unchanged, and advice on the index."""
     title = f"{done.replaced} by another encoder" if done.replaced else f"with {', '.join(done.added)}"
-    table = Table(title=f"{title}: {done.split} split, 95 % intervals")
-    for heading in ("direction", "R@1", "95 % interval", "chance"):
-        table.add_column(heading, justify="left" if heading == "direction" else "right")
-    for name, value in done.result.metrics.items():
+    names = {}
+    for name in done.result.metrics:
         direction, _, measure = name.rpartition("/")
         if measure == "recall@1":
-            mark = " (emergent)" if direction in done.emergent else ""
-            ends = "{:.3f} to {:.3f}".format(*done.result.interval[name])
-            chance = f"{done.result.chance[name]:.4f}"
-            table.add_row(direction.replace("_to_", " to ") + mark, f"{value:.3f}", ends, chance)
-    console.print(table)
+            names[name] = direction.replace("_to_", " to ") + " (emergent)" * (direction in done.emergent)
+    print_sheet(figures_sheet(done.result, f"{title}: R@1 on the {done.split} split", names))
     if done.emergent:
         console.print("emergent: the two modalities never met in this training.", style="dim")
     if done.replacement:
@@ -53,10 +48,10 @@ def print_removed(smaller: Checkpoint, modality: str, folder: Path) -> None:
 
 
 def _print_replacement(replacement: Replacement) -> None:
-    table = Table(title=f"{replacement.modality}: queries/index, mean R@1 over directions")
-    for heading in ("queries/index", "mean R@1", "95 % interval"):
-        table.add_column(heading, justify="left" if heading == "queries/index" else "right")
-    for case, estimate in replacement.recall.items():
-        table.add_row(case, f"{estimate.mean:.3f}", "{:.3f} to {:.3f}".format(*estimate.items))
-    console.print(table)
+    rows = [
+        (case, f"{estimate.mean:.3f}", "{:.3f}–{:.3f}".format(*estimate.items))
+        for case, estimate in replacement.recall.items()
+    ]
+    headings = ("queries/index", "mean R@1", "95 % interval")
+    print_sheet(Sheet(f"{replacement.modality}: queries/index, mean R@1 over directions", headings, rows))
     console.print(replacement.advice, soft_wrap=True, markup=False)

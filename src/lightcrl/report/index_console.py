@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from lightcrl.data.base import Rejection
 from lightcrl.index import Added, Copies, Hit, Index, Outlier
 from lightcrl.index.outcome import Outcome
 from lightcrl.report.progress import console
+from lightcrl.report.sheets import print_sheet
+from lightcrl.sheets import Sheet
 
 SHOWN = 10
 """Greatest number of groups or rejections in a list; JSON has all."""
@@ -42,30 +41,31 @@ def print_compacted(before: Mapping[str, Any], after: Mapping[str, Any]) -> None
 
 def print_index(facts: Mapping[str, Any], aside: Sequence[Rejection]) -> None:
     """Print the content of an index, and the items set aside."""
-    table = Table(title=f"{facts['items']:,} items in {facts['folder']}", show_header=False)
     engine = facts["engine"]
     options = ", ".join(f"{name} {value}" for name, value in engine["options"].items() if value is not None)
-    table.add_row("items", _counted(facts["modalities"]) or "none")
-    table.add_row("columns", escape(", ".join(facts["columns"]) or "none"))
-    table.add_row("engine", f"{engine['name']}{f' ({options})' if options else ''}, {facts['dtype']}, d {facts['dim']}")
-    table.add_row("model", escape(f"{facts['model']['place'] or 'unknown place'}\n{facts['model']['fingerprint']}"))
-    table.add_row("size", f"{facts['bytes'] / 2**20:,.1f} MiB, with {facts['removed']:,} removed items")
     pairs = [f"{pair['query']} to {pair['item']} ({pair['queries_from']})" for pair in facts["calibration"]]
-    table.add_row("calibrated\nscores", escape("\n".join(pairs) or "none yet: too few items"))
-    console.print(table)
+    rows = [
+        ("items", _counted(facts["modalities"]) or "none"),
+        ("columns", ", ".join(facts["columns"]) or "none"),
+        ("engine", f"{engine['name']}{f' ({options})' if options else ''}, {facts['dtype']}, d {facts['dim']}"),
+        ("model", f"{facts['model']['place'] or 'unknown place'}\n{facts['model']['fingerprint']}"),
+        ("size", f"{facts['bytes'] / 2**20:,.1f} MiB, with {facts['removed']:,} removed items"),
+        ("calibrated\nscores", "\n".join(pairs) or "none yet: too few items"),
+    ]
+    print_sheet(Sheet(f"{facts['items']:,} items in {facts['folder']}", (), rows, words=frozenset({0, 1})))
     _print_aside(aside)
 
 
 def print_hits(outcome: Outcome) -> None:
     """Print the results of a search, best first, and the verdict if no item matches."""
-    table = Table(title=escape(outcome.words()), title_justify="left")
-    for heading, justify in (("", "right"), ("item", "left"), ("score", "right"), ("as high by chance", "right")):
-        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    style = "dim" if outcome.matches is False else ""
-    for number, hit in enumerate(outcome.hits, 1):
-        table.add_row(str(number), escape(_described(hit)), f"{hit.score:.3f}", _odds(hit.share), style=style)
-    if outcome.hits:
-        console.print(table)
+    rows = [
+        (str(number), _described(hit), f"{hit.score:.3f}", _odds(hit.share))
+        for number, hit in enumerate(outcome.hits, 1)
+    ]
+    faint = range(len(rows)) if outcome.matches is False else ()
+    headings = ("", "item", "score", "as high by chance")
+    if rows:
+        print_sheet(Sheet(outcome.words(), headings, rows, words=frozenset({1}), looks=dict.fromkeys(faint, "faint")))
     if verdict := outcome.verdict():
         console.print(verdict, markup=False)
 
@@ -91,13 +91,9 @@ def print_outliers(far: Sequence[Outlier]) -> None:
     if not far:
         console.print("no item is far from all others")
         return
-    table = Table(title=f"{len(far):,} items far from all others")
-    for heading in ("item", "modality", "distance", "nearest", "similarity"):
-        table.add_column(heading, justify="right" if heading in ("distance", "similarity") else "left", overflow="fold")
-    for item in far:
-        cells = (item.id, item.modality, f"{item.farness:.3f}", item.nearest, f"{item.score:.3f}")
-        table.add_row(*map(escape, cells))
-    console.print(table)
+    rows = [(item.id, item.modality, f"{item.farness:.3f}", item.nearest, f"{item.score:.3f}") for item in far]
+    headings = ("item", "modality", "distance", "nearest", "similarity")
+    print_sheet(Sheet(f"{len(far):,} items far from all others", headings, rows, words=frozenset({0, 1, 3})))
 
 
 def _described(hit: Hit) -> str:

@@ -12,10 +12,15 @@ from markupsafe import Markup
 
 def fill(template: str, figures: Mapping[str, str], **given: Any) -> str:
     """Return the page of a template, with figures (`<svg>` by name) and further values."""
+    return make_environment().get_template(template).render(figures=mark(figures), **given)
+
+
+def make_environment() -> Environment:
+    """Return the templates with their filters."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_read))
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
     environment.filters["count"] = lambda number: f"{number:,}"
-    return environment.get_template(template).render(figures=mark(figures), **given)
+    return environment
 
 
 def mark(figures: Mapping[str, str]) -> dict[str, Markup]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightcrl import __version__
 from lightcrl.errors import MissingExtraError
 from lightcrl.metrics.result import Result
+from lightcrl.report.sheets import figures_sheet
 
 TOLD = {
     "similarities": "Share of pairs by cosine similarity, for each class separately. Where the two colours overlap, no "
@@ -34,10 +35,10 @@ def render_result(result: Result, task: str, data: str, model: str) -> str:
         from lightcrl.report.page import fill
     except ImportError as error:
         raise MissingExtraError("the page", "report") from error
-    spaces: dict[str, list[tuple[str, str]]] = {}
+    spaces: dict[str, dict[str, str]] = {}
     for name in result.metrics:
         space, _, short = name.partition("/") if not name.startswith("epoch") else ("", "", name)
-        spaces.setdefault(space if short else "", []).append((name, short or name))
+        spaces.setdefault(space if short else "", {})[name] = short or name
     return fill(
         "result.html.j2",
         draw_result(result, model),
@@ -46,6 +47,6 @@ def render_result(result: Result, task: str, data: str, model: str) -> str:
         data=data,
         model=model,
         told=TOLD,
-        spaces=spaces,
+        spaces={space: figures_sheet(result, "", names) for space, names in spaces.items()},
         version=__version__,
     )

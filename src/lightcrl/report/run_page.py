@@ -7,6 +7,7 @@ from itertools import chain
 
 from lightcrl.errors import MissingExtraError
 from lightcrl.report.facts import Report
+from lightcrl.report.run_sheets import run_sheets, together_sheet
 from lightcrl.tasks.text_similarity import aligned_spaces
 
 
@@ -24,16 +25,16 @@ def render(*reports: Report) -> str:
     names = Counter(report.name for report in reports)
     labels = [report.name if names[report.name] == 1 else report.folder for report in reports]
     measured = {(report.split, *sorted(report.models[0].retrieval.counts.items())) for report in reports}
+    directions = list(dict.fromkeys(chain.from_iterable(report.directions for report in reports)))
     return fill(
         "report.html.j2",
         draw_together(dict(zip(labels, reports, strict=True))) if len(reports) > 1 else {},
         runs=[
-            {"label": label, "report": report, "figures": mark(draw(report))}
+            {"label": label, "report": report, "figures": mark(draw(report)), "sheets": run_sheets(report)}
             for label, report in zip(labels, reports, strict=True)
         ],
         alike=len(measured) == 1,
-        directions=list(dict.fromkeys(chain.from_iterable(report.directions for report in reports))),
-        zero_shot=any(report.confusion for report in reports),
+        together=together_sheet(dict(zip(labels, reports, strict=True)), directions, len(measured) == 1),
         outline=outline,
         aligned_spaces=aligned_spaces,
     )

@@ -5,43 +5,62 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lightcrl.metrics.statistics import Estimate
-from lightcrl.sheets import markdown_table
+from lightcrl.sheets import Cell, Row, Sheet, markdown_sheet
 from lightcrl.studies.compare.outcome import Comparison, Contestant, Growth, remarks, sentences
 
 
 def markdown(comparison: Comparison) -> str:
     """Return the whole comparison: sentences, the table, differences, costs, tries, scaling."""
-    ranked, recipe = comparison.ranked, comparison.recipe
-    measures = comparison.measures
+    recipe = comparison.recipe
     lines = [f"# {recipe.name}: {len(comparison.contestants)} methods compared on {recipe.evaluation.split}", ""]
     lines += [*sentences(comparison), "", *[f"- {member}" for member in remarks(comparison)], ""]
-    rows = [
-        [member.label, *(with_interval(member.figures[name]) for name in measures if name in member.figures)]
+    lines += markdown_sheet(recall_sheet(comparison)) + markdown_sheet(difference_sheet(comparison))
+    if tries := tried_sheet(comparison):
+        lines += markdown_sheet(tries)
+    if comparison.growth:
+        lines += markdown_sheet(growth_sheet(comparison.growth))
+        lines += [*[f"- {fit_words(curve)}" for curve in comparison.growth if curve.forecast], ""]
+    return "\n".join(lines)
+
+
+def recall_sheet(comparison: Comparison) -> Sheet:
+    """Return the figures of every method, the best first, and chance."""
+    measures, ranked = comparison.measures, comparison.ranked
+    rows: list[Row] = [
+        (
+            member.label,
+            *(
+                percent(member.figures[name], own=name == measures[0]) if name in member.figures else ""
+                for name in measures
+            ),
+        )
         for member in ranked
     ]
     chances = [comparison.chance.get(name) for name in measures]
-    rows.append(["chance", *("" if chance is None else f"{100 * chance:.1f}" for chance in chances)])
-    lines += markdown_table(["method, %", *map(heading, measures)], rows)
+    rows.append(("chance", *("" if chance is None else f"{100 * chance:.1f}" for chance in chances)))
+    seeds = f"{len(comparison.seeds)} seed{'s' * (len(comparison.seeds) > 1)}"
+    title = f"Figures on {comparison.recipe.evaluation.split} in per cent, means over {seeds}, with 95 % intervals"
+    return Sheet(title, ("method", *map(heading, measures)), rows, looks={len(ranked): "faint"})
+
+
+def difference_sheet(comparison: Comparison) -> Sheet:
+    """Return the difference of every method from the best other, and its cost of training."""
     versus = comparison.versus
+    rows = [(member.label, *(against(member, name) for name in versus), *costs(member)) for member in comparison.ranked]
+    title = "Difference from the best other method in points, paired by groups; and cost of training"
     titles = [f"{heading(name)} minus the best other's" for name in versus]
-    lines += markdown_table(
-        ["method", *titles, "trained parameters", "seconds", "peak MiB", "batch", "epochs"],
-        [[member.label, *(against(member, name) for name in versus), *costs(member)] for member in ranked],
-    )
-    tried = [
-        [member.label, settings(each.options), *_tried(each.dev, at == member.chosen)]
+    return Sheet(title, ("method", *titles, "trained parameters", "seconds", "peak MiB", "batch", "epochs"), rows)
+
+
+def tried_sheet(comparison: Comparison) -> Sheet | None:
+    """Return the options that every method tried; None if none did."""
+    rows = [
+        (member.label, settings(each.options), *_tried(each.dev, at == member.chosen))
         for member in comparison.contestants
         for at, each in enumerate(member.tries)
     ]
-    if tried:
-        lines += [
-            "## Tuning on dev, first seed",
-            "",
-            *markdown_table(["method", "options", "dev mean R@1, %", ""], tried),
-        ]
-    if comparison.growth:
-        lines += ["## Recall by number of training groups", "", *_growth(comparison.growth)]
-    return "\n".join(lines)
+    headings = ("method", "options", "dev mean R@1, %", "")
+    return Sheet("Tuning on dev, first seed", headings, rows, words=frozenset({0, 1, 3})) if rows else None
 
 
 def heading(measure: str) -> str:
@@ -54,23 +73,24 @@ def heading(measure: str) -> str:
     return words.replace("zero_shot/top1", "zero-shot top-1")
 
 
-def with_interval(figure: Estimate) -> str:
-    """Format an estimate in percent, with the interval over groups and seeds.
+def percent(figure: Estimate, own: bool = False) -> Cell:
+    """Return an estimate in per cent, with the interval over groups and seeds.
 
-    >>> with_interval(Estimate(0.394, None, (0.37, 0.41), (0.365, 0.4151)))
+    >>> str(percent(Estimate(0.394, None, (0.37, 0.41), (0.365, 0.4151))))
     '39.4 (36.5–41.5)'
     """
     low, high = figure.both
-    return f"{100 * figure.mean:.1f} ({100 * low:.1f}–{100 * high:.1f})"
+    return Cell(f"{100 * figure.mean:.1f}", f"{100 * low:.1f}–{100 * high:.1f}", own=own)
 
 
-def against(contestant: Contestant, measure: str) -> str:
-    """Format the difference from the best other method, and its verdict."""
+def against(contestant: Contestant, measure: str) -> str | Cell:
+    """Return the difference from the best other method, and its verdict."""
     if measure not in contestant.rivals:
         return ""
     rival, gap = contestant.rivals[measure]
     low, high = gap.interval
-    return f"{100 * gap.mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) against {rival}: {gap.word}"
+    ends = f"{100 * low:+.1f} to {100 * high:+.1f}"
+    return Cell(f"{100 * gap.mean:+.1f}", ends, f"against {rival}: {gap.word}")
 
 
 def costs(contestant: Contestant) -> list[str]:
@@ -90,16 +110,19 @@ def settings(options: Mapping[str, object]) -> str:
     return ", ".join(f"{key}={value}" for key, value in options.items()) or "defaults"
 
 
-def _growth(growth: Sequence[Growth]) -> list[str]:
-    rows = []
-    for curve in growth:
-        means = [f"{100 * recall:.1f}" for recall in curve.recall.mean(0)]
-        rows.append([curve.label, *means, curve.forecast.words if curve.forecast else "too few sizes to fit a curve"])
-    titles = [f"{size:,}" for size in growth[0].sizes.tolist()]
-    lines = ["Mean R@1 in percent by training groups, mean over seeds; subsets are nested.", ""]
-    lines += markdown_table(["method", *titles, "groups for the target"], rows)
-    fits = [fit_words(curve) for curve in growth if curve.forecast]
-    return [*lines, *[f"- {curve}" for curve in fits], ""]
+def growth_sheet(growth: Sequence[Growth]) -> Sheet:
+    """Return mean R@1 by number of training groups, and the number that the target takes."""
+    rows = [
+        (
+            curve.label,
+            *(f"{100 * recall:.1f}" for recall in curve.recall.mean(0)),
+            curve.forecast.words if curve.forecast else "too few sizes to fit a curve",
+        )
+        for curve in growth
+    ]
+    sizes = [f"{size:,}" for size in growth[0].sizes.tolist()]
+    title = "Mean R@1 in per cent by number of training groups, mean over seeds; subsets are nested"
+    return Sheet(title, ("method", *sizes, "groups for the target"), rows)
 
 
 def fit_words(growth: Growth) -> str:

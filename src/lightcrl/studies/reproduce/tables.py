@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lightcrl.metrics.statistics import Difference, Draws
-from lightcrl.sheets import Sheet, markdown_table
+from lightcrl.sheets import Sheet, markdown_sheet
 from lightcrl.studies.reproduce.claims import Reading
 from lightcrl.studies.reproduce.outcome import Done, Reproduction, estimated, remarks
 from lightcrl.studies.reproduce.published import RAW, Table
@@ -23,8 +23,7 @@ def markdown(done: Reproduction) -> str:
     if words := done.words():
         lines += ["## The claims", "", *[f"- {verdict}" for verdict in words], ""]
     for sheet in sheets(done):
-        lines += [f"## {sheet.title}", "", *markdown_table(sheet.headings, sheet.rows)]
-        lines += [sheet.note, ""] if sheet.note else []
+        lines += markdown_sheet(sheet)
     return "\n".join(lines)
 
 
