@@ -18,6 +18,7 @@ PROJECT = Path(__file__).parents[1]
 FOR_DEVELOPERS = {"bench", "demo", "dev"}
 # By extra: the packages to hide, and the modules that must be read anew without them.
 PACKAGES = {
+    "hub": ("datasets",),
     "audio": ("soundfile",),
     "report": ("matplotlib", "jinja2"),
     "tensorboard": ("tensorboard",),
@@ -52,6 +53,12 @@ def read_sound(folder: Path) -> None:
 
     (folder / "a.wav").write_bytes(b"RIFF")
     _from_file(folder / "a.wav", 1.0)
+
+
+def read_hub(folder: Path) -> None:
+    from lightcrl.data.hub import open_hub
+
+    open_hub("owner/name")
 
 
 def render_page(folder: Path) -> None:
@@ -100,6 +107,7 @@ def serve_index(folder: Path) -> None:
 
 
 USES = [
+    ("hub", read_hub),
     ("audio", read_sound),
     ("report", render_page),
     ("onnx", export_graph),

@@ -10,7 +10,7 @@ from typing import Any
 from lightcrl.data.base import Rejection, Row
 from lightcrl.data.columns import Columns
 from lightcrl.data.files import SPLITS, name_below
-from lightcrl.errors import DataError
+from lightcrl.errors import DataError, MissingExtraError
 
 BATCH_ROWS = 256
 
@@ -91,7 +91,10 @@ def open_hub(
         raise DataError(
             f"cannot open the dataset {str(path)!r}: expected an id on the hub, such as owner/name, or a folder."
         )
-    import datasets
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError("reading a data set of the hub", "hub") from error
 
     folder = Path(path)
     try:
