@@ -22,6 +22,7 @@ from lightcrl.specs import parse
 from lightcrl.tokens import TokenBatch, TokenSpec
 from lightcrl.training import loop
 from lightcrl.training.heads import gather_material, only, train_head
+from lightcrl.training.log import read_log
 from samples import GARBAGE, make_features, padded, randn
 
 SPECS = {"image": TokenSpec(6, slots=2, sequence=True), "text": TokenSpec(5, slots=1, sequence=True)}
@@ -30,14 +31,26 @@ TRAINING = {"epochs": 2, "batch_size": 8, "precision": "float32", "tensorboard":
 
 # A small case of each head: the table below [heads.<name>].
 CASES: dict[str, dict[str, Any]] = {
-    "matching": {"width": 8, "heads": 2, "hidden": 6, "negatives": 3, "pool": 8, "hardest": 3, "candidates": 4},
+    "matching": {
+        "width": 8,
+        "heads": 2,
+        "hidden": 6,
+        "negatives": 3,
+        "pool": 8,
+        "hardest": 3,
+        "candidates": 4,
+        "apart": 0.0,
+        "held_out": 0.0,
+    },
 }
 
 every_head = pytest.mark.parametrize("name", HEADS)
 
 
 def spec_of(name: str, **more: Any) -> HeadSpec:
-    spec: HeadSpec = parse(HeadSpec, {"kind": name, "training": TRAINING, **CASES[name], **more}, "heads")
+    spec: HeadSpec = parse(
+        HeadSpec, {"kind": name, "training": TRAINING, "apart": 0.0, "held_out": 0.0, **CASES[name], **more}, "heads"
+    )
     return spec
 
 
@@ -156,6 +169,18 @@ def test_the_loss_falls_in_training(name, features, tmp_path):
     head = train_head(model(), name, spec, features, tmp_path, note)
     assert np.mean(losses[-8:]) < 0.95 * np.mean(losses[:8])
     assert all(np.isfinite(value) for value in head.figures["metrics"].values())
+
+
+@every_head
+def test_groups_set_apart_are_embedded_by_a_space_that_has_not_seen_them(name, features, tmp_path):
+    base = model()
+    spec = spec_of(name, apart=0.5, held_out=0.25, space_training={"epochs": 3, "batch_size": 10})
+    head = train_head(base, name, spec, features, tmp_path)
+    started = read_log(tmp_path / "space")[0]
+    assert (started["epochs"], started["batch_size"], started["steps"]) == (3, 10, 6)
+    assert head.space == base.digest
+    assert head.figures["split"] == "held out"
+    assert (tmp_path / "best").is_dir()
 
 
 @every_head

@@ -61,14 +61,12 @@ class Material:
 
     Attributes:
         features: stores, and the groups of the splits `train` and `dev`; `dev` chooses the best head.
-        vectors: unit vectors [R, d] of all rows of the stores by modality.
-        folds: fold [R] of each row by modality. Vectors of one fold come from a space that was not trained on these
-            items; vectors of different folds cannot be compared. Empty if all vectors come from the space itself.
+        vectors: unit vectors [R, d] of all rows of the stores by modality, from a space that was not trained on these
+            groups if the head's table sets groups apart.
     """
 
     features: Features
     vectors: Mapping[str, Tensor]
-    folds: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def items(self, modality: str) -> list[Item]:
         """Return the raw items of a modality in order of rows, such as the captions that a head learns to say.
@@ -112,7 +110,7 @@ class Head(nn.Module, ABC):
         space: shape of the space.
         options: the head's options.
         suits: values that `"auto"` resolves to in the head's `training` table, where they differ from the default.
-        defaults: values of `folds` and `held_out` (`HeadSpec`) where they differ from the default.
+        defaults: values of `apart` and `held_out` (`HeadSpec`) where they differ from the default.
         sequences: true if the head reads the tokens after the slots; otherwise they are cut off.
     """
 

@@ -97,6 +97,7 @@ class Matching(Head):
 
     Options: ClassVar[type[HeadOptions]] = MatchingOptions
     suits: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-3, "batch_size": 32, "epochs": 4, "items_per_group": 1}
+    defaults: ClassVar[Mapping[str, Any]] = {"apart": 0.5, "held_out": 0.2}
     options: MatchingOptions
     weight: Tensor
     scale: Tensor
@@ -152,7 +153,7 @@ class Matching(Head):
         self._material = material
         split = material.features.split("train")
         for source, target in (self._names, self._names[::-1]):
-            self._nearest[source] = nearest(material.vectors, split, source, target, self.options.pool, material.folds)
+            self._nearest[source] = nearest(material.vectors, split, source, target, self.options.pool)
             self._positives[source] = positives(split, source, target)
 
     def encode(self, modality: str, batch: HeadBatch) -> Encoded:

@@ -13,7 +13,7 @@ from lightcrl.errors import RecipeError
 from lightcrl.heads import HEADS, Head, Space
 from lightcrl.specs import parse
 
-OWN = ("kind", "seed", "folds", "held_out", "training", "options")
+OWN = ("kind", "seed", "apart", "held_out", "space_training", "training", "options")
 """Keys of a head's table that are not options of the head."""
 
 
@@ -22,10 +22,12 @@ class HeadSpec(BaseModel):
 
     Attributes:
         kind: a member of `HEADS`, or `"package.module:Class"`; by default the table's name.
-        seed: seed of fresh weights, batches, dropout and folds.
-        folds: number of folds of the training groups, each embedded by a space that is trained on the others for this
-            purpose; 0 embeds training groups by the space itself, to which its own training pairs look too good.
-        held_out: share of the training groups that choose the best head and its calibration; 0 uses dev.
+        seed: seed of fresh weights, batches, dropout and of the groups that are set apart.
+        apart: share of the training groups that are set apart for the head. A second space is trained on the others,
+            for this purpose alone: to the space itself, pairs that it was trained on look too good. 0 trains the head
+            on all training groups, by the space itself.
+        held_out: share of the groups set apart that choose the best head; 0 uses dev.
+        space_training: changes of the model's training settings for the second space.
         training: training settings as in `[training]`.
         options: the head's own options, checked against its `Options`.
     """
@@ -34,8 +36,9 @@ class HeadSpec(BaseModel):
 
     kind: str
     seed: int = Field(default=0, ge=0, lt=2**63)
-    folds: int = Field(default=0, ge=0)
+    apart: float = Field(default=0.0, ge=0, lt=1)
     held_out: float = Field(default=0.0, ge=0, lt=1)
+    space_training: dict[str, Any] = {}
     training: dict[str, Any] = {}
     options: dict[str, Any] = {}
 
@@ -52,6 +55,12 @@ class HeadSpec(BaseModel):
         kept = {key: value for key, value in table.items() if key in OWN}
         kind = head_class(table.get("kind"))
         return {**kind.defaults, **kept, "options": parse(kind.Options, given, "heads").model_dump(mode="json")}
+
+    @model_validator(mode="after")
+    def _check(self) -> HeadSpec:
+        if self.held_out and not self.apart:
+            raise ValueError(f"held_out is {self.held_out}, but no groups are set apart; expected apart above 0")
+        return self
 
 
 def name_heads(tables: Any) -> Any:

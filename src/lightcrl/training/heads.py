@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lightcrl.checkpoint import Checkpoint
+from lightcrl.errors import TrainingError
 from lightcrl.events import Tell
 from lightcrl.features.embed import embed_rows
 from lightcrl.features.table import Features
@@ -63,13 +64,15 @@ def train_head(
         CheckpointError: `folder` has a training with other settings.
     """
     head = make_head(spec.kind, checkpoint.space, spec.options, spec.seed)
-    material = gather_material(checkpoint, only(features, head))
+    features = only(features, head)
+    space, features = _apart(checkpoint, name, spec, features, folder / "space", tell)
+    material = gather_material(space, features)
     below = _checkpoint(checkpoint, spec, material)
     training = below.method
     assert isinstance(training, HeadTraining)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        training.head.start(checkpoint.method)
+        training.head.start(space.method)
         training.head.prepare(material)
     training.material = material
     label = {"method": f"head {name}", "seed": spec.seed}
@@ -83,7 +86,11 @@ def train_head(
         judge=_judge(material),
     )
     tell({"event": "trained", **label, "seconds": done.progress.seconds, "folder": str(folder)})
-    figures = {"split": "dev", "seconds": round(done.progress.seconds, 3), **done.result.to_json()}
+    figures = {
+        "split": "held out" if spec.held_out else "dev",
+        "seconds": round(done.progress.seconds, 3),
+        **done.result.to_json(),
+    }
     return TrainedHead.of(training.head, spec.kind, checkpoint.digest, figures)
 
 
@@ -108,6 +115,57 @@ def gather_material(checkpoint: Checkpoint, features: Features) -> Material:
         for name, store in features.stores.items()
     }
     return Material(features, vectors)
+
+
+def _apart(
+    checkpoint: Checkpoint, name: str, spec: HeadSpec, features: Features, folder: Path, tell: Tell
+) -> tuple[Checkpoint, Features]:
+    """Return the space of a head's training, and the features whose splits are those of the head.
+
+    With groups set apart, the space is a second one, trained on the other groups; `dev` has no part in its training.
+    """
+    if not spec.apart:
+        return checkpoint, features
+    train_split = features.split("train")
+    order = np.random.default_rng([spec.seed]).permutation(train_split.usable)
+    count = round(spec.apart * len(order))
+    held = round(spec.held_out * count)
+    if len(order) - count < 2 or count - held < 2:
+        raise TrainingError(
+            f"{len(order)} training groups, of which heads.{name}.apart = {spec.apart} sets {count} apart; expected "
+            "two or more on both sides. Give more groups, or apart = 0."
+        )
+    second = Checkpoint(
+        make_method(
+            checkpoint.name, features.specs, checkpoint.method_config()["options"], checkpoint.loss, seed=spec.seed
+        ),
+        name=checkpoint.name,
+        loss=checkpoint.loss,
+        encoders={modality: checkpoint.encoders[modality] for modality in features.stores},
+        fingerprints={modality: checkpoint.fingerprints[modality] for modality in features.stores},
+    )
+    label = {"method": f"second space of head {name}", "seed": spec.seed}
+    rest = features.replace_split("train", train_split.subset(order[count:]))
+    done = train(
+        second,
+        rest,
+        _second_training(checkpoint, name, spec),
+        folder,
+        seed=spec.seed,
+        report=lambda event: tell({**label, **event}),
+    )
+    tell({"event": "trained", **label, "seconds": done.progress.seconds, "folder": str(folder)})
+    splits = {"train": train_split.subset(order[held:count])}
+    splits["dev"] = train_split.subset(order[:held]) if held else features.split("dev")
+    return second, Features.of(features.stores, splits, features.items)
+
+
+def _second_training(checkpoint: Checkpoint, name: str, spec: HeadSpec) -> TrainingSpec:
+    """Return the model's own training settings with the changes of `spec`, evaluated once, at the end."""
+    own = checkpoint.recipe.get("training", {})
+    table = {**own, "loss": checkpoint.loss, "patience": 0, "evaluate_every": 10**9, **spec.space_training}
+    training: TrainingSpec = parse(TrainingSpec, table, f"heads.{name}.space_training")
+    return training
 
 
 def _checkpoint(base: Checkpoint, spec: HeadSpec, material: Material) -> Checkpoint:
