@@ -16,12 +16,13 @@ from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import CheckpointError, HeadError, RecipeError
 from lightcrl.features import Features
 from lightcrl.heads import HEADS, Head, HeadBatch, HeadOptions
+from lightcrl.heads.base import features_of
 from lightcrl.heads.spec import HeadSpec
 from lightcrl.methods.spec import make_method
 from lightcrl.specs import parse
 from lightcrl.tokens import TokenBatch, TokenSpec
 from lightcrl.training import loop
-from lightcrl.training.heads import gather_material, only, train_head
+from lightcrl.training.heads import gather_material, train_head
 from lightcrl.training.log import read_log
 from samples import GARBAGE, make_features, padded, randn
 
@@ -73,8 +74,7 @@ def features(tmp_path_factory) -> Features:
     for name, items in sequences.items():
         names = [owner for owner in owners for _ in range(len(items) // len(owners))]
         folder = tmp_path_factory.mktemp(name)
-        stores |= make_features(folder, {name: items}, {name: names}, slots=SPECS[name].slots).stores
-        stores[name].sequence = True
+        stores |= make_features(folder, {name: items}, {name: names}, slots=SPECS[name].slots, sequence=True).stores
     captions = [text_item(f"a thing of number {n // 2}", f"text{n}") for n in range(len(sequences["text"]))]
     return Features(stores, {"text": captions})
 
@@ -97,7 +97,7 @@ def ready(name: str, features: Features) -> tuple[Head, HeadBatch]:
     space = model()
     head = make_head(name, space.space, spec_of(name).options)
     head.start(space.method)
-    material = gather_material(space, only(features, head))
+    material = gather_material(space, features_of(head, features))
     for modality in head.modalities:
         head.fit(modality, material.features.store(modality).gather(np.arange(40)))
     head.prepare(material)
@@ -165,7 +165,7 @@ def test_the_loss_falls_in_training(name, features, tmp_path):
     def note(event: Any) -> None:
         losses.extend([event["loss"]] if event["event"] == "step" else [])
 
-    spec = spec_of(name, training=TRAINING | {"epochs": 12, "learning_rate": 0.01})
+    spec = spec_of(name, training=TRAINING | {"epochs": 8, "evaluate_every": 8, "learning_rate": 0.02})
     head = train_head(model(), name, spec, features, tmp_path, note)
     assert np.mean(losses[-8:]) < 0.95 * np.mean(losses[:8])
     assert all(np.isfinite(value) for value in head.figures["metrics"].values())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lightcrl.data.base import Item
 from lightcrl.errors import HeadError
-from lightcrl.features.table import Features
+from lightcrl.features.table import Features, Split
 from lightcrl.methods.base import Method
 from lightcrl.tokens import TokenBatch, TokenSpec
 
@@ -179,6 +179,28 @@ class Head(nn.Module, ABC):
                 "Name modalities of the space."
             )
         return self.space.modalities[modality]
+
+
+def features_of(head: Head, features: Features) -> Features:
+    """Return the features of the modalities that a head reads, with the raw items of all.
+
+    Raises:
+        HeadError: the features lack a modality, or have other tokens than the head reads.
+    """
+    for name in head.modalities:
+        expected, shape = head.space.modalities[name], features.specs.get(name)
+        if shape != expected:
+            have = f"tokens {shape}" if shape else "no tokens"
+            raise HeadError(
+                f"{type(head).__name__} reads tokens {expected} of {name!r}, and the features have {have}. Encode the "
+                "items with the model's own encoder: leave the store out, or name one that holds its tokens."
+            )
+    stores = {name: features.stores[name] for name in head.modalities}
+    splits = {
+        name: Split(split.count, {modality: split.members[modality] for modality in stores})
+        for name, split in features.splits.items()
+    }
+    return Features.of(stores, splits, features.items)
 
 
 def _count(module: nn.Module) -> int:

@@ -23,9 +23,9 @@ class HeadSpec(BaseModel):
     Attributes:
         kind: a member of `HEADS`, or `"package.module:Class"`; by default the table's name.
         seed: seed of fresh weights, batches, dropout and of the groups that are set apart.
-        apart: share of the training groups that are set apart for the head. A second space is trained on the others,
-            for this purpose alone: to the space itself, pairs that it was trained on look too good. 0 trains the head
-            on all training groups, by the space itself.
+        apart: share of the training groups that are set apart for the head, and embedded by a second space that is
+            trained on the others: pairs that the space itself was trained on look too good to it. 0 trains the head on
+            all training groups, embedded by the space itself.
         held_out: share of the groups set apart that choose the best head; 0 uses dev.
         space_training: changes of the model's training settings for the second space.
         training: training settings as in `[training]`.

@@ -15,7 +15,7 @@ from lightcrl.errors import TrainingError
 from lightcrl.events import Tell
 from lightcrl.features.embed import embed_rows
 from lightcrl.features.table import Features
-from lightcrl.heads.base import Head, Material
+from lightcrl.heads.base import Material, features_of
 from lightcrl.heads.spec import HeadSpec, make_head
 from lightcrl.heads.state import TrainedHead
 from lightcrl.heads.training import NAME, HeadTraining
@@ -64,7 +64,7 @@ def train_head(
         CheckpointError: `folder` has a training with other settings.
     """
     head = make_head(spec.kind, checkpoint.space, spec.options, spec.seed)
-    features = only(features, head)
+    features = features_of(head, features)
     space, features = _apart(checkpoint, name, spec, features, folder / "space", tell)
     material = gather_material(space, features)
     below = _checkpoint(checkpoint, spec, material)
@@ -92,20 +92,6 @@ def train_head(
         **done.result.to_json(),
     }
     return TrainedHead.of(training.head, spec.kind, checkpoint.digest, figures)
-
-
-def only(features: Features, head: Head) -> Features:
-    """Return the features of the modalities that a head reads.
-
-    Raises:
-        ModalityError: the features lack a modality.
-    """
-    stores = {name: features.store(name) for name in head.modalities}
-    splits = {}
-    for name, split in features.splits.items():
-        members = {modality: split.members[modality] for modality in stores}
-        splits[name] = type(split)(split.count, members)
-    return Features.of(stores, splits, features.items)
 
 
 def gather_material(checkpoint: Checkpoint, features: Features) -> Material:
