@@ -132,13 +132,16 @@ def retrieval(
         typer.Option(help="modality=COLUMN; columns restrict the evaluation to their modalities."),
     ] = None,
     key: Annotated[str | None, typer.Option(help="Column whose equal values make rows one group.")] = None,
+    rerank: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Number of first hits that the head `matching` reorders.")
+    ] = None,
 ) -> Mapping[str, Any]:
     """Measure recall between modalities: lightcrl evaluate retrieval runs/mine --data test.jsonl."""
     columns = {name: value for name, value in (("image", image_column), ("text", text_column)) if value}
     place = Path(data)
     # A name without a suffix may be the id of a data set on the hub.
     path = str(place.absolute()) if place.exists() or place.suffix else data
-    return {"data": path, "columns": columns | pairs(column, "--column"), "key": key}
+    return {"data": path, "columns": columns | pairs(column, "--column"), "key": key, "rerank": rerank}
 
 
 @evaluation("zero_shot", "zero-shot")

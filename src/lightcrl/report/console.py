@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.data.base import Rejection
+from lightcrl.heads.state import TrainedHead
 from lightcrl.metrics.result import Result
 from lightcrl.pipeline import Model, Run
 from lightcrl.recipe import Recipe
@@ -235,8 +236,20 @@ def print_info(checkpoint: Checkpoint) -> None:
     headings = ("modality", "kind", "encoder", "tokens", "fingerprint")
     print_sheet(Sheet("modalities", headings, rows, words=frozenset(range(len(headings)))))
     print_sheet(parts_sheet("trained parameters", checkpoint.parts()))
+    if checkpoint.heads:
+        print_heads(checkpoint.heads)
     if checkpoint.figures:
         print_result(Result.from_json(checkpoint.figures), ())
+
+
+def print_heads(heads: Mapping[str, TrainedHead]) -> None:
+    """Print kind, modalities, size and figures of a model's heads."""
+    rows = []
+    for name, head in heads.items():
+        figures = ", ".join(f"{key} {value:.3f}" for key, value in head.figures.get("metrics", {}).items())
+        rows.append((name, head.kind, ", ".join(head.modalities), f"{head.parameters:,}", figures))
+    headings = ("head", "kind", "modalities", "parameters", "figures")
+    print_sheet(Sheet("heads", headings, rows, words=frozenset({0, 1, 2, 4})))
 
 
 def _print_rejected(rejected: Sequence[Rejection]) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.growth.extend import Extended
+from lightcrl.growth.head import Headed
 from lightcrl.growth.replacement import Replacement
+from lightcrl.report.console import print_heads
 from lightcrl.report.progress import console
 from lightcrl.report.sheets import figures_sheet, print_sheet
 from lightcrl.sheets import Sheet
@@ -34,6 +36,18 @@ def print_extended(done: Extended) -> None:
     )
     console.print(
         f"trained: {done.parameters:,} parameters in {done.seconds:.0f} s. Model: {done.folder}",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def print_headed(done: Headed) -> None:
+    """Print the new heads, and the proof that the space is unchanged."""
+    print_heads(done.heads)
+    proof = done.proof
+    console.print(
+        f"unchanged, bit for bit: {proof.leaves} tensors of {proof.numbers:,} numbers, and the embeddings of "
+        f"{', '.join(proof.modalities)}. Model: {done.folder}",
         soft_wrap=True,
         markup=False,
     )
