@@ -29,6 +29,7 @@ from lightcrl.arguments import (
 from lightcrl.commands.evaluate import app as evaluate
 from lightcrl.commands.extend import extend
 from lightcrl.commands.index import app as index
+from lightcrl.commands.mteb import mteb
 from lightcrl.commands.search import search
 from lightcrl.commands.serve import serve
 from lightcrl.errors import EmptyDatasetError, LightCRLError
@@ -261,6 +262,7 @@ app.add_typer(evaluate, name="evaluate")
 app.add_typer(index, name="index")
 app.command()(search)
 app.command(epilog="Example: lightcrl extend runs/seen recipes/extend/sound.toml --output runs/heard")(extend)
+app.command(epilog="Example: lightcrl mteb runs/world --tasks Flickr30kT2IRetrieval,CIFAR10ZeroShot")(mteb)
 app.command(epilog="Example: lightcrl serve runs/demo --port 8000")(serve)
 
 
