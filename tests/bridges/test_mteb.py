@@ -46,6 +46,8 @@ def world(tmp_path_factory) -> Any:
     """A model, data as `lightcrl evaluate` reads it, and the same as mteb reads it."""
     folder = tmp_path_factory.mktemp("mteb")
     embedder = shelves.make_embedder()
+    # mteb rounds no feature to half precision.
+    embedder.checkpoint.recipe = {"name": "shelf", "features": {"dtype": "float32"}}
     embedder.checkpoint.save(folder / "run/best")
     table = write_table(folder / "table", 40)
     classes = write_class_folder(folder / "classes", "shape", 4)
