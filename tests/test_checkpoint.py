@@ -79,14 +79,16 @@ def test_the_hubs_own_mixin_saves_and_loads(tmp_path):
     assert sorted(path.name for path in (tmp_path / "hub").iterdir()) == [
         "README.md",
         "config.json",
+        "config_sentence_transformers.json",
         "model.safetensors",
+        "modules.json",
     ]
     loaded = Checkpoint.from_pretrained(tmp_path / "hub")
     assert loaded.fingerprints == saved.fingerprints
     assert torch.equal(loaded.method.state_dict()["block.0.weight"], saved.method.state_dict()["block.0.weight"])
 
 
-def test_push_to_hub_uploads_the_three_files(monkeypatch):
+def test_push_to_hub_uploads_the_files(monkeypatch):
     from huggingface_hub import HfApi
 
     seen = {}
@@ -99,7 +101,8 @@ def test_push_to_hub_uploads_the_three_files(monkeypatch):
         ),
     )
     checkpoint().push_to_hub("someone/birds")
-    assert seen == {"repo": "someone/birds", "files": {"README.md", "config.json", "model.safetensors"}}
+    names = {"README.md", "config.json", "config_sentence_transformers.json", "model.safetensors", "modules.json"}
+    assert seen == {"repo": "someone/birds", "files": names}
 
 
 def test_the_model_card_has_figures_parameters_and_no_private_path(folder):

@@ -70,10 +70,13 @@ def shell(*words: object, **given) -> subprocess.CompletedProcess[str]:
 
 def test_a_run_leaves_model_logs_figures_and_what_was_set_aside(world):
     assert {path.name for path in world.run.iterdir()} == {
+        "README.md",
         "best",
+        "config_sentence_transformers.json",
         "last",
         "log.jsonl",
         "metrics.json",
+        "modules.json",
         "others",
         "recipe.json",
         "rejected.jsonl",

@@ -6,6 +6,7 @@
     config.json         format version, method, encoders and their fingerprints, recipe, figures, a digest per tensor,
                         and the lineage of an extended model
     README.md           the model card
+    modules.json, config_sentence_transformers.json   the names under which sentence-transformers finds the model
 
 Nothing is unpickled. Hub upload and download are those of huggingface_hub (`push_to_hub`, `from_pretrained`).
 """
@@ -25,6 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lightcrl import __version__
+from lightcrl.card import model_card
 from lightcrl.encoders.base import Encoder, EncoderSpec, fingerprint
 from lightcrl.encoders.tower import TuningSpec, tuned_encoder
 from lightcrl.errors import CheckpointError, HeadError
@@ -40,6 +42,11 @@ from lightcrl.tokens import TokenSpec
 FORMAT = 2
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 TOWER = "tower-{}.safetensors"
+MODULE = "lightcrl.bridges.sentence_transformers.EmbedderModule"
+"""The class that sentence-transformers loads a checkpoint with, by the name in modules.json."""
+CARRIED = tuple(f"encoders/*.{end}" for end in ("json", "txt", "model", "spm", "tiktoken", "safetensors"))
+"""Files of encoders that a repository carries along."""
+MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,7 @@ class Checkpoint(
         lineage: steps of growth, first step first: the digest of the checkpoint `from` which, and the modalities that
             were `added`, `replaced` or `removed`; empty for a model that was trained whole.
         heads: trained heads by name; they are no part of the digest, since no embedding depends on them.
+        data: `training_data` of the groups that it was trained on; empty for models of version 0.1.
     """
 
     def __init__(
@@ -91,6 +99,7 @@ class Checkpoint(
         towers: Mapping[str, Tuned] | None = None,
         lineage: Sequence[Mapping[str, Any]] = (),
         heads: Mapping[str, TrainedHead] | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> None:
         self.method = method
         self.name = name
@@ -102,6 +111,7 @@ class Checkpoint(
         self.towers = dict(towers or {})
         self.lineage = [dict(step) for step in lineage]
         self.heads = dict(heads or {})
+        self.data = dict(data or {})
 
     def config(self) -> dict[str, Any]:
         """The content of config.json."""
@@ -135,6 +145,8 @@ class Checkpoint(
             config["lineage"] = self.lineage
         if self.heads:
             config["heads"] = {name: head.entry() for name, head in self.heads.items()}
+        if self.data:
+            config["data"] = self.data
         return {**config, "digest": _digest(config)}
 
     @property
@@ -197,6 +209,13 @@ class Checkpoint(
             self._save_pretrained(fresh)
 
     def _save_pretrained(self, save_directory: Path) -> None:
+        write_layout(save_directory)
+        self.write(save_directory)
+        with clear_errors(save_directory):
+            (save_directory / CARD).write_text(model_card(self), encoding="utf-8")
+
+    def write(self, save_directory: Path) -> None:
+        """Write the weights and config.json alone, the latter last."""
         state = {leaf: tensor.detach().cpu().contiguous() for leaf, tensor in self.method.state_dict().items()}
         with clear_errors(save_directory):
             (save_directory / WEIGHTS).write_bytes(save(state, metadata={"format": "pt"}))
@@ -205,7 +224,6 @@ class Checkpoint(
                 place.write_bytes(save(tuned.tensors, metadata={"format": "pt"}))
             for name, head in self.heads.items():
                 (save_directory / HEAD.format(name)).write_bytes(head.bytes())
-            (save_directory / CARD).write_text(model_card(self), encoding="utf-8")
         write_json(save_directory / CONFIG, self.config())
 
     @classmethod
@@ -229,7 +247,7 @@ class Checkpoint(
             force_download=force_download,
             local_files_only=local_files_only,
             token=token,
-            allow_patterns=[CONFIG, WEIGHTS, CARD, TOWER.format("*"), HEAD.format("*")],
+            allow_patterns=[CONFIG, WEIGHTS, CARD, TOWER.format("*"), HEAD.format("*"), *CARRIED],
         )
         return load_folder(Path(folder))
 
@@ -309,64 +327,15 @@ def load_folder(folder: Path) -> Checkpoint:
         towers=towers,
         lineage=config.get("lineage", ()),
         heads={name: TrainedHead.read(name, entry, folder) for name, entry in config.get("heads", {}).items()},
+        data=config.get("data"),
     )
 
 
-def model_card(checkpoint: Checkpoint) -> str:
-    """Return the README of a checkpoint: modalities, usage, figures."""
-    modalities = checkpoint.method.modalities
-    metrics = checkpoint.figures.get("metrics", {})
-    interval = checkpoint.figures.get("interval", {})
-    rows = [
-        f"| {name} | {value:.3f} | " + ("{:.3f} to {:.3f}".format(*interval[name]) if name in interval else "") + " |"
-        for name, value in metrics.items()
-    ]
-    encoders = [
-        f"| {name} | {spec.kind} | `{Path(spec.model).name if Path(spec.model).is_absolute() else spec.model}` | "
-        f"{modalities[name]} | `{checkpoint.fingerprints[name]}` |"
-        for name, spec in checkpoint.encoders.items()
-    ]
-    parts = [f"| {part} | {count:,} |" for part, count in checkpoint.parts().items()]
-    first = next(iter(modalities))
-    lines = [
-        "---",
-        "library_name: lightcrl",
-        "license: apache-2.0",
-        "tags: [lightcrl, contrastive-learning, cross-modal-retrieval]",
-        "---",
-        "",
-        f"# {checkpoint.recipe.get('name', 'LightCRL model')}",
-        "",
-        f"Maps {', '.join(modalities)} into one space of {checkpoint.method.dim} dimensions "
-        f"(method `{checkpoint.name}`, LightCRL {__version__}). The encoders are not part of this checkpoint"
-        + (f", except for the trained weights of {', '.join(checkpoint.towers)}." if checkpoint.towers else "."),
-        "",
-        "```python",
-        "import lightcrl",
-        "",
-        'embedder = lightcrl.load("this/folder")',
-        f'vectors = embedder.encode(items, "{first}")  # [N, {checkpoint.method.dim}], unit length',
-        "```",
-        "",
-        "## Encoders",
-        "",
-        "| modality | kind | encoder | tokens | fingerprint |",
-        "|---|---|---|---|---|",
-        *encoders,
-        "",
-        "## Figures",
-        "",
-        *([f"On the {checkpoint.figures['split']} split.", ""] if "split" in checkpoint.figures else []),
-        *(["| metric | value | 95 % interval |", "|---|---|---|", *rows] if rows else ["None measured yet."]),
-        "",
-        "## Trained parameters",
-        "",
-        "| part | parameters |",
-        "|---|---|",
-        *parts,
-        "",
-    ]
-    return "\n".join(lines)
+def write_layout(folder: Path, place: str = "") -> None:
+    """Write the two files by which `SentenceTransformer(folder)` finds the checkpoint in `folder / place`."""
+    write_json(folder / MODULES, [{"idx": 0, "name": "0", "path": place, "type": MODULE}])
+    settings = {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"}
+    write_json(folder / SETTINGS, {**settings, "prompts": {}, "default_prompt_name": None})
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

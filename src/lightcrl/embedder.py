@@ -84,6 +84,10 @@ class Embedder:
             self._encoders |= self.checkpoint.as_trained({modality: encoder})
         return self._encoders[modality]
 
+    def without_encoders(self) -> Embedder:
+        """Return the embedder as it was before any encoder was loaded, for another process."""
+        return Embedder(self.checkpoint, device=str(self.device), trust_remote_code=self._trusted)
+
     def encode(self, items: Sequence[Any], modality: str) -> np.ndarray:
         """Embed raw items.
 
@@ -158,12 +162,21 @@ def load(
     Raises:
         CheckpointError: there is no checkpoint, or it is torn, tampered with or of a newer format.
     """
-    checkpoint = load_checkpoint(place)
+    checkpoint = relocated(load_checkpoint(place), encoders)
+    return Embedder(checkpoint, device=device, trust_remote_code=trust_remote_code)
+
+
+def relocated(checkpoint: Checkpoint, encoders: Mapping[str, Path | str] | None) -> Checkpoint:
+    """Return the checkpoint, changed in place, with the present locations of moved encoders by modality.
+
+    Raises:
+        ModalityError: the model has no such modality.
+    """
     for modality, model in (encoders or {}).items():
         if modality not in checkpoint.encoders:
             raise ModalityError(f"no modality {modality!r} in this model; it has {', '.join(checkpoint.encoders)}.")
         checkpoint.encoders[modality] = checkpoint.encoders[modality].model_copy(update={"model": str(model)})
-    return Embedder(checkpoint, device=device, trust_remote_code=trust_remote_code)
+    return checkpoint
 
 
 def _load_as_trained(spec: EncoderSpec, fingerprint: str) -> Encoder:

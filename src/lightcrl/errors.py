@@ -58,6 +58,10 @@ class MissingExtraError(LightCRLError):
         super().__init__(f"{what} needs packages that are not installed. Run: pip install 'lightcrl[{extra}]'")
 
 
+class UnknownTaskError(LightCRLError):
+    """A task or benchmark that another project does not have; the message has its nearest name."""
+
+
 class DataError(LightCRLError):
     """Data that is unusable in its present form."""
 

@@ -6,6 +6,8 @@ best/ last/ log.jsonl      the run's own model: the recipe's method, first seed
 heads/<name>/              the training of a head on the recipe's method; the head itself is in best/
 others/<method>-seed<N>/   further seeds and baselines, in the same layout
 metrics.json    figures of all models
+README.md       card of the run's own model with its figures
+modules.json, config_sentence_transformers.json   names under which sentence-transformers finds that model
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lightcrl.checkpoint import Checkpoint
+from lightcrl.card import CardFacts, model_card
+from lightcrl.checkpoint import CARD, Checkpoint, load_folder, write_layout
 from lightcrl.data import Dataset, DataSpec, Rejection, load_dataset
 from lightcrl.data.base import write_rejected
 from lightcrl.encoders import load_encoder, settled
@@ -25,10 +28,11 @@ from lightcrl.encoders.tower import Tower
 from lightcrl.errors import DataError, TrainingError
 from lightcrl.events import Tell
 from lightcrl.features import Features
+from lightcrl.features.contents import training_data
 from lightcrl.features.extract import encode_each
 from lightcrl.features.live import LiveStore
 from lightcrl.features.spec import FeaturesSpec
-from lightcrl.files.local import make_folder, write_json
+from lightcrl.files.local import make_folder, write_json, write_text
 from lightcrl.files.locks import only_writer
 from lightcrl.methods import METHODS, Method
 from lightcrl.methods.spec import MethodSpec, make_method
@@ -230,6 +234,11 @@ def _run(recipe: Recipe, tell: Tell) -> Run:
             models.append(train_one(recipe, spec, seed, place, setting, tasks))
             if is_main():
                 write_json(folder / "metrics.json", summary(recipe, Run(folder, tuple(models), texts_cut)))
+    if is_main():
+        write_layout(folder, "best")
+        results = {label: result.to_json() for label, result in models[0].results.items()}
+        facts = CardFacts(results=results, split=recipe.evaluation.split)
+        write_text(folder / CARD, model_card(load_folder(folder / "best"), facts))
     return Run(folder, tuple(models), texts_cut)
 
 
@@ -271,6 +280,7 @@ def train_method(
         encoders={modality: settled(spec, encoders[modality]) for modality, spec in recipe.encoders.items()},
         fingerprints={modality: encoder.fingerprint for modality, encoder in encoders.items()},
         recipe=recipe.model_dump(mode="json"),
+        data=training_data(features),
     )
     live = {
         modality: LiveStore(

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lightcrl.encoders.base import Encoder, EncoderSpec, Kind, fingerprint, pick_device
+from lightcrl.encoders.files import find_folder
 from lightcrl.encoders.own import OwnEncoder
+from lightcrl.encoders.sentence_transformers import read_sentence_model
 from lightcrl.errors import EncoderError
 from lightcrl.registry import Table, import_object
 
@@ -34,6 +36,11 @@ ENCODERS: Table[Callable[[EncoderSpec], Encoder]] = Table(
         "image": "lightcrl.encoders.image:ImageEncoder",
         "audio": "lightcrl.encoders.audio:AudioEncoder",
     },
+)
+
+# Models in layouts that a library reads better than this one.
+LIBRARY: Table[Callable[[EncoderSpec, Path, str], Encoder]] = Table(
+    "library", {"sentence-transformers": "lightcrl.encoders.library:LibraryEncoder"}
 )
 
 # Encoders without weights: `model = "builtin:NAME"`; the first of a kind is `model = "builtin"`.
@@ -81,10 +88,21 @@ def load_encoder(spec: EncoderSpec) -> Encoder:
         encoder = _load_own(spec)
     elif spec.options:
         raise EncoderError(f"options {', '.join(spec.options)} of {spec.model!r}: transformers models have none.")
+    elif (reason := _unread(spec)) is not None:
+        encoder = LIBRARY.load("sentence-transformers")(spec, *reason)
     else:
         return ENCODERS.load(spec.kind)(spec)
     encoder.origin = partial(load_encoder, spec)
     return encoder
+
+
+def _unread(spec: EncoderSpec) -> tuple[Path, str] | None:
+    """Return folder and reason of a model whose trained vector only its library gives, if that vector is wanted."""
+    root = find_folder(spec.model, spec.revision, code=spec.trust_remote_code, weights=spec.weights == "pretrained")
+    sentence = read_sentence_model(root, spec.kind, spec.prompt)
+    if sentence is None or not sentence.unread or (sentence.hidden and spec.tokens not in ("auto", "trained")):
+        return None
+    return root, sentence.unread
 
 
 def settled(spec: EncoderSpec, encoder: Encoder) -> EncoderSpec:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightcrl.encoders.base import fingerprint
+from lightcrl.encoders.routes import ROUTERS, Modules, kind_of_module, read_router
 from lightcrl.errors import EncoderError, EncoderNotFoundError
 
 # Files that determine a model's output, all at the top of its folder. Pickled weights are never among them.
@@ -17,6 +18,8 @@ FILES = (*SETTINGS, "*.safetensors")
 CODE = ("*.py",)
 # The list of modules and their folders, in the layout of sentence-transformers.
 MODULES = "modules.json"
+# Modules whose folder is that of a transformers model.
+TRANSFORMERS = ("Transformer", "CLIPModel")
 
 
 @contextmanager
@@ -56,8 +59,12 @@ def find_folder(model: str, revision: str | None = None, *, code: bool = False, 
         others = ["*/*.safetensors", "*.*.safetensors", "consolidated*"]
         try:
             cached = snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=others)
-            if parts := [f"{path.name}/{end}" for path in _inner_folders(Path(cached)) for end in patterns]:
+            # A router's own folder tells of the folders in it.
+            asked: set[str] = set()
+            while new := {path.relative_to(cached).as_posix() for path in _inner_folders(Path(cached))} - asked:
+                parts = [f"{name}/{end}" for name in new for end in patterns]
                 snapshot_download(model, revision=revision, allow_patterns=parts)
+                asked |= new
         except Exception as error:  # The hub's client has a dozen kinds of failure; all end in the same advice.
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             tried.append(f"hub id {model!r}{f' at {revision!r}' if revision else ''}: {reason.strip()}")
@@ -73,15 +80,22 @@ def find_folder(model: str, revision: str | None = None, *, code: bool = False, 
 
 def _checked(folder: Path, weights: bool) -> Path:
     """Return `folder` if it has a model."""
-    model = module_folders(folder)[0][1] if (folder / MODULES).is_file() else folder
-    if not (model / "config.json").is_file():
-        raise EncoderError(f"{model} is no model: expected a folder with a config.json in it.")
-    if weights and not any(model.glob("*.safetensors")):
-        raise EncoderError(
-            f"{model} has no weights in *.safetensors. Pickled ones (*.bin, *.pt) are never loaded, since they can "
-            "run code: load them once where you trust them, and save_pretrained(folder)."
-        )
+    for model in _model_folders(folder):
+        if not (model / "config.json").is_file():
+            raise EncoderError(f"{model} is no model: expected a folder with a config.json in it.")
+        if weights and not any(model.glob("*.safetensors")):
+            raise EncoderError(
+                f"{model} has no weights in *.safetensors. Pickled ones (*.bin, *.pt) are never loaded, since they can "
+                "run code: load them once where you trust them, and save_pretrained(folder)."
+            )
     return folder
+
+
+def _model_folders(root: Path) -> list[Path]:
+    """Return the folders of transformers models: the root, or those of modules, of routes too."""
+    if not (root / MODULES).is_file():
+        return [root]
+    return [folder for kind, folder in _all_modules(root) if kind in TRANSFORMERS]
 
 
 def module_folders(root: Path) -> list[tuple[str, Path]]:
@@ -97,13 +111,21 @@ def module_folders(root: Path) -> list[tuple[str, Path]]:
         raise EncoderError(f"{root / MODULES} is no list of modules with idx, path and type ({error!r}).") from None
     if not modules or any(folder.parent != root and folder != root for _, folder in modules):
         raise EncoderError(f"{root / MODULES} names no modules, or one outside of {root}; expected folders in it.")
-    ours = "sentence_transformers."
-    return [(name.rpartition(".")[2] if name.startswith(ours) else name, folder) for name, folder in modules]
+    return [(kind_of_module(name), folder) for name, folder in modules]
+
+
+def _all_modules(root: Path) -> Modules:
+    """Return kind and folder of each module and of the modules of all routes."""
+    listed: Modules = []
+    for kind, folder in module_folders(root):
+        routes = read_router(folder).routes.values() if kind in ROUTERS else ()
+        listed += [(kind, folder), *(module for modules in routes for module in modules)]
+    return listed
 
 
 def _inner_folders(root: Path) -> list[Path]:
     """Return the folders of modules below the top."""
-    return [folder for _, folder in module_folders(root) if folder != root] if (root / MODULES).is_file() else []
+    return [folder for _, folder in _all_modules(root) if folder != root] if (root / MODULES).is_file() else []
 
 
 def folder_digest(folder: Path, patterns: Iterable[str] = FILES) -> str:

@@ -67,7 +67,7 @@ class HuggingFaceEncoder(Encoder):
         self.kind = spec.kind
         self.device = pick_device(spec.device)
         root = find_folder(spec.model, spec.revision, code=spec.trust_remote_code, weights=spec.weights == "pretrained")
-        self.sentence = read_sentence_model(root)
+        self.sentence = read_sentence_model(root, spec.kind, spec.prompt)
         self.folder = self.sentence.folder if self.sentence else root
         self.spec = spec
         self.config = self._from_pretrained("AutoConfig")
@@ -284,6 +284,8 @@ class HuggingFaceEncoder(Encoder):
             widths = tuple(block.values.shape[-1] for block in alone)
             layers = choose_layers(self.spec.layers, widths)
             vector = getattr(network, NAME, None)
+            if vector is not None:
+                vector.prefixed = alone[-1].prefix > 0
             own = vector and vector.as_pool(alone[-1].cls)
             first = own if layers[0] in (-1, len(alone) - 1) else None
             tokens = choose_tokens(self.spec.tokens, self.kind, alone[-1], len(layers), first)
@@ -321,7 +323,7 @@ class HuggingFaceEncoder(Encoder):
         if self.sentence is None:
             return False
         if self.spec.tokens == "auto":
-            return not self.sentence.plain
+            return self.kind != "text" or not self.sentence.plain
         return self.sentence.lower_case or "trained" in self.spec.tokens
 
     @property

@@ -5,8 +5,9 @@ sentence_bert_config.json             beside the transformer: max_seq_length, do
 1_Pooling/config.json                 pooling_mode as text, or a flag for each mode
 2_Dense/config.json, model.safetensors
 config_sentence_transformers.json     prompts, truncate_dim
+router_config.json                    modules by route (`encoders.routes`), in place of the Transformer
 
-The library itself is not needed.
+The library itself is not needed; for modules other than these, `encoders.library` asks it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from typing import Any
 
 from torch import nn
 
-from lightcrl.encoders.files import MODULES, folder_digest, module_folders
+from lightcrl.encoders.base import Kind
+from lightcrl.encoders.files import MODULES, TRANSFORMERS, folder_digest, module_folders
+from lightcrl.encoders.routes import ROUTERS, TASKS, Modules, read_router
 from lightcrl.encoders.trained import POOLINGS, Unit
 from lightcrl.errors import EncoderError
 
@@ -51,6 +54,7 @@ class SentenceModel:
         modules: kind and folder of the modules after the pooling.
         dim: number of leading components kept of a vector; None for all.
         unread: reason why this version cannot compute the model's vector; empty if it can.
+        hidden: true if the folder has a transformers model, whose hidden states can be read in any case.
     """
 
     folder: Path
@@ -63,6 +67,7 @@ class SentenceModel:
     modules: tuple[tuple[str, Path], ...] = ()
     dim: int | None = None
     unread: str = ""
+    hidden: bool = True
 
     @property
     def plain(self) -> bool:
@@ -107,15 +112,20 @@ class SentenceModel:
         return [module for kind, folder in self.modules for module in _load(kind, folder)]
 
 
-def read_sentence_model(root: Path) -> SentenceModel | None:
+def read_sentence_model(root: Path, items: Kind = "text", prompt: str | None = None) -> SentenceModel | None:
     """Read the folder `root`; return None if it is not in this layout.
 
+    Args:
+        root: folder of the model.
+        items: kind of the items, by which a router chooses its modules.
+        prompt: the recipe's prompt; `"query"` and `"document"` are tasks of a router too.
+
     Raises:
-        EncoderError: one of its files is invalid.
+        EncoderError: one of its files is invalid, or its router has no route for the items.
     """
     if not (root / MODULES).is_file():
         return None
-    (kind, folder), *others = module_folders(root)
+    (kind, folder), *others = _modules(root, items, prompt)
     config = _json(root / "config_sentence_transformers.json")
     names = ("sentence_bert_config.json", *sorted(path.name for path in folder.glob("sentence_*_config.json")))
     settings = next((content for name in names if (content := _json(folder / name))), {})
@@ -126,6 +136,7 @@ def read_sentence_model(root: Path) -> SentenceModel | None:
         {name: text for name, text in (config.get("prompts") or {}).items() if text is not None},
         config.get("default_prompt_name"),
         dim=config.get("truncate_dim"),
+        hidden=(folder / "config.json").is_file(),
     )
     try:
         return _with_vector(model, kind, settings, others)
@@ -133,11 +144,20 @@ def read_sentence_model(root: Path) -> SentenceModel | None:
         return SentenceModel(**{**vars(model), "unread": str(error)})
 
 
+def _modules(root: Path, items: Kind, prompt: str | None) -> Modules:
+    """Return kind and folder of the modules that an item passes through."""
+    listed: Modules = []
+    for kind, folder in module_folders(root):
+        task = prompt if prompt in TASKS else None
+        listed += read_router(folder).choose(items, task) if kind in ROUTERS else [(kind, folder)]
+    return listed
+
+
 def _with_vector(
     model: SentenceModel, kind: str, settings: Mapping[str, Any], others: Sequence[tuple[str, Path]]
 ) -> SentenceModel:
     """Return the model with the settings of its vector."""
-    if kind not in ("Transformer", "CLIPModel") or "message" in settings.get("modality_config", {}):
+    if kind not in TRANSFORMERS or "message" in settings.get("modality_config", {}):
         raise EncoderError(f"{kind} {'with a chat template ' if kind == 'Transformer' else ''}is not read")
     poolings: tuple[str, ...] = ()
     include_prompt = True

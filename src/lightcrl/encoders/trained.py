@@ -49,7 +49,10 @@ class TrainedVector(nn.Module):
         skip: number of leading tokens, those of a prompt, that are not pooled.
         after: subsequent maps: a projection, linear maps, a division by the norm.
         dim: number of leading components kept of the result; None for all.
+        prefixed: true if the pooled tokens include some that pools of a layer leave out, such as a picture's CLS token.
     """
+
+    prefixed = False
 
     def __init__(
         self, poolings: Sequence[str], after: Sequence[nn.Module] = (), skip: int = 0, dim: int | None = None
@@ -75,7 +78,8 @@ class TrainedVector(nn.Module):
     @property
     def pool(self) -> str | None:
         """The pool of the last layer from which it is made, if it is a single one."""
-        return POOLS.get(self.poolings[0]) if len(self.poolings) == 1 and not self.skip else None
+        name = POOLS.get(self.poolings[0]) if len(self.poolings) == 1 and not self.skip else None
+        return None if self.prefixed and name != "cls" else name
 
     def as_pool(self, cls: bool) -> str:
         """Return the pool that equals this vector, up to its length; `"trained"` if there is none.

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lightcrl.checkpoint import Checkpoint, load_checkpoint
+from lightcrl.checkpoint import Checkpoint, load_checkpoint, write_layout
 from lightcrl.data.base import write_rejected
 from lightcrl.embedder import Embedder, load
 from lightcrl.encoders import settled
@@ -149,6 +149,7 @@ def _extend(model: Path | str, embedder: Embedder, recipe: GrowthRecipe, replace
     grown = grown_checkpoint(base, training, recipe, replaced, groups)
     if is_main():
         grown.save(folder / "best")
+        write_layout(folder, "best")
     wait_for_everyone()
     # Both models come from disk and run on the CPU, since another device computes other bits.
     proof = prove(load_checkpoint(model), load_checkpoint(folder), fresh)
