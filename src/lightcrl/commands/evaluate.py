@@ -54,7 +54,7 @@ TestFiles = Annotated[
 @app.command()
 def retrieval(
     checkpoint: CheckpointFolder,
-    data: Annotated[str, typer.Option(help="Table of files.")],
+    data: Annotated[str, typer.Option(help="Table of files, or a folder like that of the recipe.")],
     image_column: Annotated[str | None, typer.Option(help="Column of the modality `image`.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the modality `text`.")] = None,
     column: Annotated[
@@ -62,6 +62,9 @@ def retrieval(
         typer.Option(help="modality=COLUMN; columns restrict the evaluation to their modalities."),
     ] = None,
     key: Annotated[str | None, typer.Option(help="Column whose equal values make rows one group.")] = None,
+    vectors: Annotated[
+        list[str] | None, typer.Option(help="modality=FILE of vectors with ids; the data then has ids in their column.")
+    ] = None,
     json: Json = None,
     page: Page = None,
     encoder: Encoders = None,
@@ -73,7 +76,8 @@ def retrieval(
     place = Path(data)
     # A name without a suffix may be the id of a data set on the hub.
     path = str(place.absolute()) if place.exists() or place.suffix else data
-    settings = {"data": path, "columns": columns | pairs(column, "--column"), "key": key}
+    files = {name: {"path": file} for name, file in pairs(vectors, "--vectors").items()}
+    settings = {"data": path, "columns": columns | pairs(column, "--column"), "key": key, "vectors": files}
     _measure("retrieval", checkpoint, settings, json, page, encoder, trust_remote_code, features)
 
 
