@@ -51,7 +51,17 @@ def sounds(rate: int = 16_000) -> list[tuple[np.ndarray, int]]:
     return found
 
 
-ITEMS: Mapping[str, Callable[[], Sequence[Any]]] = {"text": lambda: TEXTS, "image": pictures, "audio": sounds}
+def vectors() -> list[Any]:
+    """Vectors and tokens in several forms, two of them with as many tokens."""
+    return [np.array([1.0, 2, 3]), [[1, 2, 4], [3, 1, 1]], "[2, 7, 1]", np.eye(3, dtype=np.float16), [0.5, 0, 1]]
+
+
+ITEMS: Mapping[str, Callable[[], Sequence[Any]]] = {
+    "text": lambda: TEXTS,
+    "image": pictures,
+    "audio": sounds,
+    "vectors": vectors,
+}
 
 
 def save(folder: Path, config: Any, *processors: Any, seed: int = 0) -> Path:

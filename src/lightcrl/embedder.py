@@ -13,9 +13,11 @@ from torch import Tensor
 
 from lightcrl.checkpoint import Checkpoint, load_checkpoint
 from lightcrl.data.base import Item, Rejection, digest
+from lightcrl.data.vectors import read_tokens
 from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import Encoder, EncoderSpec
-from lightcrl.errors import DataError, EncoderError, ItemError, ModalityError
+from lightcrl.encoders.inputs import array
+from lightcrl.errors import DataError, EncoderError, ItemError, ModalityError, ShapeError
 from lightcrl.features import encode_items
 from lightcrl.tokens import TokenBatch
 
@@ -135,6 +137,41 @@ class Embedder:
                 flush()
         flush()
         return vectors, rejected
+
+    def encode_vectors(self, vectors: Any, modality: str) -> np.ndarray:
+        """Embed the outputs of a modality's encoder that were computed elsewhere; the encoder is not loaded.
+
+        Args:
+            vectors: vectors [N, D] or tokens [N, T, D], an array or a tensor; or a list of N vectors [D] or of tokens
+                [T_i, D].
+            modality: modality of the items, of kind `"vectors"` or any other.
+
+        Returns:
+            Unit vectors [N, d], float32, in the order of `vectors`.
+
+        Raises:
+            ModalityError: the model has no such modality.
+            ShapeError: vectors have another width than the model's encoder, or another number of slots.
+            ItemError: a vector is not finite; the message names it.
+        """
+        spec = self.method.modalities.get(modality)
+        if spec is None:
+            raise ModalityError(f"no modality {modality!r} in this model; it has {', '.join(self.modalities)}.")
+        sequences = []
+        for number, raw in enumerate(vectors):
+            try:
+                tokens = read_tokens(array(raw, "a vector"))
+            except ItemError as error:
+                raise ItemError(f"item {number}: {error.reason}", error.detail) from None
+            if tokens.shape[1] != spec.dim or not spec.admits(len(tokens)):
+                raise ShapeError(
+                    f"item {number} has tokens {list(tokens.shape)}; {modality!r} has {spec}, as its encoder gave them "
+                    "in training."
+                )
+            sequences.append(torch.from_numpy(np.array(tokens)))
+        batches = (sequences[start : start + BATCH] for start in range(0, len(sequences), BATCH))
+        parts = [self.encode_tokens(TokenBatch.from_ragged(batch), modality) for batch in batches]
+        return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
 
     @torch.inference_mode()
     def encode_tokens(self, tokens: TokenBatch, modality: str) -> np.ndarray:

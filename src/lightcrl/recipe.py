@@ -148,6 +148,7 @@ def anchor_paths(table: dict[str, Any], folder: Path) -> None:
         # Of a recipe that extends a model.
         (_section(table, "stores"), tuple(_section(table, "stores")), False),
         *((spec, ("path", "ids"), False) for spec in _section(table, "vectors").values() if isinstance(spec, dict)),
+        *((spec, ("path", "ids"), False) for spec in _section(data, "vectors").values() if isinstance(spec, dict)),
     ]
     for section, keys, may_be_id in places:
         for key in keys:

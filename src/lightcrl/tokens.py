@@ -119,6 +119,16 @@ class TokenSpec:
         count = f"{self.slots} + T" if self.sequence else str(self.slots) if self.slots > 1 else "T"
         return f"{count} x {self.dim}"
 
+    def admits(self, count: int) -> bool:
+        """Return true if an item may have this number of tokens.
+
+        >>> TokenSpec(4, slots=2, sequence=True).admits(2), TokenSpec(4, slots=2).admits(2)
+        (False, True)
+        """
+        if self.sequence:
+            return count > self.slots
+        return count == self.slots if self.slots > 1 else count > 0
+
     def slots_of(self, tokens: TokenBatch) -> TokenBatch:
         """Return the tokens before the sequence; all tokens if there is no sequence."""
         return tokens.places(0, self.slots) if self.sequence else tokens

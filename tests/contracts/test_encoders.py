@@ -25,12 +25,13 @@ MODES: dict[str, dict[str, Any]] = {
 }
 CASES = [f"{name}:{mode}" for name in MODELS for mode in ("auto", "all")]
 CASES += [f"{name}:grid" for name in ("bert", "registers", "resnet", "wav2vec2")]
-CASES += ["builtin:text", "builtin:image", "builtin:audio", "own:Letters", "own:LetterTokens"]
+CASES += ["builtin:text", "builtin:image", "builtin:audio", "vectors:given", "own:Letters", "own:LetterTokens"]
 
 UNREADABLE: dict[str, list[Any]] = {
     "text": ["", " \n\t", 7, None],
     "image": [b"", b"no picture", Path("nowhere.png"), None, 7],
     "audio": [b"", b"no sound", Path("nowhere.wav"), None, 7],
+    "vectors": [b"", b"no array", Path("nowhere.npy"), None, "[one]", [1.0, 2.0], [], {"a": 1}],
 }
 
 
@@ -61,6 +62,8 @@ def case(request: pytest.FixtureRequest, folders: Callable[[str], Path]) -> Case
     name, _, mode = request.param.partition(":")
     if name == "builtin":
         spec = EncoderSpec(kind=mode, model="builtin")
+    elif name == "vectors":
+        spec = EncoderSpec(kind="vectors", options={"dim": 3})
     elif name == "own":
         spec = EncoderSpec(kind="text", model=f"tiny:{mode}")
     else:

@@ -111,12 +111,30 @@ def make_synthetic(folder: Path) -> DataSpec:
     return DataSpec(source="synthetic", options={"groups": GROUPS, "seed": 3})
 
 
+def make_arrays(folder: Path) -> DataSpec:
+    """The numbers 0 to 7 as vectors, and as words in the table beside them."""
+    vectors = np.arange(GROUPS, dtype=np.float32)[:, None] + np.zeros(3, np.float32)
+    (folder / "photo_emb").mkdir(exist_ok=True)
+    for part in range(2):
+        np.save(folder / f"photo_emb/{part}.npy", vectors[part::2])
+    lines = [f"number {number}" for part in range(2) for number in range(part, GROUPS, 2)]
+    (folder / "captions.csv").write_text("\n".join(["words", *lines]))
+    return DataSpec(source="vectors", path=str(folder))
+
+
+def empty_caption(folder: Path) -> str:
+    table = folder / "captions.csv"
+    table.write_text(table.read_text().replace("number 3", '" "'))
+    return "empty text"
+
+
 FULL = {"photo": GROUPS, "noise": GROUPS, "words": 24}
 CASES = {
     "table": Case(make_table, KINDS, FULL, remove_first_picture),
     "folder": Case(make_folder, {"photo": "image", "words": "text"}, {"photo": 8, "words": 8}, add_notes),
     "hub": Case(make_hub, KINDS, FULL, empty_hub_caption),
     "webdataset": Case(make_shards, KINDS, FULL, tear_shard),
+    "vectors": Case(make_arrays, {"photo": "vectors", "words": "text"}, {"photo": 8, "words": 8}, empty_caption),
     "synthetic": Case(make_synthetic, KINDS, FULL),
 }
 
@@ -196,6 +214,8 @@ def test_items_are_what_an_encoder_takes(case: Case, tmp_path: Path) -> None:
                 )
                 assert picture.size == (96, 96)
                 assert np.asarray(picture).std() > 5
+            elif case.kinds[modality] == "vectors":
+                assert (raw.dtype, raw.shape) == (np.float32, (3,))
             elif isinstance(raw, tuple):
                 samples, rate = raw
                 assert rate == 16_000
@@ -218,6 +238,11 @@ def test_items_travel_between_processes(case: Case, tmp_path: Path) -> None:
 def test_the_right_things_are_together(case: Case, tmp_path: Path) -> None:
     """The caption of a group is about its picture: its shape is told by the first world's captions."""
     data = load_dataset(case.make(tmp_path), case.kinds)
+    if case.kinds["photo"] == "vectors":
+        for item, group in data.links["photo"].tolist():
+            texts = [data.items["words"][text].read() for text, same in data.links["words"].tolist() if same == group]
+            assert texts == [f"number {data.items['photo'][item].read()[0]:.0f}"]
+        return
     if "noise" not in case.kinds:  # a class folder: the class of the text is the folder of the picture
         for (photo, group), (words, same) in zip(
             data.links["photo"], sorted(data.links["words"], key=lambda p: p[1]), strict=True

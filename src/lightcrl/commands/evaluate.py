@@ -124,7 +124,7 @@ def evaluation(task: str, name: str, **given: Any) -> Callable[[Settings], Setti
 
 @evaluation("retrieval", "retrieval")
 def retrieval(
-    data: Annotated[str, typer.Option(help="Table of files.")],
+    data: Annotated[str, typer.Option(help="Table of files, or a folder like that of the recipe.")],
     image_column: Annotated[str | None, typer.Option(help="Column of the modality `image`.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the modality `text`.")] = None,
     column: Annotated[
@@ -135,13 +135,18 @@ def retrieval(
     rerank: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Number of first hits that the head `matching` reorders.")
     ] = None,
+    vectors: Annotated[
+        list[str] | None, typer.Option(help="modality=FILE of vectors with ids; the data then has ids in their column.")
+    ] = None,
 ) -> Mapping[str, Any]:
     """Measure recall between modalities: lightcrl evaluate retrieval runs/mine --data test.jsonl."""
     columns = {name: value for name, value in (("image", image_column), ("text", text_column)) if value}
     place = Path(data)
     # A name without a suffix may be the id of a data set on the hub.
     path = str(place.absolute()) if place.exists() or place.suffix else data
-    return {"data": path, "columns": columns | pairs(column, "--column"), "key": key, "rerank": rerank}
+    columns |= pairs(column, "--column")
+    files = {name: {"path": file} for name, file in pairs(vectors, "--vectors").items()}
+    return {"data": path, "columns": columns, "key": key, "rerank": rerank, "vectors": files}
 
 
 @evaluation("zero_shot", "zero-shot")

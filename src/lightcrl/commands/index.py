@@ -112,6 +112,23 @@ def info(index: Folder, json: Json = None) -> None:
 
 
 @app.command()
+def export(
+    source: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of an index, or of a feature store.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files.")],
+    json: Json = None,
+) -> None:
+    """Write vectors as .npy and items as Parquet: lightcrl index export photos.index --output photos-npy."""
+    from lightcrl.index import Index, export_store, is_store
+    from lightcrl.report import index_console
+
+    folder = export_store(source, output) if is_store(source) else Index.open(source).export(output)
+    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*_emb/*.npy"))}
+    index_console.print_exported(folder, files)
+    if json is not None:
+        write(json, {"folder": str(folder), "files": files})
+
+
+@app.command()
 def compact(index: Folder) -> None:
     """Drop removed items from the files of an index and of its engine: lightcrl index compact photos.index."""
     from lightcrl.index import Index

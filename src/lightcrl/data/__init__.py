@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightcrl.data.base import Dataset, Item, Rejection, Row, Source, collect
+from lightcrl.data.joins import open_joins
 from lightcrl.data.spec import DataSpec
 from lightcrl.errors import DataError, EmptyDatasetError, ModalityError, UnknownNameError
 from lightcrl.registry import Table
@@ -23,6 +24,7 @@ SOURCES: Table[Callable[..., Source]] = Table(
         "folder": "lightcrl.data.folder:ClassFolder",
         "hub": "lightcrl.data.hub:HubDataset",
         "webdataset": "lightcrl.data.webdataset:Shards",
+        "vectors": "lightcrl.data.arrays:AlignedArrays",
         "synthetic": "lightcrl.data.synthetic:Synthetic",
     },
 )
@@ -33,17 +35,20 @@ def load_dataset(spec: DataSpec, kinds: Mapping[str, str]) -> Dataset:
 
     Args:
         spec: the `[data]` table; its paths are absolute, or hub ids.
-        kinds: `"text"`, `"image"` or `"audio"` by modality, from the recipe's encoders.
+        kinds: `"text"`, `"image"`, `"audio"` or `"vectors"` by modality, from the recipe's encoders.
 
     Raises:
         DataError: the data is absent or unusable; see `collect` for the rest.
         ModalityError: `columns` names an unknown modality, or the data lacks a modality's column.
         UnknownNameError: there is no such source, or the source has no such setting.
     """
-    sources = open_sources(spec, kinds)
+    joins = open_joins(spec, kinds)
+    sources = open_sources(joins.spec, joins.kinds)
     fractions = {"dev": spec.dev_fraction, "test": spec.test_fraction}
     try:
-        return collect(_rows(sources), kinds, fractions=fractions, strict=spec.strict, max_rejected=spec.max_rejected)
+        return collect(
+            joins.rows(_rows(sources)), kinds, fractions=fractions, strict=spec.strict, max_rejected=spec.max_rejected
+        )
     except EmptyDatasetError as error:
         raise EmptyDatasetError(f"{', '.join(spec.paths.values()) or spec.source}: {error}") from None
 

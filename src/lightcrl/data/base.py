@@ -18,6 +18,7 @@ import numpy as np
 
 from lightcrl.data.components import least_connected
 from lightcrl.data.files import name_below
+from lightcrl.data.vectors import ArrayRow, cell_vectors
 from lightcrl.errors import DataError, EmptyDatasetError, ItemError, TooManyRejectedError
 from lightcrl.files.local import write_text
 
@@ -150,18 +151,33 @@ def bytes_item(data: bytes, source: str) -> Item:
     return Item(digest("bytes", data), source, data)
 
 
+def vector_item(raw: np.ndarray | ArrayRow, source: str) -> Item:
+    """Make an item from numbers [D] or [T, D], or from a row of a file."""
+    if isinstance(raw, ArrayRow):
+        return Item(digest("row", raw.mark, str(raw.row)), f"{raw.path.name}:{raw.row + 1}", raw)
+    return Item(digest("vector", str(raw.shape), np.ascontiguousarray(raw).tobytes()), source, raw)
+
+
 def cell_items(value: Any, kind: str, root: Path, source: str, base: Path | None = None) -> Iterator[Item | ItemError]:
     """Yield the items of a cell: None has none, a list has many, any other value is a single item.
 
     Texts are strings; pictures and sounds are paths (relative ones below `root`), bytes, or the
-    `{"bytes": ..., "path": ...}` of Hugging Face `datasets`. Files are named by their path below `base`, which
-    distinguishes files called `1.jpg` in two roots; without it, below `root`.
+    `{"bytes": ..., "path": ...}` of Hugging Face `datasets`; vectors have the forms of `lightcrl.data.vectors`. Files
+    are named by their path below `base`, which distinguishes files called `1.jpg` in two roots; without it, below
+    `root`.
     """
-    for entry in value if isinstance(value, (list, tuple)) else [value]:
+    try:
+        entries = list(cell_vectors(value)) if kind == "vectors" else value
+    except ItemError as error:
+        yield error
+        return
+    for entry in entries if isinstance(entries, (list, tuple)) else [entries]:
         if entry is None:
             continue
         try:
-            if kind == "text":
+            if isinstance(entry, (np.ndarray, ArrayRow)) and kind == "vectors":
+                yield vector_item(entry, source)
+            elif kind == "text":
                 if not isinstance(entry, str):
                     raise ItemError("not a text", f"found {type(entry).__name__}")
                 yield text_item(entry, source)
@@ -226,7 +242,7 @@ def collect(
 
     Args:
         source: rows and rejections.
-        kinds: modality to `"text"`, `"image"` or `"audio"`.
+        kinds: modality to `"text"`, `"image"`, `"audio"` or `"vectors"`.
         fractions: shares of `"dev"` and `"test"` where splits are drawn; the rest is `"train"`.
         strict: stop at the first thing that would be set aside.
         max_rejected: greatest share of all items that may be set aside.
@@ -313,9 +329,13 @@ Cells = Mapping[str, Mapping[str, Item]]
 
 
 def _media(cells: Cells, kinds: Mapping[str, str]) -> Iterator[str]:
-    """Keys of a group's pictures and sounds: texts repeat by chance ("a dog runs"), files do not."""
+    """Keys of a group's pictures and sounds: texts repeat by chance ("a dog runs"), files do not.
+
+    Vectors may be those of texts, and count only if there are neither pictures nor sounds.
+    """
+    media = {"image", "audio"} & set(kinds.values()) or {"vectors"}
     for modality, kind in kinds.items():
-        if kind != "text":
+        if kind in media:
             yield from cells.get(modality, {})
 
 

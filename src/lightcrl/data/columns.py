@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from lightcrl.data.base import Item, Rejection, Row, cell_items, read_cells
 from lightcrl.data.files import SPLITS, name_below
 from lightcrl.errors import DataError, ItemError, ModalityError, UnknownNameError
@@ -21,23 +23,24 @@ class Cells(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class StoredBytes:
-    """A reader of a picture or sound in its table, so that a scan does not hold all of them in memory."""
+class StoredCell:
+    """A reader of a picture, sound or vector in its table, so that a scan does not hold all of them in memory."""
 
     table: Cells
     row: int
     column: str
+    kind: str
     key: str
 
-    def __call__(self) -> bytes:
-        """Return the bytes.
+    def __call__(self) -> bytes | np.ndarray:
+        """Return the bytes, or the numbers of a vector.
 
         Raises:
-            ItemError: the bytes are no longer there.
+            ItemError: they are no longer there.
         """
-        for item in cell_items(self.table.cell(self.row, self.column), "image", Path(), ""):
-            if isinstance(item, Item) and item.key == self.key:
-                return bytes(item.raw)
+        for item in cell_items(self.table.cell(self.row, self.column), self.kind, Path(), ""):
+            if isinstance(item, Item) and item.key == self.key and isinstance(item.raw, (bytes, np.ndarray)):
+                return item.raw
         raise ItemError("changed since it was listed", f"row {self.row + 1}, column {self.column!r}")
 
 
@@ -54,7 +57,7 @@ class Columns:
     group: a photo in five rows with a caption each is a single photo.
 
     Attributes:
-        kinds: `"text"`, `"image"` or `"audio"` by modality.
+        kinds: `"text"`, `"image"`, `"audio"` or `"vectors"` by modality.
         columns: column by modality; a modality without an entry has the column of its own name.
         key: column of the group's name.
         split_column: column of the split.
@@ -130,9 +133,10 @@ class Columns:
         name = self._group(values, cells, items) or source
         if stored is not None:
             for modality, members in items.items():
+                column, kind = self.column(modality), self.kinds[modality]
                 items[modality] = [
-                    replace(item, raw=StoredBytes(stored, number, self.column(modality), item.key))
-                    if isinstance(item.raw, bytes)
+                    replace(item, raw=StoredCell(stored, number, column, kind, item.key))
+                    if isinstance(item.raw, (bytes, np.ndarray))
                     else item
                     for item in members
                 ]
@@ -147,8 +151,11 @@ class Columns:
     def _group(
         self, values: Mapping[str, Any], cells: Mapping[str, Any], items: Mapping[str, list[Item]]
     ) -> str | None:
-        media = [modality for modality, kind in self.kinds.items() if kind != "text" and cells[modality] is not None]
+        media = [name for name, kind in self.kinds.items() if kind in ("image", "audio") and cells[name] is not None]
         if self.key is not None:
+            for modality, kind in self.kinds.items():
+                if kind == "vectors" and self.column(modality) == self.key:
+                    return items[modality][0].key if modality in items else None
             media = [modality for modality in media if self.column(modality) == self.key]
             if not media:
                 value = values.get(self.key)

@@ -13,6 +13,7 @@ EXTENSIONS = {
     "image": ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"),
     "audio": ("wav", "flac", "mp3", "ogg", "opus", "m4a", "aiff", "aif"),
     "text": ("txt", "text", "caption"),
+    "vectors": ("npy",),
 }
 MEDIA = {f".{extension}": kind for kind in ("image", "audio") for extension in EXTENSIONS[kind]}
 

@@ -20,7 +20,7 @@ class HubDataset:
     """The splits of a dataset; a dataset with a single split has splits drawn.
 
     Attributes:
-        kinds: `"text"`, `"image"` or `"audio"` by modality.
+        kinds: `"text"`, `"image"`, `"audio"` or `"vectors"` by modality.
         path: hub id or local folder.
         columns: column by modality, where the names differ.
         key: column of the group's name; None for the first picture or sound.

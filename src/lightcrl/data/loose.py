@@ -1,12 +1,15 @@
-"""Standalone items: a file, the files of a folder, the lines of a text file, a column of a table."""
+"""Standalone items: a file, the files of a folder, the lines of a text file, a column of a table, rows of vectors."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from lightcrl.data.base import Item, Rejection, digest, file_item
+from lightcrl.data.base import Item, Rejection, digest, file_item, vector_item
 from lightcrl.data.files import MEDIA, existing
+from lightcrl.data.joins import read_vectors
+from lightcrl.data.spec import VectorsSpec
 from lightcrl.data.table import TableFile
+from lightcrl.data.vectors import ArrayRow, array_mark, open_array
 from lightcrl.errors import EmptyDatasetError
 
 
@@ -24,6 +27,8 @@ def loose_items(path: Path, kind: str, column: str | None = None) -> tuple[list[
     existing(path, "a file or a folder")
     if column is not None:
         return _column(path, kind, column)
+    if kind == "vectors":
+        return vector_items(path), []
     if kind == "text":
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         items = [
@@ -39,6 +44,27 @@ def loose_items(path: Path, kind: str, column: str | None = None) -> tuple[list[
         expected = "a file with one text a line" if kind == "text" else f"{kind} files, or a folder of them"
         raise EmptyDatasetError(f"{path} has no {kind} items; expected {expected}.")
     return items, []
+
+
+def vector_items(path: Path) -> list[Item]:
+    """Return the vectors at `path`: rows of `.npy` files, or of Parquet with ids.
+
+    A `.npy` file has the ids beside it, if there are any; of a folder, all such files below it are read.
+
+    Raises:
+        DataError: a file is unusable.
+        EmptyDatasetError: the folder has no `.npy` files.
+    """
+    if path.is_dir():
+        files = sorted(path.rglob("*.npy"))
+        if not files:
+            raise EmptyDatasetError(f"{path} has no vectors; expected .npy files.")
+        return [item for file in files for item in vector_items(file)]
+    if path.suffix != ".npy" or path.with_suffix(".json").is_file():
+        file = read_vectors(VectorsSpec(path=str(path)))
+        return [file.item(row) for row in range(len(file.ids))]
+    mark = array_mark(path, path.name)
+    return [vector_item(ArrayRow(path, row, mark), "") for row in range(len(open_array(path)))]
 
 
 def _column(path: Path, kind: str, column: str) -> tuple[list[Item], list[Rejection]]:

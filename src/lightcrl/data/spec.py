@@ -7,6 +7,23 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
+class VectorsSpec(BaseModel):
+    """A `vectors.<modality>` table: vectors with ids in a file of their own, which the data names by id.
+
+    Attributes:
+        path: file of the vectors: `.npy` [N, D] or [N, T, D], or Parquet with the columns `id` and `vector`.
+        ids: file of the ids of a `.npy`, JSON with a list of ids, alone or under the key `ids`; by default the file
+            that `lightcrl embed` writes beside the vectors.
+        column: column of the data that holds ids; by default that of the modality.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    ids: str | None = None
+    column: str | None = None
+
+
 class DataSpec(BaseModel):
     """The source of the groups and their splits.
 
@@ -18,6 +35,7 @@ class DataSpec(BaseModel):
         dev: see `train`.
         test: see `train`.
         columns: column (or tar extension) by modality; by default a modality has the column of its own name.
+        vectors: files of vectors with ids, by modality of kind `"vectors"`; the data then has ids in their place.
         key: column of the group's name; by default rows with the same first picture or sound are a group.
         split_column: column of the split.
         dev_fraction: share of the groups drawn into `dev`, if splits are drawn.
@@ -37,6 +55,7 @@ class DataSpec(BaseModel):
     dev: str | None = None
     test: str | None = None
     columns: dict[str, str] = {}
+    vectors: dict[str, VectorsSpec] = {}
     key: str | None = None
     split_column: str | None = None
     dev_fraction: float = Field(default=0.1, ge=0, lt=1)

@@ -27,7 +27,7 @@ class TableFile:
     """The rows of a file; its extension and content determine the reader.
 
     Attributes:
-        kinds: `"text"`, `"image"` or `"audio"` by modality.
+        kinds: `"text"`, `"image"`, `"audio"` or `"vectors"` by modality.
         path: the file.
         columns: column by modality, where the names differ.
         key: column of the group's name; None for the first picture or sound.

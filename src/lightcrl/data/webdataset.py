@@ -47,7 +47,7 @@ class Shards:
     """Samples of uncompressed tar files, each a group; only headers and texts are read.
 
     Attributes:
-        kinds: `"text"`, `"image"` or `"audio"` by modality.
+        kinds: `"text"`, `"image"`, `"audio"` or `"vectors"` by modality.
         path: pattern with braces (`shard-{000..003}.tar`) or stars, a folder of tar files, or a tar file.
         columns: extension by modality (`"jpg"`, `"seg.png"`), or `"json:caption"` for a field of the sample's JSON.
             By default the first of the usual extensions of its kind that a sample has.
@@ -98,7 +98,7 @@ class Shards:
             if member is None:
                 continue
             source = f"{name}.{extension}"
-            if kind != "text":
+            if kind != "text" and not key:
                 place = digest("tar", name, extension, str(member.size), modified)
                 items[modality] = [Item(place, source, TarSlice(shard, member.offset_data, member.size))]
                 continue

@@ -28,13 +28,14 @@ __all__ = [
     "settled",
 ]
 
-# Transformers models, by kind of item.
+# Transformers models by kind of item, and vectors that come without one.
 ENCODERS: Table[Callable[[EncoderSpec], Encoder]] = Table(
     "kind of encoder",
     {
         "text": "lightcrl.encoders.text:TextEncoder",
         "image": "lightcrl.encoders.image:ImageEncoder",
         "audio": "lightcrl.encoders.audio:AudioEncoder",
+        "vectors": "lightcrl.encoders.vectors:GivenVectors",
     },
 )
 
@@ -73,7 +74,7 @@ def load_encoder(spec: EncoderSpec) -> Encoder:
     `"builtin"` and `"builtin:NAME"` need no weights. `"package.module:Class"` is the user's own: a subclass of
     `Encoder`, or any class with `encode(raw items)` that returns an array [B, D] or [B, T, D], or a `TokenBatch`. It is
     constructed with `spec.options`, and with those settings of the spec that its constructor names. Any other name is a
-    model of the transformers library: a folder, or a hub id.
+    model of the transformers library: a folder, or a hub id; for kind `"vectors"` it is the name of their maker.
 
     >>> load_encoder(EncoderSpec(kind="text", model="builtin")).dim
     512
@@ -86,6 +87,8 @@ def load_encoder(spec: EncoderSpec) -> Encoder:
         encoder = _load_builtin(spec)
     elif ":" in spec.model and not spec.model.startswith((".", "/", "~")) and not Path(spec.model).exists():
         encoder = _load_own(spec)
+    elif spec.kind == "vectors":
+        encoder = _make(partial(ENCODERS.load(spec.kind), spec), spec)
     elif spec.options:
         raise EncoderError(f"options {', '.join(spec.options)} of {spec.model!r}: transformers models have none.")
     elif (reason := _unread(spec)) is not None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -17,10 +17,13 @@ from torch import Tensor
 from lightcrl.errors import EncoderError
 from lightcrl.tokens import TokenBatch
 
-Kind = Literal["text", "image", "audio"]
+Kind = Literal["text", "image", "audio", "vectors"]
 
 # Inputs of `prepare` by kind (the embedder's `encode` and `Item.read` pass them on unchanged): a text is a str, and
-# pictures and sounds have the forms of `encoders.inputs`.
+# pictures and sounds have the forms of `encoders.inputs`, vectors those of `lightcrl.data.vectors`.
+
+UNKNOWN_MAKER = "vectors"
+"""The `model` of an encoder of kind `"vectors"` whose recipe does not name one."""
 
 _POOL = "(cls|mean|max|last|trained)"
 _POOLS = rf"{_POOL}(\+{_POOL})*"
@@ -33,7 +36,8 @@ class EncoderSpec(BaseModel):
 
     Attributes:
         kind: kind of its items.
-        model: a hub id, a local folder, `"builtin"`, or `"package.module:Class"` for the user's own.
+        model: a hub id, a local folder, `"builtin"`, or `"package.module:Class"` for the user's own; for kind
+            `"vectors"` the name of the program that made them.
         revision: branch, tag or commit of a hub id.
         layers: hidden layers to keep, as Python indices into the model's blocks (-1 is the last); `"auto"` is a
             transformer's last layer and two earlier ones, and the last layer of any other model.
@@ -73,9 +77,16 @@ class EncoderSpec(BaseModel):
     trust_remote_code: bool = False
     options: dict[str, Any] = {}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name(cls, table: Any) -> Any:
+        """Name the maker of vectors, if the recipe does not."""
+        given = isinstance(table, Mapping) and table.get("kind") == "vectors" and "model" not in table
+        return {**table, "model": UNKNOWN_MAKER} if given else table
+
     @model_validator(mode="after")
     def _check(self) -> EncoderSpec:
-        if self.kind == "image" and self.max_length is not None:
+        if self.kind in ("image", "vectors") and self.max_length is not None:
             raise ValueError("max_length is for texts and sounds")
         if self.kind != "text" and self.prompt is not None:
             raise ValueError("prompt is for texts")
@@ -142,6 +153,14 @@ class Encoder(ABC):
     @abstractmethod
     def encode(self, prepared: Sequence[Any]) -> TokenBatch:
         """Return tokens [B, T, D] of a non-empty list of prepared items, float32, on the encoder's device."""
+
+    def observe(self, reads: Iterable[Callable[[], Any]]) -> None:
+        """Look at raw items before the first is prepared, if properties of the encoder depend on the data.
+
+        Args:
+            reads: functions that return the raw items, or raise `ItemError`, in the order of the data.
+        """
+        return
 
     def length(self, prepared: Any) -> int:
         """Return the relative cost of a prepared item; extraction batches items of similar length."""

@@ -24,6 +24,7 @@ def encode_items(encoder: Encoder, items: Sequence[Item], *, workers: int = 4) -
 
     Places come in the order of batches, not of items.
     """
+    encoder.observe(item.read for item in items)
     return encode(encoder, items, range(len(items)), "float32", workers=workers)
 
 

@@ -7,7 +7,7 @@ a finished store of the same encoder are copied (`siblings`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,11 @@ from lightcrl.data.base import Dataset, Rejection, check_rejected
 from lightcrl.encoders.base import Encoder, fingerprint
 from lightcrl.events import Tell
 from lightcrl.features.engines import ENGINES, Crew
+from lightcrl.features.linked import link_shards
 from lightcrl.features.shards import Job, plan_tasks, shard_count
 from lightcrl.features.siblings import Siblings
 from lightcrl.features.spec import FeaturesSpec
-from lightcrl.features.store import FORMAT, FeatureStore, complete_shards, write_manifest
+from lightcrl.features.store import FORMAT, FeatureStore, Shard, complete_shards, write_manifest
 from lightcrl.files.locks import in_turn
 from lightcrl.files.remote import Folder, folder_at, local_place
 from lightcrl.tokens import TokenSpec
@@ -84,6 +85,7 @@ def extract(
         StorageError: the disk is full, or the folder is not writable; complete shards are kept.
         EngineError: the encoding machines fail.
     """
+    encoder.observe(item.read for item in dataset.items[modality])
     identity = {
         "format": FORMAT,
         "encoder": encoder.fingerprint,
@@ -123,8 +125,13 @@ def _make(
     crew: Crew,
     progress: Callable[[int, int], None],
 ) -> Extraction:
-    """Encode the missing items; the manifest is written last."""
+    """Encode the missing items, or link to vectors that are there; the manifest is written last."""
     items, folder, mark = dataset.items[modality], folder_at(job.folder), job.fingerprint
+    if (linked := link_shards(folder, mark, encoder, dataset, modality)) is not None:
+        _declare(folder, mark, encoder, modality, linked.dtype, linked.shards)
+        progress(len(items), len(items))
+        store = FeatureStore(folder.uri, mark)
+        return Extraction(store, 0, 0, store.rows, [])
     shards = complete_shards(folder, shard_count(len(items)), mark)
     kept = sum(shard.rows for shard in shards.values())
     done = sum(shard.rows + len(shard.rejected) for shard in shards.values())
@@ -152,6 +159,22 @@ def _make(
             encoded, copied = encoded + made.encoded, copied + made.copied
             check()
 
+    _declare(folder, mark, encoder, modality, job.dtype, [shard for _, shard in sorted(shards.items())], shape)
+    folder.tidy()
+    store = FeatureStore(folder.uri, mark)
+    return Extraction(store, encoded, copied, kept, _rejections(store.rejected, modality))
+
+
+def _declare(
+    folder: Folder,
+    mark: str,
+    encoder: Encoder,
+    modality: str,
+    dtype: str,
+    shards: Sequence[Shard],
+    shape: TokenSpec | None = None,
+) -> None:
+    """Write the manifest of a store whose shards are complete."""
     shape = shape or TokenSpec(encoder.dim, encoder.slots, encoder.sequence)
     header = {
         "modality": modality,
@@ -160,12 +183,9 @@ def _make(
         "dim": shape.dim,
         "slots": shape.slots,
         "sequence": shape.sequence,
-        "dtype": job.dtype,
+        "dtype": dtype,
     }
-    write_manifest(folder, mark, header, [shard for _, shard in sorted(shards.items())])
-    folder.tidy()
-    store = FeatureStore(folder.uri, mark)
-    return Extraction(store, encoded, copied, kept, _rejections(store.rejected, modality))
+    write_manifest(folder, mark, header, shards)
 
 
 def _data_identity(dataset: Dataset, modality: str) -> str:

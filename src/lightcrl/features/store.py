@@ -6,7 +6,8 @@
         items-00000.parquet      row, item, group, split, source; a line per item and group
         shard-00000.json         the shard's entry of the manifest; written when the shard is complete
 
-A store does not depend on encoders or data sets: `extract` fills it, training and evaluation read it.
+A store does not depend on encoders or data sets: `extract` fills it, training and evaluation read it. Values may be
+links to files of the user (`features/linked.py`).
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from lightcrl.errors import StaleStoreError, StoreError, TornStoreError
 from lightcrl.features.reading import Excerpt, pad, read_tokens
 from lightcrl.files.local import file_digest, json_text
 from lightcrl.files.mirror import STREAMS, local_copy
-from lightcrl.files.remote import Folder, folder_at
+from lightcrl.files.remote import Folder, LocalFolder, folder_at
 from lightcrl.tokens import TokenBatch
 
 FORMAT = 1
 # Number of files that are read in parallel: disks and networks are faster with several requests.
 READERS = 8
+ITEMS = "items-{:05d}.parquet"
 METADATA = pa.schema(
     [
         ("row", pa.int64()),
@@ -94,12 +96,30 @@ def write_shard(
             with temporary.open("wb") as stream:
                 np.save(stream, array)
             files[name] = _stamp(temporary)
-    name = f"items-{number:05d}.parquet"
+    name = ITEMS.format(number)
     with folder.whole(name) as temporary:
         pq.write_table(pa.table(metadata, schema=METADATA), temporary)
         files[name] = _stamp(temporary)
     longest = int(np.diff(offsets).max(initial=0))
     shard = Shard(len(sequences), int(offsets[-1]), longest, rejected, files, list(cut))
+    _write_json(folder, _entry(number), {"format": FORMAT, "fingerprint": fingerprint, **shard.entry()})
+    return shard
+
+
+def write_linked(
+    folder: LocalFolder, number: int, fingerprint: str, file: Path, array: np.ndarray, metadata: Mapping[str, list[Any]]
+) -> Shard:
+    """Write a shard whose values are a link to `file`, a `.npy` of `array` [N, D] or [N, T, D] in C order."""
+    tokens = array.shape[1] if array.ndim == 3 else 1
+    values, offsets, items = (name.format(number) for name in ("values-{:05d}.npy", "offsets-{:05d}.npy", ITEMS))
+    with folder.whole(values) as temporary:
+        temporary.symlink_to(file.absolute())
+    with folder.whole(offsets) as temporary, temporary.open("wb") as stream:
+        np.save(stream, np.arange(len(array) + 1, dtype=np.int64) * tokens)
+    with folder.whole(items) as temporary:
+        pq.write_table(pa.table(metadata, schema=METADATA), temporary)
+    files = {name: _stamp(folder.path / name) for name in (values, offsets, items)}
+    shard = Shard(len(array), len(array) * tokens, tokens if len(array) else 0, [], files)
     _write_json(folder, _entry(number), {"format": FORMAT, "fingerprint": fingerprint, **shard.entry()})
     return shard
 

@@ -5,7 +5,7 @@ partners = ["text"]         old modalities in the training; by default all but e
 [data]                      groups of new and old items                         lightcrl.data.DataSpec
 [encoders.audio]            one table per new modality                          lightcrl.encoders.EncoderSpec
 [stores]                    folders of feature stores of old modalities
-[vectors.text]              embeddings of an old modality                       VectorsSpec
+[vectors.text]              embeddings of an old modality                       lightcrl.data.spec.VectorsSpec
 [features]                  folder of features, and encoding processes          FeaturesSpec
 [training]                  settings of the training                            TrainingSpec
 [evaluation]                split and measured modalities                       MeasuredSpec
@@ -20,28 +20,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lightcrl.data import DataSpec
+from lightcrl.data.spec import VectorsSpec
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.features.spec import FeaturesSpec
 from lightcrl.recipe import read_table
 from lightcrl.specs import parse
 from lightcrl.training.spec import TrainingSpec
-
-
-class VectorsSpec(BaseModel):
-    """The `[vectors.<modality>]` table: an old modality that is given as embeddings.
-
-    Attributes:
-        path: file of the vectors, `.npy` [N, d] or Parquet with the columns `id` and `vector`.
-        ids: file of the ids of a `.npy`, JSON with a list of ids, alone or under the key `ids`; by default the file
-            that `lightcrl embed` writes beside the vectors.
-        column: column of the data that holds ids; by default that of the modality.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: str
-    ids: str | None = None
-    column: str | None = None
 
 
 class MeasuredSpec(BaseModel):

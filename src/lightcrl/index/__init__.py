@@ -1,6 +1,7 @@
 """The index: items of all modalities and their embeddings on disk; it can be searched and changed."""
 
 from lightcrl.index.base import ENGINES, Added, Engine, Entry, Hit, Part, Record
+from lightcrl.index.export import export_store, is_store
 from lightcrl.index.index import Index
 from lightcrl.index.search import nearest
 from lightcrl.index.sources import Reading
@@ -21,7 +22,9 @@ __all__ = [
     "Reading",
     "Record",
     "VectorIndex",
+    "export_store",
     "find_duplicates",
     "find_outliers",
+    "is_store",
     "nearest",
 ]

@@ -24,6 +24,7 @@ from lightcrl.events import Tell
 from lightcrl.index.adding import vector_entries
 from lightcrl.index.base import Added, Entry, Hit, Neighbours, Record
 from lightcrl.index.catalog import NAME, Catalog
+from lightcrl.index.export import PART, export_items
 from lightcrl.index.manifest import load_engine, make_manifest, read_manifest, write_index
 from lightcrl.index.query import Asked, Query, compose
 from lightcrl.index.reading import Reader
@@ -274,6 +275,10 @@ class Index:
         """
         self.check_model(fingerprint)
         return self.add(vector_entries(ids, vectors, modality, metadata, self.dim))
+
+    def export(self, folder: Path | str, *, part: int = PART) -> Path:
+        """Write vectors and items by modality, `part` of them per file, in the layout of `lightcrl.index.export`."""
+        return export_items(Path(folder), self._catalog, self._reader.opened().view, part)
 
     def remove(self, ids: Sequence[str] = (), *, where: str | None = None, tell: Tell = lambda event: None) -> int:
         """Remove items by id, and all that a filter selects; return their number.

@@ -9,6 +9,7 @@
 | a run's folder | the data of its training and evaluation, from its feature stores, without encoding them again |
 | the folder of a feature store | its items, likewise; texts and paths are not known |
 | a `.npy` file of `lightcrl embed` | its vectors, with the ids of the file beside it |
+| a `.npy` file or a folder of arrays | vectors of a modality of kind `"vectors"`, embedded by the model |
 
 `READERS` is the table of readers: the first whose test is true reads the source.
 """
@@ -24,16 +25,19 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from lightcrl.data.base import Item, Rejection, Row, bytes_item, digest, file_item, text_item
+from lightcrl.data.arrays import AlignedArrays, find_arrays
+from lightcrl.data.base import Item, Rejection, Row, bytes_item, digest, file_item, text_item, vector_item
 from lightcrl.data.columns import ALL
 from lightcrl.data.files import MEDIA, existing, name_below, some
-from lightcrl.data.loose import loose_items
+from lightcrl.data.loose import loose_items, vector_items
 from lightcrl.data.table import READERS as TABLES
 from lightcrl.data.table import TableFile
+from lightcrl.data.vectors import read_tokens
 from lightcrl.embedder import Embedder
 from lightcrl.errors import DataError, EmptyDatasetError, ItemError, ModalityError
 from lightcrl.index.base import Entry
 from lightcrl.index.encoded import read_run, read_store
+from lightcrl.index.export import is_store
 
 Entries: TypeAlias = Iterator[Entry | Rejection]
 
@@ -100,6 +104,8 @@ def make_entry(
     if modality not in modalities:
         raise ModalityError(f"no modality {modality!r} in the model of the index; it has {', '.join(modalities)}.")
     given = dict(metadata or {})
+    if modalities[modality] == "vectors" and id is not None:
+        return Entry(modality, vector_item(read_tokens(raw), id), id, metadata=given)
     if modalities[modality] == "text":
         item = text_item(str(raw), id or digest("text", str(raw))[:12])
         return Entry(modality, item, id, text=str(raw), metadata=given)
@@ -118,7 +124,14 @@ def make_entry(
 
 
 def read_folder(folder: Path, model: Model, reading: Reading) -> Entries:
-    """Yield every picture and sound below a folder, with the column `folder`: the subfolder of the file."""
+    """Yield every picture and sound below a folder, with the column `folder`: the subfolder of the file.
+
+    If the model has vectors among its modalities and the folder has arrays of them, it is read as `AlignedArrays`.
+    """
+    if arrays := _arrays(folder, model, reading):
+        for row in arrays.rows():
+            yield from [row] if isinstance(row, Rejection) else _row_entries(row, row.notes, folder, reading.id_column)
+        return
     modality_of = _by_kind(model, reading)
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path, folder)):
         name = name_below(file, folder)
@@ -134,6 +147,14 @@ def read_folder(folder: Path, model: Model, reading: Reading) -> Entries:
             continue
         metadata = {"folder": name_below(file.parent, folder)}
         yield Entry(modality_of[kind], item, path=str(file), metadata=metadata)
+
+
+def _arrays(folder: Path, model: Model, reading: Reading) -> AlignedArrays | None:
+    """Return the source of a folder with arrays of the model's modalities, or None."""
+    given = {name: "vectors" for name, kind in model.modalities.items() if kind == "vectors"}
+    kinds = {name: kind for name, kind in given.items() if find_arrays(folder, name, reading.columns.get(name))}
+    kinds |= {name: model.modalities[name] for name in reading.columns if name in model.modalities}
+    return AlignedArrays(kinds, folder, reading.columns, notes=ALL) if kinds.keys() & given.keys() else None
 
 
 def read_file(file: Path, model: Model, reading: Reading) -> Entries:
@@ -233,8 +254,15 @@ def _is_plain(value: Any) -> bool:
 
 
 def read_embedded(file: Path, model: Model, reading: Reading) -> Entries:
-    """Yield the vectors of `lightcrl embed`, with the ids of the file beside them."""
+    """Yield the vectors of `lightcrl embed`, with the ids of the file beside them; or items of a modality of vectors.
+
+    A file beside them that names a model says that they are embeddings.
+    """
     beside = file.with_suffix(".json")
+    if not _names_model(beside) and (modality := _by_kind(model, reading).get("vectors")):
+        for item in vector_items(file):
+            yield Entry(modality, item, place=f"{file.parent}/{item.source}")
+        return
     try:
         description = json.loads(beside.read_text(encoding="utf-8"))
         ids, modality = description["ids"], description["modality"]
@@ -253,22 +281,26 @@ def read_embedded(file: Path, model: Model, reading: Reading) -> Entries:
         yield Entry(modality, Item(key, id, None), id, vector=np.asarray(vector))
 
 
+def _names_model(beside: Path) -> bool:
+    try:
+        content = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "model" in content
+
+
 READERS: tuple[tuple[Callable[[Path, Reading], bool], Callable[[Path, Model, Reading], Entries]], ...] = (
     (
         lambda source, reading: (source / "recipe.json").is_file(),
         lambda *given: read_run(given[0], given[1].embedder()),
     ),
-    (lambda source, reading: _is_store(source), lambda *given: read_store(given[0], given[1].embedder())),
+    (lambda source, reading: is_store(source), lambda *given: read_store(given[0], given[1].embedder())),
     (lambda source, reading: source.is_dir(), read_folder),
     (lambda source, reading: source.suffix.lower() == ".npy", read_embedded),
     (lambda source, reading: source.suffix.lower() in MEDIA, read_file),
     (lambda source, reading: source.suffix.lower() == ".txt" and not reading.columns, read_lines),
     (lambda source, reading: True, read_table),
 )
-
-
-def _is_store(folder: Path) -> bool:
-    return (folder / "manifest.json").is_file() and (folder / "items-00000.parquet").is_file()
 
 
 def _hidden(path: Path, folder: Path) -> bool:

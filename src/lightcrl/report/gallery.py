@@ -19,10 +19,10 @@ from lightcrl.errors import ItemError
 from lightcrl.metrics.ranks import ranks
 
 # The preferred target kinds of a query, and the order of queries on a page.
-TARGETS = ("image", "text", "audio")
-QUERIES = ("text", "audio", "image")
+TARGETS = ("image", "text", "audio", "vectors")
+QUERIES = ("text", "audio", "image", "vectors")
 DRAWN = 2
-SHOWN = {"image": 5, "text": 4, "audio": 4}
+SHOWN = {"image": 5, "text": 4, "audio": 4, "vectors": 4}
 PIXELS = 128  # longer side of a picture on a page
 RATE = 16_000  # Hz
 SECONDS = 4.0  # greatest length of a sound on a page
@@ -34,7 +34,7 @@ class Shown:
     """An item for display on a page or a terminal.
 
     Attributes:
-        kind: `"text"`, `"image"` or `"audio"`.
+        kind: `"text"`, `"image"`, `"audio"` or `"vectors"`.
         text: the text itself; for a picture or sound the first text of its group, otherwise its origin.
         uri: the picture or sound as a data URI.
         outline: loudness of a sound in `BARS` steps, from 0 to 1.
@@ -86,7 +86,7 @@ class Collection:
     """All items of a split with their embeddings.
 
     Attributes:
-        kinds: `"text"`, `"image"` or `"audio"` by modality.
+        kinds: `"text"`, `"image"`, `"audio"` or `"vectors"` by modality.
         items: N_m items by modality.
         vectors: unit vectors [N_m, d] by modality.
         links: int64 [L, 2] by modality: item number, group number.
@@ -176,6 +176,8 @@ def _shower(collection: Collection) -> Callable[[str, int], Shown]:
         if kind == "text":
             return Shown(kind, str(item.read()))
         text = told.get(group_of[modality][number], item.source)
+        if kind == "vectors":
+            return Shown(kind, text)
         try:
             return SHOW[kind](item.read(), text)
         except ItemError:  # the file was encoded once, but is gone or changed since

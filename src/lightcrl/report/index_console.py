@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lightcrl.data.base import Rejection
@@ -37,6 +38,17 @@ def print_compacted(before: Mapping[str, Any], after: Mapping[str, Any]) -> None
     """Print the number of dropped items, and the size of the index before and after."""
     sizes = " to ".join(f"{facts['bytes'] / 2**20:,.1f} MiB" for facts in (before, after))
     console.print(f"{before['removed']:,} removed items dropped; {sizes}")
+
+
+def print_exported(folder: Path, files: Mapping[str, int]) -> None:
+    """Print the arrays of an export."""
+    size = sum(files.values()) / 2**20
+    console.print(
+        f"{folder}: {len(files):,} arrays of {size:,.1f} MiB, each with a table of its rows in *_metadata: "
+        f"{', '.join(sorted({name.partition('/')[0] for name in files}))}",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def print_index(facts: Mapping[str, Any], aside: Sequence[Rejection]) -> None:

@@ -253,7 +253,7 @@ def media_modality(kinds: Mapping[str, str], wanted: str | None = None) -> str:
     """
     if wanted is not None and wanted not in kinds:
         raise ModalityError(f"no modality {wanted!r}; there are {', '.join(kinds)}.")
-    return wanted or _first(kinds, lambda kind: kind != "text", "pictures or sounds")
+    return wanted or _first(kinds, lambda kind: kind in ("image", "audio"), "pictures or sounds")
 
 
 def text_modality(kinds: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.data import Dataset, DataSpec, Rejection, load_dataset
+from lightcrl.data.spec import VectorsSpec
 from lightcrl.errors import DataError, HeadError, ModalityError
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split, split_links
@@ -37,8 +38,10 @@ class RetrievalSpec(TaskSpec):
 
     Attributes:
         data: held-out groups; by default the evaluation split of the recipe.
-        source: source of that data, a member of `lightcrl.data.SOURCES`.
+        source: source of that data, a member of `lightcrl.data.SOURCES`; `"auto"` is `table` for a file, the recipe's
+            own for a folder, else `hub`.
         columns: column by modality, only for these modalities; the recipe's by default.
+        vectors: files of vectors with ids, by modality, as in `[data]`.
         key: column of the group's name; by default the recipe's, if its columns are used.
         measures: recall (`recall@1`, `@5`, `@10`), precision over the first k, or both.
         ks: values k of precision, up to the size of the gallery.
@@ -47,8 +50,9 @@ class RetrievalSpec(TaskSpec):
     """
 
     data: str | None = None
-    source: str = "table"
+    source: str = "auto"
     columns: dict[str, str] = Field(default_factory=dict)
+    vectors: dict[str, VectorsSpec] = Field(default_factory=dict)
     key: str | None = None
     measures: tuple[Literal["recall", "precision"], ...] = Field(default=("recall", "precision"), min_length=1)
     ks: tuple[int, ...] = Field(default=(1, 5, 10, 50, 100, 500), min_length=1)
@@ -226,6 +230,16 @@ def _data_spec(spec: RetrievalSpec, trained_on: DataSpec | None) -> DataSpec:
     # The recipe's key applies if its columns do, or if it is still a modality's own column.
     if key is None and trained_on and (not spec.columns or trained_on.key in columns.values()):
         key = trained_on.key
-    table = {"source": spec.source, "path": spec.data, "columns": columns, "key": key, "dev_fraction": 0.0}
+    source = _source(spec.data or "", trained_on) if spec.source == "auto" else spec.source
+    table: dict[str, Any] = {"source": source, "path": spec.data, "columns": columns, "key": key, "dev_fraction": 0.0}
+    table["vectors"] = {name: given.model_dump() for name, given in spec.vectors.items()}
     made: DataSpec = parse(DataSpec, table, "data")
     return made
+
+
+def _source(data: str, trained_on: DataSpec | None) -> str:
+    """Return the source that reads `data`: a table, the recipe's own kind of folder, or an id on the hub."""
+    place = Path(data)
+    if place.is_dir():
+        return trained_on.source if trained_on else "table"
+    return "table" if place.is_file() or place.suffix or place.is_absolute() else "hub"
