@@ -2,6 +2,7 @@
 
     model.safetensors   the method's weights and buffers
     tower-<modality>.safetensors   changed weights of a trained encoder
+    former.safetensors  weights of ancestors that the model itself no longer has (`lightcrl.growth.history`)
     config.json         format version, method, encoders and their fingerprints, recipe, figures, a digest per tensor,
                         and the lineage of an extended model
     README.md           the model card
@@ -27,17 +28,19 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lightcrl import __version__
+from lightcrl.card import model_card
 from lightcrl.encoders.base import Encoder, EncoderSpec, fingerprint
 from lightcrl.encoders.tower import TuningSpec, tuned_encoder
 from lightcrl.errors import CheckpointError
 from lightcrl.files.local import clear_errors, recover_folder, whole_folder, write_json
+from lightcrl.lineage import Line, identity
 from lightcrl.methods import Method
 from lightcrl.methods.spec import make_method
 from lightcrl.tokens import TokenSpec
 
-FORMAT = 2
+FORMAT = 3
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-TOWER = "tower-{}.safetensors"
+TOWER, FORMER = "tower-{}.safetensors", "former.safetensors"
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ class Checkpoint(
         recipe: recipe of the training, as a table.
         figures: measured figures: `metrics`, `interval` and the like.
         towers: trained part of the encoder by modality; frozen encoders have no entry.
-        lineage: steps of growth, first step first: the digest of the checkpoint `from` which, and the modalities that
-            were `added`, `replaced` or `removed`; empty for a model that was trained whole.
+        lineage: steps of growth, first step first (`lightcrl.lineage`); empty for a model that was trained whole.
+        former: tensors that steps have replaced or removed, `<number of the step>/<leaf>`.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Checkpoint(
         figures: Mapping[str, Any] | None = None,
         towers: Mapping[str, Tuned] | None = None,
         lineage: Sequence[Mapping[str, Any]] = (),
+        former: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.method = method
         self.name = name
@@ -97,23 +101,15 @@ class Checkpoint(
         self.figures = dict(figures or {})
         self.towers = dict(towers or {})
         self.lineage = [dict(step) for step in lineage]
+        self.former = dict(former or {})
 
     def config(self) -> dict[str, Any]:
         """The content of config.json."""
         config: dict[str, Any] = {
-            "format": FORMAT if self.towers else 1,  # older versions can read checkpoints without towers
+            "format": self._format,
             "lightcrl": __version__,
             "method": self.method_config(),
-            "modalities": {
-                modality: {
-                    "dim": spec.dim,
-                    "slots": spec.slots,
-                    "sequence": spec.sequence,
-                    "fingerprint": self.fingerprints[modality],
-                    "encoder": self.encoders[modality].model_dump(mode="json", exclude_defaults=True),
-                }
-                for modality, spec in self.method.modalities.items()
-            },
+            "modalities": {modality: self.modality_config(modality) for modality in self.method.modalities},
             "recipe": self.recipe,
             "figures": self.figures,
             "tensors": {leaf: _describe(tensor) for leaf, tensor in self.method.state_dict().items()},
@@ -128,12 +124,37 @@ class Checkpoint(
             }
         if self.lineage:
             config["lineage"] = self.lineage
+        if self.former:
+            config["former"] = {leaf: _describe(tensor) for leaf, tensor in self.former.items()}
         return {**config, "digest": _digest(config)}
+
+    @property
+    def _format(self) -> int:
+        """The least format that can hold this checkpoint, so that older versions can read plain ones."""
+        if any("before" in step for step in self.lineage):
+            return FORMAT
+        return 2 if self.towers else 1
 
     @property
     def digest(self) -> str:
         """32 hex digits of all that decides the embeddings, and of how it grew."""
         return str(self.config()["digest"])
+
+    @property
+    def line(self) -> Line:
+        """The checkpoint's digest and its ancestors'."""
+        return Line(self.digest, self.lineage)
+
+    def modality_config(self, modality: str) -> dict[str, Any]:
+        """The entry of a modality in config.json."""
+        spec = self.method.modalities[modality]
+        return {
+            "dim": spec.dim,
+            "slots": spec.slots,
+            "sequence": spec.sequence,
+            "fingerprint": self.fingerprints[modality],
+            "encoder": self.encoders[modality].model_dump(mode="json", exclude_defaults=True),
+        }
 
     def method_config(self) -> dict[str, Any]:
         """The method's entry in config.json, sufficient to make the method with fresh weights."""
@@ -167,6 +188,8 @@ class Checkpoint(
             for modality, tuned in self.towers.items():
                 place = save_directory / TOWER.format(modality)
                 place.write_bytes(save(tuned.tensors, metadata={"format": "pt"}))
+            if self.former:
+                (save_directory / FORMER).write_bytes(save(self.former, metadata={"format": "pt"}))
             (save_directory / CARD).write_text(model_card(self), encoding="utf-8")
         write_json(save_directory / CONFIG, self.config())
 
@@ -191,7 +214,7 @@ class Checkpoint(
             force_download=force_download,
             local_files_only=local_files_only,
             token=token,
-            allow_patterns=[CONFIG, WEIGHTS, CARD, TOWER.format("*")],
+            allow_patterns=[CONFIG, WEIGHTS, CARD, TOWER.format("*"), FORMER],
         )
         return load_folder(Path(folder))
 
@@ -270,64 +293,8 @@ def load_folder(folder: Path) -> Checkpoint:
         figures=config["figures"],
         towers=towers,
         lineage=config.get("lineage", ()),
+        former=_read_tensors(folder / FORMER, config["former"]) if "former" in config else None,
     )
-
-
-def model_card(checkpoint: Checkpoint) -> str:
-    """Return the README of a checkpoint: modalities, usage, figures."""
-    modalities = checkpoint.method.modalities
-    metrics = checkpoint.figures.get("metrics", {})
-    interval = checkpoint.figures.get("interval", {})
-    rows = [
-        f"| {name} | {value:.3f} | " + ("{:.3f} to {:.3f}".format(*interval[name]) if name in interval else "") + " |"
-        for name, value in metrics.items()
-    ]
-    encoders = [
-        f"| {name} | {spec.kind} | `{Path(spec.model).name if Path(spec.model).is_absolute() else spec.model}` | "
-        f"{modalities[name]} | `{checkpoint.fingerprints[name]}` |"
-        for name, spec in checkpoint.encoders.items()
-    ]
-    parts = [f"| {part} | {count:,} |" for part, count in checkpoint.parts().items()]
-    first = next(iter(modalities))
-    lines = [
-        "---",
-        "library_name: lightcrl",
-        "license: apache-2.0",
-        "tags: [lightcrl, contrastive-learning, cross-modal-retrieval]",
-        "---",
-        "",
-        f"# {checkpoint.recipe.get('name', 'LightCRL model')}",
-        "",
-        f"Maps {', '.join(modalities)} into one space of {checkpoint.method.dim} dimensions "
-        f"(method `{checkpoint.name}`, LightCRL {__version__}). The encoders are not part of this checkpoint"
-        + (f", except for the trained weights of {', '.join(checkpoint.towers)}." if checkpoint.towers else "."),
-        "",
-        "```python",
-        "import lightcrl",
-        "",
-        'embedder = lightcrl.load("this/folder")',
-        f'vectors = embedder.encode(items, "{first}")  # [N, {checkpoint.method.dim}], unit length',
-        "```",
-        "",
-        "## Encoders",
-        "",
-        "| modality | kind | encoder | tokens | fingerprint |",
-        "|---|---|---|---|---|",
-        *encoders,
-        "",
-        "## Figures",
-        "",
-        *([f"On the {checkpoint.figures['split']} split.", ""] if "split" in checkpoint.figures else []),
-        *(["| metric | value | 95 % interval |", "|---|---|---|", *rows] if rows else ["None measured yet."]),
-        "",
-        "## Trained parameters",
-        "",
-        "| part | parameters |",
-        "|---|---|",
-        *parts,
-        "",
-    ]
-    return "\n".join(lines)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -352,7 +319,8 @@ def _digest(config: Mapping[str, Any]) -> str:
         name: {key: value for key, value in entry.items() if key != "encoder"}
         for name, entry in config.get("modalities", {}).items()
     }
-    more = [config[key] for key in ("towers", "lineage") if key in config]
+    more = [config["towers"]] if "towers" in config else []
+    more += [identity(config["lineage"])] if "lineage" in config else []
     return fingerprint([config.get("format"), config.get("method"), modalities, config.get("tensors"), *more])
 
 

@@ -5,7 +5,7 @@ partners = ["text"]         old modalities in the training; by default all but e
 [data]                      groups of new and old items                         lightcrl.data.DataSpec
 [encoders.audio]            one table per new modality                          lightcrl.encoders.EncoderSpec
 [stores]                    folders of feature stores of old modalities
-[vectors.text]              embeddings of an old modality                       VectorsSpec
+[vectors.text]              embeddings of an old modality, also of an index     VectorsSpec
 [features]                  folder of features, and encoding processes          FeaturesSpec
 [training]                  settings of the training                            TrainingSpec
 [evaluation]                split and measured modalities                       MeasuredSpec
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -31,10 +31,12 @@ class VectorsSpec(BaseModel):
     """The `[vectors.<modality>]` table: an old modality that is given as embeddings.
 
     Attributes:
-        path: file of the vectors, `.npy` [N, d] or Parquet with the columns `id` and `vector`.
+        path: file of the vectors, `.npy` [N, d] or Parquet with the columns `id` and `vector`; or the folder of an
+            index of the model, or of one that it was extended from.
         ids: file of the ids of a `.npy`, JSON with a list of ids, alone or under the key `ids`; by default the file
             that `lightcrl embed` writes beside the vectors.
-        column: column of the data that holds ids; by default that of the modality.
+        column: column of the data that holds ids (for an index: ids, paths of files, or texts); by default that of the
+            modality.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -76,6 +78,7 @@ class GrowthRecipe(BaseModel):
         features: folder of feature stores, and encoding processes.
         training: settings of the training.
         evaluation: split and modalities of the evaluation.
+        tuning: refused, since encoders of old modalities must not change, and those of new ones stay frozen too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -92,6 +95,7 @@ class GrowthRecipe(BaseModel):
     features: FeaturesSpec = Field(default_factory=FeaturesSpec)
     training: TrainingSpec = Field(default_factory=TrainingSpec)
     evaluation: MeasuredSpec = Field(default_factory=MeasuredSpec)
+    tuning: dict[str, dict[str, Any]] = Field(default={}, exclude=True)
 
     @model_validator(mode="after")
     def _check(self) -> GrowthRecipe:

@@ -49,6 +49,8 @@ def print_index(facts: Mapping[str, Any], aside: Sequence[Rejection]) -> None:
     table.add_row("columns", escape(", ".join(facts["columns"]) or "none"))
     table.add_row("engine", f"{engine['name']}{f' ({options})' if options else ''}, {facts['dtype']}, d {facts['dim']}")
     table.add_row("model", escape(f"{facts['model']['place'] or 'unknown place'}\n{facts['model']['fingerprint']}"))
+    for older in facts["ancestors"]:
+        table.add_row("valid for", f"{older['fingerprint'][:12]}: {', '.join(older['modalities'])}")
     table.add_row("size", f"{facts['bytes'] / 2**20:,.1f} MiB, with {facts['removed']:,} removed items")
     pairs = [f"{pair['query']} to {pair['item']} ({pair['queries_from']})" for pair in facts["calibration"]]
     table.add_row("calibrated\nscores", escape("\n".join(pairs) or "none yet: too few items"))
