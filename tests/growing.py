@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import wave
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import lightcrl
 from lightcrl.data.synthetic.source import Synthetic
@@ -57,6 +60,13 @@ def recipe(folder: Path, new: Sequence[str] = ("audio",), **given: Any) -> Growt
     }
     found: GrowthRecipe = parse(GrowthRecipe, table | given)
     return found
+
+
+def write_wave(path: Path, samples: np.ndarray, rate: int) -> None:
+    """Write a sound as a file of 16 bits."""
+    with wave.open(str(path), "wb") as sound:
+        sound.setnchannels(1), sound.setsampwidth(2), sound.setframerate(rate)
+        sound.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
 
 
 def items(name: str, count: int = 6) -> list[Any]:

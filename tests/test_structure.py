@@ -20,7 +20,7 @@ SOURCE = PROJECT / "src" / "lightcrl"
 # From the bottom up; a module may import from its own layer and from those below it. Longer names win.
 LAYERS = (
     ("lightcrl", "errors"),
-    ("registry", "files", "events", "specs", "tokens", "leaves", "processes", "machine", "sheets"),
+    ("registry", "files", "events", "specs", "tokens", "leaves", "processes", "machine", "sheets", "lineage"),
     ("encoders", "data", "losses", "metrics", "methods.base", "methods.dropout"),
     ("methods",),
     ("features", "heads", "index.search", "index.vectors"),

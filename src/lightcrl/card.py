@@ -11,6 +11,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from lightcrl import __version__
 from lightcrl.encoders.base import EncoderSpec
+from lightcrl.lineage import history_table
+from lightcrl.sheets import markdown_table
 
 if TYPE_CHECKING:
     from lightcrl.checkpoint import Checkpoint
@@ -55,7 +57,7 @@ def model_card(checkpoint: Checkpoint, facts: CardFacts | None = None) -> str:
     if not facts.results and "metrics" in checkpoint.figures:
         split = str(checkpoint.figures.get("split", facts.split))
         facts = CardFacts(facts.place, {"retrieval": checkpoint.figures}, split, facts.carried)
-    sections = (_head, _usage, _encoders, _figures, _data, _limits, _parts)
+    sections = (_head, _usage, _encoders, _figures, _data, _limits, _parts, _history)
     lines = [line for section in sections for line in section(checkpoint, facts)]
     return f"---\n{_metadata(checkpoint, facts).to_yaml()}\n---\n\n" + "\n".join(lines)
 
@@ -214,3 +216,18 @@ def _limits(checkpoint: Checkpoint, facts: CardFacts) -> list[str]:
 def _parts(checkpoint: Checkpoint, facts: CardFacts) -> list[str]:
     parts = [f"| {part} | {count:,} |" for part, count in checkpoint.parts().items()]
     return ["## Trained parameters", "", "| part | parameters |", "|---|---|", *parts, ""]
+
+
+def _history(checkpoint: Checkpoint, facts: CardFacts) -> list[str]:
+    """Return the ancestors of an extended model."""
+    if not checkpoint.lineage:
+        return []
+    headings = ["model", "change", "date", "data", "figures"]
+    return [
+        "## History",
+        "",
+        "Embeddings of modalities that a step left alone are those of its ancestors, bit for bit. "
+        "`lightcrl extend DIR --rollback MODEL --output OUT` restores an ancestor.",
+        "",
+        *markdown_table(headings, history_table(checkpoint.digest, checkpoint.lineage)),
+    ]

@@ -3,6 +3,7 @@
     model.safetensors   the method's weights and buffers
     tower-<modality>.safetensors   changed weights of a trained encoder
     head-<name>.safetensors        weights of a head
+    former.safetensors  weights of ancestors that the model itself no longer has (`lightcrl.growth.history`)
     config.json         format version, method, encoders and their fingerprints, recipe, figures, a digest per tensor,
                         and the lineage of an extended model
     README.md           the model card
@@ -35,11 +36,12 @@ from lightcrl.heads.base import Head, Space
 from lightcrl.heads.state import FILE as HEAD
 from lightcrl.heads.state import TrainedHead
 from lightcrl.leaves import describe, read_tensors
+from lightcrl.lineage import Line, identity
 from lightcrl.methods import Method
 from lightcrl.methods.spec import make_method
 from lightcrl.tokens import TokenSpec
 
-FORMAT = 2
+FORMAT = 3
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 TOWER = "tower-{}.safetensors"
 MODULE = "lightcrl.bridges.sentence_transformers.EmbedderModule"
@@ -47,6 +49,7 @@ MODULE = "lightcrl.bridges.sentence_transformers.EmbedderModule"
 CARRIED = tuple(f"encoders/*.{end}" for end in ("json", "txt", "model", "spm", "tiktoken", "safetensors"))
 """Files of encoders that a repository carries along."""
 MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"
+FORMER = "former.safetensors"
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,10 @@ class Checkpoint(
         recipe: recipe of the training, as a table.
         figures: measured figures: `metrics`, `interval` and the like.
         towers: trained part of the encoder by modality; frozen encoders have no entry.
-        lineage: steps of growth, first step first: the digest of the checkpoint `from` which, and the modalities that
-            were `added`, `replaced` or `removed`; empty for a model that was trained whole.
+        lineage: steps of growth, first step first (`lightcrl.lineage`); empty for a model that was trained whole.
         heads: trained heads by name; they are no part of the digest, since no embedding depends on them.
         data: `training_data` of the groups that it was trained on; empty for models of version 0.1.
+        former: tensors that steps have replaced or removed, `<number of the step>/<leaf>`.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Checkpoint(
         lineage: Sequence[Mapping[str, Any]] = (),
         heads: Mapping[str, TrainedHead] | None = None,
         data: Mapping[str, Any] | None = None,
+        former: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.method = method
         self.name = name
@@ -112,23 +116,15 @@ class Checkpoint(
         self.lineage = [dict(step) for step in lineage]
         self.heads = dict(heads or {})
         self.data = dict(data or {})
+        self.former = dict(former or {})
 
     def config(self) -> dict[str, Any]:
         """The content of config.json."""
         config: dict[str, Any] = {
-            "format": FORMAT if self.towers else 1,  # older versions can read checkpoints without towers
+            "format": self._format,
             "lightcrl": __version__,
             "method": self.method_config(),
-            "modalities": {
-                modality: {
-                    "dim": spec.dim,
-                    "slots": spec.slots,
-                    "sequence": spec.sequence,
-                    "fingerprint": self.fingerprints[modality],
-                    "encoder": self.encoders[modality].model_dump(mode="json", exclude_defaults=True),
-                }
-                for modality, spec in self.method.modalities.items()
-            },
+            "modalities": {modality: self.modality_config(modality) for modality in self.method.modalities},
             "recipe": self.recipe,
             "figures": self.figures,
             "tensors": {leaf: describe(tensor) for leaf, tensor in self.method.state_dict().items()},
@@ -147,12 +143,37 @@ class Checkpoint(
             config["heads"] = {name: head.entry() for name, head in self.heads.items()}
         if self.data:
             config["data"] = self.data
+        if self.former:
+            config["former"] = {leaf: describe(tensor) for leaf, tensor in self.former.items()}
         return {**config, "digest": _digest(config)}
+
+    @property
+    def _format(self) -> int:
+        """The least format that can hold this checkpoint, so that older versions can read plain ones."""
+        if any("before" in step for step in self.lineage):
+            return FORMAT
+        return 2 if self.towers else 1
 
     @property
     def digest(self) -> str:
         """32 hex digits of all that decides the embeddings, and of how it grew."""
         return str(self.config()["digest"])
+
+    @property
+    def line(self) -> Line:
+        """The checkpoint's digest and its ancestors'."""
+        return Line(self.digest, self.lineage)
+
+    def modality_config(self, modality: str) -> dict[str, Any]:
+        """The entry of a modality in config.json."""
+        spec = self.method.modalities[modality]
+        return {
+            "dim": spec.dim,
+            "slots": spec.slots,
+            "sequence": spec.sequence,
+            "fingerprint": self.fingerprints[modality],
+            "encoder": self.encoders[modality].model_dump(mode="json", exclude_defaults=True),
+        }
 
     def method_config(self) -> dict[str, Any]:
         """The method's entry in config.json, sufficient to make the method with fresh weights."""
@@ -224,6 +245,8 @@ class Checkpoint(
                 place.write_bytes(save(tuned.tensors, metadata={"format": "pt"}))
             for name, head in self.heads.items():
                 (save_directory / HEAD.format(name)).write_bytes(head.bytes())
+            if self.former:
+                (save_directory / FORMER).write_bytes(save(self.former, metadata={"format": "pt"}))
         write_json(save_directory / CONFIG, self.config())
 
     @classmethod
@@ -247,7 +270,7 @@ class Checkpoint(
             force_download=force_download,
             local_files_only=local_files_only,
             token=token,
-            allow_patterns=[CONFIG, WEIGHTS, CARD, TOWER.format("*"), HEAD.format("*"), *CARRIED],
+            allow_patterns=[CONFIG, WEIGHTS, CARD, TOWER.format("*"), HEAD.format("*"), FORMER, *CARRIED],
         )
         return load_folder(Path(folder))
 
@@ -328,6 +351,7 @@ def load_folder(folder: Path) -> Checkpoint:
         lineage=config.get("lineage", ()),
         heads={name: TrainedHead.read(name, entry, folder) for name, entry in config.get("heads", {}).items()},
         data=config.get("data"),
+        former=read_tensors(folder / FORMER, config["former"]) if "former" in config else None,
     )
 
 
@@ -360,5 +384,6 @@ def _digest(config: Mapping[str, Any]) -> str:
         name: {key: value for key, value in entry.items() if key != "encoder"}
         for name, entry in config.get("modalities", {}).items()
     }
-    more = [config[key] for key in ("towers", "lineage") if key in config]
+    more = [config["towers"]] if "towers" in config else []
+    more += [identity(config["lineage"])] if "lineage" in config else []
     return fingerprint([config.get("format"), config.get("method"), modalities, config.get("tensors"), *more])

@@ -346,6 +346,10 @@ def info(checkpoint: CheckpointFolder, json: Json = None) -> None:
 
     loaded = load_checkpoint(checkpoint)
     console.print_info(loaded)
+    if loaded.lineage:
+        from lightcrl.report.growth import print_history
+
+        print_history(loaded)
     if json is not None:
         write(json, {"parameters": loaded.parts(), **loaded.config()})
 

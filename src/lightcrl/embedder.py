@@ -19,6 +19,7 @@ from lightcrl.encoders.base import Encoder, EncoderSpec
 from lightcrl.encoders.inputs import array
 from lightcrl.errors import DataError, EncoderError, ItemError, ModalityError, ShapeError
 from lightcrl.features import encode_items
+from lightcrl.lineage import Line
 from lightcrl.tokens import TokenBatch
 
 BATCH = 256
@@ -32,10 +33,21 @@ class Embedder:
 
     Attributes:
         checkpoint: the method and its training settings.
+        place: folder or hub id of the checkpoint, absolute if it is a folder; None if it is in memory alone.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str = "auto", trust_remote_code: bool = False) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str = "auto",
+        trust_remote_code: bool = False,
+        place: Path | str | None = None,
+    ) -> None:
         """Put the checkpoint's method on a device; for the arguments see `load`."""
+        self.place: str | None = None if place is None else str(place)
+        if self.place is not None and Path(self.place).exists():
+            self.place = str(Path(self.place).absolute())
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.checkpoint = checkpoint
@@ -58,6 +70,11 @@ class Embedder:
     def fingerprint(self) -> str:
         """The checkpoint's digest of all settings that determine the embeddings."""
         return self.checkpoint.digest
+
+    @cached_property
+    def line(self) -> Line:
+        """The checkpoint's digest, and from which checkpoints it was extended."""
+        return Line(self.fingerprint, self.checkpoint.lineage)
 
     def encoder(self, modality: str) -> Encoder:
         """Return the encoder of a modality, with its trained weights.
@@ -200,7 +217,7 @@ def load(
         CheckpointError: there is no checkpoint, or it is torn, tampered with or of a newer format.
     """
     checkpoint = relocated(load_checkpoint(place), encoders)
-    return Embedder(checkpoint, device=device, trust_remote_code=trust_remote_code)
+    return Embedder(checkpoint, device=device, trust_remote_code=trust_remote_code, place=place)
 
 
 def relocated(checkpoint: Checkpoint, encoders: Mapping[str, Path | str] | None) -> Checkpoint:

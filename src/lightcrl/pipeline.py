@@ -393,6 +393,12 @@ def read_groups(data: DataSpec, kinds: Mapping[str, str], tell: Tell) -> Dataset
         TrainingError: there are too few groups.
     """
     dataset = load_dataset(data, kinds)
+    check_groups(dataset, tell)
+    return dataset
+
+
+def check_groups(dataset: Dataset, tell: Tell) -> None:
+    """Report the groups of a data set, and refuse unusable ones; errors as in `read_groups`."""
     tell({"event": "data", "groups": dict(Counter(dataset.splits)), "rejected": len(dataset.rejected)})
     for modality, items in dataset.items.items():
         if not items:
@@ -411,4 +417,3 @@ def read_groups(data: DataSpec, kinds: Mapping[str, str], tell: Tell) -> Dataset
             "no groups in the dev split, which chooses the best checkpoint. Give data.dev, or a data.dev_fraction "
             f"large enough for {len(dataset.groups)} groups."
         )
-    return dataset

@@ -12,13 +12,14 @@ import pytest
 import torch
 
 import lightcrl
-from growing import LARGER, base, encoder, items, recipe
+from growing import LARGER, base, encoder, items, recipe, write_wave
 from lightcrl.checkpoint import load_checkpoint
 from lightcrl.errors import CheckpointError, DataError, GrowthError, StaleStoreError
 from lightcrl.export import ExportedEmbedder, export_onnx
 from lightcrl.features import FeatureStore
 from lightcrl.growth.extend import extend, remove
 from lightcrl.growth.proof import prove, same_bits
+from lightcrl.lineage import Line, change, identity
 from lightcrl.methods import METHODS
 from lightcrl.methods.extension import NAME
 from lightcrl.training import loop as training
@@ -62,7 +63,7 @@ def test_every_method_takes_a_modality_and_keeps_what_it_had(place, tmp_path, me
     assert done.proof.leaves == len(old.method.state_dict())
     assert done.proof.modalities == ("image", "text")
     assert grown.loss == old.loss
-    assert grown.lineage == [{"from": old.digest, "added": ["audio"]}]
+    assert identity(grown.lineage) == [{"from": old.digest, "added": ["audio"]}]
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - set(GROWING)))
@@ -147,7 +148,7 @@ def test_a_fourth_and_a_fifth_and_away_again(place, model, tmp_path):
     state = left.method.state_dict()
     assert state.keys() == original.keys()
     assert all(same_bits(state[leaf], original[leaf]) for leaf in original)
-    assert [next(key for key in step if key != "from") for step in left.lineage] == ["added"] * 2 + ["removed"] * 2
+    assert [change(step)[0] for step in left.lineage] == ["added"] * 2 + ["removed"] * 2
     assert left.lineage[1]["from"] == load_checkpoint(tmp_path / "three").digest
 
 
@@ -190,8 +191,6 @@ def test_a_feature_store_does_for_raw_items(tmp_path):
 
 def write_sounds(folder: Path, place: Path) -> tuple[np.ndarray, list[str]]:
     """A table of sounds with ids of captions, and the vectors of these."""
-    import wave
-
     from lightcrl.data.synthetic.source import Synthetic
 
     anchors = FeatureStore(place / "raw" / "anchors" / "text")
@@ -202,9 +201,7 @@ def write_sounds(folder: Path, place: Path) -> tuple[np.ndarray, list[str]]:
     with (folder / "sounds.jsonl").open("w") as stream:
         for number, row in enumerate(Synthetic({"audio": "audio"}, groups=60).rows()):
             samples, rate = row.cells["audio"][0].read()  # type: ignore[union-attr]
-            with wave.open(str(folder / f"{number}.wav"), "wb") as sound:
-                sound.setnchannels(1), sound.setsampwidth(2), sound.setframerate(rate)
-                sound.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+            write_wave(folder / f"{number}.wav", samples, rate)
             name = row.key  # type: ignore[union-attr]
             stream.write(json.dumps({"audio": f"{number}.wav", "id": by_group[name], "key": name}) + "\n")
     vectors = anchors.gather(np.arange(anchors.rows)).values[:, 0].numpy()
@@ -247,23 +244,26 @@ def test_vectors_that_cannot_be_used_are_refused(tmp_path):
         path.with_suffix(".json").write_text(json.dumps(ids))
         return VectorsSpec(path=str(path))
 
-    vectors, ids = read_vectors(written(eye, ["a", "b", "c", 4]), 4)
-    assert (vectors.dtype, ids) == (np.float32, ["a", "b", "c", "4"])
+    def read(spec: VectorsSpec, dim: int) -> tuple[np.ndarray, dict[str, int]]:
+        return read_vectors(spec, dim, "text", Line("of a model"))
+
+    vectors, at = read(written(eye, ["a", "b", "c", 4]), 4)
+    assert (vectors.dtype, at) == (np.float32, {"a": 0, "b": 1, "c": 2, "4": 3})
     with pytest.raises(DataError, match=r"no vectors in .*nothing.npy; expected \.npy"):
-        read_vectors(VectorsSpec(path=str(tmp_path / "nothing.npy")), 4)
+        read(VectorsSpec(path=str(tmp_path / "nothing.npy")), 4)
     with pytest.raises(DataError, match=r"vectors \[4, 4\]; expected \[N, 5\], the width of this model"):
-        read_vectors(written(eye, list("abcd")), 5)
+        read(written(eye, list("abcd")), 5)
     with pytest.raises(DataError, match=r"4 vectors and 3 ids, 3 of them different"):
-        read_vectors(written(eye, list("abc")), 4)
+        read(written(eye, list("abc")), 4)
     with pytest.raises(DataError, match=r"4 vectors and 4 ids, 3 of them different"):
-        read_vectors(written(eye, list("abca")), 4)
+        read(written(eye, list("abca")), 4)
     with pytest.raises(DataError, match=r"the vector of 'c' has length 2; expected unit vectors"):
-        read_vectors(written(eye * np.array([1, 1, 2, 1])[:, None], list("abcd")), 4)
+        read(written(eye * np.array([1, 1, 2, 1])[:, None], list("abcd")), 4)
     with pytest.raises(DataError, match=r"has no list of ids; expected one"):
-        read_vectors(written(eye, {"names": []}), 4)
+        read(written(eye, {"names": []}), 4)
     pq.write_table(pa.table({"id": ["a", "b"], "vector": [[1.0], [1.0, 0.0]]}), tmp_path / "v.parquet")
     with pytest.raises(DataError, match="lists of equal length"):
-        read_vectors(VectorsSpec(path=str(tmp_path / "v.parquet")), 1)
+        read(VectorsSpec(path=str(tmp_path / "v.parquet")), 1)
 
 
 # --- the proof ---

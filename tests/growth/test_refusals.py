@@ -30,6 +30,8 @@ CASES = [
     (Growth(method(), ("image",)), "the model has image already. Give the new modality another name, or replace"),
     (Growth(method(), ("audio",), None, ("smell",)), "no modality smell in this model; it has image, text"),
     (Growth(method(), ("audio",), None, ("image",), ("text",)), "weights of text, which is neither among partners nor"),
+    (Growth(method(), ("audio",), tuned=("text",)), r"\[tuning\] of text, but an extension leaves every old embed"),
+    (Growth(method(), ("audio",), tuned=("audio",)), r"\[tuning\] of audio, but an extension trains stem, pool and"),
     (Growth(method(), removed="audio"), "--remove 'audio', but the model has image, text. Name one"),
     (Growth(method(), removed="text"), "the model has image, text alone; expected two modalities or more to remain"),
     (Growth(method("sharelock", THREE), removed="image"), "'image' is the locked modality, which the embeddings are"),

@@ -1,4 +1,4 @@
-"""`lightcrl extend`: modalities added, replaced and removed, nothing old moved."""
+"""`lightcrl extend`: modalities added, replaced and removed, nothing old moved; ancestors restored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def extend(
     model: CheckpointFolder,
     recipe: Annotated[
         Path | None,
-        typer.Argument(metavar="[RECIPE.toml]", help="New encoders, data, training; not with --remove."),
+        typer.Argument(metavar="[RECIPE.toml]", help="New encoders, data, training; not with --remove or --rollback."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the extended model; runs/<name> by default.")
@@ -25,6 +25,9 @@ def extend(
     remove: Annotated[
         str | None, typer.Option(metavar="MODALITY", help="Write the model without this modality.")
     ] = None,
+    rollback: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Write this ancestor, by the first digits that info shows.")
+    ] = None,
     override: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of the recipe.")
     ] = None,
@@ -32,18 +35,25 @@ def extend(
     trust_remote_code: Trust = False,
     json: Json = None,
 ) -> None:
-    """Add a modality to a model, replace an encoder, or remove a modality; every old embedding stays, bit for bit."""
+    """Add a modality to a model, replace an encoder, remove a modality, or roll back; every old embedding stays."""
     from lightcrl.report import progress
-    from lightcrl.report.growth import print_extended, print_removed
+    from lightcrl.report.growth import print_extended, print_removed, print_restored
 
-    if (recipe is None) == (remove is None) or (remove and replace):
-        raise typer.BadParameter("expected RECIPE.toml, alone or with --replace, or --remove MODALITY")
-    if remove is not None:
-        if output is None:
-            raise typer.BadParameter("expected --output DIR with --remove", param_hint="--output")
+    if sum(given is not None for given in (recipe, remove, rollback)) != 1 or (replace and recipe is None):
+        raise typer.BadParameter(
+            "expected RECIPE.toml, alone or with --replace, or --remove MODALITY, or --rollback MODEL"
+        )
+    if recipe is None and output is None:
+        raise typer.BadParameter("expected --output DIR with --remove and --rollback", param_hint="--output")
+    if remove is not None and output is not None:
         from lightcrl.growth.extend import remove as remove_modality
 
         print_removed(remove_modality(model, remove, output), remove, output)
+        return
+    if rollback is not None and output is not None:
+        from lightcrl.growth.history import rollback as roll_back
+
+        print_restored(roll_back(model, rollback, output), output)
         return
     from lightcrl.growth.extend import extend as extend_model
     from lightcrl.growth.spec import load_growth_recipe

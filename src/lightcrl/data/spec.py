@@ -11,7 +11,8 @@ class VectorsSpec(BaseModel):
     """A `vectors.<modality>` table: vectors with ids in a file of their own, which the data names by id.
 
     Attributes:
-        path: file of the vectors: `.npy` [N, D] or [N, T, D], or Parquet with the columns `id` and `vector`.
+        path: file of the vectors: `.npy` [N, D] or [N, T, D], or Parquet with the columns `id` and `vector`. An
+            extension also takes the folder of an index of the model, or of one that it was extended from.
         ids: file of the ids of a `.npy`, JSON with a list of ids, alone or under the key `ids`; by default the file
             that `lightcrl embed` writes beside the vectors.
         column: column of the data that holds ids; by default that of the modality.

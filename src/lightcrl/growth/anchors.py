@@ -5,7 +5,7 @@ Training reads these stores whether the old modality is given as raw items, as a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def anchor_items(
 
 def anchor_vectors(
     vectors: np.ndarray,
-    ids: Sequence[str],
+    at: Mapping[str, int],
     dataset: Dataset,
     name: str,
     base: str,
@@ -77,7 +77,7 @@ def anchor_vectors(
 
     Args:
         vectors: unit vectors [N, d].
-        ids: ids of the vectors, [N].
+        at: row of the vector by id.
         dataset: dataset in which the items of `name` are ids.
         name: name of the modality in `dataset`.
         base: digest of the checkpoint that made the vectors.
@@ -88,7 +88,6 @@ def anchor_vectors(
         TooManyRejectedError: the share of ids without a vector exceeds `max_rejected`.
         DataError: no id has a vector.
     """
-    at = {key: row for row, key in enumerate(ids)}
     items = dataset.items[name]
     rejected = [Rejection(item.source, "no vector of this id", item.raw, name) for item in items if item.raw not in at]
     kept = [number for number, item in enumerate(items) if item.raw in at]

@@ -24,15 +24,15 @@ from lightcrl.checkpoint import Checkpoint, load_checkpoint, write_layout
 from lightcrl.data.base import write_rejected
 from lightcrl.embedder import Embedder, load
 from lightcrl.encoders import settled
-from lightcrl.errors import GrowthError
 from lightcrl.events import Tell
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split, embed_together
 from lightcrl.files.local import make_folder, write_json
 from lightcrl.files.locks import only_writer
 from lightcrl.growth.groups import Groups, open_groups
+from lightcrl.growth.history import dated_like, make_step
 from lightcrl.growth.proof import Proof, prove
-from lightcrl.growth.refusals import Growth, check_growth
+from lightcrl.growth.refusals import Growth, check_apart, check_growth
 from lightcrl.growth.replacement import Replacement, measure_replacement
 from lightcrl.growth.spec import GrowthRecipe, load_growth_recipe
 from lightcrl.methods import METHODS, Method
@@ -138,22 +138,24 @@ def _extend(model: Path | str, embedder: Embedder, recipe: GrowthRecipe, replace
     base = embedder.checkpoint
     partners, others = sides(recipe, base.method, replaced)
     fresh, part = tuple(sorted(recipe.encoders)), (*partners, *others)
-    check_growth(Growth(base.method, fresh, replaced, part, (*recipe.stores, *recipe.vectors, *recipe.weights)))
+    given = (*recipe.stores, *recipe.vectors, *recipe.weights)
+    check_growth(Growth(base.method, fresh, replaced, part, given, tuned=tuple(recipe.tuning)))
     folder = make_folder(recipe.folder)
     with main_first():
-        groups = open_groups(embedder, recipe, part, folder / "anchors", tell)
+        groups = open_groups(embedder, recipe, partners, others, folder / "anchors", tell)
     if is_main():
         write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
         write_rejected(groups.rejected, folder / "rejected.jsonl")
     training, trained = _train(base, recipe, partners, groups, folder / "training", tell)
-    grown = grown_checkpoint(base, training, recipe, replaced, groups)
+    measured = measure(recipe, replaced, groups, training.method)
     if is_main():
-        grown.save(folder / "best")
+        grown = grown_checkpoint(base, training, recipe, replaced, groups, measured.result)
+        dated_like(grown, folder).save(folder / "best")
         write_layout(folder, "best")
     wait_for_everyone()
     # Both models come from disk and run on the CPU, since another device computes other bits.
     proof = prove(load_checkpoint(model), load_checkpoint(folder), fresh)
-    done = _measured(recipe, replaced, partners, groups, training, trained, proof)
+    done = _extended(recipe, replaced, partners, measured, training, trained, proof)
     if is_main():
         write_json(folder / "extension.json", done.to_json())
     return done
@@ -235,13 +237,21 @@ def _by_new_directions(fresh: Iterable[str], apart: Iterable[str]) -> Judge:
 
 
 def grown_checkpoint(
-    base: Checkpoint, training: Checkpoint, recipe: GrowthRecipe, replaced: str | None, groups: Groups
+    base: Checkpoint,
+    training: Checkpoint,
+    recipe: GrowthRecipe,
+    replaced: str | None,
+    groups: Groups,
+    result: Result,
 ) -> Checkpoint:
-    """Return the checkpoint of the extended model: the base with the trained modalities."""
+    """Return the checkpoint of the extended model: the base with the trained modalities and this step of growth."""
     extension = training.method
     assert isinstance(extension, Extension)
     fresh = extension.options.fresh
-    step = {"from": base.digest, "replaced": [replaced]} if replaced else {"from": base.digest, "added": list(fresh)}
+    recalls = {name: value for name, value in result.metrics.items() if name.endswith("recall@1")}
+    figures = {"split": recipe.evaluation.split, "metrics": recalls}
+    kind = "replaced" if replaced else "added"
+    step, former = make_step(base, kind, fresh, data=groups.data, figures=figures)
     return Checkpoint(
         grown_up(base.method, extension),
         name=base.name,
@@ -252,37 +262,59 @@ def grown_checkpoint(
         figures=training.figures,
         towers={name: tuned for name, tuned in base.towers.items() if name not in fresh},
         lineage=[*base.lineage, step],
+        former=base.former | former,
     )
 
 
-def _measured(
+@dataclass(frozen=True)
+class Measured:
+    """Figures of new modalities on the recipe's split.
+
+    Attributes:
+        result: retrieval in every direction from and to a new modality.
+        emergent: those directions between modalities that never met in this training.
+        replacement: recall with the old and a new index, where that can be measured.
+    """
+
+    result: Result
+    emergent: tuple[str, ...]
+    replacement: Replacement | None
+
+
+def measure(recipe: GrowthRecipe, replaced: str | None, groups: Groups, extension: Method) -> Measured:
+    """Measure the new modalities of a trained `Extension`."""
+    assert isinstance(extension, Extension)
+    fresh = extension.options.fresh
+    vectors, links = embed_split(extension, groups.features, groups.features.split(recipe.evaluation.split))
+    never = {groups.names[name] for name in recipe.evaluation.others if name != replaced}
+    pairs = [(new, other) for new in fresh for other in sorted(never)]
+    emergent = tuple(f"{a}_to_{b}" for new, other in pairs for a, b in ((new, other), (other, new)))
+    return Measured(Retrieval(links, of=fresh)(vectors), emergent, _replacement(replaced, groups, vectors, links))
+
+
+def _extended(
     recipe: GrowthRecipe,
     replaced: str | None,
     partners: tuple[str, ...],
-    groups: Groups,
+    measured: Measured,
     training: Checkpoint,
     trained: Trained,
     proof: Proof,
 ) -> Extended:
-    extension, split = training.method, recipe.evaluation.split
+    extension = training.method
     assert isinstance(extension, Extension)
-    fresh = extension.options.fresh
-    vectors, links = embed_split(extension, groups.features, groups.features.split(split))
-    result = Retrieval(links, of=fresh)(vectors)
-    never = {groups.names[name] for name in recipe.evaluation.others if name != replaced}
-    emergent = tuple(f"{a}_to_{b}" for new in fresh for other in sorted(never) for a, b in ((new, other), (other, new)))
     return Extended(
         recipe.folder,
-        () if replaced else fresh,
+        () if replaced else extension.options.fresh,
         replaced,
         partners,
         sum(extension.parts().values()),
         trained.progress.seconds,
-        split,
-        result,
-        emergent,
+        recipe.evaluation.split,
+        measured.result,
+        measured.emergent,
         proof,
-        _replacement(replaced, groups, vectors, links),
+        measured.replacement,
     )
 
 
@@ -313,6 +345,7 @@ def remove(model: Path | str, modality: str, output: Path | str) -> Checkpoint:
     check_apart(model, folder)
     base = load_checkpoint(model)
     check_growth(Growth(base.method, removed=modality))
+    step, former = make_step(base, "removed", [modality])
     smaller = Checkpoint(
         base.method.without(modality),
         name=base.name,
@@ -321,21 +354,11 @@ def remove(model: Path | str, modality: str, output: Path | str) -> Checkpoint:
         fingerprints={name: mark for name, mark in base.fingerprints.items() if name != modality},
         recipe=base.recipe,
         towers={name: tuned for name, tuned in base.towers.items() if name != modality},
-        lineage=[*base.lineage, {"from": base.digest, "removed": [modality]}],
+        lineage=[*base.lineage, step],
+        former=base.former | former,
     )
     with only_writer(folder):
-        smaller.save(make_folder(folder) / "best")
+        dated_like(smaller, folder).save(make_folder(folder) / "best")
     written = load_checkpoint(folder)
     prove(base, written, [modality])
     return written
-
-
-def check_apart(model: Path | str, folder: Path) -> None:
-    """Refuse to write into the model's own folder.
-
-    Raises:
-        GrowthError: `folder` is the model's folder or the one above it.
-    """
-    place = Path(model)
-    if place.is_dir() and folder.resolve() in (place.resolve(), *place.resolve().parents[:1]):
-        raise GrowthError(f"--output {folder} is the model's own folder, which stays as it is. Choose another.")

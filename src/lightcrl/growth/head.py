@@ -25,8 +25,8 @@ from lightcrl.events import Tell
 from lightcrl.features.spec import FeaturesSpec
 from lightcrl.files.local import make_folder, write_json
 from lightcrl.files.locks import only_writer
-from lightcrl.growth.extend import check_apart
 from lightcrl.growth.proof import Proof, prove
+from lightcrl.growth.refusals import check_apart
 from lightcrl.heads.spec import HeadSpec, name_heads
 from lightcrl.heads.state import TrainedHead
 from lightcrl.pipeline import head_features

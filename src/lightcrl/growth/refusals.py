@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from lightcrl.errors import GrowthError
 from lightcrl.methods import Method
 from lightcrl.methods.sharelock import ShareLock
+
+
+def check_apart(model: Path | str, folder: Path) -> None:
+    """Refuse to write into the model's own folder.
+
+    Raises:
+        GrowthError: `folder` is the model's folder or the one above it.
+    """
+    place = Path(model)
+    if place.is_dir() and folder.resolve() in (place.resolve(), *place.resolve().parents[:1]):
+        raise GrowthError(f"--output {folder} is the model's own folder, which stays as it is. Choose another.")
 
 
 @dataclass(frozen=True)
@@ -21,6 +33,7 @@ class Growth:
         partners: old modalities in the training or the evaluation.
         given: old modalities with stores, vectors or weights in the recipe.
         removed: modality to remove.
+        tuned: modalities with a `tuning` table in the recipe.
     """
 
     method: Method
@@ -29,6 +42,7 @@ class Growth:
     partners: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
     removed: str | None = None
+    tuned: tuple[str, ...] = ()
 
     @property
     def known(self) -> Mapping[str, object]:
@@ -44,6 +58,7 @@ class Growth:
             "taken": ", ".join(name for name in self.fresh if name in have and name != self.replaced),
             "strange": ", ".join(sorted({*self.partners, *self.given} - have.keys())),
             "idle": ", ".join(sorted(set(self.given) - set(self.partners))),
+            "tuned": ", ".join(self.tuned),
         }
 
 
@@ -101,6 +116,18 @@ REFUSALS = (
         lambda given: bool(set(given.given) - set(given.partners)),
         "stores, vectors or weights of {idle}, which is neither among partners nor in evaluation.others. Name it "
         "there, or leave them out.",
+    ),
+    Refusal(
+        "a tuning table of an old modality",
+        lambda given: bool(set(given.tuned) - set(given.fresh)),
+        "[tuning] of {tuned}, but an extension leaves every old embedding as it is. Leave the table out; --replace "
+        "gives a modality another encoder.",
+    ),
+    Refusal(
+        "a tuning table of a new modality",
+        lambda given: bool(given.tuned),
+        "[tuning] of {tuned}, but an extension trains stem, pool and context alone; its encoders stay frozen. Leave "
+        "the table out, or name the folder of an encoder that was tuned before.",
     ),
     Refusal(
         "a modality to remove that the model lacks",

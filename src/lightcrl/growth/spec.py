@@ -5,7 +5,7 @@ partners = ["text"]         old modalities in the training; by default all but e
 [data]                      groups of new and old items                         lightcrl.data.DataSpec
 [encoders.audio]            one table per new modality                          lightcrl.encoders.EncoderSpec
 [stores]                    folders of feature stores of old modalities
-[vectors.text]              embeddings of an old modality                       lightcrl.data.spec.VectorsSpec
+[vectors.text]              embeddings of an old modality, also of an index     lightcrl.data.spec.VectorsSpec
 [features]                  folder of features, and encoding processes          FeaturesSpec
 [training]                  settings of the training                            TrainingSpec
 [evaluation]                split and measured modalities                       MeasuredSpec
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -60,6 +60,7 @@ class GrowthRecipe(BaseModel):
         features: folder of feature stores, and encoding processes.
         training: settings of the training.
         evaluation: split and modalities of the evaluation.
+        tuning: refused, since encoders of old modalities must not change, and those of new ones stay frozen too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -76,6 +77,7 @@ class GrowthRecipe(BaseModel):
     features: FeaturesSpec = Field(default_factory=FeaturesSpec)
     training: TrainingSpec = Field(default_factory=TrainingSpec)
     evaluation: MeasuredSpec = Field(default_factory=MeasuredSpec)
+    tuning: dict[str, dict[str, Any]] = Field(default={}, exclude=True)
 
     @model_validator(mode="after")
     def _check(self) -> GrowthRecipe:

@@ -31,6 +31,11 @@ def read_run(folder: Path, embedder: Embedder) -> Iterator[Entry | Rejection]:
     Raises:
         DataError: the run's recipe or its data is missing.
     """
+    if (folder / "extension.json").is_file():
+        raise DataError(
+            f"{folder} is an extended model, whose data are the items that it was extended with. Name the files or "
+            "tables to index; an index of the model before stays valid: open it with --model."
+        )
     try:
         recipe = parse(Recipe, json.loads((folder / "recipe.json").read_text(encoding="utf-8")), "recipe")
     except (OSError, ValueError) as error:

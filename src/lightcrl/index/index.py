@@ -19,17 +19,19 @@ import numpy as np
 
 from lightcrl.data.base import Rejection
 from lightcrl.embedder import Embedder, load
-from lightcrl.errors import ForeignModelError, QueryError
+from lightcrl.errors import QueryError
 from lightcrl.events import Tell
 from lightcrl.index.adding import vector_entries
 from lightcrl.index.base import Added, Entry, Hit, Neighbours, Record
 from lightcrl.index.catalog import NAME, Catalog
 from lightcrl.index.export import PART, export_items
 from lightcrl.index.manifest import load_engine, make_manifest, read_manifest, write_index
+from lightcrl.index.model import accepted, adopted, check_line, line_of
 from lightcrl.index.query import Asked, Query, compose
 from lightcrl.index.reading import Reader
 from lightcrl.index.sources import Model, Reading, make_entry, read_source
 from lightcrl.index.writing import COMMIT, Writer
+from lightcrl.lineage import Line, ancestors
 
 
 @final
@@ -98,14 +100,12 @@ class Index:
 
         Raises:
             StoreError: the folder has no index of a format that this version reads.
-            ForeignModelError: the model is not the one of the index.
+            ForeignModelError: see `lightcrl.index.model.accepted`.
         """
         folder = Path(folder)
         index = cls(folder, read_manifest(folder), None)
         if model is not None:
-            embedder = model if isinstance(model, Embedder) else load(model)
-            index.check_model(embedder.fingerprint)
-            index._embedder = embedder
+            index._embedder = accepted(index.folder, index.manifest, model)
         return index
 
     def __len__(self) -> int:
@@ -123,8 +123,8 @@ class Index:
 
     @property
     def modalities(self) -> dict[str, str]:
-        """The kind of item by modality of the model."""
-        return dict(self.manifest["model"]["modalities"])
+        """The kind of item by modality of the model, and of the extended model that the index was opened with."""
+        return dict(self.manifest["model"]["modalities"]) | (self._embedder.modalities if self._embedder else {})
 
     @property
     def embedder(self) -> Embedder:
@@ -140,23 +140,22 @@ class Index:
                 place = self.manifest["model"]["place"]
                 if place is None:
                     raise QueryError("the index does not know where its model lies; open it with the model.")
-                embedder = load(place)
-                self.check_model(embedder.fingerprint)
-                self._embedder = embedder
+                self._embedder = accepted(self.folder, self.manifest, place)
         return self._embedder
 
-    def check_model(self, fingerprint: str) -> None:
-        """Check that a fingerprint is that of the index's model.
+    def check_model(self, fingerprint: str, modality: str | None = None) -> None:
+        """Check that the embeddings of a model belong here: the index's own, that it was opened with, or an ancestor.
 
         Raises:
-            ForeignModelError: the fingerprints differ; the message names both.
+            ForeignModelError: the model is of another line; or its encoder of `modality` was replaced since.
         """
-        if fingerprint != self.fingerprint:
-            raise ForeignModelError(
-                f"the index in {self.folder} is of the model {self.fingerprint} ({self.manifest['model']['place']}), "
-                f"this is {fingerprint}: their embeddings have nothing in common. Give the model of the index, or "
-                "build an index of this one."
-            )
+        opened = self._embedder
+        same = opened is not None and opened.fingerprint == fingerprint
+        self.check_line(opened.line if opened and same else Line(fingerprint), modality)
+
+    def check_line(self, line: Line, modality: str | None = None) -> None:
+        """Check a model with its ancestors, as `check_model`."""
+        check_line(self.folder, self.manifest, line, modality)
 
     def counts(self, where: str | None = None) -> dict[str, int]:
         """Return the number of items by modality: of all, or of those that a filter selects.
@@ -180,6 +179,7 @@ class Index:
             "bytes": sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()),
             "aside": dict(Counter(rejection.reason for rejection in self._catalog.aside()).most_common()),
             "calibration": self._reader.calibration(),
+            "ancestors": ancestors(line_of(self.manifest), self.manifest["model"]["modalities"]),
             "generation": state.generation,
         }
 
@@ -209,7 +209,11 @@ class Index:
         Raises:
             FilterError: the filter is invalid.
         """
-        return [record.id for record in self._catalog.listed(modality, where)]
+        return [record.id for record in self.records(where, modality)]
+
+    def records(self, where: str | None = None, modality: str | None = None) -> list[Record]:
+        """Return the records of the items of `ids`, in the same order."""
+        return list(self._catalog.listed(modality, where))
 
     def entry(self, raw: Any, modality: str, id: str | None = None, metadata: Mapping[str, Any] | None = None) -> Entry:
         """Return an entry for `add`: a text, a path, or a picture or sound in any form that `Embedder.encode` takes.
@@ -246,6 +250,7 @@ class Index:
             DataError: the whole source is unreadable; single unreadable items are set aside instead.
             ShapeError: the embedding of an entry is not a unit vector of the index's width.
         """
+        self.manifest = adopted(self.folder, self.manifest, self._embedder)
         if isinstance(source, (str, Path)):
             model = Model(self.modalities, lambda: self.embedder, self.check_model)
             return self._writer.add(read_source(Path(source), model, reading or Reading()), commit, tell)
@@ -273,7 +278,7 @@ class Index:
             ForeignModelError: the embeddings are of another model.
             ShapeError: the vectors are not unit vectors of the index's width, or their number differs from that of ids.
         """
-        self.check_model(fingerprint)
+        self.check_model(fingerprint, modality)
         return self.add(vector_entries(ids, vectors, modality, metadata, self.dim))
 
     def export(self, folder: Path | str, *, part: int = PART) -> Path:
@@ -378,7 +383,7 @@ class Index:
             ShapeError: queries are of another width or not finite, or k is below 1.
         """
         if fingerprint is not None:
-            self.check_model(fingerprint)
+            self.check_model(fingerprint, query)
         return self._reader.search(vectors, k, where, modality, query)
 
     def ordinary(self, query: str, hits: Sequence[Hit], *, where: str | None = None) -> float | None:

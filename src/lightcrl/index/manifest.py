@@ -1,4 +1,7 @@
-"""The manifest of an index: its model and its engine. It is written last when the index is made, and never changed."""
+"""The manifest of an index: its model and its engine. It is written last when the index is made, and never changed.
+
+A model that was extended from that of the index, and adds items, takes its place in `model.json` (`index.model`).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from lightcrl.files.local import make_folder, write_json
 from lightcrl.files.locks import holder, in_turn
 from lightcrl.index.base import ENGINES, Engine
 from lightcrl.index.catalog import NAME, Catalog
+from lightcrl.index.model import MODEL, model_entry
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -36,7 +40,7 @@ def make_manifest(
         "engine": {"name": engine, "options": dict(options)},
         "dim": embedder.dim,
         "dtype": dtype,
-        "model": {"fingerprint": embedder.fingerprint, "place": place, "modalities": embedder.modalities},
+        "model": model_entry(embedder, place),
     }
     manifest["engine"]["options"] = dict(load_engine(folder, manifest).options)
     return manifest
@@ -84,7 +88,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     if version != FORMAT:
         raise StoreError(f"{folder} has format {version}, this version reads {FORMAT}. Install a newer lightcrl.")
-    return manifest
+    heir = folder / MODEL
+    return {**manifest, "model": json.loads(heir.read_text(encoding="utf-8"))} if heir.is_file() else manifest
 
 
 def load_engine(folder: Path, manifest: Mapping[str, Any]) -> Engine:

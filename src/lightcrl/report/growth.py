@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.markup import escape
+from rich.tree import Tree
+
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.growth.extend import Extended
 from lightcrl.growth.head import Headed
 from lightcrl.growth.replacement import Replacement
+from lightcrl.lineage import change_words, figure_words
 from lightcrl.report.console import print_heads
 from lightcrl.report.progress import console
 from lightcrl.report.sheets import figures_sheet, print_sheet
@@ -59,6 +63,23 @@ def print_removed(smaller: Checkpoint, modality: str, folder: Path) -> None:
     console.print(
         f"without {modality}: {left}, bit for bit as they were. Model: {folder}", soft_wrap=True, markup=False
     )
+
+
+def print_restored(ancestor: Checkpoint, folder: Path) -> None:
+    """Print the modalities of a restored ancestor and its folder."""
+    left = ", ".join(ancestor.method.modalities)
+    console.print(f"restored {ancestor.digest}: {left}, bit for bit. Model: {folder}", soft_wrap=True, markup=False)
+
+
+def print_history(checkpoint: Checkpoint) -> None:
+    """Print the line of an extended model as a tree: a branch for every step, with its date, data and figures."""
+    digests = [step["from"] for step in checkpoint.lineage] + [checkpoint.digest]
+    tree = branch = Tree(f"{digests[0][:12]} trained", highlight=False)
+    for step, digest in zip(checkpoint.lineage, digests[1:], strict=True):
+        date, data = str(step.get("date", ""))[:10], step.get("data", "")[:12]
+        facts = [change_words(step), date, f"data {data}" if data else "", figure_words(step)]
+        branch = branch.add(escape(f"{digest[:12]} {'; '.join(fact for fact in facts if fact)}"), highlight=False)
+    console.print(tree)
 
 
 def _print_replacement(replacement: Replacement) -> None:

@@ -61,6 +61,10 @@ def print_index(facts: Mapping[str, Any], aside: Sequence[Rejection]) -> None:
         ("columns", ", ".join(facts["columns"]) or "none"),
         ("engine", f"{engine['name']}{f' ({options})' if options else ''}, {facts['dtype']}, d {facts['dim']}"),
         ("model", f"{facts['model']['place'] or 'unknown place'}\n{facts['model']['fingerprint']}"),
+        *(
+            ("valid for", f"{older['fingerprint'][:12]}: {', '.join(older['modalities'])}")
+            for older in facts["ancestors"]
+        ),
         ("size", f"{facts['bytes'] / 2**20:,.1f} MiB, with {facts['removed']:,} removed items"),
         ("calibrated\nscores", "\n".join(pairs) or "none yet: too few items"),
     ]

@@ -162,6 +162,8 @@ class Service:
 
     def _warm_up(self) -> None:
         for modality, kind in self.index.modalities.items():
+            if self.settings.encoder is None and modality not in self.index.embedder.modalities:
+                continue  # the index was opened with an ancestor, which lacks it
             try:
                 vectors = self.batcher.submit([FIRST[kind]()], modality).result()
             except ItemError:  # a user's own encoder may require more of an item
