@@ -185,8 +185,11 @@ async def item_content(
     kind = service.index.modalities.get(record.modality)
     if record.text is not None:
         return PlainTextResponse(record.text)
-    path = await service.searches.run(content.file_of, record)
     headers = {"Cache-Control": "private, max-age=300"}
+    if record.path is None:
+        data, media = await service.searches.run(searching.preview_of, service, record, size)
+        return Response(data, media_type=media, headers=headers)
+    path = await service.searches.run(content.file_of, record)
     if kind == "image":
         data, media = await service.searches.run(content.thumbnail, path, size, service.settings.limits)
         return Response(data, media_type=media, headers=headers)

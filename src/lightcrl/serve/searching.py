@@ -18,6 +18,7 @@ from lightcrl.errors import DataError, RequestError, UnknownItemError
 from lightcrl.index import Hit, Part, Record
 from lightcrl.index.outcome import Outcome
 from lightcrl.index.query import compose
+from lightcrl.serve.content import stored
 from lightcrl.serve.limits import read_content, read_text
 from lightcrl.serve.schemas import (
     MOST_PARTS,
@@ -128,8 +129,18 @@ def record(service: Service, name: str) -> Record:
     return named[name][1]
 
 
+def preview_of(service: Service, record: Record, size: int) -> tuple[bytes, str]:
+    """Return the content of an item without a file, and its media type.
+
+    Raises:
+        UnknownItemError: neither the index nor its run holds the content.
+    """
+    return stored(service.index.preview(record.id), record, size, service.settings.limits)
+
+
 def item_answer(item: Record | Hit, kinds: Mapping[str, str]) -> ItemAnswer:
     """Return the answer for an item, with the name of its file but not the folder."""
+    shown = item.path is not None or item.text is not None or item.preview
     return ItemAnswer(
         id=item.id,
         modality=item.modality,
@@ -137,7 +148,7 @@ def item_answer(item: Record | Hit, kinds: Mapping[str, str]) -> ItemAnswer:
         path=None if item.path is None else Path(item.path).name,
         text=item.text,
         metadata={name: plain(value) for name, value in item.metadata.items() if value is not None},
-        content=None if item.path is None and item.text is None else f"/items/{quote(item.id, safe='')}/content",
+        content=f"/items/{quote(item.id, safe='')}/content" if shown else None,
     )
 
 
