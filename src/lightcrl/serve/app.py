@@ -128,8 +128,8 @@ async def info(service: Served) -> schemas.InfoAnswer:
 # --- searching ---
 
 
-@router.post("/search")
-async def search(service: Served, asked: schemas.SearchRequest) -> schemas.SearchAnswer:
+@router.post("/search", response_model=schemas.SearchAnswer)
+async def search(service: Served, asked: schemas.SearchRequest) -> Response:
     """Return the items nearest to a query of texts, pictures, sounds and items."""
     return await searching.search(service, asked)
 
@@ -181,7 +181,7 @@ async def item_content(
     size: Annotated[int, Query(ge=content.SIZES[0], le=content.SIZES[1], description="Longer edge in pixels.")] = 256,
 ) -> Response:
     """Return the thumbnail of a picture, a sound (byte ranges are supported), or a text."""
-    record = await service.searches.run(searching.record, service, item)
+    record = await service.searches.run(service.record, item)
     kind = service.index.modalities.get(record.modality)
     if record.text is not None:
         return PlainTextResponse(record.text)
@@ -199,7 +199,7 @@ async def item_content(
 @router.get("/items/{item:path}")
 async def item(service: Served, item: str) -> schemas.ItemAnswer:
     """Return one item."""
-    record = await service.searches.run(searching.record, service, item)
+    record = await service.searches.run(service.record, item)
     return searching.item_answer(record, service.index.modalities)
 
 
