@@ -5,10 +5,10 @@ plain FastAPI and faiss script.
     python benchmarks/server.py --folder /tmp/bench --clients 32    one part of it; the index is there already
     python benchmarks/server.py photos.index                        an index of one's own
 
-starts `lightcrl serve` on the loopback interface with `--batch 1` and with `--batch 32`, and `plain_server.py`. 1, 8 and
-32 clients ask one text after another, each over a connection of its own. The servers take turns, so that all meet the
-same machine. Prints Markdown tables: requests a second, latency, memory, cold start, and the time of encoding and of
-searching alone. Needs the extras `serve` and `bench`.
+starts `lightcrl serve` on the loopback interface with `--batch 1` and with `--batch 32`, and `plain_server.py`. 1, 8
+and 32 clients ask one text after another, each over a connection of its own. The servers take turns, so that all meet
+the same machine. Prints Markdown tables: requests a second, latency, memory, cold start, and the time of encoding and
+of searching alone. Needs the extras `serve` and `bench`.
 """
 
 from __future__ import annotations

@@ -75,7 +75,9 @@ def make_app(service: Service, failed: Callable[[Exception], None] = lambda erro
         yield
         service.stop()
 
-    app = FastAPI(title="LightCRL", version=__version__, lifespan=live, redirect_slashes=False)
+    app = FastAPI(
+        title="LightCRL", version=__version__, lifespan=live, redirect_slashes=False, docs_url=None, redoc_url=None
+    )
     app.state.service = service
     app.include_router(router)
     if PAGE.is_dir():
@@ -97,6 +99,12 @@ async def page() -> Response:
     if (PAGE / "index.html").is_file():
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
     return PlainTextResponse("This server has no page; see /docs for what it answers.", 404)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> Response:
+    """Return the page of the interface, which draws the schema of `/openapi.json`; it loads nothing from elsewhere."""
+    return FileResponse(PAGE / "docs.html", headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/healthz")

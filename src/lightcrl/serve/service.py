@@ -52,6 +52,7 @@ class Settings:
         batch: largest number of items of a batch, unless a single job has more.
         queue: largest number of items, and of calls of a pool, that wait.
         encoder: function that returns the encoder of queries; by default, the index's own embedder.
+        worker: number of this process among those that serve the index.
     """
 
     writable: bool = False
@@ -60,6 +61,7 @@ class Settings:
     batch: int = 32
     queue: int = 256
     encoder: Callable[[], Encodes] | None = None
+    worker: int = 1
 
 
 @final
@@ -89,6 +91,7 @@ class Service:
         self._encoder: Encodes | None = None
         self.metrics.gauge("items", "Items of the index.", lambda: len(index))
         self.metrics.gauge("waiting_items", "Items that wait to be encoded.", lambda: self.batcher.waiting)
+        self.metrics.gauge("worker", "Number of the process that answers.", lambda: settings.worker)
         self.metrics.gauge("ready", "Whether requests are answered.", lambda: float(self._ready.is_set()))
 
     @property
