@@ -1,11 +1,14 @@
-"""The server under many clients: text queries a second and their latency, with and without batches of several clients.
+"""The server under many clients: text queries a second and their latency, beside the same server without batches and a
+plain FastAPI and faiss script.
 
-    python benchmarks/server.py                              a model of random weights over a text encoder
-    python benchmarks/server.py photos.index                 an index of one's own
+    python benchmarks/server.py --folder /tmp/bench                 an index of a million vectors, kept in the folder
+    python benchmarks/server.py --folder /tmp/bench --clients 32    one part of it; the index is there already
+    python benchmarks/server.py photos.index                        an index of one's own
 
-starts `lightcrl serve` twice on the loopback interface, with `--batch 1` and `--batch 32`, and lets 1, 8 and 32 clients
-ask one text after another, each over a connection of its own. The two servers take turns, so that both meet the same
-machine. Prints a Markdown table and writes the figures as JSON (`--json`).
+starts `lightcrl serve` on the loopback interface with `--batch 1` and with `--batch 32`, and `plain_server.py`. 1, 8
+and 32 clients ask one text after another, each over a connection of its own. The servers take turns, so that all meet
+the same machine. Prints Markdown tables: requests a second, latency, memory, cold start, and the time of encoding and
+of searching alone. Needs the extras `serve` and `bench`.
 """
 
 from __future__ import annotations
@@ -14,13 +17,17 @@ import argparse
 import asyncio
 import json
 import re
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
@@ -32,49 +39,83 @@ from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.files.local import write_json
 from lightcrl.index import Index
+from lightcrl.index.adding import vector_entries
 from lightcrl.methods.spec import make_method
 from lightcrl.tokens import TokenSpec
 
-BATCHES = (1, 32)
+DIM, TEXTS, BLOCK = 256, 2000, 50_000
+NOISE = 0.7
 THINGS = ("a dog", "two children", "an old man", "a red car", "a boat", "a group of people", "a bird", "a woman")
 PLACES = ("in the snow", "on a street at night", "by the sea", "in a kitchen with a window", "in front of a house")
 
 
+def nth_text(number: int) -> str:
+    """A text that no other number has."""
+    return f"{THINGS[number % 8]} {PLACES[number % 5]}, {number}"
+
+
 def make_index(folder: Path, encoder: str, items: int) -> Path:
-    """An index of random vectors, with a text encoder that is real."""
+    """An index of vectors around the embeddings of some texts, with a text encoder that is real."""
     spec = EncoderSpec(kind="text", model=encoder)
     loaded = load_encoder(spec)
     tokens = {"text": TokenSpec(loaded.dim, loaded.slots, loaded.sequence)}
     torch.manual_seed(0)
-    method = make_method("linear", tokens, {"dim": 256, "standardise": False}, "info_nce")
+    method = make_method("linear", tokens, {"dim": DIM, "standardise": False}, "info_nce")
     fingerprints = {"text": loaded.fingerprint}
     checkpoint = Checkpoint(
         method, name="linear", loss="info_nce", encoders={"text": spec}, fingerprints=fingerprints, recipe={"name": "b"}
     )
     checkpoint.save(folder / "model")
     index = Index.create(folder / "index", folder / "model")
-    vectors = np.random.default_rng(0).normal(size=(items, 256)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    index.add_vectors([str(n) for n in range(items)], vectors, "text", fingerprint=Embedder(checkpoint).fingerprint)
+    centres = Embedder(checkpoint).encode([nth_text(number) for number in range(TEXTS)], "text")
+    for start in range(len(index), items, BLOCK):
+        rng = np.random.default_rng(start)
+        count = min(BLOCK, items - start)
+        vectors = centres[rng.integers(0, TEXTS, count)] + NOISE * rng.normal(size=(count, DIM)) / DIM**0.5
+        vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        ids = [str(number) for number in range(start, start + count)]
+        index.add(vector_entries(ids, vectors, "text", None, DIM), commit=BLOCK)
     return index.folder
 
 
+@dataclass
+class Server:
+    """A running server."""
+
+    name: str
+    host: str
+    port: int
+    start: float
+    process: subprocess.Popen[str]
+
+    def memory(self) -> tuple[float, float]:
+        """MiB of its own, and MiB of mapped files, which all processes share."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        own, mapped = (int(re.search(rf"{name}:\s+(\d+)", status)[1]) / 1024 for name in ("RssAnon", "RssFile"))
+        return own, mapped
+
+
 @contextmanager
-def server(index: Path, batch: int) -> Iterator[tuple[str, int]]:
-    """`lightcrl serve` on a free port, once it is ready."""
-    command = [sys.executable, "-m", "lightcrl", "serve", str(index), "--port", "0", "--batch", str(batch)]
-    process = subprocess.Popen([*command, "--max-queue", "1000"], stdout=subprocess.PIPE, text=True)
+def serving(name: str, index: Path) -> Iterator[Server]:
+    """One of the servers on a free port, once it is ready."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = {
+        "batches off": ["-m", "lightcrl", "serve", str(index), "--max-queue", "1000", "--batch", "1"],
+        "batches on": ["-m", "lightcrl", "serve", str(index), "--max-queue", "1000"],
+        "FastAPI and faiss": [str(Path(__file__).with_name("plain_server.py")), str(index)],
+    }[name]
+    begun = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *command, "--port", str(port)], stdout=subprocess.DEVNULL, text=True)
     try:
-        said = ""
-        while not (address := re.search(r"http://([\d.]+):(\d+)", said)):
-            said += process.stdout.readline()
         while True:
             try:
-                urlopen(f"{address[0]}/readyz").read()
+                urlopen(f"http://127.0.0.1:{port}/readyz").read()
                 break
             except OSError:
-                time.sleep(0.2)
-        yield address[1], int(address[2])
+                assert process.poll() is None, f"{name} has ended"
+                time.sleep(0.1)
+        yield Server(name, "127.0.0.1", port, time.perf_counter() - begun, process)
     finally:
         process.terminate()
         process.wait()
@@ -97,49 +138,80 @@ async def client(host: str, port: int, texts: list[str], seconds: list[float]) -
     writer.close()
 
 
-async def measure(host: str, port: int, clients: int, requests: int) -> tuple[float, list[float]]:
+async def measure(server: Server, clients: int, requests: int) -> tuple[float, list[float]]:
     """Requests a second of so many clients, and the seconds of each request."""
     seconds: list[float] = []
-    texts = [f"{THINGS[n % 8]} {PLACES[n % 5]}, {n}" for n in range(requests)]
+    texts = [nth_text(number) for number in range(requests)]
     begun = time.perf_counter()
-    await asyncio.gather(*(client(host, port, texts[n::clients], seconds) for n in range(clients)))
+    await asyncio.gather(*(client(server.host, server.port, texts[n::clients], seconds) for n in range(clients)))
     return requests / (time.perf_counter() - begun), seconds
+
+
+def alone(folder: Path, repeats: int) -> dict[str, float]:
+    """Milliseconds of encoding a text, and of searching for a vector, in this process and one by one."""
+    index = Index.open(folder)
+    embedder = index.embedder
+    texts = [nth_text(number) for number in range(repeats + 1)]
+    encoding, searching = [], []
+    for text in texts:
+        begun = time.perf_counter()
+        vectors = embedder.encode([text], "text")
+        between = time.perf_counter()
+        index.search_vectors(vectors, 24)
+        encoding.append(between - begun), searching.append(time.perf_counter() - between)
+    return {"encoding_ms": 1000 * median(encoding[1:]), "searching_ms": 1000 * median(searching[1:])}
+
+
+def compare(servers: list[Server], clients: int, requests: int, rounds: int) -> list[dict[str, Any]]:
+    """Rates and latencies of servers that take turns."""
+    rates: dict[str, list[float]] = {server.name: [] for server in servers}
+    seconds: dict[str, list[float]] = {server.name: [] for server in servers}
+    for _ in range(rounds):
+        for server in servers:
+            asyncio.run(measure(server, clients, clients))
+            rate, times = asyncio.run(measure(server, clients, requests))
+            rates[server.name].append(rate)
+            seconds[server.name] += times
+    rows = []
+    for server in servers:
+        p50, p99 = 1000 * np.quantile(seconds[server.name], [0.5, 0.99])
+        rate = float(median(rates[server.name]))
+        rows.append({"clients": clients, "server": server.name, "rate": rate, "p50_ms": p50, "p99_ms": p99})
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("index", nargs="?", type=Path, help="by default one is made")
     parser.add_argument("--encoder", default="../shared/models/all-MiniLM-L6-v2", help="of the index that is made")
-    parser.add_argument("--items", type=int, default=20_000, help="of the index that is made")
-    parser.add_argument("--clients", default="1,8,32")
+    parser.add_argument("--items", type=int, default=1_000_000, help="of the index that is made")
+    parser.add_argument("--folder", type=Path, help="keeps the index that is made; a temporary one by default")
+    parser.add_argument("--sides", nargs="+", default=["batches off", "batches on", "FastAPI and faiss"])
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--requests", type=int, default=320, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="the median of their rates is told")
     parser.add_argument("--json", help="write the figures here")
     given = parser.parse_args()
 
-    rows = []
-    with tempfile.TemporaryDirectory() as temporary:
-        index = given.index or make_index(Path(temporary), given.encoder, given.items)
-        with server(index, BATCHES[0]) as one, server(index, BATCHES[1]) as many:
-            for clients in map(int, given.clients.split(",")):
-                rates: dict[int, list[float]] = {batch: [] for batch in BATCHES}
-                seconds: dict[int, list[float]] = {batch: [] for batch in BATCHES}
-                for _ in range(given.rounds):
-                    for batch, (host, port) in zip(BATCHES, (one, many), strict=True):
-                        asyncio.run(measure(host, port, clients, clients))
-                        rate, times = asyncio.run(measure(host, port, clients, given.requests))
-                        rates[batch].append(rate)
-                        seconds[batch] += times
-                for batch in BATCHES:
-                    p50, p99 = 1000 * np.quantile(seconds[batch], [0.5, 0.99])
-                    rate = float(np.median(rates[batch]))
-                    rows.append({"clients": clients, "batch": batch, "rate": rate, "p50_ms": p50, "p99_ms": p99})
-    print("| clients | batches | requests/s | p50 ms | p99 ms |\n|---|---|---|---|---|")
-    for row in rows:
-        batches = "off" if row["batch"] == 1 else "on"
-        print(f"| {row['clients']} | {batches} | {row['rate']:.0f} | {row['p50_ms']:.1f} | {row['p99_ms']:.1f} |")
+    with ExitStack() as stack:
+        folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        index = given.index or make_index(folder, given.encoder, given.items)
+        figures: dict[str, Any] = {"items": len(Index.open(index)), "alone": alone(index, 30), "rows": []}
+        print("| {items:,} items, one by one, in one process | ms |\n|---|---|".format(**figures))
+        print("| encoding a text | {encoding_ms:.1f} |\n| searching | {searching_ms:.1f} |".format(**figures["alone"]))
+        servers = [stack.enter_context(serving(name, index)) for name in given.sides]
+        print("\n| clients | server | requests/s | p50 ms | p99 ms |\n|---|---|---|---|---|")
+        for clients in given.clients:
+            for row in compare(servers, clients, given.requests, given.rounds):
+                figures["rows"].append(row)
+                print("| {clients} | {server} | {rate:.1f} | {p50_ms:.1f} | {p99_ms:.1f} |".format(**row), flush=True)
+        print("\n| server | cold start, s | memory of its own, MiB | mapped files, MiB |\n|---|---|---|---|")
+        for server in servers:
+            own, mapped = server.memory()
+            figures[server.name] = {"start_s": server.start, "own_mib": own, "mapped_mib": mapped}
+            print(f"| {server.name} | {server.start:.1f} | {own:.0f} | {mapped:.0f} |")
     if given.json:
-        write_json(Path(given.json), rows)
+        write_json(Path(given.json), figures)
 
 
 if __name__ == "__main__":

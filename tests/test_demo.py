@@ -164,7 +164,15 @@ def test_the_console_shows_all_directions_the_query_and_the_page(demo):
     shown = capture.get()
     for name in DIRECTIONS:
         assert name.replace("_to_", " to ") in shown
-    for part in ("dfe", "linear", "chance", "zero-shot, 8 classes", demo.example.item.text, str(demo.page)):
+    for part in (
+        "dfe",
+        "linear",
+        "chance",
+        "zero-shot, 8 classes",
+        demo.example.item.text,
+        str(demo.page),
+        f"lightcrl serve {demo.run.folder}",
+    ):
         assert part in shown
     assert f"{demo.run.models[0].retrieval.metrics['mean_recall@1']:.3f}" in shown
 

@@ -1,6 +1,7 @@
 """A writer killed at any moment: whole commits are there, nothing that was reported is lost, the next one goes on.
 
-`LIGHTCRL_KILLS=100 pytest tests/index/test_kills.py` kills a hundred times.
+`LIGHTCRL_KILLS=100 pytest tests/index/test_kills.py` kills a hundred times. `LIGHTCRL_SEED` draws other moments, so that
+a hundred kills may be four parts of 25.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from shelves import clustered, make_embedder
 
 DIM, PER_ROUND = 16, 48
 KILLS = int(os.environ.get("LIGHTCRL_KILLS", "5"))
+SEED = int(os.environ.get("LIGHTCRL_SEED", "0"))
 VECTORS = clustered(4000, DIM)
 
 # Adds some items, removes every fourth of them, rewrites the index now and then, and says what it has done.
@@ -75,7 +77,7 @@ def test_a_killed_writer_leaves_whole_commits_and_loses_none(engine, tmp_path):
     np.save(tmp_path / "vectors.npy", VECTORS)
     folder = tmp_path / "index"
     Index.create(folder, make_embedder(DIM), engine=engine)
-    lot = random.Random(0)
+    lot = random.Random(SEED)
     added = removed = kills = 0
     while kills < KILLS and removed < len(VECTORS) - 10 * PER_ROUND:
         said = run_and_kill(folder, removed // PER_ROUND, tmp_path / "vectors.npy", lot.uniform(0, 0.6))

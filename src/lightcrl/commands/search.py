@@ -58,17 +58,17 @@ def search(
     if json is not None:
         write(json, outcome.to_json())
     if page is not None or show:
-        _write_page(outcome, page, show)
+        _write_page(opened, outcome, page, show)
 
 
-def _write_page(outcome: Any, page: Path | None, show: bool) -> None:
+def _write_page(opened: Any, outcome: Any, page: Path | None, show: bool) -> None:
     import webbrowser
 
     from lightcrl.report import console
     from lightcrl.report.search_page import render_search
 
     place = page or Path(tempfile.mkdtemp(prefix="lightcrl-")) / "search.html"
-    write_page(place, render_search(outcome))
+    write_page(place, render_search(outcome, opened.preview))
     console.print_page(place)
     if show:
         webbrowser.open(place.absolute().as_uri())

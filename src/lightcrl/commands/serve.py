@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +30,9 @@ def serve(
     ] = None,
     max_queue: Annotated[int, typer.Option(min=1, help="Items that may wait; beyond, clients are sent away.")] = 256,
     batch: Annotated[int, typer.Option(min=1, help="Items of several clients encoded together; 1 for none.")] = 32,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that answer; they share the mapped index, and may not change it.")
+    ] = 1,
     encoders: Annotated[
         str | None,
         typer.Option(metavar="torch|onnx=FOLDER", help="What encodes: the model, or what lightcrl export wrote."),
@@ -38,24 +44,82 @@ def serve(
     """Serve an index, or what a run was trained on: lightcrl serve runs/demo, then open http://127.0.0.1:8000."""
     _require()
     from lightcrl.report import serve_console
-    from lightcrl.serve.keys import Keys
-    from lightcrl.serve.service import Service, Settings
 
-    exported = _exported(encoders)
-    keys = Keys.read(api_key_file) if api_key_file is not None else Keys()
-    if writable and not keys and not _is_local(host):
+    if writable and api_key_file is None and not _is_local(host):
         raise DataError(f"--writable on {host} without keys lets everyone change the index. Give --api-key-file.")
-    opened = open_index(_index_of(index), model, encoder, trust_remote_code)
-    if exported is not None and exported().dim != opened.dim:
-        raise ForeignModelError(
-            f"the export in {encoders} gives {exported().dim} numbers an item, the index in {opened.folder} has "
-            f"{opened.dim}. Export the model of the index."
+    if writable and workers > 1:
+        raise DataError(
+            f"--writable with --workers {workers}: one process changes an index. Serve it with one worker, or without "
+            "--writable and with lightcrl index add beside it, which all workers see."
         )
-    settings = Settings(writable, keys, batch=batch, queue=max_queue, encoder=exported)
+    plan = Plan(_index_of(index), model, encoder, trust_remote_code, encoders, api_key_file, writable, batch, max_queue)
+    service = plan.service()
     bound = _bind(host, port)
     name = f"[{host}]" if ":" in host else host
-    serve_console.print_serving(opened.folder, len(opened), f"http://{name}:{bound.getsockname()[1]}", writable)
-    _run(Service(opened, settings), bound)
+    served = service.index
+    serve_console.print_serving(served.folder, len(served), f"http://{name}:{bound.getsockname()[1]}", writable)
+    if workers == 1:
+        _run(service, bound)
+        return
+    from lightcrl.serve.workers import run_workers
+
+    service.stop()
+    # Linux spreads connections over sockets of one port; one socket of all workers gives most of them to one worker.
+    address = bound.getsockname()[:2]
+    if sys.platform == "linux":
+        bound.close()
+    if code := run_workers(_work, (plan, workers, address, None if sys.platform == "linux" else bound), workers):
+        raise typer.Exit(code)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The options that make a service, as each worker receives them."""
+
+    index: Path
+    model: str | None
+    encoder: list[str] | None
+    trust_remote_code: bool
+    encoders: str | None
+    api_key_file: Path | None
+    writable: bool
+    batch: int
+    max_queue: int
+
+    def service(self, worker: int = 1) -> Any:
+        """Open the index, and return its service.
+
+        Raises:
+            ForeignModelError: the exported graphs are of another width than the index.
+        """
+        from lightcrl.serve.keys import Keys
+        from lightcrl.serve.service import Service, Settings
+
+        exported = _exported(self.encoders)
+        keys = Keys.read(self.api_key_file) if self.api_key_file is not None else Keys()
+        opened = open_index(self.index, self.model, self.encoder, self.trust_remote_code)
+        if exported is not None and exported().dim != opened.dim:
+            raise ForeignModelError(
+                f"the export in {self.encoders} gives {exported().dim} numbers an item, the index in {opened.folder} "
+                f"has {opened.dim}. Export the model of the index."
+            )
+        settings = Settings(
+            self.writable, keys, batch=self.batch, queue=self.max_queue, encoder=exported, worker=worker
+        )
+        return Service(opened, settings)
+
+
+def _work(number: int, plan: Plan, workers: int, address: tuple[str, int], bound: socket.socket | None) -> int:
+    """Serve in one of several processes, which share the cores; return the exit code."""
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    try:
+        _run(plan.service(number), bound or _bind(*address, shared=True))
+    except LightCRLError as error:
+        typer.echo(f"error: {error}", err=True)
+        return 1
+    return 0
 
 
 def _run(service: Any, bound: socket.socket) -> None:
@@ -118,10 +182,10 @@ def _exported(given: str | None) -> Any:
     return lambda: embedder
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int, shared: bool = False) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=1024)
+        return socket.create_server((host, port), family=family, backlog=1024, reuse_port=shared)
     except OSError as error:
         raise LightCRLError(f"cannot listen on {host}, port {port}: {error.strerror}. Choose another --port.") from None
 

@@ -16,6 +16,7 @@ from lightcrl.errors import DataError, ShapeError
 from lightcrl.files.local import file_digest
 from lightcrl.index.base import Added, Engine, Entry, Token
 from lightcrl.index.catalog import OWN, Catalog, Kept
+from lightcrl.index.previews import Preview, make_preview, needs_preview
 
 READERS = 4
 """Number of files read at a time for their digests."""
@@ -46,6 +47,7 @@ def add_batch(
     engine: Engine,
     embedder: Callable[[], Embedder],
     dim: int,
+    kinds: Mapping[str, str],
     entries: Sequence[Entry | Rejection],
     check: Callable[[], None] = lambda: None,
 ) -> Added:
@@ -56,6 +58,7 @@ def add_batch(
         engine: engine of the index.
         embedder: function that returns the index's model; only called if an item has to be encoded.
         dim: d, width of a vector.
+        kinds: kind of item by modality.
         entries: entries to add, of which the last of one name counts; rejections stay set aside.
         check: function called right before the first write.
 
@@ -70,6 +73,9 @@ def add_batch(
     rejected += more
     whole = ~np.isnan(vectors).any(1)
     stored, vectors = [arrival for arrival, good in zip(stored, whole, strict=True) if good], vectors[whole]
+    present = [arrival for arrival in arrivals if not arrival.changed]
+    previews = [_preview(arrival, kinds) for arrival in stored]
+    late = _late_previews(catalog, present, kinds)
     check()
     state = catalog.state()
     token: Token = state.token
@@ -85,7 +91,9 @@ def add_batch(
         change.insert(
             [_row(arrival, int(number), taken(arrival)) for arrival, number in zip(stored, numbers, strict=True)]
         )
-        present = [arrival for arrival in arrivals if not arrival.changed]
+        shown = {int(n): preview for n, preview in zip(numbers, previews, strict=True) if preview is not None}
+        if shown or late:
+            change.preview({**shown, **late})
         for arrival in present:
             if arrival.kept is not None:
                 change.update(arrival.kept.number, {"_key": arrival.entry.item.key, **_cells(arrival.entry)})
@@ -182,6 +190,19 @@ def _embed(
         if row is not None:
             matrix[n] = row
     return matrix, encoded, rejected
+
+
+def _preview(arrival: Arrival, kinds: Mapping[str, str]) -> Preview | None:
+    entry = arrival.entry
+    return make_preview(entry, kinds.get(entry.modality, "")) if needs_preview(entry) else None
+
+
+def _late_previews(catalog: Catalog, present: Sequence[Arrival], kinds: Mapping[str, str]) -> dict[int, Preview]:
+    """Return previews, by number, of items that an earlier version has added without one."""
+    bare = {arrival.kept.number: arrival for arrival in present if arrival.kept and needs_preview(arrival.entry)}
+    missing = [number for number, record in catalog.records(bare).items() if not record.preview]
+    made = {number: _preview(bare[number], kinds) for number in missing}
+    return {number: preview for number, preview in made.items() if preview is not None}
 
 
 class _Names:

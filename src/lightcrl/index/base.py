@@ -36,6 +36,7 @@ class Entry:
         metadata: further columns: numbers, texts or None.
         vector: [d] its embedding, if it is available already.
         place: its place if it has neither an id nor a path: `/data/captions.csv:17`.
+        run: folder of the run whose data holds the item, if the item has neither a path nor a text.
     """
 
     modality: str
@@ -47,6 +48,7 @@ class Entry:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     vector: np.ndarray | None = None
     place: str | None = None
+    run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Record:
         digest: digest of its content.
         group: name of its group, if the source gives one.
         metadata: values by column; None in a column that the item lacks.
+        preview: true if the index stores a preview of the item (`lightcrl.index.previews`).
     """
 
     id: str
@@ -70,6 +73,7 @@ class Record:
     digest: str
     group: str | None
     metadata: Mapping[str, Any]
+    preview: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ class Hit:
         path: its file, absolute; None if the item has no file of its own.
         text: the text itself, if the item is a text.
         metadata: values by column.
+        preview: true if the index stores a preview of the item (`lightcrl.index.previews`).
     """
 
     id: str
@@ -94,6 +99,7 @@ class Hit:
     path: str | None
     text: str | None
     metadata: Mapping[str, Any]
+    preview: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the hit as JSON."""

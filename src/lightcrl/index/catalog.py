@@ -5,6 +5,7 @@
     gone          numbers of removed items that the engine still holds
     aside         items set aside, with their reasons
     calibration   scores of random pairs, by modality of query and of item
+    previews      small versions of items that lie in no file; older indexes have no such table
 
 Readers never wait: SQLite's write-ahead log shows each reader the last commit.
 """
@@ -27,6 +28,7 @@ from lightcrl.data.base import Rejection
 from lightcrl.errors import StoreError, TornStoreError
 from lightcrl.index.base import Record, Token
 from lightcrl.index.filters import run_filter
+from lightcrl.index.previews import Preview
 
 NAME = "catalog.db"
 
@@ -52,6 +54,7 @@ CREATE TABLE gone (number INTEGER PRIMARY KEY);
 CREATE TABLE aside (source TEXT, modality TEXT, reason TEXT, detail TEXT, PRIMARY KEY (source, modality));
 CREATE TABLE calibration (query TEXT, item TEXT, value BLOB NOT NULL, PRIMARY KEY (query, item));
 """
+_PREVIEWS = "CREATE TABLE IF NOT EXISTS previews (number INTEGER PRIMARY KEY, media TEXT NOT NULL, data BLOB NOT NULL)"
 _MANY = 500  # greatest number of values of one statement
 _WAIT = 60.0  # seconds to wait for another process's commit
 
@@ -114,7 +117,7 @@ class Catalog:
             path.with_name(name).unlink(missing_ok=True)
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(_SCHEMA)
+            connection.executescript(f"{_SCHEMA}{_PREVIEWS};")
             state = {"generation": 0, "token": token, "next": 1, "items": 0}
             connection.executemany(
                 "INSERT INTO state VALUES (?, ?)", [(key, json.dumps(value)) for key, value in state.items()]
@@ -211,6 +214,11 @@ class Catalog:
         """Return the packed calibration by modality of query and of item."""
         return {(query, item): value for query, item, value in self._read("SELECT * FROM calibration")}
 
+    def preview(self, number: int) -> Preview | None:
+        """Return the preview of an item; None if there is none."""
+        rows = self._read("SELECT media, data FROM previews WHERE number = ?", (number,)) if self._previews() else []
+        return Preview(*rows[0]) if rows else None
+
     def kept(self, column: str, values: Sequence[Any]) -> Iterator[tuple[str, Kept]]:
         """Yield modality and identity of the items that have one of the values in a column.
 
@@ -253,14 +261,19 @@ class Catalog:
     def _select(self, column: str, values: Sequence[Any]) -> Iterator[tuple[int, Record]]:
         for start in range(0, len(values), _MANY):
             part = list(values[start : start + _MANY])
+            shown = "EXISTS (SELECT 1 FROM previews WHERE number = _number)" if self._previews() else "0"
             cursor = self._thread().execute(
-                f"SELECT * FROM items WHERE {column} IN ({', '.join('?' * len(part))})", part
+                f"SELECT {shown}, * FROM items WHERE {column} IN ({', '.join('?' * len(part))})", part
             )
-            names = [column[0] for column in cursor.description]
-            for row in cursor.fetchall():
+            names = [column[0] for column in cursor.description[1:]]
+            for preview, *row in cursor.fetchall():
                 cells = dict(zip(names, row, strict=True))
                 own = {name: cells.pop(name) for name in OWN}
-                yield own["_number"], _record(own, cells)
+                yield own["_number"], _record(own, cells, bool(preview))
+
+    def _previews(self) -> bool:
+        """Return True if the database has the table of previews."""
+        return bool(self._read("SELECT 1 FROM sqlite_master WHERE name = 'previews'"))
 
     def _read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         try:
@@ -312,6 +325,12 @@ class Change:
                 f"INSERT INTO items ({names}) VALUES ({', '.join('?' * len(row))})", list(row.values())
             )
 
+    def preview(self, previews: Mapping[int, Preview]) -> None:
+        """Store previews by number of their items."""
+        self._connection.execute(_PREVIEWS)
+        rows = [(number, preview.media, preview.data) for number, preview in previews.items()]
+        self._connection.executemany("INSERT OR REPLACE INTO previews VALUES (?, ?, ?)", rows)
+
     def update(self, number: int, cells: Mapping[str, Any]) -> None:
         """Change cells of an item."""
         self.widen(cells)
@@ -321,7 +340,9 @@ class Change:
     def drop(self, numbers: Iterable[int]) -> None:
         """Remove items; the engine still holds them."""
         rows = [(int(number),) for number in numbers]
+        self._connection.execute(_PREVIEWS)
         self._connection.executemany("DELETE FROM items WHERE _number = ?", rows)
+        self._connection.executemany("DELETE FROM previews WHERE number = ?", rows)
         self._connection.executemany("INSERT OR IGNORE INTO gone VALUES (?)", rows)
 
     def forget(self) -> None:
@@ -363,10 +384,9 @@ class Change:
         self._connection.execute("UPDATE state SET value = ? WHERE key = ?", (json.dumps(value), key))
 
 
-def _record(own: Mapping[str, Any], metadata: Mapping[str, Any]) -> Record:
-    return Record(
-        own["id"], own["modality"], own["path"], own["text"], own["digest"], own["group_name"], dict(metadata)
-    )
+def _record(own: Mapping[str, Any], metadata: Mapping[str, Any], preview: bool) -> Record:
+    id, modality, path, text, digest, group = (own[name] for name in SHOWN)
+    return Record(id, modality, path, text, digest, group, dict(metadata), preview)
 
 
 def _quoted(name: str) -> str:

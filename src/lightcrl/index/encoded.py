@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,23 @@ def read_run(folder: Path, embedder: Embedder) -> Iterator[Entry | Rejection]:
     Raises:
         DataError: the run's recipe or its data is missing.
     """
+    recipe, dataset = run_data(folder)
+    yield from dataset.rejected
+    for modality in (name for name in embedder.modalities if name in recipe.kinds):
+        limit = recipe.data.max_rejected
+        done = encode_modality(
+            embedder.encoder(modality), dataset, modality, recipe.features, lambda event: None, max_rejected=limit
+        )
+        yield from done.rejected
+        yield from _embedded(dataset, modality, done.store, embedder, str(folder.absolute()))
+
+
+def run_data(folder: Path) -> tuple[Recipe, Dataset]:
+    """Return the recipe of a run and its data.
+
+    Raises:
+        DataError: the run's recipe or its data is missing, or the folder holds an extended model.
+    """
     if (folder / "extension.json").is_file():
         raise DataError(
             f"{folder} is an extended model, whose data are the items that it was extended with. Name the files or "
@@ -40,31 +59,40 @@ def read_run(folder: Path, embedder: Embedder) -> Iterator[Entry | Rejection]:
         recipe = parse(Recipe, json.loads((folder / "recipe.json").read_text(encoding="utf-8")), "recipe")
     except (OSError, ValueError) as error:
         raise DataError(f"{folder / 'recipe.json'} cannot be read ({error}). Run the recipe again.") from None
-    dataset = load_dataset(recipe.data, recipe.kinds)
-    yield from dataset.rejected
-    for modality in (name for name in embedder.modalities if name in recipe.kinds):
-        limit = recipe.data.max_rejected
-        done = encode_modality(
-            embedder.encoder(modality), dataset, modality, recipe.features, lambda event: None, max_rejected=limit
-        )
-        yield from done.rejected
-        yield from _embedded(dataset, modality, done.store, embedder)
+    return recipe, load_dataset(recipe.data, recipe.kinds)
 
 
-def _embedded(dataset: Dataset, modality: str, store: FeatureStore, embedder: Embedder) -> Iterator[Entry]:
+def _embedded(dataset: Dataset, modality: str, store: FeatureStore, embedder: Embedder, folder: str) -> Iterator[Entry]:
     table = store.metadata()
     row_of = dict(zip(table["item"].to_pylist(), table["row"].to_pylist(), strict=True))
     group_of = dict(reversed(dataset.links[modality].tolist()))  # an item of several groups gets its first one
     present = [(number, row_of[item.key]) for number, item in enumerate(dataset.items[modality]) if item.key in row_of]
+    items = distinct(dataset.items[modality])
     for start in range(0, len(present), ROWS):
         batch = present[start : start + ROWS]
         rows = np.array([row for _, row in batch])
         for (number, _), vector in zip(batch, embed_rows(embedder.method, store, modality, rows).numpy(), strict=True):
-            item, group = dataset.items[modality][number], group_of[number]
+            item, group = items[number], group_of[number]
             path = str(item.raw.absolute()) if isinstance(item.raw, Path) else None
             text = item.raw if isinstance(item.raw, str) else None
             split = {"split": dataset.splits[group]}
-            yield Entry(modality, item, None, path, text, dataset.groups[group], split, vector)
+            run = folder if path is None and text is None else None
+            yield Entry(modality, item, None, path, text, dataset.groups[group], split, vector, run=run)
+
+
+def distinct(items: Sequence[Item]) -> list[Item]:
+    """Return items with distinct sources: the captions of one picture are `a.jpg`, `a.jpg#2`, `a.jpg#3`.
+
+    >>> [item.source for item in distinct([Item("1", "a", "x"), Item("2", "b", "y"), Item("3", "a", "z")])]
+    ['a', 'b', 'a#2']
+    """
+    before: Counter[str] = Counter()
+    named = []
+    for item in items:
+        before[item.source] += 1
+        count = before[item.source]
+        named.append(item if count == 1 else replace(item, source=f"{item.source}#{count}"))
+    return named
 
 
 def read_store(folder: Path, embedder: Embedder) -> Iterator[Entry]:

@@ -10,7 +10,6 @@ A command that adds or removes takes the folder's lock. Searches take no lock an
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -25,13 +24,16 @@ from lightcrl.index.adding import vector_entries
 from lightcrl.index.base import Added, Entry, Hit, Neighbours, Record
 from lightcrl.index.catalog import NAME, Catalog
 from lightcrl.index.export import PART, export_items
+from lightcrl.index.facts import index_facts
 from lightcrl.index.manifest import load_engine, make_manifest, read_manifest, write_index
-from lightcrl.index.model import accepted, adopted, check_line, line_of
+from lightcrl.index.model import accepted, adopted, check_line
+from lightcrl.index.previews import Preview
 from lightcrl.index.query import Asked, Query, compose
 from lightcrl.index.reading import Reader
+from lightcrl.index.showing import find_preview
 from lightcrl.index.sources import Model, Reading, make_entry, read_source
 from lightcrl.index.writing import COMMIT, Writer
-from lightcrl.lineage import Line, ancestors
+from lightcrl.lineage import Line
 
 
 @final
@@ -163,25 +165,11 @@ class Index:
         Raises:
             FilterError: the filter is invalid.
         """
-        counts = self._catalog.counts()
-        return counts if where is None else {name: len(self._catalog.numbers(name, where)) for name in counts}
+        return self._reader.counts(where)
 
     def info(self) -> dict[str, Any]:
         """Return model, engine, items by modality, columns of metadata, rejections and sizes as JSON."""
-        state, gone = self._catalog.opened()
-        return {
-            "folder": str(self.folder),
-            **{key: self.manifest[key] for key in ("format", "engine", "dim", "dtype", "model")},
-            "items": state.items,
-            "modalities": self._catalog.counts(),
-            "columns": self._catalog.columns(),
-            "removed": len(gone),
-            "bytes": sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()),
-            "aside": dict(Counter(rejection.reason for rejection in self._catalog.aside()).most_common()),
-            "calibration": self._reader.calibration(),
-            "ancestors": ancestors(line_of(self.manifest), self.manifest["model"]["modalities"]),
-            "generation": state.generation,
-        }
+        return index_facts(self.folder, self.manifest, self._catalog, self._reader)
 
     def aside(self) -> list[Rejection]:
         """Return the items that were set aside and not added since."""
@@ -202,6 +190,15 @@ class Index:
             QueryError: no item has one of these ids.
         """
         return self._reader.vectors(ids)
+
+    def preview(self, id: str) -> Preview | None:
+        """Return a small picture or a short sound of an item without a file; None if there is none.
+
+        Raises:
+            QueryError: no item has this id.
+        """
+        number, record = self._reader.item(id)
+        return find_preview(self._catalog, number, record.id, self.modalities)
 
     def ids(self, where: str | None = None, modality: str | None = None) -> list[str]:
         """Return the ids of all items, or of those that a filter selects, in the order of their addition.
@@ -341,8 +338,17 @@ class Index:
         self, query: Query, *, where: str | None = None, modality: str | None = None, k: int = 10
     ) -> list[Hit]:
         """Search with the result of `query`; otherwise like `search`."""
-        hits = self._reader.search_each(query.vector, k + len(query.ids), where, modality, query.modality)
-        return [hit for hit in hits if hit.id not in query.ids][:k]
+        return self.search_queries([query], where=where, modality=modality, k=k)[0]
+
+    def search_queries(
+        self, queries: Sequence[Query], *, where: str | None = None, modality: str | None = None, k: int = 10
+    ) -> list[list[Hit]]:
+        """Search with many results of `query`, all of one modality, in one product; otherwise like `search_query`."""
+        vectors, most = np.stack([query.vector for query in queries]), max(len(query.ids) for query in queries)
+        nearest = self._reader.search_each(vectors, k + most, where, modality, queries[0].modality)
+        return [
+            [hit for hit in hits if hit.id not in query.ids][:k] for query, hits in zip(queries, nearest, strict=True)
+        ]
 
     def query(
         self,

@@ -29,12 +29,14 @@ class Opened:
         state: state of the catalog.
         view: view of the engine.
         calibration: calibration of the scores, if it was measured.
+        counts: number of items by modality. Counting a million items takes longer than a search among them.
         scopes: numbers of the items by modality, of the modalities searched so far.
     """
 
     state: State
     view: View
     calibration: Calibration | None
+    counts: Mapping[str, int]
     scopes: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -61,7 +63,7 @@ class Reader:
                 view = self._engine.open(state.token, gone)
             except FileNotFoundError:
                 continue
-            opened = Opened(state, view, Calibration.unpack(self._catalog.calibration()))
+            opened = Opened(state, view, Calibration.unpack(self._catalog.calibration()), self._catalog.counts())
             self._opened = opened
             return opened
         raise StoreError(f"{self._catalog.path.parent} lacks the vectors of its catalog. Build the index again.")
@@ -111,14 +113,22 @@ class Reader:
                 hits[query].append(_hit(record, score, share))
         return hits
 
-    def search_each(self, query: np.ndarray, k: int, where: str | None, modality: str | None, asked: str) -> list[Hit]:
-        """Return the k best results of a query [d], ordered by share if shares of several modalities are measured."""
-        calibration, counts = self.opened().calibration, self._catalog.counts()
-        measured = set(calibration.tails) if calibration else set()
+    def counts(self, where: str | None = None) -> dict[str, int]:
+        """Return the number of items by modality: of all, or of those that a filter selects."""
+        counts = self.opened().counts
+        return dict(counts) if where is None else {name: len(self._catalog.numbers(name, where)) for name in counts}
+
+    def search_each(
+        self, queries: np.ndarray, k: int, where: str | None, modality: str | None, asked: str
+    ) -> list[list[Hit]]:
+        """Return the k best of each query [Q, d], ordered by share if shares of several modalities are measured."""
+        opened = self.opened()
+        counts, measured = opened.counts, set(opened.calibration.tails) if opened.calibration else set()
         if modality is None and len(counts) > 1 and measured >= {(asked, given) for given in counts}:
-            hits = [hit for given in counts for hit in self.search(query[None], k, where, given, asked)[0]]
-            return sorted(hits, key=lambda hit: (hit.share or 0.0, -hit.score))[:k]
-        return self.search(query[None], k, where, modality, asked)[0]
+            sides = [self.search(queries, k, where, given, asked) for given in counts]
+            hits = [[hit for side in lists for hit in side] for lists in zip(*sides, strict=True)]
+            return [sorted(some, key=lambda hit: (hit.share or 0.0, -hit.score))[:k] for some in hits]
+        return self.search(queries, k, where, modality, asked)
 
     def ordinary(self, asked: str, hits: Sequence[Hit], counts: Mapping[str, int]) -> float | None:
         """Return the share of ordinary queries with a best result no better than the best hit; None if not measured."""
@@ -173,4 +183,4 @@ class Reader:
 
 
 def _hit(record: Record, score: float, share: float | None) -> Hit:
-    return Hit(record.id, score, share, record.modality, record.path, record.text, record.metadata)
+    return Hit(record.id, score, share, record.modality, record.path, record.text, record.metadata, record.preview)

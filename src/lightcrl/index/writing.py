@@ -45,7 +45,8 @@ class Writer:
         with in_turn(self._folder, tell) as hold:
             self._engine.sweep(self._catalog.state().token)
             while batch := list(islice(waiting, commit)):
-                done += add_batch(self._catalog, self._engine, self._embedder, self._dim, batch, hold.check)
+                kinds = self._model["modalities"]
+                done += add_batch(self._catalog, self._engine, self._embedder, self._dim, kinds, batch, hold.check)
                 tell({"event": "added", "added": done.added, "replaced": done.replaced, "present": done.present})
             if done.added or done.replaced:
                 self._settle(hold.check)

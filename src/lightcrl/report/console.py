@@ -131,6 +131,7 @@ def print_demo(done: Demo) -> None:
         console.print(f" {hit.place:3}. {hit.score:.2f} {mark} {escape(hit.item.text)}", soft_wrap=True)
     console.print(f"\nmodel, logs and figures: {done.run.folder} ({done.seconds:.0f} s in all)", soft_wrap=True)
     print_page(done.page or "left out; it needs pip install 'lightcrl[report]'")
+    console.print(f"search it in the browser: lightcrl serve {done.run.folder}", soft_wrap=True, markup=False)
 
 
 def print_comparison(comparison: Comparison) -> None:

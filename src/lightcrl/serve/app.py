@@ -75,7 +75,9 @@ def make_app(service: Service, failed: Callable[[Exception], None] = lambda erro
         yield
         service.stop()
 
-    app = FastAPI(title="LightCRL", version=__version__, lifespan=live, redirect_slashes=False)
+    app = FastAPI(
+        title="LightCRL", version=__version__, lifespan=live, redirect_slashes=False, docs_url=None, redoc_url=None
+    )
     app.state.service = service
     app.include_router(router)
     if PAGE.is_dir():
@@ -97,6 +99,12 @@ async def page() -> Response:
     if (PAGE / "index.html").is_file():
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
     return PlainTextResponse("This server has no page; see /docs for what it answers.", 404)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> Response:
+    """Return the page of the interface, which draws the schema of `/openapi.json`; it loads nothing from elsewhere."""
+    return FileResponse(PAGE / "docs.html", headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/healthz")
@@ -128,8 +136,8 @@ async def info(service: Served) -> schemas.InfoAnswer:
 # --- searching ---
 
 
-@router.post("/search")
-async def search(service: Served, asked: schemas.SearchRequest) -> schemas.SearchAnswer:
+@router.post("/search", response_model=schemas.SearchAnswer)
+async def search(service: Served, asked: schemas.SearchRequest) -> Response:
     """Return the items nearest to a query of texts, pictures, sounds and items."""
     return await searching.search(service, asked)
 
@@ -181,12 +189,15 @@ async def item_content(
     size: Annotated[int, Query(ge=content.SIZES[0], le=content.SIZES[1], description="Longer edge in pixels.")] = 256,
 ) -> Response:
     """Return the thumbnail of a picture, a sound (byte ranges are supported), or a text."""
-    record = await service.searches.run(searching.record, service, item)
+    record = await service.searches.run(service.record, item)
     kind = service.index.modalities.get(record.modality)
     if record.text is not None:
         return PlainTextResponse(record.text)
-    path = await service.searches.run(content.file_of, record)
     headers = {"Cache-Control": "private, max-age=300"}
+    if record.path is None:
+        data, media = await service.searches.run(searching.preview_of, service, record, size)
+        return Response(data, media_type=media, headers=headers)
+    path = await service.searches.run(content.file_of, record)
     if kind == "image":
         data, media = await service.searches.run(content.thumbnail, path, size, service.settings.limits)
         return Response(data, media_type=media, headers=headers)
@@ -196,7 +207,7 @@ async def item_content(
 @router.get("/items/{item:path}")
 async def item(service: Served, item: str) -> schemas.ItemAnswer:
     """Return one item."""
-    record = await service.searches.run(searching.record, service, item)
+    record = await service.searches.run(service.record, item)
     return searching.item_answer(record, service.index.modalities)
 
 

@@ -1,4 +1,7 @@
-"""Content of items: thumbnails of pictures, and unchanged sounds. Only files that the index records are opened."""
+"""Content of items: thumbnails of pictures, and unchanged sounds. Only files that the index records are opened.
+
+Items without a file have a preview in the index.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import io
 from functools import lru_cache
 from pathlib import Path
 
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from lightcrl.errors import ItemError, UnknownItemError
 from lightcrl.index import Record
+from lightcrl.index.previews import PIXELS, Preview
 from lightcrl.serve.limits import Limits, read_picture
 
 SIZES = (16, 2048)
@@ -44,6 +48,19 @@ def file_of(record: Record) -> Path:
     return target
 
 
+def stored(preview: Preview | None, record: Record, size: int, limits: Limits) -> tuple[bytes, str]:
+    """Return the preview of an item without a file, at most `size` pixels, and its media type.
+
+    Raises:
+        UnknownItemError: the index stores no preview of the item.
+    """
+    if preview is None:
+        raise UnknownItemError(f"item {record.id!r} lies in no file of its own; only its embedding is here.")
+    if not preview.media.startswith("image/") or size >= PIXELS:
+        return preview.data, preview.media
+    return shrink(read_picture(preview.data, limits), size)
+
+
 def thumbnail(path: Path, size: int, limits: Limits) -> tuple[bytes, str]:
     """Return a thumbnail and its media type: JPEG, or PNG for a picture with transparency.
 
@@ -63,7 +80,11 @@ def thumbnail(path: Path, size: int, limits: Limits) -> tuple[bytes, str]:
 
 @lru_cache(KEPT)
 def _thumbnail(path: Path, changed: int, size: int, limits: Limits) -> tuple[bytes, str]:
-    image = ImageOps.exif_transpose(read_picture(path.read_bytes(), limits))
+    return shrink(ImageOps.exif_transpose(read_picture(path.read_bytes(), limits)), size)
+
+
+def shrink(image: Image.Image, size: int) -> tuple[bytes, str]:
+    """Return a picture of at most `size` pixels a side and its media type: JPEG, or PNG if it has transparency."""
     clear = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
     image = image.convert("RGBA" if clear else "RGB")
     image.thumbnail((size, size))

@@ -5,7 +5,7 @@ All answers but pages of items are cached until the index changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +17,7 @@ from lightcrl.serve.schemas import (
     ColumnAnswer,
     DuplicatesAnswer,
     InfoAnswer,
+    ItemAnswer,
     ItemsAnswer,
     MapAnswer,
     OutliersAnswer,
@@ -26,6 +27,12 @@ from lightcrl.serve.service import Service
 
 VALUES = 30
 """Number of a column's commonest values in an answer."""
+
+SHOWN = 240
+"""Number of groups of each modality, and of outliers, whose items are in the answer."""
+
+SHOWN_OF_GROUP = 12
+"""Number of items of a group that are in the answer."""
 
 KEPT = 4
 """Number of cached answers of each kind."""
@@ -118,11 +125,19 @@ def principal_plane(vectors: np.ndarray) -> np.ndarray:
 def duplicates(service: Service, threshold: float | None, where: str | None, modality: str | None) -> DuplicatesAnswer:
     """Return groups of near-identical items."""
     groups = find_duplicates(service.index, threshold=threshold, where=where, modality=modality)
-    return DuplicatesAnswer(duplicates=[group.to_json() for group in groups])
+    first = [name for side in groups for ids in side.groups[:SHOWN] for name in ids[:SHOWN_OF_GROUP]]
+    return DuplicatesAnswer(duplicates=[side.to_json() for side in groups], items=named(service, first))
 
 
 @of_generation
 def outliers(service: Service, most: int | None, where: str | None, modality: str | None) -> OutliersAnswer:
     """Return items far from all others."""
     distant = find_outliers(service.index, where=where, modality=modality, most=most)
-    return OutliersAnswer(outliers=[outlier.to_json() for outlier in distant])
+    first = [outlier.id for outlier in distant[:SHOWN]]
+    return OutliersAnswer(outliers=[outlier.to_json() for outlier in distant], items=named(service, first))
+
+
+def named(service: Service, ids: Sequence[str]) -> dict[str, ItemAnswer]:
+    """Return items by id."""
+    records = service.catalog.named(ids)
+    return {name: item_answer(record, service.index.modalities) for name, (_, record) in records.items()}

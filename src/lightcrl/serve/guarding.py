@@ -31,7 +31,7 @@ from lightcrl.serve.limits import Limits, read_body, read_json
 from lightcrl.serve.metrics import Metrics
 from lightcrl.serve.service import Service
 
-OPEN = frozenset(["/", "/healthz", "/readyz"])
+OPEN = frozenset(["/", "/docs", "/healthz", "/readyz"])
 """Routes that need neither a key nor a ready server."""
 
 WRITES = frozenset(["POST /items", "DELETE /items", "DELETE /items/{item:path}"])

@@ -219,15 +219,17 @@ class MapAnswer(BaseModel):
 
 
 class DuplicatesAnswer(BaseModel):
-    """Groups of near-identical items, each of one modality."""
+    """Groups of near-identical items, each of one modality; and the first items of the first groups, by id."""
 
     duplicates: list[dict[str, Any]]
+    items: dict[str, ItemAnswer]
 
 
 class OutliersAnswer(BaseModel):
-    """Items far from all others."""
+    """Items far from all others; and the first of these items, by id."""
 
     outliers: list[dict[str, Any]]
+    items: dict[str, ItemAnswer]
 
 
 class StatusAnswer(BaseModel):

@@ -1,4 +1,4 @@
-"""Searches and embeddings: decode the parts of a request, encode them in shared batches, compose a query, search."""
+"""Searches and embeddings: decode the parts of a request, search in shared batches, and write the answer."""
 
 from __future__ import annotations
 
@@ -12,45 +12,72 @@ from typing import Any, cast
 from urllib.parse import quote
 
 import numpy as np
+from fastapi import Response
+from pydantic_core import to_json
 
-from lightcrl.embedder import Embedder
-from lightcrl.errors import DataError, RequestError, UnknownItemError
+from lightcrl.errors import DataError, LightCRLError, RequestError
 from lightcrl.index import Hit, Part, Record
 from lightcrl.index.outcome import Outcome
-from lightcrl.index.query import compose
+from lightcrl.serve.content import stored
+from lightcrl.serve.joint import JOINT, Search, search_together
 from lightcrl.serve.limits import read_content, read_text
 from lightcrl.serve.schemas import (
     MOST_PARTS,
     Embedding,
     EmbeddingsAnswer,
     EmbeddingsRequest,
-    HitAnswer,
     ItemAnswer,
     Parts,
-    SearchAnswer,
     SearchRequest,
 )
 from lightcrl.serve.service import Service
 
 
-async def search(service: Service, asked: SearchRequest) -> SearchAnswer:
-    """Return the items nearest to a query.
+async def search(service: Service, asked: SearchRequest) -> Response:
+    """Return the items nearest to a query, as the JSON of a `SearchAnswer`.
 
     Raises:
         BusyError: too many requests or items wait.
         LightCRLError: a part is unreadable, an id or a modality is unknown, or the filter is invalid.
     """
     begun = time.perf_counter()
+    outcome = await find(service, await read_search(service, asked))
+    hits = [hit_fields(hit, outcome.kinds) for hit in outcome.hits]
+    answer = {"hits": hits, "nothing": outcome.matches is False, "seconds": time.perf_counter() - begun}
+    # The fields are those of the model by construction; a validation of each hit takes longer than the search.
+    return Response(to_json(answer), media_type="application/json")
+
+
+async def read_search(service: Service, asked: SearchRequest) -> Search:
+    """Return a search with its contents checked and decoded."""
     service.check_modality(asked.modality)
     given = {kind: list(listed(getattr(asked, kind))) for kind in Parts.model_fields}
     away = {kind: list(listed(getattr(asked.minus, kind, None))) for kind in Parts.model_fields}
     if (count := sum(len(parts) for side in (given, away) for parts in side.values())) > MOST_PARTS:
         raise RequestError(f"a query of {count} parts; expected at most {MOST_PARTS}.")
-    encoded = {kind: await encode_parts(service, kind, parts) for kind, parts in given.items()}
-    minus = [part for kind, parts in away.items() for part in await encode_parts(service, kind, parts)]
-    outcome = await service.searches.run(look, service, encoded, minus, asked)
-    hits = [hit_answer(hit, outcome.kinds) for hit in outcome.hits]
-    return SearchAnswer(hits=hits, nothing=outcome.matches is False, seconds=time.perf_counter() - begun)
+    decoded = {kind: await read_parts(service, kind, parts) for kind, parts in given.items()}
+    minus = [part for kind, parts in away.items() for part in await read_parts(service, kind, parts)]
+    return Search(decoded, minus, asked.modality, asked.filter, asked.k)
+
+
+async def find(service: Service, search: Search) -> Outcome:
+    """Return the outcome of a search, made together with those of other clients if possible."""
+    contents = search.contents
+    if contents and search.where is None and service.settings.batch > 1:
+        future = service.batcher.submit([search], JOINT, len(contents))
+        (outcome,) = await asyncio.wrap_future(future)
+    else:
+        vectors: dict[int, np.ndarray] = {}
+        for modality in dict.fromkeys(str(part.modality) for part in contents):
+            parts = [part for part in contents if part.modality == modality]
+            rows = await encode(service, [part.item for part in parts], modality)
+            vectors.update((id(part), row) for part, row in zip(parts, rows, strict=True))
+        (outcome,) = await service.searches.run(
+            search_together, service.index, [search.with_vectors(vectors)], service.like
+        )
+    if isinstance(outcome, LightCRLError):
+        raise outcome
+    return cast(Outcome, outcome)
 
 
 def listed(value: Any) -> Iterator[tuple[str, float]]:
@@ -63,14 +90,13 @@ def listed(value: Any) -> Iterator[tuple[str, float]]:
             yield content, part.weight
 
 
-async def encode_parts(service: Service, kind: str, parts: Sequence[tuple[str, float]]) -> list[Part]:
-    """Return the parts of a query with vectors in place of their contents; ids stay unchanged."""
+async def read_parts(service: Service, kind: str, parts: Sequence[tuple[str, float]]) -> list[Part]:
+    """Return the parts of a query with decoded contents; ids stay unchanged."""
     if kind == "like" or not parts:
         return [Part(name, weight, kind="like") for name, weight in parts]
     modality = service.modality_of(kind)
     items = await decode(service, [content for content, _ in parts], kind)
-    vectors = await encode(service, items, modality)
-    return [Part(vector, weight, kind, modality) for vector, (_, weight) in zip(vectors, parts, strict=True)]
+    return [Part(item, weight, kind, modality) for item, (_, weight) in zip(items, parts, strict=True)]
 
 
 async def decode(service: Service, contents: Sequence[str], kind: str) -> list[Any]:
@@ -92,58 +118,37 @@ async def encode(service: Service, items: Sequence[Any], modality: str) -> np.nd
     return await asyncio.wrap_future(service.batcher.submit(items, modality))
 
 
-class _Encoded:
-    """Stand-in for an embedder whose items are encoded already."""
-
-    def __init__(self, modalities: Mapping[str, str]) -> None:
-        self.modalities = modalities
-
-    def encode(self, items: Sequence[np.ndarray], modality: str) -> np.ndarray:
-        return np.stack(items)
-
-
-def look(service: Service, given: Mapping[str, list[Part]], minus: list[Part], asked: SearchRequest) -> Outcome:
-    """Compose a query from encoded parts, and search."""
-    index = service.index
-
-    def like(name: str) -> tuple[str, str, np.ndarray]:
-        return name, record(service, name).modality, index.vectors([name])[0]
-
-    embedder = cast(Embedder, _Encoded(index.modalities))
-    query = compose(lambda: embedder, like, given, minus)
-    hits = tuple(index.search_query(query, where=asked.filter, modality=asked.modality, k=asked.k))
-    ordinary = index.ordinary(query.modality, hits, where=asked.filter)
-    return Outcome({}, asked.filter, asked.modality, hits, ordinary, index.counts(), index.modalities)
-
-
-def record(service: Service, name: str) -> Record:
-    """Return the item with exactly this id.
+def preview_of(service: Service, record: Record, size: int) -> tuple[bytes, str]:
+    """Return the content of an item without a file, and its media type.
 
     Raises:
-        UnknownItemError: no item has this id.
+        UnknownItemError: neither the index nor its run holds the content.
     """
-    named = service.catalog.named([name])
-    if name not in named:
-        raise UnknownItemError(f"no item {name[:200]!r}.")
-    return named[name][1]
+    return stored(service.index.preview(record.id), record, size, service.settings.limits)
+
+
+def item_fields(item: Record | Hit, kinds: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of an `ItemAnswer`, with the name of the item's file but not the folder."""
+    shown = item.path is not None or item.text is not None or item.preview
+    return {
+        "id": item.id,
+        "modality": item.modality,
+        "kind": kinds.get(item.modality, ""),
+        "path": None if item.path is None else Path(item.path).name,
+        "text": item.text,
+        "metadata": {name: plain(value) for name, value in item.metadata.items() if value is not None},
+        "content": f"/items/{quote(item.id, safe='')}/content" if shown else None,
+    }
 
 
 def item_answer(item: Record | Hit, kinds: Mapping[str, str]) -> ItemAnswer:
-    """Return the answer for an item, with the name of its file but not the folder."""
-    return ItemAnswer(
-        id=item.id,
-        modality=item.modality,
-        kind=kinds.get(item.modality, ""),
-        path=None if item.path is None else Path(item.path).name,
-        text=item.text,
-        metadata={name: plain(value) for name, value in item.metadata.items() if value is not None},
-        content=None if item.path is None and item.text is None else f"/items/{quote(item.id, safe='')}/content",
-    )
+    """Return the answer for an item."""
+    return ItemAnswer(**item_fields(item, kinds))
 
 
-def hit_answer(hit: Hit, kinds: Mapping[str, str]) -> HitAnswer:
-    """Return the answer for a result of a search."""
-    return HitAnswer(**item_answer(hit, kinds).model_dump(), score=hit.score, share=hit.share)
+def hit_fields(hit: Hit, kinds: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of a `HitAnswer`, for a result of a search."""
+    return {**item_fields(hit, kinds), "score": hit.score, "share": hit.share}
 
 
 def plain(value: Any) -> Any:

@@ -11,10 +11,11 @@ from typing import Any, Protocol, final
 import numpy as np
 from PIL import Image
 
-from lightcrl.errors import ItemError, ModalityError, NotReadyError, first_line
-from lightcrl.index import Index
+from lightcrl.errors import ItemError, ModalityError, NotReadyError, UnknownItemError, first_line
+from lightcrl.index import Index, Record
 from lightcrl.index.catalog import NAME, Catalog
 from lightcrl.serve.batching import Batcher
+from lightcrl.serve.joint import JOINT, encode_searches, search_together
 from lightcrl.serve.keys import Keys
 from lightcrl.serve.limits import Limits
 from lightcrl.serve.metrics import Metrics
@@ -51,6 +52,7 @@ class Settings:
         batch: largest number of items of a batch, unless a single job has more.
         queue: largest number of items, and of calls of a pool, that wait.
         encoder: function that returns the encoder of queries; by default, the index's own embedder.
+        worker: number of this process among those that serve the index.
     """
 
     writable: bool = False
@@ -59,6 +61,7 @@ class Settings:
     batch: int = 32
     queue: int = 256
     encoder: Callable[[], Encodes] | None = None
+    worker: int = 1
 
 
 @final
@@ -79,7 +82,7 @@ class Service:
         """Take an open index; `start` warms the server up."""
         self.index, self.settings, self.metrics = index, settings, Metrics()
         self.catalog = Catalog(Path(index.folder) / NAME)
-        self.batcher = Batcher(self._encode, batch=settings.batch, queue=settings.queue, observe=self.metrics.batch)
+        self.batcher = Batcher(self._work, batch=settings.batch, queue=settings.queue, observe=self.metrics.batch)
         self.searches = Pool("searches", SEARCHES, settings.queue)
         self.writes = Pool("changes", 1, settings.queue)
         self.figures = Pool("figures of all items", 1, 8)
@@ -88,6 +91,7 @@ class Service:
         self._encoder: Encodes | None = None
         self.metrics.gauge("items", "Items of the index.", lambda: len(index))
         self.metrics.gauge("waiting_items", "Items that wait to be encoded.", lambda: self.batcher.waiting)
+        self.metrics.gauge("worker", "Number of the process that answers.", lambda: settings.worker)
         self.metrics.gauge("ready", "Whether requests are answered.", lambda: float(self._ready.is_set()))
 
     @property
@@ -154,6 +158,31 @@ class Service:
         """
         if modality is not None and modality not in self.index.modalities:
             raise ModalityError(f"no modality {modality!r}; the index has {', '.join(self.index.modalities)}.")
+
+    def like(self, name: str) -> tuple[str, str, np.ndarray]:
+        """Return id, modality and embedding [d] of the item with exactly this id.
+
+        Raises:
+            UnknownItemError: no item has this id.
+        """
+        record = self.record(name)
+        return name, record.modality, self.index.vectors([name])[0]
+
+    def record(self, name: str) -> Record:
+        """Return the item with exactly this id.
+
+        Raises:
+            UnknownItemError: no item has this id.
+        """
+        named = self.catalog.named([name])
+        if name not in named:
+            raise UnknownItemError(f"no item {name[:200]!r}.")
+        return named[name][1]
+
+    def _work(self, items: Sequence[Any], key: str) -> Sequence[Any] | np.ndarray:
+        if key != JOINT:
+            return self._encode(items, key)
+        return search_together(self.index, encode_searches(items, self._encode), self.like)
 
     def _encode(self, items: Sequence[Any], modality: str) -> np.ndarray:
         if self._encoder is None:

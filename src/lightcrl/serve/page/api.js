@@ -26,6 +26,8 @@ export const search = (request, signal) => call("search", { ...json("POST", requ
 export const item = (id, signal) => call(itemPath(id), { signal });
 export const items = (options, signal) => call(`items?${parameters(options)}`, { signal });
 export const map = (limit, signal) => call(`map?limit=${limit}`, { signal });
+export const duplicates = (options, signal) => call(`duplicates?${parameters(options)}`, { signal });
+export const outliers = (options, signal) => call(`outliers?${parameters(options)}`, { signal });
 export const remove = (id) => call(itemPath(id), { method: "DELETE" });
 
 /** Add files; gives `{added, rejected: [{source, reason}]}`. */
@@ -44,6 +46,19 @@ export async function contentAddress(content, size) {
   return URL.createObjectURL(await response.blob());
 }
 
+/** The key in use, or null. */
+export const kept = () => key;
+
+/** Use a key from now on, until the tab is closed; null for none. */
+export function keep(given) {
+  key = given;
+  if (given) sessionStorage.setItem("lightcrl-key", given);
+  else sessionStorage.removeItem("lightcrl-key");
+}
+
+/** Send any request, with the key; gives the response as it is. */
+export const send = (path, options) => fetch(path, { ...options, headers: { ...options.headers, ...headers() } });
+
 const itemPath = (id) => `items/${encodeURIComponent(id)}`;
 const headers = () => (key ? { Authorization: `Bearer ${key}` } : {});
 const json = (method, body) => ({
@@ -59,7 +74,7 @@ function parameters(options) {
 async function call(path, options, waits = WAITS) {
   let response;
   try {
-    response = await fetch(path, { ...options, headers: { ...options.headers, ...headers() } });
+    response = await send(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new NoAnswerError(navigator.onLine ? "The server does not answer." : "You are offline.");
@@ -72,8 +87,7 @@ async function call(path, options, waits = WAITS) {
   if (response.status === 401 && waits > 0) {
     const given = await askForKey();
     if (given) {
-      key = given;
-      sessionStorage.setItem("lightcrl-key", key);
+      keep(given);
       return call(path, options, waits - 1);
     }
   }

@@ -11,6 +11,7 @@ import { canRecord, setUpMicrophone } from "./microphone.js";
 import { showParts } from "./parts.js";
 import { ask, filter, isEmpty, onChange, query, readAddress, request } from "./query.js";
 import { notice, say, setUpResults, showCollection, showHits, showProblem } from "./results.js";
+import { setUpViews, showCopies, showOutliers, showViewButtons } from "./views.js";
 import { amount, capital, count, plural } from "./words.js";
 
 const TYPING = 180; // milliseconds after the last keystroke
@@ -21,6 +22,7 @@ let timer = null;
 
 function changed(slowly) {
   showParts();
+  showViewButtons();
   showModalities();
   showFilterCount();
   if (document.activeElement !== byId("text")) byId("text").value = query.text;
@@ -36,7 +38,8 @@ async function answer() {
   busy(true);
   try {
     if (!index) await start(own.signal);
-    if (isEmpty()) showCollection(await api.items(listing(), own.signal), index);
+    if (query.view) await showView(own.signal);
+    else if (isEmpty()) showCollection(await api.items(listing(), own.signal), index);
     else showHits(await search(own.signal));
     tidy();
   } catch (error) {
@@ -44,6 +47,13 @@ async function answer() {
   } finally {
     if (own === running) busy(false);
   }
+}
+
+async function showView(signal) {
+  const asked = { filter: filter(), modality: query.modality };
+  say("Comparing all items …");
+  if (query.view === "copies") showCopies(await api.duplicates(asked, signal));
+  else showOutliers(await api.outliers(asked, signal));
 }
 
 async function search(signal) {
@@ -70,7 +80,8 @@ async function start(signal) {
 function showIndex() {
   const counts = Object.entries(index.counts).map(([modality, number]) => amount(number, modality, index.modalities[modality]));
   byId("counts").textContent = counts.join(" · ");
-  byId("engine").textContent = `${index.model} · ${index.engine} search · LightCRL ${index.version}`;
+  const interfaceLink = element("a", { href: "docs" }, "interface");
+  byId("engine").replaceChildren(`${index.model} · ${index.engine} search · LightCRL ${index.version} · `, interfaceLink);
   byId("add").hidden = !index.writable;
   byId("attach").hidden = !kinds().length;
   byId("microphone").hidden = !(kinds().includes("audio") && canRecord());
@@ -154,6 +165,7 @@ function setUp() {
   setUpResults();
   setUpKeyboard();
   setUpMap();
+  setUpViews();
   setUpDetails(() => Boolean(index?.writable), refresh);
   addEventListener("online", answer);
   readAddress();

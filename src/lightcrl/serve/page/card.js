@@ -8,14 +8,14 @@ import { itemName, rarity, strength } from "./words.js";
 
 const SHOWN_COLUMNS = 2;
 
-/** A list item with what the item looks or sounds like, its score, and a way to more of its kind. */
-export function card(item) {
+/** A list item with what the item looks or sounds like, its score or a note, and a way to more of its kind. */
+export function card(item, note = null) {
   const name = itemName(item);
   return element(
     "li",
     { class: `card ${item.kind}`, "data-id": item.id },
     stage(item, name),
-    element("div", { class: "about" }, title(item, name), columns(item), score(item)),
+    element("div", { class: "about" }, title(item, name), columns(item), score(item), note ? element("p", { class: "score" }, note) : null),
     element(
       "button",
       { type: "button", class: "like", "aria-label": `More like ${name}`, onclick: () => likeItem(item) },

@@ -38,6 +38,15 @@ export function showCollection(answer, info) {
   }
 }
 
+/** Show cards, or groups of them, that a view has made; `more` where there are further ones. */
+export function showCards(cards, more) {
+  const list = byId("hits");
+  list.replaceChildren(...cards);
+  list.className = "";
+  byId("notice").replaceChildren();
+  byId("more").hidden = !more || !mayShowMore();
+}
+
 /** Show why there is no answer; what was there before stays, out of the way. */
 export function showProblem(error, retry) {
   const lost = error instanceof NoAnswerError;
@@ -79,7 +88,7 @@ export function setUpResults() {
 
 function show(items) {
   const list = byId("hits");
-  list.replaceChildren(...items.map(card));
+  list.replaceChildren(...items.map((item) => card(item)));
   list.className = items.length && items.every((item) => item.kind === "text") ? "texts" : "";
   byId("notice").replaceChildren();
 }
