@@ -152,7 +152,6 @@ def headed(tmp_path_factory) -> tuple[Path, Path]:
     model = base(folder)
     (folder / "head.toml").write_text(RECIPE)
     words = [
-        "head",
         str(model),
         str(folder / "head.toml"),
         "--output",
