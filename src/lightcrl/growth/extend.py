@@ -12,7 +12,7 @@ extension.json    new modalities, figures, and the proof that old weights and em
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from lightcrl.growth.proof import Proof, prove
 from lightcrl.growth.refusals import Growth, check_apart, check_growth
 from lightcrl.growth.replacement import Replacement, measure_replacement
 from lightcrl.growth.spec import GrowthRecipe, load_growth_recipe
+from lightcrl.heads.state import TrainedHead
 from lightcrl.methods import METHODS, Method
 from lightcrl.methods.extension import NAME, Extension, grow, grown_up
 from lightcrl.metrics.result import Result
@@ -263,6 +264,7 @@ def grown_checkpoint(
         towers={name: tuned for name, tuned in base.towers.items() if name not in fresh},
         lineage=[*base.lineage, step],
         former=base.former | former,
+        heads=without(base.heads, fresh),
     )
 
 
@@ -290,6 +292,11 @@ def measure(recipe: GrowthRecipe, replaced: str | None, groups: Groups, extensio
     pairs = [(new, other) for new in fresh for other in sorted(never)]
     emergent = tuple(f"{a}_to_{b}" for new, other in pairs for a, b in ((new, other), (other, new)))
     return Measured(Retrieval(links, of=fresh)(vectors), emergent, _replacement(replaced, groups, vectors, links))
+
+
+def without(heads: Mapping[str, TrainedHead], changed: Collection[str]) -> dict[str, TrainedHead]:
+    """Return the heads that read none of the modalities `changed`; their embeddings are as they were."""
+    return {name: head for name, head in heads.items() if not set(head.modalities) & set(changed)}
 
 
 def _extended(
@@ -356,6 +363,7 @@ def remove(model: Path | str, modality: str, output: Path | str) -> Checkpoint:
         towers={name: tuned for name, tuned in base.towers.items() if name != modality},
         lineage=[*base.lineage, step],
         former=base.former | former,
+        heads=without(base.heads, [modality]),
     )
     with only_writer(folder):
         dated_like(smaller, folder).save(make_folder(folder) / "best")

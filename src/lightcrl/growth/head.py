@@ -4,6 +4,7 @@ The folder of a model with new heads:
 
 recipe.json       the recipe with all defaults
 heads/<name>/     best/, last/ and log.jsonl of the training of each head
+heads/space-*/    the same of a second space, for groups that are set apart
 best/             the model with its heads; `lightcrl.load` takes the folder
 heads.json        figures of the heads, and the proof that the space is unchanged
 """

@@ -18,6 +18,7 @@ from pydantic_core import to_json
 from lightcrl.errors import DataError, LightCRLError, RequestError
 from lightcrl.index import Hit, Part, Record
 from lightcrl.index.outcome import Outcome
+from lightcrl.index.reordering import reorder, single
 from lightcrl.serve.content import stored
 from lightcrl.serve.joint import JOINT, Search, search_together
 from lightcrl.serve.limits import read_content, read_text
@@ -41,8 +42,10 @@ async def search(service: Service, asked: SearchRequest) -> Response:
         LightCRLError: a part is unreadable, an id or a modality is unknown, or the filter is invalid.
     """
     begun = time.perf_counter()
-    outcome = await find(service, await read_search(service, asked))
-    hits = [hit_fields(hit, outcome.kinds) for hit in outcome.hits]
+    wanted = await read_search(service, asked)
+    outcome = await find(service, wanted)
+    nearest = await reordered(service, outcome.hits, wanted, asked.rerank) if asked.rerank else outcome.hits
+    hits = [hit_fields(hit, outcome.kinds) for hit in nearest[: asked.k]]
     answer = {"hits": hits, "nothing": outcome.matches is False, "seconds": time.perf_counter() - begun}
     # The fields are those of the model by construction; a validation of each hit takes longer than the search.
     return Response(to_json(answer), media_type="application/json")
@@ -57,7 +60,7 @@ async def read_search(service: Service, asked: SearchRequest) -> Search:
         raise RequestError(f"a query of {count} parts; expected at most {MOST_PARTS}.")
     decoded = {kind: await read_parts(service, kind, parts) for kind, parts in given.items()}
     minus = [part for kind, parts in away.items() for part in await read_parts(service, kind, parts)]
-    return Search(decoded, minus, asked.modality, asked.filter, asked.k)
+    return Search(decoded, minus, asked.modality, asked.filter, max(asked.k, asked.rerank))
 
 
 async def find(service: Service, search: Search) -> Outcome:
@@ -78,6 +81,23 @@ async def find(service: Service, search: Search) -> Outcome:
     if isinstance(outcome, LightCRLError):
         raise outcome
     return cast(Outcome, outcome)
+
+
+async def reordered(service: Service, hits: Sequence[Hit], wanted: Search, count: int) -> Sequence[Hit]:
+    """Return the hits with the first `count` in the order of the model's matching head.
+
+    Raises:
+        RequestError: the server encodes queries by an exported model, which gives no tokens.
+        HeadError: the model has no matching head.
+        QueryError: the query has several parts, or a hit has no content.
+    """
+    if service.settings.encoder is not None:
+        raise RequestError("this server encodes by an exported model; expected rerank = 0, or a server without it.")
+    contents: dict[str, Any] = {kind: list(parts) for kind, parts in wanted.given.items() if parts}
+    contents |= {"minus": list(wanted.minus)}
+    query = single(contents, service.index.modalities, service.record)
+    ordered: list[Hit] = await service.searches.run(reorder, service.index.embedder, hits, query, count)
+    return ordered
 
 
 def listed(value: Any) -> Iterator[tuple[str, float]]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lightcrl.checkpoint import Checkpoint
+from lightcrl.encoders.base import fingerprint
 from lightcrl.errors import TrainingError
 from lightcrl.events import Tell
 from lightcrl.features.embed import embed_rows
@@ -25,6 +26,9 @@ from lightcrl.metrics.result import Result
 from lightcrl.specs import parse
 from lightcrl.training.loop import Judge, Judgement, train
 from lightcrl.training.spec import TrainingSpec
+
+APART_SEED = 0
+"""Seed of the groups set apart and of the second space, which do not depend on the seed of the head."""
 
 
 def head_training(spec: HeadSpec, name: str = "") -> TrainingSpec:
@@ -65,7 +69,7 @@ def train_head(
     """
     head = make_head(spec.kind, checkpoint.space, spec.options, spec.seed)
     features = features_of(head, features)
-    space, features = _apart(checkpoint, name, spec, features, folder / "space", tell)
+    space, features = _apart(checkpoint, name, spec, features, folder.parent, tell)
     material = gather_material(space, features)
     below = _checkpoint(checkpoint, spec, material)
     training = below.method
@@ -109,11 +113,12 @@ def _apart(
     """Return the space of a head's training, and the features whose splits are those of the head.
 
     With groups set apart, the space is a second one, trained on the other groups; `dev` has no part in its training.
+    All heads below `folder` that set the same share apart use the same groups and the same second space.
     """
     if not spec.apart:
         return checkpoint, features
     train_split = features.split("train")
-    order = np.random.default_rng([spec.seed]).permutation(train_split.usable)
+    order = np.random.default_rng(APART_SEED).permutation(train_split.usable)
     count = round(spec.apart * len(order))
     held = round(spec.held_out * count)
     if len(order) - count < 2 or count - held < 2:
@@ -123,24 +128,25 @@ def _apart(
         )
     second = Checkpoint(
         make_method(
-            checkpoint.name, features.specs, checkpoint.method_config()["options"], checkpoint.loss, seed=spec.seed
+            checkpoint.name, features.specs, checkpoint.method_config()["options"], checkpoint.loss, seed=APART_SEED
         ),
         name=checkpoint.name,
         loss=checkpoint.loss,
         encoders={modality: checkpoint.encoders[modality] for modality in features.stores},
         fingerprints={modality: checkpoint.fingerprints[modality] for modality in features.stores},
     )
-    label = {"method": f"second space of head {name}", "seed": spec.seed}
+    label = {"method": f"second space of head {name}", "seed": APART_SEED}
+    mark = fingerprint([spec.apart, dict(spec.space_training), sorted(features.stores)])[:8]
     rest = features.replace_split("train", train_split.subset(order[count:]))
     done = train(
         second,
         rest,
         _second_training(checkpoint, name, spec),
-        folder,
-        seed=spec.seed,
+        folder / f"space-{mark}",
+        seed=APART_SEED,
         report=lambda event: tell({**label, **event}),
     )
-    tell({"event": "trained", **label, "seconds": done.progress.seconds, "folder": str(folder)})
+    tell({"event": "trained", **label, "seconds": done.progress.seconds, "folder": str(done.folder)})
     splits = {"train": train_split.subset(order[held:count])}
     splits["dev"] = train_split.subset(order[:held]) if held else features.split("dev")
     return second, Features.of(features.stores, splits, features.items)
