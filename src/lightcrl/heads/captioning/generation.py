@@ -1,0 +1,137 @@
+"""Captions from a decoder, piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightcrl.errors import HeadError
+from lightcrl.heads.captioning.decoder import Decoder
+from lightcrl.heads.captioning.objective import caption_loss, likelihoods
+from lightcrl.heads.captioning.prefix import PrefixDecoder
+from lightcrl.heads.captioning.reader import Reader
+from lightcrl.heads.captioning.search import Hypothesis, beam_search, sample
+from lightcrl.heads.captioning.transformer import TransformerDecoder
+from lightcrl.heads.captioning.words import LearntWords, Words
+from lightcrl.heads.captioning.writer import Caption, CaptionWriter, Search
+from lightcrl.tokens import TokenBatch, TokenSpec
+
+if TYPE_CHECKING:
+    from lightcrl.heads.captioning.head import CaptioningOptions
+
+
+class GeneratingWriter(CaptionWriter):
+    """A reader of an item's tokens and a decoder that attends to them.
+
+    Attributes:
+        reader: from tokens to the decoder's memory.
+        decoder: from the memory to pieces.
+    """
+
+    decoder: Decoder
+
+    def __init__(self, spec: TokenSpec, dim: int, options: CaptioningOptions) -> None:
+        super().__init__(spec, dim, options)
+        self.options = options
+        self.reader = Reader(
+            spec, dim if options.embedding else 0, options.width, options.input_dropout, options.hidden_tokens
+        )
+
+    @property
+    def words(self) -> Words:
+        """The vocabulary."""
+        raise NotImplementedError
+
+    def fit(self, tokens: TokenBatch) -> None:
+        self.reader.fit(tokens)
+
+    def pieces(self, captions: Sequence[str]) -> Tensor:
+        return self.words.batch(captions, self.options.longest)
+
+    def loss(self, tokens: TokenBatch, embeddings: Tensor, owners: Tensor, pieces: Tensor) -> Tensor:
+        memory = self.reader(tokens, embeddings)
+        return caption_loss(self.decoder, memory, owners, pieces, self.options.smoothing)
+
+    def likelihoods(self, tokens: TokenBatch, embeddings: Tensor, pieces: Tensor, vectors: Tensor) -> Tensor:
+        owners = torch.arange(len(pieces), device=pieces.device)
+        return likelihoods(self.decoder, self.reader(tokens, embeddings), owners, pieces)
+
+    @torch.inference_mode()
+    def write(self, tokens: TokenBatch, embeddings: Tensor, search: Search) -> list[list[Caption]]:
+        memory, rules = self.reader(tokens, embeddings), search.rules
+        if search.nucleus:
+            seeds = range(search.seed, search.seed + len(memory))
+            chosen = {"nucleus": search.nucleus, "temperature": search.temperature, "seeds": seeds}
+            rows = [[drawn] for drawn in sample(self.decoder, self.words, memory, rules, **chosen)]
+        else:
+            rows = beam_search(self.decoder, self.words, memory, search.beams, rules)
+        return [[self._caption(each) for each in captions] for captions in rows]
+
+    def _caption(self, found: Hypothesis) -> Caption:
+        mean = found.likelihood / (len(found.pieces) + 1)
+        return Caption(self.words.decode(found.pieces), found.score, mean)
+
+
+class TransformerWriter(GeneratingWriter):
+    """The library's own decoder with a vocabulary learnt from the training captions.
+
+    Attributes:
+        vocabulary: JSON of the tokenizer as bytes, [B].
+    """
+
+    sized: ClassVar[tuple[str, ...]] = ("vocabulary",)
+    vocabulary: Tensor
+
+    def __init__(self, spec: TokenSpec, dim: int, options: CaptioningOptions) -> None:
+        super().__init__(spec, dim, options)
+        self.decoder = TransformerDecoder(
+            options.vocabulary,
+            options.width,
+            options.blocks,
+            options.heads,
+            options.longest + 1,
+            options.dropout,
+        )
+        self.register_buffer("vocabulary", torch.zeros(0, dtype=torch.uint8))
+        self._words: tuple[Tensor, LearntWords] | None = None
+
+    @property
+    def words(self) -> Words:
+        """The vocabulary, read from the buffer when that has changed."""
+        if not len(self.vocabulary):
+            raise HeadError("the captioner has no vocabulary yet; expected training before captions.")
+        if self._words is None or self._words[0] is not self.vocabulary:
+            self._words = self.vocabulary, LearntWords.from_bytes(self.vocabulary.cpu().numpy().tobytes())
+        return self._words[1]
+
+    def learn(self, captions: Sequence[str], vectors: Tensor) -> None:
+        """Learn the vocabulary."""
+        words = LearntWords.learn(captions, self.options.vocabulary, lowercase=self.options.lowercase)
+        data = torch.frombuffer(bytearray(words.to_bytes()), dtype=torch.uint8)
+        self.vocabulary = data.to(self.vocabulary.device)
+
+
+class PrefixWriter(GeneratingWriter):
+    """A frozen language model with a trained prefix."""
+
+    decoder: PrefixDecoder
+
+    def __init__(self, spec: TokenSpec, dim: int, options: CaptioningOptions) -> None:
+        super().__init__(spec, dim, options)
+        if not options.language_model:
+            raise HeadError(
+                "decoder 'prefix' has no language model; expected heads.captioning.language_model, the folder or hub "
+                "id of a causal language model."
+            )
+        self.decoder = PrefixDecoder(options.language_model, options.width, options.heads, options.prefix)
+
+    @property
+    def words(self) -> Words:
+        """The language model's vocabulary."""
+        return self.decoder.words
+
+    def learn(self, captions: Sequence[str], vectors: Tensor) -> None:
+        """Do nothing: the vocabulary is the language model's."""
