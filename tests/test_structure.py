@@ -20,10 +20,10 @@ SOURCE = PROJECT / "src" / "lightcrl"
 # From the bottom up; a module may import from its own layer and from those below it. Longer names win.
 LAYERS = (
     ("lightcrl", "errors"),
-    ("registry", "files", "events", "specs", "tokens", "processes", "machine", "sheets"),
+    ("registry", "files", "events", "specs", "tokens", "leaves", "processes", "machine", "sheets"),
     ("encoders", "data", "losses", "metrics", "methods.base", "methods.dropout"),
     ("methods",),
-    ("features", "index.search", "index.vectors"),
+    ("features", "heads", "index.search", "index.vectors"),
     ("checkpoint", "training", "tasks.spec"),
     ("embedder", "tasks", "recipe"),
     ("pipeline", "export", "index", "growth"),

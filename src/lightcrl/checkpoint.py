@@ -2,6 +2,7 @@
 
     model.safetensors   the method's weights and buffers
     tower-<modality>.safetensors   changed weights of a trained encoder
+    head-<name>.safetensors        weights of a head
     config.json         format version, method, encoders and their fingerprints, recipe, figures, a digest per tensor,
                         and the lineage of an extended model
     README.md           the model card
@@ -11,7 +12,6 @@ Nothing is unpickled. Hub upload and download are those of huggingface_hub (`pus
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,18 +19,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from lightcrl import __version__
 from lightcrl.encoders.base import Encoder, EncoderSpec, fingerprint
 from lightcrl.encoders.tower import TuningSpec, tuned_encoder
-from lightcrl.errors import CheckpointError
+from lightcrl.errors import CheckpointError, HeadError
 from lightcrl.files.local import clear_errors, recover_folder, whole_folder, write_json
+from lightcrl.heads.base import Head, Space
+from lightcrl.heads.state import FILE as HEAD
+from lightcrl.heads.state import TrainedHead
+from lightcrl.leaves import describe, read_tensors
 from lightcrl.methods import Method
 from lightcrl.methods.spec import make_method
 from lightcrl.tokens import TokenSpec
@@ -73,6 +75,7 @@ class Checkpoint(
         towers: trained part of the encoder by modality; frozen encoders have no entry.
         lineage: steps of growth, first step first: the digest of the checkpoint `from` which, and the modalities that
             were `added`, `replaced` or `removed`; empty for a model that was trained whole.
+        heads: trained heads by name; they are no part of the digest, since no embedding depends on them.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Checkpoint(
         figures: Mapping[str, Any] | None = None,
         towers: Mapping[str, Tuned] | None = None,
         lineage: Sequence[Mapping[str, Any]] = (),
+        heads: Mapping[str, TrainedHead] | None = None,
     ) -> None:
         self.method = method
         self.name = name
@@ -97,6 +101,7 @@ class Checkpoint(
         self.figures = dict(figures or {})
         self.towers = dict(towers or {})
         self.lineage = [dict(step) for step in lineage]
+        self.heads = dict(heads or {})
 
     def config(self) -> dict[str, Any]:
         """The content of config.json."""
@@ -116,18 +121,20 @@ class Checkpoint(
             },
             "recipe": self.recipe,
             "figures": self.figures,
-            "tensors": {leaf: _describe(tensor) for leaf, tensor in self.method.state_dict().items()},
+            "tensors": {leaf: describe(tensor) for leaf, tensor in self.method.state_dict().items()},
         }
         if self.towers:
             config["towers"] = {
                 modality: {
                     "tuning": tuned.spec.model_dump(mode="json"),
-                    "tensors": {leaf: _describe(tensor) for leaf, tensor in tuned.tensors.items()},
+                    "tensors": {leaf: describe(tensor) for leaf, tensor in tuned.tensors.items()},
                 }
                 for modality, tuned in self.towers.items()
             }
         if self.lineage:
             config["lineage"] = self.lineage
+        if self.heads:
+            config["heads"] = {name: head.entry() for name, head in self.heads.items()}
         return {**config, "digest": _digest(config)}
 
     @property
@@ -143,6 +150,35 @@ class Checkpoint(
         """Return the number of trained parameters by part: the method's (`Method.parts`), and those of each tower."""
         towers = {name: sum(map(Tensor.numel, tuned.tensors.values())) for name, tuned in self.towers.items()}
         return self.method.parts() | {f"tower {name}": count for name, count in towers.items()}
+
+    @property
+    def space(self) -> Space:
+        """The shape of the space, for heads."""
+        return Space(self.method.modalities, self.method.dim)
+
+    def head(self, name: str) -> Head:
+        """Return a trained head in eval mode, checked leaf by leaf.
+
+        Raises:
+            HeadError: the model has no such head, or it was trained on another space.
+            CheckpointError: a tensor of the head is wrong.
+        """
+        if name not in self.heads:
+            raise HeadError(
+                f"no head {name!r} in this model; it has {', '.join(self.heads) or 'none'}. Train one: lightcrl head "
+                "MODEL RECIPE.toml."
+            )
+        saved = self.heads[name]
+        return saved.load(name, self.space, (self.digest, *self._ancestors(saved.modalities)))
+
+    def _ancestors(self, modalities: Sequence[str]) -> list[str]:
+        """Return the digests of the models that this one grew from without a change of these modalities."""
+        digests = []
+        for step in reversed(self.lineage):
+            if {*step.get("replaced", ()), *step.get("removed", ())} & set(modalities):
+                break
+            digests.append(str(step["from"]))
+        return digests
 
     def as_trained(self, encoders: Mapping[str, Encoder]) -> dict[str, Encoder]:
         """Return the encoders with their trained weights.
@@ -167,6 +203,8 @@ class Checkpoint(
             for modality, tuned in self.towers.items():
                 place = save_directory / TOWER.format(modality)
                 place.write_bytes(save(tuned.tensors, metadata={"format": "pt"}))
+            for name, head in self.heads.items():
+                (save_directory / HEAD.format(name)).write_bytes(head.bytes())
             (save_directory / CARD).write_text(model_card(self), encoding="utf-8")
         write_json(save_directory / CONFIG, self.config())
 
@@ -191,7 +229,7 @@ class Checkpoint(
             force_download=force_download,
             local_files_only=local_files_only,
             token=token,
-            allow_patterns=[CONFIG, WEIGHTS, CARD, TOWER.format("*")],
+            allow_patterns=[CONFIG, WEIGHTS, CARD, TOWER.format("*"), HEAD.format("*")],
         )
         return load_folder(Path(folder))
 
@@ -243,9 +281,9 @@ def load_folder(folder: Path) -> Checkpoint:
         CheckpointError: a leaf is wrong; the message names it, its value and the expected value.
     """
     config = _read_config(folder)
-    tensors = _read_tensors(folder / WEIGHTS, config["tensors"])
+    tensors = read_tensors(folder / WEIGHTS, config["tensors"])
     towers = {
-        modality: Tuned(TuningSpec(**entry["tuning"]), _read_tensors(folder / TOWER.format(modality), entry["tensors"]))
+        modality: Tuned(TuningSpec(**entry["tuning"]), read_tensors(folder / TOWER.format(modality), entry["tensors"]))
         for modality, entry in config.get("towers", {}).items()
     }
     modalities = {
@@ -270,6 +308,7 @@ def load_folder(folder: Path) -> Checkpoint:
         figures=config["figures"],
         towers=towers,
         lineage=config.get("lineage", ()),
+        heads={name: TrainedHead.read(name, entry, folder) for name, entry in config.get("heads", {}).items()},
     )
 
 
@@ -354,25 +393,3 @@ def _digest(config: Mapping[str, Any]) -> str:
     }
     more = [config[key] for key in ("towers", "lineage") if key in config]
     return fingerprint([config.get("format"), config.get("method"), modalities, config.get("tensors"), *more])
-
-
-def _read_tensors(path: Path, expected: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is missing or torn ({error}).") from None
-    for leaf in sorted(set(expected) | set(tensors)):
-        present = _describe(tensors[leaf]) if leaf in tensors else "nothing"
-        wanted = expected.get(leaf, "nothing")
-        if present != wanted:
-            raise CheckpointError(f"{path}: leaf {leaf!r} is {present}, expected {wanted}.")
-    return tensors
-
-
-def _describe(tensor: Tensor) -> dict[str, Any]:
-    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return {
-        "shape": list(tensor.shape),
-        "dtype": str(tensor.dtype).removeprefix("torch."),
-        "digest": hashlib.blake2b(data.tobytes(), digest_size=16).hexdigest(),
-    }

@@ -28,6 +28,7 @@ from lightcrl.arguments import (
 )
 from lightcrl.commands.evaluate import app as evaluate
 from lightcrl.commands.extend import extend
+from lightcrl.commands.head import head
 from lightcrl.commands.index import app as index
 from lightcrl.commands.search import search
 from lightcrl.commands.serve import serve
@@ -261,6 +262,7 @@ app.add_typer(evaluate, name="evaluate")
 app.add_typer(index, name="index")
 app.command()(search)
 app.command(epilog="Example: lightcrl extend runs/seen recipes/extend/sound.toml --output runs/heard")(extend)
+app.command(epilog="Example: lightcrl head runs/world recipes/heads/matching.toml --output runs/matched")(head)
 app.command(epilog="Example: lightcrl serve runs/demo --port 8000")(serve)
 
 

@@ -114,6 +114,10 @@ class GrowthError(LightCRLError):
     """A model that cannot be extended as asked."""
 
 
+class HeadError(LightCRLError):
+    """A head that does not fit the space or the features, or that the model lacks."""
+
+
 class TrainingError(LightCRLError):
     """A training that cannot start or continue."""
 

@@ -3,6 +3,7 @@
 recipe.json     the recipe with all its settings
 rejected.jsonl  items set aside, with reasons
 best/ last/ log.jsonl      the run's own model: the recipe's method, first seed
+heads/<name>/              the training of a head on the recipe's method; the head itself is in best/
 others/<method>-seed<N>/   further seeds and baselines, in the same layout
 metrics.json    figures of all models
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lightcrl.checkpoint import Checkpoint
-from lightcrl.data import Dataset, Rejection, load_dataset
+from lightcrl.data import Dataset, DataSpec, Rejection, load_dataset
 from lightcrl.data.base import write_rejected
 from lightcrl.encoders import load_encoder, settled
 from lightcrl.encoders.base import Encoder
@@ -26,6 +27,7 @@ from lightcrl.events import Tell
 from lightcrl.features import Features
 from lightcrl.features.extract import encode_modality
 from lightcrl.features.live import LiveStore
+from lightcrl.features.spec import FeaturesSpec
 from lightcrl.files.local import make_folder, write_json
 from lightcrl.files.locks import only_writer
 from lightcrl.methods import METHODS, Method
@@ -38,6 +40,7 @@ from lightcrl.tasks.base import Setting, Task, prepare_task
 from lightcrl.tasks.retrieval import RetrievalSpec
 from lightcrl.tasks.spec import OWN_TABLES, TASKS
 from lightcrl.training.early import check_early
+from lightcrl.training.heads import train_head
 from lightcrl.training.loop import Judge, Judgement, Trained, by_retrieval, train
 from lightcrl.training.plan import make_plan
 from lightcrl.training.refusals import Combination, check_combination
@@ -158,6 +161,31 @@ def prepare(
         rejected += done.rejected
     raw = {modality: dataset.items[modality] for modality in recipe.tuning}
     return Features(stores, raw), encoders, rejected
+
+
+def head_features(
+    checkpoint: Checkpoint, encoders: Mapping[str, Encoder], data: DataSpec, storage: FeaturesSpec, tell: Tell
+) -> Features:
+    """Return the features of a model's own encoders for its heads, with the raw items beside them.
+
+    Stores that exist are reused; a trained encoder has one of its own.
+
+    Args:
+        checkpoint: the model.
+        encoders: its encoders, with their trained weights, by modality.
+        data: groups.
+        storage: folder and form of the feature stores.
+        tell: function that is called with events.
+
+    Raises:
+        LightCRLError: the data or an encoder is unusable.
+    """
+    kinds = {modality: spec.kind for modality, spec in checkpoint.encoders.items()}
+    dataset = load_dataset(data, kinds)
+    check_groups(dataset)
+    limits: dict[str, Any] = {"strict": data.strict, "max_rejected": data.max_rejected}
+    stores = {name: encode_modality(encoders[name], dataset, name, storage, tell, **limits).store for name in encoders}
+    return Features(stores, dataset.items)
 
 
 def run(
@@ -313,6 +341,8 @@ def train_one(
     # Towers would have to read the tasks' items again at every evaluation.
     judge = by_retrieval if recipe.tuning else watching(tuple(tasks.values()))
     checkpoint, trained, features = train_method(recipe, spec, seed, place, features, setting.encoders, report, judge)
+    if recipe.heads and spec is recipe.method:
+        train_heads(recipe, checkpoint, place, setting)
     measured = tasks_as_trained(recipe, checkpoint, setting, tasks, features)
     model = Model(
         spec.name,
@@ -326,6 +356,15 @@ def train_one(
         {"event": "trained", "method": spec.name, "seed": seed, "seconds": model.seconds, "folder": str(place)}
     )
     return model
+
+
+def train_heads(recipe: Recipe, checkpoint: Checkpoint, place: Path, setting: Setting) -> None:
+    """Train the recipe's heads on a trained space, and keep them in its best checkpoint."""
+    encoders = checkpoint.as_trained(setting.encoders)
+    features = head_features(checkpoint, encoders, recipe.data, recipe.features, setting.tell)
+    for name, spec in recipe.heads.items():
+        checkpoint.heads[name] = train_head(checkpoint, name, spec, features, place / "heads" / name, setting.tell)
+    checkpoint.save(place / "best")
 
 
 def summary(recipe: Recipe, run: Run) -> dict[str, Any]:

@@ -7,6 +7,7 @@
     [method]            the trained method and its options    lightcrl.methods
     [tuning.image]      a trained encoder                     lightcrl.encoders.tower
     [training]          training settings                     TrainingSpec
+    [heads.matching]    a head on the trained space           lightcrl.heads
     [evaluation]        measured tasks                        lightcrl.tasks.spec
 
 A misspelt key is an error that names the nearest key. Relative paths start at the recipe's folder; those given by
@@ -15,13 +16,14 @@ A misspelt key is an error that names the nearest key. Relative paths start at t
 
 from __future__ import annotations
 
+import operator
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from lightcrl.data import DataSpec
 from lightcrl.data.pairs import is_table
@@ -30,9 +32,11 @@ from lightcrl.encoders.tower import TuningSpec
 from lightcrl.errors import RecipeError, UnknownNameError, first_line
 from lightcrl.features.spec import FeaturesSpec
 from lightcrl.files.remote import is_uri
+from lightcrl.heads.spec import HeadSpec, name_heads
 from lightcrl.methods.spec import MethodSpec
 from lightcrl.specs import parse
 from lightcrl.tasks.spec import OWN_TABLES, TASKS, EvaluationSpec
+from lightcrl.training.heads import head_training
 from lightcrl.training.spec import TrainingSpec
 
 
@@ -48,6 +52,7 @@ class Recipe(BaseModel):
         method: the trained method.
         tuning: settings of the trained encoders by modality; encoders without an entry are frozen.
         training: training settings.
+        heads: heads that are trained on the space of the recipe's method, by name.
         evaluation: measured tasks.
     """
 
@@ -61,10 +66,13 @@ class Recipe(BaseModel):
     method: MethodSpec = Field(default_factory=MethodSpec)
     tuning: dict[str, TuningSpec] = {}
     training: TrainingSpec = Field(default_factory=TrainingSpec)
+    heads: Annotated[dict[str, HeadSpec], BeforeValidator(name_heads), Field(exclude_if=operator.not_)] = {}
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
+        for name, spec in self.heads.items():
+            head_training(spec, name)
         for modality in self.tuning:
             if modality not in self.encoders:
                 raise UnknownNameError("modality of [tuning]", modality, self.encoders)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -29,11 +30,13 @@ class Step:
         tokens: features [N_m, T, D_m]; with several processes the share of this process.
         groups: group numbers [N_m]; equal numbers are positives of each other.
         done: share of all steps that are done, 0 at the first step.
+        rows: rows [N_m] of the feature store; empty if the tokens come from no store.
     """
 
     tokens: dict[str, TokenBatch]
     groups: dict[str, Tensor]
     done: float = 0.0
+    rows: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class MethodOptions(BaseModel):

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.data.base import Rejection
+from lightcrl.heads.state import TrainedHead
 from lightcrl.metrics.result import Result
 from lightcrl.pipeline import Model, Run
 from lightcrl.recipe import Recipe
@@ -258,8 +259,21 @@ def print_info(checkpoint: Checkpoint) -> None:
         table.add_row(part, f"{count:,}")
     table.add_row("all", f"{sum(parts.values()):,}", style="bold")
     console.print(table)
+    if checkpoint.heads:
+        print_heads(checkpoint.heads)
     if checkpoint.figures:
         print_result(Result.from_json(checkpoint.figures), ())
+
+
+def print_heads(heads: Mapping[str, TrainedHead]) -> None:
+    """Print kind, modalities, size and figures of a model's heads."""
+    table = Table(title="heads")
+    for heading in ("head", "kind", "modalities", "parameters", "figures"):
+        table.add_column(heading, justify="right" if heading == "parameters" else "left")
+    for name, head in heads.items():
+        figures = ", ".join(f"{key} {value:.3f}" for key, value in head.figures.get("metrics", {}).items())
+        table.add_row(name, head.kind, ", ".join(head.modalities), f"{head.parameters:,}", figures)
+    console.print(table)
 
 
 def _print_sheet(sheet: Sheet) -> None:

@@ -8,7 +8,9 @@ from rich.table import Table
 
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.growth.extend import Extended
+from lightcrl.growth.head import Headed
 from lightcrl.growth.replacement import Replacement
+from lightcrl.report.console import print_heads
 from lightcrl.report.progress import console
 
 
@@ -39,6 +41,18 @@ def print_extended(done: Extended) -> None:
     )
     console.print(
         f"trained: {done.parameters:,} parameters in {done.seconds:.0f} s. Model: {done.folder}",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def print_headed(done: Headed) -> None:
+    """Print the new heads, and the proof that the space is unchanged."""
+    print_heads(done.heads)
+    proof = done.proof
+    console.print(
+        f"unchanged, bit for bit: {proof.leaves} tensors of {proof.numbers:,} numbers, and the embeddings of "
+        f"{', '.join(proof.modalities)}. Model: {done.folder}",
         soft_wrap=True,
         markup=False,
     )

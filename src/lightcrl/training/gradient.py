@@ -125,7 +125,8 @@ class Stepper:
         """Return the loss of a batch with all its activations; `seed` is the seed of the towers' randomness."""
         inputs = self._inputs(batch, seed)
         with self.accelerator.autocast():
-            step = Step({name: self._tokens(name, given) for name, given in inputs.items()}, self._groups(batch), done)
+            tokens = {name: self._tokens(name, given) for name, given in inputs.items()}
+            step = Step(tokens, self._groups(batch), done, batch.rows)
             if self.method.training:
                 step = self.method.augment(step)
             embeddings: dict[str, Tensor] = {name: self.method(name, tokens) for name, tokens in step.tokens.items()}

@@ -55,7 +55,7 @@ class Progress:
     Attributes:
         step: number of finished steps.
         epoch: epoch of the next step.
-        best: best dev mean R@1 so far.
+        best: best figure of the judge so far, such as mean R@1 on dev.
         best_epoch: epoch of the best figure.
         stale: number of evaluations since then.
         rate_factor: factor of the learning rate from the plateau schedule.
@@ -67,7 +67,7 @@ class Progress:
 
     step: int = 0
     epoch: int = 0
-    best: float = -1.0
+    best: float = -math.inf
     best_epoch: int = -1
     stale: int = 0
     rate_factor: float = 1.0
@@ -152,7 +152,7 @@ def train(
         ProcessError: another of several processes has ended.
     """
     folder = make_folder(Path(folder))
-    spec = spec.suited(type(checkpoint.method))
+    spec = spec.suited(checkpoint.method)
     train_split, dev_split = features.split("train"), features.split("dev")
     plan = make_plan(spec, train_split)
     if checkpoint.method.closed_form:

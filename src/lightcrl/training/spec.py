@@ -83,7 +83,7 @@ class TrainingSpec(BaseModel):
         """The limit `memory` in bytes."""
         return self.memory * 2**30
 
-    def suited(self, method: type[Method]) -> TrainingSpec:
+    def suited(self, method: type[Method] | Method) -> TrainingSpec:
         """Resolve `"auto"` for a method; batch size and epochs stay `"auto"` unless the method has its own."""
         usual = {"loss": "info_nce", "learning_rate": 3e-3, "weight_decay": 0.05, "schedule": "cosine"}
         preferred = {**usual, **method.suits}

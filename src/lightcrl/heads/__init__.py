@@ -1,0 +1,15 @@
+"""Heads: small networks on cached tokens and the embeddings of a frozen space."""
+
+from __future__ import annotations
+
+from lightcrl.heads.base import Head, HeadBatch, HeadOptions, Material, Space
+from lightcrl.registry import Table
+
+__all__ = ["HEADS", "Head", "HeadBatch", "HeadOptions", "Material", "Space"]
+
+HEADS: Table[type[Head]] = Table(
+    "head",
+    {
+        "matching": "lightcrl.heads.matching:Matching",
+    },
+)

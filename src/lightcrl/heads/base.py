@@ -1,0 +1,187 @@
+"""The interface of all heads: cached tokens and the embeddings of a frozen space in, a loss and predictions out.
+
+A head never changes the space. It is trained by the one loop (`heads.training`), and saved beside the space with a
+digest for each leaf (`heads.state`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from lightcrl.data.base import Item
+from lightcrl.errors import HeadError
+from lightcrl.features.table import Features
+from lightcrl.methods.base import Method
+from lightcrl.tokens import TokenBatch, TokenSpec
+
+
+@dataclass(frozen=True)
+class Space:
+    """The shape of a space, as far as a head depends on it.
+
+    Attributes:
+        modalities: token shapes by modality.
+        dim: d, width of an embedding.
+    """
+
+    modalities: Mapping[str, TokenSpec]
+    dim: int
+
+
+@dataclass(frozen=True)
+class HeadBatch:
+    """The items of a step, by modality.
+
+    Attributes:
+        tokens: features [N_m, T, D_m] of the head's modalities.
+        embeddings: unit vectors [N_m, d] of the same items.
+        groups: group numbers [N_m]; equal numbers belong together.
+        rows: rows [N_m] of the feature store.
+        done: share of all steps that are done, 0 at the first step.
+    """
+
+    tokens: Mapping[str, TokenBatch]
+    embeddings: Mapping[str, Tensor]
+    groups: Mapping[str, Tensor]
+    rows: Mapping[str, np.ndarray] = field(default_factory=dict)
+    done: float = 0.0
+
+
+@dataclass(frozen=True)
+class Material:
+    """The data that a head is trained on: features, embeddings and raw items.
+
+    Attributes:
+        features: stores, and the groups of the splits `train` and `dev`; `dev` chooses the best head.
+        vectors: unit vectors [R, d] of all rows of the stores by modality.
+        folds: fold [R] of each row by modality. Vectors of one fold come from a space that was not trained on these
+            items; vectors of different folds cannot be compared. Empty if all vectors come from the space itself.
+    """
+
+    features: Features
+    vectors: Mapping[str, Tensor]
+    folds: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def items(self, modality: str) -> list[Item]:
+        """Return the raw items of a modality in order of rows, such as the captions that a head learns to say.
+
+        Raises:
+            HeadError: the features have no raw items of this modality.
+        """
+        if modality not in self.features.items:
+            raise HeadError(f"no raw items of {modality!r} beside its features; expected those of the recipe's data.")
+        by_key = {item.key: item for item in self.features.items[modality]}
+        table = self.features.store(modality).metadata()
+        keys = dict(zip(table["row"].to_pylist(), table["item"].to_pylist(), strict=True))
+        return [by_key[keys[row]] for row in range(self.features.store(modality).rows)]
+
+    def batch(self, rows: Mapping[str, np.ndarray], groups: Mapping[str, np.ndarray], sequence: bool) -> HeadBatch:
+        """Return stored tokens and embeddings of the items at `rows` [N_m]."""
+        tokens = {
+            name: self.features.store(name).gather(chosen, sequence=sequence).to("cpu", torch.float32)
+            for name, chosen in rows.items()
+        }
+        vectors = {name: self.vectors[name][torch.from_numpy(np.asarray(chosen))] for name, chosen in rows.items()}
+        return HeadBatch(tokens, vectors, {name: torch.from_numpy(np.asarray(g)) for name, g in groups.items()}, rows)
+
+
+class HeadOptions(BaseModel):
+    """Options of every head; the `[heads.<name>]` table of a recipe is `kind`, `seed`, `training` and these keys.
+
+    Attributes:
+        standardise: true to compute statistics of features from a sample of the training split (`Head.fit`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    standardise: bool = True
+
+
+class Head(nn.Module, ABC):
+    """A small network on the tokens and embeddings of some modalities of a space.
+
+    Attributes:
+        space: shape of the space.
+        options: the head's options.
+        suits: values that `"auto"` resolves to in the head's `training` table, where they differ from the default.
+        defaults: values of `folds` and `held_out` (`HeadSpec`) where they differ from the default.
+        sequences: true if the head reads the tokens after the slots; otherwise they are cut off.
+    """
+
+    Options: ClassVar[type[HeadOptions]] = HeadOptions
+    suits: ClassVar[Mapping[str, Any]] = {}
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    sequences: ClassVar[bool] = True
+
+    def __init__(self, space: Space, options: HeadOptions) -> None:
+        """Make a head with initial weights from torch's global generator.
+
+        Raises:
+            HeadError: the space lacks a modality or tokens that the head needs.
+        """
+        super().__init__()
+        self.space = space
+        self.options = options
+
+    @property
+    @abstractmethod
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that the head reads, in a fixed order."""
+
+    def start(self, method: Method) -> None:
+        """Take initial weights from the space's method, which is not changed; draws come from torch's generator."""
+
+    def fit(self, modality: str, tokens: TokenBatch) -> None:
+        """Set statistics of features from a sample of the training split."""
+
+    def prepare(self, material: Material) -> None:
+        """Receive the training data before the first step, also of a resumed training: targets, hard negatives.
+
+        What is kept of it must not be part of the state.
+        """
+
+    @abstractmethod
+    def loss(self, batch: HeadBatch) -> Tensor:
+        """Return the scalar to minimise. Random draws come from torch's global generator, seeded for each step."""
+
+    @abstractmethod
+    def forward(self, batch: HeadBatch) -> Tensor:
+        """Return predictions [N, ...] for N aligned items; a prediction depends on its own items alone."""
+
+    @abstractmethod
+    def judge(self, material: Material) -> Mapping[str, float]:
+        """Return figures on the split `dev` of the material; the first, larger is better, chooses the best head.
+
+        It may set buffers, such as a calibrated weight; they are saved with the head that it judges.
+        """
+
+    def parts(self) -> dict[str, int]:
+        """Return the number of trained parameters by part."""
+        counts = {name: _count(part) for name, part in self.named_children()}
+        counts |= {name: p.numel() for name, p in self.named_parameters(recurse=False) if p.requires_grad}
+        return {name: count for name, count in counts.items() if count}
+
+    def need(self, modality: str) -> TokenSpec:
+        """Return the token shape of a modality.
+
+        Raises:
+            HeadError: the space has no such modality, or no tokens of it that this head could read.
+        """
+        if modality not in self.space.modalities:
+            raise HeadError(
+                f"{type(self).__name__} reads {modality!r}, and the space has {', '.join(self.space.modalities)}. "
+                "Name modalities of the space."
+            )
+        return self.space.modalities[modality]
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

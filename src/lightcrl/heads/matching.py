@@ -1,0 +1,252 @@
+"""Matching (ITM of BLIP, arXiv 2201.12086): a score for a pair of items of two modalities, from the tokens of both.
+
+    s(a, b) = scale * e_a · e_b + weight * F(tokens of a, tokens of b, e_a * e_b)
+
+The last layer of F is zero at the start, so the first score is the space's, and training learns a residual. Its weight
+is chosen on groups without a part in the training; a weight of 0 is the space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from lightcrl.errors import HeadError
+from lightcrl.heads.base import Head, HeadBatch, HeadOptions, Material, Space
+from lightcrl.heads.crossing import AlignedTokens, Crossing
+from lightcrl.heads.negatives import Nearest, nearest, positives
+from lightcrl.methods.base import Method
+from lightcrl.methods.dropout import Dropout
+from lightcrl.tokens import TokenBatch
+
+PAIRS = 2_048
+"""Number of pairs that are scored at once outside of training."""
+JUDGED = 1_000
+"""Greatest number of queries per direction that judge a head."""
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+"""Weights of the residual to choose from."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Items of a modality, ready for pairing.
+
+    Attributes:
+        tokens: aligned tokens [N, T, w].
+        vectors: embeddings [N, d].
+    """
+
+    tokens: TokenBatch
+    vectors: Tensor
+
+    def at(self, index: Tensor) -> Encoded:
+        """Return the items at `index` [P]."""
+        return Encoded(self.tokens.rows(index), self.vectors[index])
+
+
+class MatchingOptions(HeadOptions):
+    """Options of matching.
+
+    Attributes:
+        modalities: the two modalities; by default those of a space with two.
+        width: w, width of the aligned tokens.
+        heads: attention heads.
+        hidden: number of features of a pair in each direction.
+        dropout: share of the attended features set to zero in training.
+        input_dropout: share of the encoder's features set to zero in training.
+        negatives: negatives of each query in a step.
+        pool: number of nearest items of other groups from which negatives are drawn at first.
+        hardest: number of those from which they are drawn at last.
+        ramp: share of the training in which the pool shrinks.
+        candidates: number of first hits that are reordered when the head is judged.
+    """
+
+    modalities: tuple[str, str] | None = None
+    width: int = Field(default=128, gt=0)
+    heads: int = Field(default=4, gt=0)
+    hidden: int = Field(default=128, gt=0)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    input_dropout: float = Field(default=0.3, ge=0, lt=1)
+    negatives: int = Field(default=15, gt=0)
+    pool: int = Field(default=512, gt=0)
+    hardest: int = Field(default=32, gt=0)
+    ramp: float = Field(default=0.5, ge=0, le=1)
+    candidates: int = Field(default=32, gt=1)
+
+    @model_validator(mode="after")
+    def _divides(self) -> MatchingOptions:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} does not divide into {self.heads} heads")
+        return self
+
+
+class Matching(Head):
+    """A residual to the space's similarity, from cross-attention in both directions and the product of embeddings.
+
+    Attributes:
+        weight: weight of the residual, chosen by `judge`.
+        scale: the space's logit scale.
+    """
+
+    Options: ClassVar[type[HeadOptions]] = MatchingOptions
+    suits: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-3, "batch_size": 32, "epochs": 4, "items_per_group": 1}
+    options: MatchingOptions
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, space: Space, options: MatchingOptions) -> None:
+        super().__init__(space, options)
+        names = options.modalities or tuple(space.modalities)
+        if len(names) != 2 or names[0] == names[1]:
+            raise HeadError(
+                f"matching reads two modalities, and the space has {', '.join(names)}. Name two with "
+                'heads.matching.modalities, such as ["image", "text"].'
+            )
+        self._names = (names[0], names[1])
+        width = options.width
+        self.tokens = nn.ModuleDict({m: AlignedTokens(self.need(m), width, options.input_dropout) for m in names})
+        self.crossings = nn.ModuleDict(
+            {m: Crossing(width, options.heads, options.hidden, options.dropout) for m in names}
+        )
+        self.dropout = Dropout(options.dropout)
+        self.score = nn.Linear(2 * options.hidden + space.dim, 1, bias=False)
+        nn.init.zeros_(self.score.weight)
+        self.register_buffer("weight", torch.ones(()))
+        self.register_buffer("scale", torch.tensor(1 / 0.07))
+        self._nearest: dict[str, Nearest] = {}
+        self._positives: dict[str, dict[int, list[int]]] = {}
+        self._material: Material | None = None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The two modalities."""
+        return self._names
+
+    @torch.no_grad()
+    def start(self, method: Method) -> None:
+        """Take the stems, the pools and the logit scale of the space's method."""
+        self.scale.copy_(method.scale)
+        size = method.trained_dim
+        rotation = torch.linalg.qr(torch.randn(size, max(size, self.options.width)))[0][:, : self.options.width]
+        for name in self.modalities:
+            tokens = self.tokens[name]
+            assert isinstance(tokens, AlignedTokens)
+            if self.options.width <= size:
+                tokens.start(method, name, rotation.to(tokens.weight))
+
+    def fit(self, modality: str, tokens: TokenBatch) -> None:
+        """Set means and deviations of features that the space does not give."""
+        aligned = self.tokens[modality]
+        assert isinstance(aligned, AlignedTokens)
+        aligned.fit(tokens)
+
+    def prepare(self, material: Material) -> None:
+        """Find the nearest items of other groups in the training split."""
+        self._material = material
+        split = material.features.split("train")
+        for source, target in (self._names, self._names[::-1]):
+            self._nearest[source] = nearest(material.vectors, split, source, target, self.options.pool, material.folds)
+            self._positives[source] = positives(split, source, target)
+
+    def encode(self, modality: str, batch: HeadBatch) -> Encoded:
+        """Return the items of a modality, aligned once, to be paired with any others."""
+        tokens: TokenBatch = self.tokens[modality](batch.tokens[modality])
+        return Encoded(tokens, batch.embeddings[modality])
+
+    def residual(self, left: Encoded, right: Encoded) -> Tensor:
+        """Return F [P] of P pairs: the i-th items of the first and of the second modality."""
+        first, second = self._names
+        crossed = [self.crossings[first](left.tokens, right.tokens), self.crossings[second](right.tokens, left.tokens)]
+        products = left.vectors * right.vectors * left.vectors.shape[1] ** 0.5
+        scores: Tensor = self.score(self.dropout(torch.cat([*crossed, products], -1))).squeeze(-1)
+        return scores
+
+    def forward(self, batch: HeadBatch) -> Tensor:
+        """Return scores [N] of the pairs of the i-th items of both modalities."""
+        left, right = (self.encode(name, batch) for name in self._names)
+        return self.scale * (left.vectors * right.vectors).sum(-1) + self.weight * self.residual(left, right)
+
+    def loss(self, batch: HeadBatch) -> Tensor:
+        """Return the cross-entropy of a right item among negatives, the mean over both directions."""
+        return torch.stack([self._direction(batch, *names) for names in (self._names, self._names[::-1])]).mean()
+
+    def _direction(self, batch: HeadBatch, source: str, target: str) -> Tensor:
+        """Return the cross-entropy of queries of one modality among items of the other."""
+        assert self._material is not None
+        own, options = self._positives[source], self.options
+        rows = np.array([row for row in np.asarray(batch.rows[source]).tolist() if own.get(row)])
+        right = np.array([own[row][int(torch.randint(len(own[row]), ()))] for row in rows.tolist()])
+        wrong = self._nearest[source].draw(rows, options.negatives, batch.done, options.ramp, options.hardest)
+        space, residual = self.score_rows(
+            self._material, (source, target), rows, np.concatenate([right[:, None], wrong], 1)
+        )
+        return cross_entropy(space + residual, torch.zeros(len(rows), dtype=torch.long, device=space.device))
+
+    def score_rows(
+        self, material: Material, names: tuple[str, str], rows: np.ndarray, lists: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
+        """Return the space's scores and the residuals [N, K] of queries with lists of items.
+
+        Args:
+            material: tokens and embeddings.
+            names: modality of the queries, and that of the items.
+            rows: rows of the queries [N].
+            lists: rows of the items [N, K].
+        """
+        source, target = names
+        others, place = np.unique(lists, return_inverse=True)
+        queries = self.encode(source, material.batch({source: rows}, {}, self.sequences))
+        items = self.encode(target, material.batch({target: others}, {}, self.sequences))
+        queries = queries.at(torch.arange(len(rows)).repeat_interleave(lists.shape[1]))
+        items = items.at(torch.from_numpy(place.reshape(-1)))
+        space = self.scale * (queries.vectors * items.vectors).sum(-1)
+        residual = self.residual(*((queries, items) if source == self._names[0] else (items, queries)))
+        return space.view(lists.shape), residual.view(lists.shape)
+
+    def judge(self, material: Material) -> Mapping[str, float]:
+        """Choose the weight of the residual by mean R@1 of reordered hits on dev, and return that figure."""
+        hits = []
+        for names in (self._names, self._names[::-1]):
+            space, residual, right = self._hits(material, names)
+            hits.append(torch.stack([first_is_right(space + weight * residual, right) for weight in WEIGHTS]))
+        recall = torch.stack(hits).mean(0)
+        best = int(recall.argmax())
+        self.weight.fill_(WEIGHTS[best])
+        return {
+            "dev_mean_recall@1": float(recall[best]),
+            "dev_space_recall@1": float(recall[0]),
+            "weight": WEIGHTS[best],
+        }
+
+    def _hits(self, material: Material, names: tuple[str, str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the space's scores and the residuals of the first hits on dev [N, K], and which of them are right."""
+        split = material.features.split("dev")
+        source, target = names
+        own = positives(split, source, target)
+        rows = np.array(sorted(row for row, rights in own.items() if rights))
+        if len(rows) > JUDGED:
+            rows = np.sort(np.random.default_rng(0).permutation(rows)[:JUDGED])
+        gallery = np.unique(split.members[target].rows)
+        queries, keys = (material.vectors[m][torch.from_numpy(r)] for m, r in ((source, rows), (target, gallery)))
+        places = (queries @ keys.T).topk(min(self.options.candidates, len(gallery)), dim=1).indices
+        lists = gallery[places.numpy()]
+        step = max(1, PAIRS // lists.shape[1])
+        scores = [
+            self.score_rows(material, names, rows[start : start + step], lists[start : start + step])
+            for start in range(0, len(rows), step)
+        ]
+        right = np.array([np.isin(line, own[row]) for row, line in zip(rows.tolist(), lists, strict=True)])
+        return (*(torch.cat(part) for part in zip(*scores, strict=True)), torch.from_numpy(right))  # type: ignore[return-value]
+
+
+def first_is_right(scores: Tensor, right: Tensor) -> Tensor:
+    """Return the share of queries whose best candidate is right, ties broken at random."""
+    best = scores == scores.max(1, keepdim=True).values
+    return ((best & right).sum(1) / best.sum(1)).double().mean()
