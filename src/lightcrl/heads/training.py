@@ -44,6 +44,7 @@ class HeadTraining(Method):
 
     Options: ClassVar[type[MethodOptions]] = HeadTrainingOptions
     one_process: ClassVar[bool] = True
+    network_in_objective: ClassVar[bool] = True
     rigid: ClassVar[str] = "it is the training of a head"
     options: HeadTrainingOptions
 
@@ -54,6 +55,7 @@ class HeadTraining(Method):
         # In methods these are class attributes; here they depend on the head.
         self.sequences = self.head.sequences
         self.suits = {"precision": "float32", **self.head.suits}  # type: ignore[misc]
+        self.closed_form = self.head.closed_form  # type: ignore[misc]
         self.logit_scale.requires_grad_(False)
         self.material: Material | None = None
 

@@ -96,15 +96,16 @@ class TransformerWriter(GeneratingWriter):
             options.dropout,
         )
         self.register_buffer("vocabulary", torch.zeros(0, dtype=torch.uint8))
-        self._words: tuple[Tensor, LearntWords] | None = None
+        self._words: tuple[bytes, LearntWords] | None = None
 
     @property
     def words(self) -> Words:
         """The vocabulary, read from the buffer when that has changed."""
         if not len(self.vocabulary):
             raise HeadError("the captioner has no vocabulary yet; expected training before captions.")
-        if self._words is None or self._words[0] is not self.vocabulary:
-            self._words = self.vocabulary, LearntWords.from_bytes(self.vocabulary.cpu().numpy().tobytes())
+        data = self.vocabulary.cpu().numpy().tobytes()
+        if self._words is None or self._words[0] != data:
+            self._words = data, LearntWords.from_bytes(data)
         return self._words[1]
 
     def learn(self, captions: Sequence[str], vectors: Tensor) -> None:

@@ -15,6 +15,7 @@ from lightcrl.features.table import Split
 from lightcrl.heads.base import Head, HeadBatch, HeadOptions, Material, Space
 from lightcrl.heads.captioning.search import Rules
 from lightcrl.heads.captioning.writer import DECODERS, Caption, CaptionWriter, Search
+from lightcrl.machine import multiplies_bfloat16
 from lightcrl.metrics.captions import Cider, rouge_l
 from lightcrl.tokens import TokenBatch
 
@@ -105,7 +106,6 @@ class Captioning(Head):
         "batch_size": 32,
         "items_per_group": 5,
         "epochs": 12,
-        "precision": "auto",
     }
     defaults: ClassVar[Mapping[str, Any]] = {"held_out": 0.05}
     options: CaptioningOptions
@@ -122,6 +122,11 @@ class Captioning(Head):
         self.source = options.source or (others[0] if others else self.target)
         kind: Any = DECODERS.load(options.decoder)
         self.writer: CaptionWriter = kind(self.need(self.source), space.dim, options)
+        self.closed_form = self.writer.closed_form
+        self.targets = (self.target,) if self.target != self.source else ()
+        # Products are large, though a step has few items.
+        fast = multiplies_bfloat16("cuda" if torch.cuda.is_available() else "cpu")
+        self.suits = {"precision": "bfloat16" if fast else "float32", **type(self).suits}  # type: ignore[misc]
         # What `prepare` keeps of the data.
         self._pieces = torch.zeros(0, 0, dtype=torch.int64)
 
@@ -129,11 +134,6 @@ class Captioning(Head):
     def modalities(self) -> tuple[str, ...]:
         """The captioned modality and that of the captions, whose tokens are not read."""
         return tuple(dict.fromkeys((self.source, self.target)))
-
-    @property
-    def closed_form(self) -> bool:
-        """True if nothing is trained step by step."""
-        return self.writer.closed_form
 
     def fit(self, modality: str, tokens: TokenBatch) -> None:
         """Set statistics of the captioned modality's features."""
@@ -150,6 +150,10 @@ class Captioning(Head):
         rows = np.unique(material.features.split("train").members[self.target].rows)
         self.writer.learn([texts[row] for row in rows], material.vectors[self.target][torch.from_numpy(rows)])
         self._pieces = self.writer.pieces(texts)
+
+    def attach(self, material: Material) -> None:
+        """Turn the captions of the data into pieces of the vocabulary that the head has."""
+        self._pieces = self.writer.pieces(self._texts(material))
 
     def loss(self, batch: HeadBatch) -> Tensor:
         """Return the loss of all captions in the batch, each for an item of its group, drawn at random."""

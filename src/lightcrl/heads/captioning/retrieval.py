@@ -44,16 +44,16 @@ class RetrievalWriter(CaptionWriter):
         self.neighbours, self.agreeing = options.neighbours, options.agreeing
         self.register_buffer("vectors", torch.zeros(0, dim, dtype=torch.float16))
         self.register_buffer("texts", torch.zeros(0, dtype=torch.uint8))
-        self._captions: tuple[Tensor, list[str]] | None = None
+        self._captions: tuple[bytes, list[str]] | None = None
 
     @property
     def captions(self) -> list[str]:
         """The training captions, in order of their vectors."""
         if not len(self.texts):
             raise HeadError("the captioner has no captions yet; expected training before captions.")
-        if self._captions is None or self._captions[0] is not self.texts:
-            text = self.texts.cpu().numpy().tobytes().decode()
-            self._captions = self.texts, text.split(chr(SEPARATOR))
+        data = self.texts.cpu().numpy().tobytes()
+        if self._captions is None or self._captions[0] != data:
+            self._captions = data, data.decode().split(chr(SEPARATOR))
         return self._captions[1]
 
     def learn(self, captions: Sequence[str], vectors: Tensor) -> None:
