@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.events import Tell
+from lightcrl.features.base import Store
 from lightcrl.features.embed import embed_rows
+from lightcrl.features.rows import BARE, Rows
 from lightcrl.features.table import Features
 from lightcrl.heads.base import Head, Material
 from lightcrl.heads.spec import HeadSpec, make_head
@@ -63,7 +66,7 @@ def train_head(
         CheckpointError: `folder` has a training with other settings.
     """
     head = make_head(spec.kind, checkpoint.space, spec.options, spec.seed)
-    material = gather_material(checkpoint, only(features, head))
+    material = gather_material(checkpoint, _held_out(only(features, head), spec))
     below = _checkpoint(checkpoint, spec, material)
     training = below.method
     assert isinstance(training, HeadTraining)
@@ -87,13 +90,25 @@ def train_head(
     return TrainedHead.of(training.head, spec.kind, checkpoint.digest, figures)
 
 
+def _held_out(features: Features, spec: HeadSpec) -> Features:
+    """Return features in which a share of the training groups takes the place of dev."""
+    if not spec.held_out:
+        return features
+    whole = features.split("train")
+    order = np.random.default_rng([spec.seed]).permutation(whole.usable)
+    count = max(1, round(spec.held_out * len(order)))
+    train_split = features.replace_split("train", whole.subset(order[count:]))
+    return train_split.replace_split("dev", whole.subset(order[:count]))
+
+
 def only(features: Features, head: Head) -> Features:
-    """Return the features of the modalities that a head reads.
+    """Return the features of the modalities that a head reads, without tokens of those whose raw items are its targets.
 
     Raises:
         ModalityError: the features lack a modality.
     """
     stores = {name: features.store(name) for name in head.modalities}
+    stores |= {name: Rows(stores[name]) for name in head.targets}
     splits = {}
     for name, split in features.splits.items():
         members = {modality: split.members[modality] for modality in stores}
@@ -103,11 +118,28 @@ def only(features: Features, head: Head) -> Features:
 
 def gather_material(checkpoint: Checkpoint, features: Features) -> Material:
     """Embed all rows of the features by the space, and return the material of a head."""
-    vectors = {
-        name: embed_rows(checkpoint.method, store, name, np.arange(store.rows)).float()
-        for name, store in features.stores.items()
-    }
-    return Material(features, vectors)
+    return Material(features, _Vectors(checkpoint.method, features.stores))
+
+
+class _Vectors(Mapping[str, Tensor]):
+    """Embeddings of all rows by modality, made when they are first needed: some heads read no embeddings."""
+
+    def __init__(self, method: Method, stores: Mapping[str, Store]) -> None:
+        self._method, self._stores = method, dict(stores)
+        self._made: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._made:
+            store = self._stores[name]
+            whole = store.whole if isinstance(store, Rows) else store
+            self._made[name] = embed_rows(self._method, whole, name, np.arange(whole.rows)).float()
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stores)
+
+    def __len__(self) -> int:
+        return len(self._stores)
 
 
 def _checkpoint(base: Checkpoint, spec: HeadSpec, material: Material) -> Checkpoint:
@@ -121,8 +153,12 @@ def _checkpoint(base: Checkpoint, spec: HeadSpec, material: Material) -> Checkpo
         "space": base.digest,
         "body": {name: asdict(shape) for name, shape in base.method.modalities.items()},
     }
+    shapes = {
+        name: BARE if isinstance(store, Rows) else base.method.modalities[name]
+        for name, store in material.features.stores.items()
+    }
     return Checkpoint(
-        make_method(NAME, {name: base.method.modalities[name] for name in names}, options, "info_nce", spec.seed),
+        make_method(NAME, shapes, options, "info_nce", spec.seed),
         name=NAME,
         loss="info_nce",
         encoders={name: base.encoders[name] for name in names},

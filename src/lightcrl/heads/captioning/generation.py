@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -92,6 +92,7 @@ class TransformerWriter(GeneratingWriter):
             options.width,
             options.blocks,
             options.heads,
+            options.feedforward,
             options.longest + 1,
             options.dropout,
         )
@@ -108,7 +109,7 @@ class TransformerWriter(GeneratingWriter):
             self._words = data, LearntWords.from_bytes(data)
         return self._words[1]
 
-    def learn(self, captions: Sequence[str], vectors: Tensor) -> None:
+    def learn(self, captions: Sequence[str], vectors: Callable[[], Tensor]) -> None:
         """Learn the vocabulary."""
         words = LearntWords.learn(captions, self.options.vocabulary, lowercase=self.options.lowercase)
         data = torch.frombuffer(bytearray(words.to_bytes()), dtype=torch.uint8)
@@ -134,5 +135,5 @@ class PrefixWriter(GeneratingWriter):
         """The language model's vocabulary."""
         return self.decoder.words
 
-    def learn(self, captions: Sequence[str], vectors: Tensor) -> None:
+    def learn(self, captions: Sequence[str], vectors: Callable[[], Tensor]) -> None:
         """Do nothing: the vocabulary is the language model's."""

@@ -34,6 +34,7 @@ class CaptioningOptions(HeadOptions):
         width: width of the decoder and of its memory.
         blocks: number of blocks of the transformer.
         heads: number of attention heads.
+        feedforward: width of the transformer's feed-forward layers.
         dropout: share of the decoder's features set to zero in training.
         input_dropout: share of the encoder's features set to zero in training.
         hidden_tokens: share of an item's sequence that is hidden in training.
@@ -57,13 +58,14 @@ class CaptioningOptions(HeadOptions):
     decoder: str = "transformer"
     embedding: bool = True
     width: int = Field(default=256, gt=0)
-    blocks: int = Field(default=3, gt=0)
+    blocks: int = Field(default=2, gt=0)
     heads: int = Field(default=4, gt=0)
+    feedforward: int = Field(default=512, gt=0)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     input_dropout: float = Field(default=0.2, ge=0, lt=1)
     hidden_tokens: float = Field(default=0.0, ge=0, lt=1)
     smoothing: float = Field(default=0.1, ge=0, lt=1)
-    vocabulary: int = Field(default=3000, gt=3)
+    vocabulary: int = Field(default=2000, gt=3)
     lowercase: bool = True
     longest: int = Field(default=30, gt=0)
     shortest: int = Field(default=1, ge=1)
@@ -74,7 +76,7 @@ class CaptioningOptions(HeadOptions):
     neighbours: int = Field(default=100, gt=0)
     agreeing: int = Field(default=20, gt=0)
     judged: int = Field(default=300, gt=1)
-    beams: int = Field(default=3, gt=0)
+    beams: int = Field(default=1, gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> CaptioningOptions:
@@ -102,10 +104,10 @@ class Captioning(Head):
 
     Options: ClassVar[type[HeadOptions]] = CaptioningOptions
     suits: ClassVar[Mapping[str, Any]] = {
-        "learning_rate": 7e-4,
+        "learning_rate": 1e-3,
         "batch_size": 32,
         "items_per_group": 5,
-        "epochs": 12,
+        "epochs": 6,
     }
     defaults: ClassVar[Mapping[str, Any]] = {"held_out": 0.05}
     options: CaptioningOptions
@@ -148,7 +150,8 @@ class Captioning(Head):
         """
         texts = self._texts(material)
         rows = np.unique(material.features.split("train").members[self.target].rows)
-        self.writer.learn([texts[row] for row in rows], material.vectors[self.target][torch.from_numpy(rows)])
+        vectors = material.vectors  # made only if they are asked for
+        self.writer.learn([texts[row] for row in rows], lambda: vectors[self.target][torch.from_numpy(rows)])
         self._pieces = self.writer.pieces(texts)
 
     def attach(self, material: Material) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from lightcrl.encoders.files import quiet
 from lightcrl.errors import HeadError, first_line
 from lightcrl.heads.captioning.decoder import Decoder, State
 from lightcrl.heads.captioning.words import PAD, ModelWords
@@ -68,19 +70,23 @@ class PrefixDecoder(Decoder):
 
     def begin(self, memory: TokenBatch) -> State:
         """Return the model's keys and values of the prefix."""
-        output = self.model(inputs_embeds=self.prefix(memory), use_cache=True)
-        return State(tuple(_tensors(output.past_key_values)))
+        _, layers = self._continued(self.prefix(memory), ())
+        return State(layers)
 
     def advance(self, state: State, pieces: Tensor) -> tuple[Tensor, State]:
         """Return logits [N, V] and the state with one place more."""
+        logits, layers = self._continued(self._embed(pieces[:, None]), state.layers)
+        return logits[:, -1], State(layers, state.fixed, state.length + 1)
+
+    def _continued(self, embedded: Tensor, layers: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return logits [N, L, V] after more vectors [N, L, size], and keys and values of all places so far."""
         from transformers import DynamicCache
 
-        pairs = list(zip(state.layers[::2], state.layers[1::2], strict=True))
-        output = self.model(
-            inputs_embeds=self._embed(pieces[:, None]), past_key_values=DynamicCache(pairs), use_cache=True
-        )
-        layers = tuple(_tensors(output.past_key_values))
-        return output.logits[:, -1], State(layers, state.fixed, state.length + 1)
+        cache = DynamicCache(list(zip(layers[::2], layers[1::2], strict=True)))
+        # The name of the argument depends on the version of transformers.
+        name = "cache" if "cache" in signature(self.model.forward).parameters else "past_key_values"
+        output = self.model(inputs_embeds=embedded, use_cache=True, **{name: cache})
+        return output.logits, tuple(_tensors(cache))
 
     def prefix(self, memory: TokenBatch) -> Tensor:
         """Return the prefix [B, count, width of the model]."""
@@ -107,8 +113,9 @@ def load_language_model(name: str) -> tuple[Any, ModelWords]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-        words = ModelWords(AutoTokenizer.from_pretrained(name))
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+            words = ModelWords(AutoTokenizer.from_pretrained(name))
     except (OSError, ValueError, StopIteration) as error:
         raise HeadError(
             f"no causal language model {name!r}: {first_line(error)} Expected a folder with config.json, "

@@ -6,7 +6,7 @@ not beat, and a captioner for spaces without a trained one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -56,13 +56,13 @@ class RetrievalWriter(CaptionWriter):
             self._captions = data, data.decode().split(chr(SEPARATOR))
         return self._captions[1]
 
-    def learn(self, captions: Sequence[str], vectors: Tensor) -> None:
+    def learn(self, captions: Sequence[str], vectors: Callable[[], Tensor]) -> None:
         """Keep the captions, each text once."""
         first = {text.replace(chr(SEPARATOR), " "): place for place, text in reversed(list(enumerate(captions)))}
         texts = list(first)[::-1]
         data = bytearray(chr(SEPARATOR).join(texts).encode())
         self.texts = torch.frombuffer(data, dtype=torch.uint8).to(self.texts.device)
-        self.vectors = vectors[[first[text] for text in texts]].to(self.vectors)
+        self.vectors = vectors()[[first[text] for text in texts]].to(self.vectors)
 
     def pieces(self, captions: Sequence[str]) -> Tensor:
         """Return [N, 0]: nothing is generated."""

@@ -20,14 +20,16 @@ class TransformerDecoder(Decoder):
         logits = norm(x) Eᵀ + b
     """
 
-    def __init__(self, pieces: int, width: int, blocks: int, heads: int, longest: int, dropout: float) -> None:
+    def __init__(
+        self, pieces: int, width: int, blocks: int, heads: int, feedforward: int, longest: int, dropout: float
+    ) -> None:
         """Make a decoder of `blocks` blocks for captions of at most `longest` pieces, the start included."""
         super().__init__()
         self.width = width
         self.embedding = nn.Parameter(torch.randn(pieces, width) * 0.02)
         self.bias = nn.Parameter(torch.zeros(pieces))
         self.places = nn.Parameter(torch.randn(longest, width) * 0.02)
-        self.blocks = nn.ModuleList(_Block(width, heads, dropout) for _ in range(blocks))
+        self.blocks = nn.ModuleList(_Block(width, heads, feedforward, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
 
@@ -67,14 +69,14 @@ class TransformerDecoder(Decoder):
 class _Block(nn.Module):
     """A block; keys and values are [N, heads, T, width / heads]."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.within, self.joined = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.query, self.memory = nn.Linear(width, width), nn.Linear(width, 2 * width)
         self.looked = nn.Linear(width, width)
-        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.wide, self.narrow = nn.Linear(width, feedforward), nn.Linear(feedforward, width)
         self.dropout = Dropout(dropout)
 
     def remember(self, memory: Tensor) -> tuple[Tensor, Tensor]:

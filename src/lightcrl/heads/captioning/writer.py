@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -80,8 +80,8 @@ class CaptionWriter(nn.Module, ABC):
         """Set statistics of features from a sample of the training split."""
 
     @abstractmethod
-    def learn(self, captions: Sequence[str], vectors: Tensor) -> None:
-        """Receive the training captions and their embeddings [C, d] before the first step."""
+    def learn(self, captions: Sequence[str], vectors: Callable[[], Tensor]) -> None:
+        """Receive the training captions, and a function that returns their embeddings [C, d], before the first step."""
 
     @abstractmethod
     def pieces(self, captions: Sequence[str]) -> Tensor:
