@@ -55,7 +55,12 @@ def make_split(owners: Mapping[str, Sequence[Sequence[int]]]) -> Split:
 
 
 def make_features(
-    folder: Path, sequences: Mapping[str, Sequence[Tensor]], owners: Mapping[str, Sequence[str]], *, slots: int = 1
+    folder: Path,
+    sequences: Mapping[str, Sequence[Tensor]],
+    owners: Mapping[str, Sequence[str]],
+    *,
+    slots: int = 1,
+    sequence: bool = False,
 ) -> Features:
     """Features on disk from tokens [T_i, D] by modality, and the group "split:name" of each."""
     stores = {}
@@ -71,7 +76,9 @@ def make_features(
         dim = items[0].shape[-1]
         arrays = [item.numpy() for item in items]
         shard = write_shard(folder / modality, 0, modality, arrays, metadata, [], dim, "float32")
-        header = {"modality": modality, "dim": dim, "slots": slots, "dtype": "float32"}
+        header = {"modality": modality, "dim": dim, "slots": slots, "dtype": "float32"} | (
+            {"sequence": True} if sequence else {}
+        )
         write_manifest(folder / modality, modality, header, [shard])
         stores[modality] = FeatureStore(folder / modality)
     return Features(stores)

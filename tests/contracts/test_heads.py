@@ -16,12 +16,14 @@ from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import CheckpointError, HeadError, RecipeError
 from lightcrl.features import Features
 from lightcrl.heads import HEADS, Head, HeadBatch, HeadOptions
+from lightcrl.heads.base import features_of
 from lightcrl.heads.spec import HeadSpec
 from lightcrl.methods.spec import make_method
 from lightcrl.specs import parse
 from lightcrl.tokens import TokenBatch, TokenSpec
 from lightcrl.training import loop
-from lightcrl.training.heads import gather_material, only, train_head
+from lightcrl.training.heads import gather_material, train_head
+from lightcrl.training.log import read_log
 from samples import GARBAGE, make_features, padded, randn
 
 SPECS = {"image": TokenSpec(6, slots=2, sequence=True), "text": TokenSpec(5, slots=1, sequence=True)}
@@ -30,15 +32,34 @@ TRAINING = {"epochs": 2, "batch_size": 8, "precision": "float32", "tensorboard":
 
 # A small case of each head: the table below [heads.<name>].
 CASES: dict[str, dict[str, Any]] = {
-    "matching": {"width": 8, "heads": 2, "hidden": 6, "negatives": 3, "pool": 8, "hardest": 3, "candidates": 4},
-    "captioning": {"width": 16, "heads": 2, "blocks": 1, "vocabulary": 60, "longest": 12, "judged": 8, "beams": 2},
+    "matching": {
+        "width": 8,
+        "heads": 2,
+        "hidden": 6,
+        "negatives": 3,
+        "pool": 8,
+        "hardest": 3,
+        "candidates": 4,
+        "apart": 0.0,
+        "held_out": 0.0,
+    },
+    "captioning": {
+        "width": 16,
+        "heads": 2,
+        "blocks": 1,
+        "vocabulary": 60,
+        "longest": 12,
+        "judged": 8,
+    },
 }
 
 every_head = pytest.mark.parametrize("name", HEADS)
 
 
 def spec_of(name: str, **more: Any) -> HeadSpec:
-    spec: HeadSpec = parse(HeadSpec, {"kind": name, "training": TRAINING, **CASES[name], **more}, "heads")
+    spec: HeadSpec = parse(
+        HeadSpec, {"kind": name, "training": TRAINING, "apart": 0.0, "held_out": 0.0, **CASES[name], **more}, "heads"
+    )
     return spec
 
 
@@ -61,8 +82,7 @@ def features(tmp_path_factory) -> Features:
     for name, items in sequences.items():
         names = [owner for owner in owners for _ in range(len(items) // len(owners))]
         folder = tmp_path_factory.mktemp(name)
-        stores |= make_features(folder, {name: items}, {name: names}, slots=SPECS[name].slots).stores
-        stores[name].sequence = True
+        stores |= make_features(folder, {name: items}, {name: names}, slots=SPECS[name].slots, sequence=True).stores
     captions = [Item(f"text{n}", "text", f"a thing of number {n // 2}") for n in range(len(sequences["text"]))]
     return Features(stores, {"text": captions})
 
@@ -85,7 +105,7 @@ def ready(name: str, features: Features) -> tuple[Head, HeadBatch]:
     space = model()
     head = make_head(name, space.space, spec_of(name).options)
     head.start(space.method)
-    material = gather_material(space, only(features, head))
+    material = gather_material(space, features_of(head, features))
     for modality in head.modalities:
         head.fit(modality, material.features.store(modality).gather(np.arange(40)))
     head.prepare(material)
@@ -154,10 +174,22 @@ def test_the_loss_falls_in_training(name, features, tmp_path):
     def note(event: Any) -> None:
         losses.extend([event["loss"]] if event["event"] == "step" else [])
 
-    spec = spec_of(name, training=TRAINING | {"epochs": 12, "learning_rate": 0.01})
+    spec = spec_of(name, training=TRAINING | {"epochs": 8, "evaluate_every": 8, "learning_rate": 0.02})
     head = train_head(model(), name, spec, features, tmp_path, note)
     assert np.mean(losses[-8:]) < 0.95 * np.mean(losses[:8])
     assert all(np.isfinite(value) for value in head.figures["metrics"].values())
+
+
+@every_head
+def test_groups_set_apart_are_embedded_by_a_space_that_has_not_seen_them(name, features, tmp_path):
+    base = model()
+    spec = spec_of(name, apart=0.5, held_out=0.25, space_training={"epochs": 3, "batch_size": 10})
+    head = train_head(base, name, spec, features, tmp_path)
+    started = read_log(tmp_path / "space")[0]
+    assert (started["epochs"], started["batch_size"], started["steps"]) == (3, 10, 6)
+    assert head.space == base.digest
+    assert head.figures["split"] == "held out"
+    assert (tmp_path / "best").is_dir()
 
 
 @every_head
@@ -189,7 +221,7 @@ def test_it_is_kept_beside_a_space_that_it_does_not_change(name, features, tmp_p
     _, batch = ready(name, features)
     heads = [again.head(name), base.head(name)]
     for head in heads:
-        head.attach(gather_material(base, only(features, head)))
+        head.attach(gather_material(base, features_of(head, features)))
     torch.testing.assert_close(heads[0](batch), heads[1](batch), atol=0, rtol=0)
     assert again.heads[name].parameters >= sum(again.head(name).parts().values()) > 0
     other = model(seed=1)

@@ -38,9 +38,7 @@ def caption(
     captioner = Captioner(embedder, head)
     kind = embedder.modalities[captioner.modality]
     items = [item for path in files for item in loose_items(path, kind)[0]]
-    captions, rejected = captioner.caption_some(
-        items, beams=beams, nucleus=nucleus, temperature=temperature, seed=seed
-    )
+    captions, rejected = captioner.caption_some(items, beams=beams, nucleus=nucleus, temperature=temperature, seed=seed)
     if not any(captions):
         reasons = "; ".join(str(item) for item in rejected[:3])
         raise EmptyDatasetError(f"no item could be captioned ({reasons}).")

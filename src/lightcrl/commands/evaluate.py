@@ -62,6 +62,9 @@ def retrieval(
         typer.Option(help="modality=COLUMN; columns restrict the evaluation to their modalities."),
     ] = None,
     key: Annotated[str | None, typer.Option(help="Column whose equal values make rows one group.")] = None,
+    rerank: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Number of first hits that the head `matching` reorders.")
+    ] = None,
     json: Json = None,
     page: Page = None,
     encoder: Encoders = None,
@@ -73,7 +76,7 @@ def retrieval(
     place = Path(data)
     # A name without a suffix may be the id of a data set on the hub.
     path = str(place.absolute()) if place.exists() or place.suffix else data
-    settings = {"data": path, "columns": columns | pairs(column, "--column"), "key": key}
+    settings = {"data": path, "columns": columns | pairs(column, "--column"), "key": key, "rerank": rerank}
     _measure("retrieval", checkpoint, settings, json, page, encoder, trust_remote_code, features)
 
 

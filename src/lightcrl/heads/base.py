@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lightcrl.data.base import Item
 from lightcrl.errors import HeadError
-from lightcrl.features.table import Features
+from lightcrl.features.table import Features, Split
 from lightcrl.methods.base import Method
 from lightcrl.tokens import TokenBatch, TokenSpec
 
@@ -61,14 +61,12 @@ class Material:
 
     Attributes:
         features: stores, and the groups of the splits `train` and `dev`; `dev` chooses the best head.
-        vectors: unit vectors [R, d] of all rows of the stores by modality.
-        folds: fold [R] of each row by modality. Vectors of one fold come from a space that was not trained on these
-            items; vectors of different folds cannot be compared. Empty if all vectors come from the space itself.
+        vectors: unit vectors [R, d] of all rows of the stores by modality, from a space that was not trained on these
+            groups if the head's table sets groups apart.
     """
 
     features: Features
     vectors: Mapping[str, Tensor]
-    folds: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def items(self, modality: str) -> list[Item]:
         """Return the raw items of a modality in order of rows, such as the captions that a head learns to say.
@@ -117,7 +115,7 @@ class Head(nn.Module, ABC):
         space: shape of the space.
         options: the head's options.
         suits: values that `"auto"` resolves to in the head's `training` table, where they differ from the default.
-        defaults: values of `folds` and `held_out` (`HeadSpec`) where they differ from the default.
+        defaults: values of `apart` and `held_out` (`HeadSpec`) where they differ from the default.
         sequences: true if the head reads the tokens after the slots; otherwise they are cut off.
         closed_form: true if `prepare` determines everything, so that there are no steps.
         targets: modalities of which the head reads the raw items of the training data alone, such as captions.
@@ -193,6 +191,28 @@ class Head(nn.Module, ABC):
                 "Name modalities of the space."
             )
         return self.space.modalities[modality]
+
+
+def features_of(head: Head, features: Features) -> Features:
+    """Return the features of the modalities that a head reads, with the raw items of all.
+
+    Raises:
+        HeadError: the features lack a modality, or have other tokens than the head reads.
+    """
+    for name in head.modalities:
+        expected, shape = head.space.modalities[name], features.specs.get(name)
+        if shape != expected:
+            have = f"tokens {shape}" if shape else "no tokens"
+            raise HeadError(
+                f"{type(head).__name__} reads tokens {expected} of {name!r}, and the features have {have}. Encode the "
+                "items with the model's own encoder: leave the store out, or name one that holds its tokens."
+            )
+    stores = {name: features.stores[name] for name in head.modalities}
+    splits = {
+        name: Split(split.count, {modality: split.members[modality] for modality in stores})
+        for name, split in features.splits.items()
+    }
+    return Features.of(stores, splits, features.items)
 
 
 def _count(module: nn.Module) -> int:

@@ -19,11 +19,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightcrl.errors import HeadError
-from lightcrl.heads.base import Head, HeadBatch, HeadOptions, Material, Space
+from lightcrl.features.table import Features
+from lightcrl.heads.base import Head, HeadBatch, HeadOptions, Material, Space, features_of
 from lightcrl.heads.crossing import AlignedTokens, Crossing
 from lightcrl.heads.negatives import Nearest, nearest, positives
 from lightcrl.methods.base import Method
 from lightcrl.methods.dropout import Dropout
+from lightcrl.metrics.pairs import average_precision, pair_accuracy
+from lightcrl.metrics.ranks import first_shares
+from lightcrl.metrics.reordering import first_hits
+from lightcrl.metrics.retrieval import Scorer
 from lightcrl.tokens import TokenBatch
 
 PAIRS = 2_048
@@ -97,6 +102,7 @@ class Matching(Head):
 
     Options: ClassVar[type[HeadOptions]] = MatchingOptions
     suits: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-3, "batch_size": 32, "epochs": 4, "items_per_group": 1}
+    defaults: ClassVar[Mapping[str, Any]] = {"apart": 0.5, "held_out": 0.2}
     options: MatchingOptions
     weight: Tensor
     scale: Tensor
@@ -152,7 +158,7 @@ class Matching(Head):
         self._material = material
         split = material.features.split("train")
         for source, target in (self._names, self._names[::-1]):
-            self._nearest[source] = nearest(material.vectors, split, source, target, self.options.pool, material.folds)
+            self._nearest[source] = nearest(material.vectors, split, source, target, self.options.pool)
             self._positives[source] = positives(split, source, target)
 
     def encode(self, modality: str, batch: HeadBatch) -> Encoded:
@@ -210,20 +216,48 @@ class Matching(Head):
         residual = self.residual(*((queries, items) if source == self._names[0] else (items, queries)))
         return space.view(lists.shape), residual.view(lists.shape)
 
+    def scores(self, material: Material, names: tuple[str, str], rows: np.ndarray, lists: np.ndarray) -> np.ndarray:
+        """Return scores [N, K] of queries with lists of items, pairs in parts; arguments as in `score_rows`."""
+        space, residual = self._in_parts(material, names, rows, lists)
+        return (space + self.weight * residual).numpy()
+
+    @torch.inference_mode()
+    def _in_parts(
+        self, material: Material, names: tuple[str, str], rows: np.ndarray, lists: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
+        step = max(1, PAIRS // lists.shape[1])
+        parts = [
+            self.score_rows(material, names, rows[start : start + step], lists[start : start + step])
+            for start in range(0, len(rows), step)
+        ]
+        return torch.cat([space for space, _ in parts]), torch.cat([residual for _, residual in parts])
+
     def judge(self, material: Material) -> Mapping[str, float]:
-        """Choose the weight of the residual by mean R@1 of reordered hits on dev, and return that figure."""
-        hits = []
-        for names in (self._names, self._names[::-1]):
-            space, residual, right = self._hits(material, names)
-            hits.append(torch.stack([first_is_right(space + weight * residual, right) for weight in WEIGHTS]))
-        recall = torch.stack(hits).mean(0)
+        """Choose the weight of the residual by mean R@1 of reordered hits on dev, and return figures of both.
+
+        The smallest weight within a standard error of the best one is chosen, so that chance gains stay out.
+        """
+        hits = [self._hits(material, names) for names in (self._names, self._names[::-1])]
+        by_query = [
+            torch.stack([first_shares(space + weight * residual, right) for weight in WEIGHTS])
+            for space, residual, right in hits
+        ]
+        recall = torch.stack([shares.double().mean(1) for shares in by_query]).mean(0)
         best = int(recall.argmax())
-        self.weight.fill_(WEIGHTS[best])
-        return {
-            "dev_mean_recall@1": float(recall[best]),
-            "dev_space_recall@1": float(recall[0]),
-            "weight": WEIGHTS[best],
-        }
+        behind = [(shares[best] - shares).double() for shares in by_query]
+        error = torch.stack([gap.var(1, correction=0) / gap.shape[1] for gap in behind]).sum(0).sqrt() / len(behind)
+        chosen = int((recall[best] - recall <= error).nonzero()[0])
+        self.weight.fill_(WEIGHTS[chosen])
+        figures = {"mean_recall@1": float(recall[chosen]), "space/mean_recall@1": float(recall[0])}
+        for name, weight in (("", WEIGHTS[chosen]), ("space/", 0.0)):
+            scores = [(space + weight * residual).numpy() for space, residual, _ in hits]
+            rights = [right.numpy() for _, _, right in hits]
+            pairs = np.concatenate([pair_accuracy(*each) for each in zip(scores, rights, strict=True)])
+            figures[f"{name}pair_accuracy"] = float(np.nanmean(pairs)) if np.isfinite(pairs).any() else 0.5
+            figures[f"{name}average_precision"] = float(
+                np.mean([average_precision(*each) for each in zip(scores, rights, strict=True)])
+            )
+        return {**figures, "weight": WEIGHTS[chosen]}
 
     def _hits(self, material: Material, names: tuple[str, str]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the space's scores and the residuals of the first hits on dev [N, K], and which of them are right."""
@@ -235,18 +269,32 @@ class Matching(Head):
             rows = np.sort(np.random.default_rng(0).permutation(rows)[:JUDGED])
         gallery = np.unique(split.members[target].rows)
         queries, keys = (material.vectors[m][torch.from_numpy(r)] for m, r in ((source, rows), (target, gallery)))
-        places = (queries @ keys.T).topk(min(self.options.candidates, len(gallery)), dim=1).indices
-        lists = gallery[places.numpy()]
-        step = max(1, PAIRS // lists.shape[1])
-        scores = [
-            self.score_rows(material, names, rows[start : start + step], lists[start : start + step])
-            for start in range(0, len(rows), step)
-        ]
+        lists = gallery[first_hits(queries, keys, self.options.candidates)]
         right = np.array([np.isin(line, own[row]) for row, line in zip(rows.tolist(), lists, strict=True)])
-        return (*(torch.cat(part) for part in zip(*scores, strict=True)), torch.from_numpy(right))  # type: ignore[return-value]
+        return (*self._in_parts(material, names, rows, lists), torch.from_numpy(right))
 
 
-def first_is_right(scores: Tensor, right: Tensor) -> Tensor:
-    """Return the share of queries whose best candidate is right, ties broken at random."""
-    best = scores == scores.max(1, keepdim=True).values
-    return ((best & right).sum(1) / best.sum(1)).double().mean()
+def row_scorer(head: Matching, features: Features, split: str, vectors: Mapping[str, Tensor]) -> Scorer:
+    """Return a function that scores items of a split, given by their numbers in order of rows.
+
+    Args:
+        head: the head.
+        features: features with tokens of its modalities.
+        split: name of the split.
+        vectors: unit vectors [N_m, d] of the items of the split by modality.
+
+    Raises:
+        HeadError: the features lack a modality or its tokens.
+    """
+    features = features_of(head, features)
+    numbers = {name: np.unique(features.split(split).members[name].rows) for name in head.modalities}
+    placed = {}
+    for name, rows in numbers.items():
+        placed[name] = torch.zeros(features.store(name).rows, vectors[name].shape[1])
+        placed[name][torch.from_numpy(rows)] = vectors[name].float()
+    material = Material(features, placed)
+
+    def scorer(source: str, queries: np.ndarray, target: str, lists: np.ndarray) -> np.ndarray:
+        return head.scores(material, (source, target), numbers[source][queries], numbers[target][lists])
+
+    return scorer

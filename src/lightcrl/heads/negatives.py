@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightcrl.features.table import Members, Split
+from lightcrl.features.table import Split
 
 BLOCK = 512
 """Number of queries whose similarities are in memory at once."""
@@ -42,14 +42,7 @@ class Nearest:
         return chosen
 
 
-def nearest(
-    vectors: Mapping[str, Tensor],
-    split: Split,
-    source: str,
-    target: str,
-    count: int,
-    folds: Mapping[str, np.ndarray] | None = None,
-) -> Nearest:
+def nearest(vectors: Mapping[str, Tensor], split: Split, source: str, target: str, count: int) -> Nearest:
     """Return for every item of `source` its `count` nearest items of `target` that share no group with it.
 
     Args:
@@ -58,46 +51,19 @@ def nearest(
         source: modality of the queries.
         target: modality of the neighbours.
         count: number of neighbours; fewer if there are not enough.
-        folds: fold [R] of each row by modality; neighbours are of the query's own fold.
     """
-    queries, others = np.unique(split.members[source].rows), np.unique(split.members[target].rows)
-    parts = [(queries, others)]
-    if folds:
-        numbers = np.unique(folds[source][queries])
-        parts = [(queries[folds[source][queries] == n], others[folds[target][others] == n]) for n in numbers]
-    count = min(count, *(max(1, len(pool) - _largest(split.members[target])) for _, pool in parts))
-    chosen = [_nearest(vectors[source], vectors[target], split, source, target, *part, count) for part in parts]
-    rows = np.concatenate([part[0] for part in parts])
-    order = np.argsort(rows)
-    return Nearest(rows[order], np.concatenate(chosen)[order])
-
-
-def _largest(members: Members) -> int:
-    return int(members.counts.max(initial=0))
-
-
-def _nearest(
-    left: Tensor,
-    right: Tensor,
-    split: Split,
-    source: str,
-    target: str,
-    queries: np.ndarray,
-    pool: np.ndarray,
-    count: int,
-) -> np.ndarray:
+    rows, pool = np.unique(split.members[source].rows), np.unique(split.members[target].rows)
     place = {row: number for number, row in enumerate(pool.tolist())}
-    chosen = np.zeros((len(queries), count), np.int64)
-    keys = right[torch.from_numpy(pool)]
     own = positives(split, source, target)
-    for start in range(0, len(queries), BLOCK):
-        rows = queries[start : start + BLOCK]
-        scores = left[torch.from_numpy(rows)] @ keys.T
-        for line, row in enumerate(rows.tolist()):
-            same = [place[other] for other in own.get(row, ()) if other in place]
-            scores[line, same] = -torch.inf
-        chosen[start : start + BLOCK] = pool[scores.topk(count, dim=1).indices.numpy()]
-    return chosen
+    count = max(1, min(count, len(pool) - max((len(set(others)) for others in own.values()), default=0)))
+    queries, keys = (vectors[name][torch.from_numpy(chosen)] for name, chosen in ((source, rows), (target, pool)))
+    others = np.zeros((len(rows), count), np.int64)
+    for start in range(0, len(rows), BLOCK):
+        scores = queries[start : start + BLOCK] @ keys.T
+        for line, row in enumerate(rows[start : start + BLOCK].tolist()):
+            scores[line, [place[other] for other in own.get(row, ())]] = -torch.inf
+        others[start : start + BLOCK] = pool[scores.topk(count, dim=1).indices.numpy()]
+    return Nearest(rows, others)
 
 
 def positives(split: Split, source: str, target: str) -> dict[int, list[int]]:

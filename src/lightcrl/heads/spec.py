@@ -13,7 +13,7 @@ from lightcrl.errors import RecipeError
 from lightcrl.heads import HEADS, Head, Space
 from lightcrl.specs import parse
 
-OWN = ("kind", "seed", "folds", "held_out", "training", "options")
+OWN = ("kind", "seed", "apart", "held_out", "space_training", "training", "options")
 """Keys of a head's table that are not options of the head."""
 
 
@@ -22,10 +22,12 @@ class HeadSpec(BaseModel):
 
     Attributes:
         kind: a member of `HEADS`, or `"package.module:Class"`; by default the table's name.
-        seed: seed of fresh weights, batches, dropout and folds.
-        folds: number of folds of the training groups, each embedded by a space that is trained on the others for this
-            purpose; 0 embeds training groups by the space itself, to which its own training pairs look too good.
-        held_out: share of the training groups that choose the best head and its calibration; 0 uses dev.
+        seed: seed of fresh weights, batches, dropout and of the groups that are set apart.
+        apart: share of the training groups that are set apart for the head, and embedded by a second space that is
+            trained on the others: pairs that the space itself was trained on look too good to it. 0 trains the head on
+            all training groups, embedded by the space itself.
+        held_out: share of the head's training groups that choose the best head instead; 0 uses dev.
+        space_training: changes of the model's training settings for the second space.
         training: training settings as in `[training]`.
         options: the head's own options, checked against its `Options`.
     """
@@ -34,8 +36,9 @@ class HeadSpec(BaseModel):
 
     kind: str
     seed: int = Field(default=0, ge=0, lt=2**63)
-    folds: int = Field(default=0, ge=0)
+    apart: float = Field(default=0.0, ge=0, lt=1)
     held_out: float = Field(default=0.0, ge=0, lt=1)
+    space_training: dict[str, Any] = {}
     training: dict[str, Any] = {}
     options: dict[str, Any] = {}
 

@@ -166,16 +166,16 @@ class Cider:
 def grams(text: Sequence[str]) -> Counter[tuple[str, ...]]:
     """Return the counts of all n-grams of 1 to 4 words."""
     return Counter(
-        tuple(text[place : place + order])
-        for order in range(1, ORDERS + 1)
-        for place in range(len(text) - order + 1)
+        tuple(text[place : place + order]) for order in range(1, ORDERS + 1) for place in range(len(text) - order + 1)
     )
 
 
 def _clipped_cosine(caption: Vector, reference: Vector) -> float:
     norms = math.hypot(*caption.values()) * math.hypot(*reference.values())
     shared = caption.keys() & reference.keys()
-    return sum(min(caption[gram], reference[gram]) * reference[gram] for gram in sorted(shared)) / norms if norms else 0.0
+    return (
+        sum(min(caption[gram], reference[gram]) * reference[gram] for gram in sorted(shared)) / norms if norms else 0.0
+    )
 
 
 def check_references(references: Sequence[Texts]) -> None:

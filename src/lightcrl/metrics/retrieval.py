@@ -7,7 +7,7 @@ share of a query's right answers).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -27,9 +27,13 @@ from lightcrl.metrics.intervals import (
     precision_recall,
 )
 from lightcrl.metrics.ranks import answer_places, mutual_ranks
+from lightcrl.metrics.reordering import Reordered, first_hits
 from lightcrl.metrics.result import Result
 
 KS = (1, 5, 10)
+
+Scorer = Callable[[str, np.ndarray, str, np.ndarray], np.ndarray]
+"""A function from a modality, its items [Q], another modality and lists of its items [Q, N] to scores [Q, N]."""
 
 
 @dataclass(frozen=True)
@@ -107,15 +111,31 @@ class Retrieval:
         """Return the number of right answers of each query of a direction, [Q]."""
         return np.bincount(self._directions[direction].pairs[:, 0])
 
-    def answers_within(self, embeddings: Mapping[str, Tensor], direction: str, ks: np.ndarray) -> np.ndarray:
+    def answers_within(
+        self, embeddings: Mapping[str, Tensor], direction: str, ks: np.ndarray, reordered: Reordered | None = None
+    ) -> np.ndarray:
         """Return the number of right answers among each query's first k, [Q, K], with ties broken at random.
 
         Args:
             embeddings: unit vectors [N_m, d] by modality.
             direction: one of `directions`.
             ks: values of k [K], none greater than the gallery.
+            reordered: first hits in another order.
         """
-        return found_within(self._directions[direction].places(embeddings), ks)
+        chosen = self._directions[direction]
+        places = chosen.places(embeddings)
+        return found_within(places if reordered is None else reordered.places(places, chosen.pairs), ks)
+
+    def reordered(self, embeddings: Mapping[str, Tensor], direction: str, count: int, scorer: Scorer) -> Reordered:
+        """Return the first `count` hits of every query of a direction, scored anew by `scorer`."""
+        chosen = self._directions[direction]
+        queries = embeddings[chosen.asking][chosen.queries]
+        lists = first_hits(queries, embeddings[chosen.searched], count)
+        return Reordered.of(lists, scorer(chosen.asking, chosen.queries, chosen.searched, lists), chosen.pairs)
+
+    def modalities(self, direction: str) -> tuple[str, str]:
+        """Return the modality of a direction's queries, and that of its gallery."""
+        return self._directions[direction].asking, self._directions[direction].searched
 
     def gallery(self, direction: str, sizes: Mapping[str, int]) -> int:
         """Return the size of a direction's gallery, from `sizes` by modality."""

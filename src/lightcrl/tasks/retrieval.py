@@ -9,14 +9,17 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
+from torch import Tensor
 
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.data import Dataset, DataSpec, Rejection, load_dataset
-from lightcrl.errors import DataError, ModalityError
+from lightcrl.errors import DataError, HeadError, ModalityError
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split, split_links
 from lightcrl.features.extract import encode_modality
+from lightcrl.heads.matching import Matching, row_scorer
 from lightcrl.metrics.intervals import curve_ks, hits
+from lightcrl.metrics.reordering import Reordered
 from lightcrl.metrics.result import Result
 from lightcrl.metrics.retrieval import KS, Retrieval, curve
 from lightcrl.specs import parse
@@ -39,6 +42,8 @@ class RetrievalSpec(TaskSpec):
         key: column of the group's name; by default the recipe's, if its columns are used.
         measures: recall (`recall@1`, `@5`, `@10`), precision over the first k, or both.
         ks: values k of precision, up to the size of the gallery.
+        rerank: number of first hits that a head of the model reorders; 0 leaves them as they are.
+        head: name of that head; directions between modalities that it does not read stay as they are.
     """
 
     data: str | None = None
@@ -47,6 +52,8 @@ class RetrievalSpec(TaskSpec):
     key: str | None = None
     measures: tuple[Literal["recall", "precision"], ...] = Field(default=("recall", "precision"), min_length=1)
     ks: tuple[int, ...] = Field(default=(1, 5, 10, 50, 100, 500), min_length=1)
+    rerank: int = Field(default=0, ge=0)
+    head: str = "matching"
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,8 @@ class RetrievalTask(Task):
     def identity(self) -> Sequence[Any]:  # type: ignore[override]
         """Items, their split and the measures."""
         stores = sorted(store.fingerprint for store in self.features.stores.values())
-        return [stores, self.split, self.spec.measures, self._ks]
+        reordered = [self.spec.rerank, self.spec.head] if self.spec.rerank else []
+        return [stores, self.split, self.spec.measures, self._ks, *reordered]
 
     @property
     def headlines(self) -> Sequence[tuple[str, str]]:
@@ -115,13 +123,36 @@ class RetrievalTask(Task):
     def measure(self, checkpoint: Checkpoint, folder: Path | None = None) -> Outcome:
         """Return, by direction, [Q, 5 + K]: counts of `ranks.ranks`, group, all answers, answers among the first k."""
         vectors, _ = embed_split(checkpoint.method, self.features, self.features.split(self.split))
+        reordered = self._reordered(checkpoint, vectors) if self.spec.rerank else {}
         outcome = {}
         for direction, (counts, groups) in self.retrieval.per_query(vectors).items():
+            again = reordered.get(direction)
+            counts = counts if again is None else again.ranks(counts)
             outcome[direction] = np.column_stack([counts, groups, self.retrieval.answers(direction)])
             if "precision" in self.spec.measures:
-                within = self.retrieval.answers_within(vectors, direction, self._looks(direction))
+                within = self.retrieval.answers_within(vectors, direction, self._looks(direction), again)
                 outcome[direction] = np.column_stack([outcome[direction], within])
         return Outcome(outcome)
+
+    def _reordered(self, checkpoint: Checkpoint, vectors: Mapping[str, Tensor]) -> dict[str, Reordered]:
+        """Return the first hits, reordered by the head, of every direction between its modalities.
+
+        Raises:
+            HeadError: the model has no such head, or the head cannot score pairs or lacks its tokens.
+        """
+        head = checkpoint.head(self.spec.head)
+        if not isinstance(head, Matching):
+            raise HeadError(
+                f"head {self.spec.head!r} is {type(head).__name__}, which scores no pairs; expected a head of kind "
+                "'matching'."
+            )
+        scorer = row_scorer(head, self.features, self.split, vectors)
+        names = set(head.modalities)
+        return {
+            direction: self.retrieval.reordered(vectors, direction, self.spec.rerank, scorer)
+            for direction in self.retrieval.directions
+            if set(self.retrieval.modalities(direction)) == names
+        }
 
     def figures(self, space: str, outcome: np.ndarray) -> Figures:
         """Return `recall@K` and `precision@K`, means over queries."""

@@ -56,9 +56,7 @@ class Hypothesis:
 
 
 @torch.inference_mode()
-def beam_search(
-    decoder: Decoder, words: Words, memory: TokenBatch, beams: int, rules: Rules
-) -> list[list[Hypothesis]]:
+def beam_search(decoder: Decoder, words: Words, memory: TokenBatch, beams: int, rules: Rules) -> list[list[Hypothesis]]:
     """Return the best captions of each item, at most `beams` of them, the best first.
 
     A caption is finished where the end is among the `beams` best continuations. The search for an item ends when it has

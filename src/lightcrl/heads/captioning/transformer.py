@@ -15,9 +15,9 @@ from lightcrl.tokens import TokenBatch
 class TransformerDecoder(Decoder):
     """Pre-norm blocks of self-attention, attention to the memory and a feed-forward layer; embeddings are tied.
 
-        x = E[piece] + P[place]
-        x = x + self(norm(x));  x = x + cross(norm(x), memory);  x = x + feed(norm(x))     per block
-        logits = norm(x) Eᵀ + b
+    x = E[piece] + P[place]
+    x = x + self(norm(x));  x = x + cross(norm(x), memory);  x = x + feed(norm(x))     per block
+    logits = norm(x) Eᵀ + b
     """
 
     def __init__(

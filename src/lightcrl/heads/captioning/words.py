@@ -48,7 +48,9 @@ class Words(ABC):
             for pieces in self.encode(texts)
         ]
         width = max(map(len, rows), default=1)
-        return torch.tensor([row + [PAD] * (width - len(row)) for row in rows], dtype=torch.int64).view(len(rows), width)
+        return torch.tensor([row + [PAD] * (width - len(row)) for row in rows], dtype=torch.int64).view(
+            len(rows), width
+        )
 
 
 class LearntWords(Words):
