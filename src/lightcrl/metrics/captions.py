@@ -1,8 +1,8 @@
 """Figures of captions against the references of their groups: BLEU, ROUGE-L and CIDEr-D. Texts in, numbers out.
 
-Texts are compared word by word. A word is a run of letters and digits in lower case, with apostrophes and hyphens inside
-it (`WORD`); other characters are dropped, as the evaluation of COCO does. A Chinese, Japanese or Korean character is a
-word of its own.
+Texts are compared word by word. A word is a run of letters and digits in lower case, with apostrophes and hyphens
+inside it (`WORD`); other characters are dropped, as the evaluation of COCO does. A Chinese, Japanese or Korean
+character is a word of its own.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ Vector = Mapping[tuple[str, ...], float]
 
 
 class Cider:
-    """CIDEr-D (Vedantam et al., arXiv 1411.5726): n-grams weighted by their rarity, averaged over orders and references.
+    """CIDEr-D (Vedantam et al., arXiv 1411.5726): n-grams weighted by rarity, averaged over orders and references.
 
         w(g) = count of g · log(documents / documents with g)
         s_n  = 10 exp(-(l - r)² / (2 · 6²)) Σ_g min(w_c(g), w_r(g)) w_r(g) / (|w_c| |w_r|)     lengths l, r

@@ -83,7 +83,7 @@ class CaptioningTask(Task):
     Spec: ClassVar[type[TaskSpec]] = CaptioningSpec
     name: ClassVar[str] = "CaptioningTask"
     drawn: ClassVar[str] = "groups"
-    headlines: ClassVar[Sequence[tuple[str, str]]] = ((EMBEDDING, "bleu_4"), (EMBEDDING, "cider"))  # type: ignore[misc]
+    headlines: ClassVar[Sequence[tuple[str, str]]] = ((EMBEDDING, "bleu_4"), (EMBEDDING, "cider"))
 
     store: FeatureStore
     rows: np.ndarray

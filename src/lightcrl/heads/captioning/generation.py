@@ -64,8 +64,16 @@ class GeneratingWriter(CaptionWriter):
         memory, rules = self.reader(tokens, embeddings), search.rules
         if search.nucleus:
             seeds = range(search.seed, search.seed + len(memory))
-            chosen = {"nucleus": search.nucleus, "temperature": search.temperature, "seeds": seeds}
-            rows = [[drawn] for drawn in sample(self.decoder, self.words, memory, rules, **chosen)]
+            drawn = sample(
+                self.decoder,
+                self.words,
+                memory,
+                rules,
+                nucleus=search.nucleus,
+                temperature=search.temperature,
+                seeds=seeds,
+            )
+            rows = [[each] for each in drawn]
         else:
             rows = beam_search(self.decoder, self.words, memory, search.beams, rules)
         return [[self._caption(each) for each in captions] for captions in rows]

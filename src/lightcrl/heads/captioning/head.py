@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -48,7 +48,8 @@ class CaptioningOptions(HeadOptions):
         language_model: folder or hub id of the causal language model of `"prefix"`.
         prefix: number of vectors that stand before a caption.
         neighbours: number of nearest training captions of `"retrieval"`.
-        agreeing: number of those that must agree on a caption.
+        agreement: `"words"` to compare these captions by their n-grams, `"space"` by their embeddings.
+        sharpness: weight of their closeness to the item; 0 weighs all alike.
         judged: greatest number of groups whose captions judge the head.
         beams: beams of captions that judge the head.
     """
@@ -73,8 +74,9 @@ class CaptioningOptions(HeadOptions):
     repeats: int = Field(default=3, ge=0)
     language_model: str | None = None
     prefix: int = Field(default=10, gt=0)
-    neighbours: int = Field(default=100, gt=0)
-    agreeing: int = Field(default=20, gt=0)
+    neighbours: int = Field(default=300, gt=0)
+    agreement: Literal["words", "space"] = "words"
+    sharpness: float = Field(default=20.0, ge=0)
     judged: int = Field(default=300, gt=1)
     beams: int = Field(default=1, gt=0)
 

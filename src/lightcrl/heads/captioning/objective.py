@@ -47,7 +47,7 @@ def likelihoods(decoder: Decoder, memory: TokenBatch, owners: Tensor, pieces: Te
 def _parts(pieces: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Return rows of captions of similar length, each with their pieces without needless padding."""
     lengths = (pieces != PAD).sum(1)
-    rows = lengths.argsort(stable=True).split(PART)
+    rows = torch.split(lengths.argsort(stable=True), PART)
     return [(part, pieces[part, : int(lengths[part].max())]) for part in rows]
 
 

@@ -57,7 +57,7 @@ class PrefixDecoder(Decoder):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Let the model follow to another device."""
         self.model._apply(fn)
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def forward(self, memory: TokenBatch, owners: Tensor, pieces: Tensor) -> Tensor:
         """Return logits [M, V]."""
@@ -101,7 +101,7 @@ class PrefixDecoder(Decoder):
         return embedded
 
     def _split(self, values: Tensor) -> Tensor:
-        return values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return values.reshape(*values.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 def load_language_model(name: str) -> tuple[Any, ModelWords]:

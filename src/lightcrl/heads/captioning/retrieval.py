@@ -1,7 +1,7 @@
 """Captions by retrieval: the training caption on which the item's nearest training captions agree.
 
-This is the nearest-neighbour approach of Devlin et al. (arXiv 1505.04467) in the space: a baseline that many captioners do
-not beat, and a captioner for spaces without a trained one.
+This is the nearest-neighbour approach of Devlin et al. (arXiv 1505.04467) in the space: a baseline that many captioners
+do not beat, and a captioner without any training.
 """
 
 from __future__ import annotations
@@ -13,21 +13,19 @@ import torch
 from torch import Tensor
 
 from lightcrl.errors import HeadError
+from lightcrl.heads.captioning.agreement import WordAgreement, consensus
 from lightcrl.heads.captioning.writer import Caption, CaptionWriter, Search
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 if TYPE_CHECKING:
     from lightcrl.heads.captioning.head import CaptioningOptions
 
-SEPARATOR = 0
-"""Byte between two captions; no text contains it."""
+SEPARATOR = "\0"
+"""Character between two captions; no text contains it."""
 
 
 class RetrievalWriter(CaptionWriter):
     """The consensus of the k training captions that are nearest to an item.
-
-        N = the k captions c with the greatest e · c
-        score(c) = mean of the m greatest c · c' over c' in N without c
 
     Attributes:
         vectors: embeddings of the training captions, [C, d] float16.
@@ -41,28 +39,28 @@ class RetrievalWriter(CaptionWriter):
 
     def __init__(self, spec: TokenSpec, dim: int, options: CaptioningOptions) -> None:
         super().__init__(spec, dim, options)
-        self.neighbours, self.agreeing = options.neighbours, options.agreeing
+        self.options = options
         self.register_buffer("vectors", torch.zeros(0, dim, dtype=torch.float16))
         self.register_buffer("texts", torch.zeros(0, dtype=torch.uint8))
         self._captions: tuple[bytes, list[str]] | None = None
+        self._words: tuple[bytes, WordAgreement] | None = None
 
     @property
     def captions(self) -> list[str]:
         """The training captions, in order of their vectors."""
-        if not len(self.texts):
-            raise HeadError("the captioner has no captions yet; expected training before captions.")
-        data = self.texts.cpu().numpy().tobytes()
+        data = self._data()
         if self._captions is None or self._captions[0] != data:
-            self._captions = data, data.decode().split(chr(SEPARATOR))
+            self._captions = data, data.decode().split(SEPARATOR)
         return self._captions[1]
 
     def learn(self, captions: Sequence[str], vectors: Callable[[], Tensor]) -> None:
         """Keep the captions, each text once."""
-        first = {text.replace(chr(SEPARATOR), " "): place for place, text in reversed(list(enumerate(captions)))}
-        texts = list(first)[::-1]
-        data = bytearray(chr(SEPARATOR).join(texts).encode())
+        places: dict[str, int] = {}
+        for place, text in enumerate(captions):
+            places.setdefault(text.replace(SEPARATOR, " "), place)
+        data = bytearray(SEPARATOR.join(places).encode())
         self.texts = torch.frombuffer(data, dtype=torch.uint8).to(self.texts.device)
-        self.vectors = vectors()[[first[text] for text in texts]].to(self.vectors)
+        self.vectors = vectors()[list(places.values())].to(self.vectors)
 
     def pieces(self, captions: Sequence[str]) -> Tensor:
         """Return [N, 0]: nothing is generated."""
@@ -73,40 +71,40 @@ class RetrievalWriter(CaptionWriter):
         return embeddings.new_zeros(())
 
     def likelihoods(self, tokens: TokenBatch, embeddings: Tensor, pieces: Tensor, vectors: Tensor) -> Tensor:
-        """Return how far the item's nearest captions agree on a caption, a cosine [N]."""
-        _, near = self._nearest(embeddings)
-        closeness = torch.einsum("nkd,nd->nk", near, vectors)
-        return closeness.topk(min(self.agreeing, closeness.shape[1]), 1).values.mean(1)
+        """Return the mean cosine [N] of a caption and those nearest to the item, weighted as in `consensus`."""
+        places, closeness = self._nearest(embeddings)
+        shares = (self.options.sharpness * closeness).softmax(1)
+        cosines = torch.einsum("nkd,nd->nk", self.vectors[places].to(vectors), vectors)
+        return (cosines * shares).sum(1)
 
     @torch.inference_mode()
     def write(self, tokens: TokenBatch, embeddings: Tensor, search: Search) -> list[list[Caption]]:
         """Return the `search.beams` captions with the greatest consensus."""
-        places, near = self._nearest(embeddings)
-        scores = consensus(near, self.agreeing)
-        best = scores.sort(1, descending=True, stable=True)
-        chosen = places.gather(1, best.indices)[:, : search.beams].tolist()
-        values = best.values[:, : search.beams].tolist()
-        return [
-            [Caption(self.captions[place], score, score) for place, score in zip(row, ranked, strict=True)]
-            for row, ranked in zip(chosen, values, strict=True)
-        ]
+        captions = self.captions
+        places, closeness = self._nearest(embeddings)
+        written = []
+        for near, close in zip(places, closeness, strict=True):
+            scores = consensus(self._agreement(near), close, self.options.sharpness)
+            best = scores.sort(descending=True, stable=True).indices[: search.beams].tolist()
+            written.append([Caption(captions[near[n]], float(scores[n]), float(scores[n])) for n in best])
+        return written
+
+    def _agreement(self, places: Tensor) -> Tensor:
+        """Return the agreement [k, k] of captions with each other."""
+        if self.options.agreement == "space":
+            vectors = self.vectors[places].float()
+            return vectors @ vectors.T
+        data = self._data()
+        if self._words is None or self._words[0] != data:
+            self._words = data, WordAgreement(self.captions)
+        return self._words[1](places.cpu().numpy()).to(places.device)
 
     def _nearest(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Return places [N, k] and vectors [N, k, d] of the nearest training captions."""
-        captions = self.captions
-        scores = embeddings @ self.vectors.to(embeddings).T
-        places = scores.topk(min(self.neighbours, len(captions)), 1).indices
-        return places, self.vectors[places].to(embeddings)
+        """Return places and cosines [N, k] of the nearest training captions."""
+        best = (embeddings @ self.vectors.to(embeddings).T).topk(min(self.options.neighbours, len(self.captions)), 1)
+        return best.indices, best.values
 
-
-def consensus(near: Tensor, agreeing: int) -> Tensor:
-    """Return the mean [N, k] of the `agreeing` greatest cosines of each vector of [N, k, d] to the others.
-
-    >>> consensus(torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]]), 1).tolist()
-    [[1.0, 1.0, 0.0]]
-    """
-    closeness = near @ near.mT
-    count = near.shape[1]
-    own = torch.eye(count, dtype=torch.bool, device=near.device)
-    closeness = closeness.masked_fill(own, -2.0 if count > 1 else 0.0)
-    return closeness.topk(max(1, min(agreeing, count - 1)), -1).values.mean(-1)
+    def _data(self) -> bytes:
+        if not len(self.texts):
+            raise HeadError("the captioner has no captions yet; expected training before captions.")
+        return self.texts.cpu().numpy().tobytes()

@@ -101,7 +101,7 @@ class _Block(nn.Module):
     def _split(self, values: Tensor) -> Tensor:
         """Return [N, parts x heads, L, width / heads] of [N, L, parts x width]."""
         width = self.looked.in_features // self.heads
-        return values.unflatten(-1, (-1, width)).transpose(1, 2)
+        return values.reshape(*values.shape[:2], -1, width).transpose(1, 2)
 
 
 def _merge(values: Tensor) -> Tensor:

@@ -48,9 +48,8 @@ class Words(ABC):
             for pieces in self.encode(texts)
         ]
         width = max(map(len, rows), default=1)
-        return torch.tensor([row + [PAD] * (width - len(row)) for row in rows], dtype=torch.int64).view(
-            len(rows), width
-        )
+        padded = [row + [PAD] * (width - len(row)) for row in rows]
+        return torch.tensor(padded, dtype=torch.int64).view(len(rows), width)
 
 
 class LearntWords(Words):
