@@ -26,7 +26,7 @@ LAYERS = (
     ("features", "heads", "index.search", "index.vectors"),
     ("checkpoint", "training", "tasks.spec"),
     ("embedder", "tasks", "recipe"),
-    ("captioner", "pipeline", "export", "index", "growth"),
+    ("pipeline", "export", "matcher", "captioner", "index", "growth"),
     ("studies", "report", "serve"),
     ("demo", "arguments"),
     ("commands", "cli", "__main__"),

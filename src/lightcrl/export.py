@@ -3,6 +3,7 @@
     model.json        inputs and outputs of each graph, and the origin of its encoder
     image.onnx        inputs of the encoder's preprocessing (`pixel_values`) -> `vectors` [B, d]
     text.onnx         `input_ids`, `attention_mask` [B, T] -> `vectors` [B, d]
+    head-matching.onnx   tokens, masks and embeddings of N pairs -> `scores` [N], for a model with this head
     image/ text/      the preprocessing's own files (tokenizer, image processor)
 
 Only text and image models of transformers become part of a graph; for other encoders it takes tokens [B, T, D] and
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightcrl.checkpoint import Checkpoint
 from lightcrl.data.base import Item
 from lightcrl.embedder import Embedder
 from lightcrl.encoders import load_encoder
@@ -119,11 +121,27 @@ def export_onnx(
             "encoder": embedder.checkpoint.encoders[modality].model_dump(mode="json", exclude_defaults=True),
             "fingerprint": embedder.encoder(modality).fingerprint,
         }
-    write_json(
-        folder / MANIFEST,
-        {"format": FORMAT, "dim": embedder.dim, "output": OUTPUT, "int8": int8, "modalities": entries},
-    )
+    heads = _export_heads(embedder.checkpoint, folder)
+    content = {"format": FORMAT, "dim": embedder.dim, "output": OUTPUT, "int8": int8, "modalities": entries}
+    write_json(folder / MANIFEST, content | ({"heads": heads} if heads else {}))
     return folder
+
+
+def _export_heads(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
+    """Write the graphs of all heads, and return their entries in the manifest by file name."""
+    entries = {}
+    for name, saved in checkpoint.heads.items():
+        for suffix, graph in checkpoint.head(name).graphs().items():
+            path = folder / f"head-{name}{suffix and f'-{suffix}'}.onnx"
+            _write(graph.module.eval(), graph.inputs, graph.dynamic, path, graph.output)
+            entries[path.name] = {
+                "head": name,
+                "kind": saved.kind,
+                "modalities": list(saved.modalities),
+                "inputs": list(graph.inputs),
+                "output": graph.output,
+            }
+    return entries
 
 
 def _graph(encoder: Encoder, method: Method, modality: str) -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
@@ -145,7 +163,9 @@ def _graph(encoder: Encoder, method: Method, modality: str) -> tuple[nn.Module, 
     return _Head(method, modality), inputs, dict.fromkeys(inputs, axes)
 
 
-def _write(graph: nn.Module, inputs: Mapping[str, Tensor], dynamic: Mapping[str, Any], path: Path) -> None:
+def _write(
+    graph: nn.Module, inputs: Mapping[str, Tensor], dynamic: Mapping[str, Any], path: Path, output: str = OUTPUT
+) -> None:
     shapes = tuple(dynamic.values())
     with _quiet(), torch.no_grad():
         program = torch.export.export(
@@ -155,7 +175,7 @@ def _write(graph: nn.Module, inputs: Mapping[str, Tensor], dynamic: Mapping[str,
             strict=False,
         )
         torch.onnx.export(
-            program, (), path, input_names=list(inputs), output_names=[OUTPUT], opset_version=OPSET, external_data=False
+            program, (), path, input_names=list(inputs), output_names=[output], opset_version=OPSET, external_data=False
         )
 
 

@@ -32,6 +32,9 @@ def search(
     where: Where = None,
     modality: Annotated[str | None, typer.Option(help="Modality of the results.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 10,
+    rerank: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Number of first hits that the model's head `matching` reorders.")
+    ] = 0,
     json: Json = None,
     page: Annotated[
         Path | None, typer.Option(metavar="OUT.html", help="File for a page with the results and their pictures.")
@@ -53,7 +56,7 @@ def search(
         "minus": [*(_weighted(minus) or []), *(_weighted(minus_image, "image") or [])] or None,
     }
     opened = open_index(index, model, encoder, trust_remote_code)
-    outcome = look(opened, asked, where=where, modality=modality, k=k)
+    outcome = look(opened, asked, where=where, modality=modality, k=k, rerank=rerank)
     index_console.print_hits(outcome)
     if json is not None:
         write(json, outcome.to_json())

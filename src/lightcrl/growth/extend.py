@@ -12,7 +12,7 @@ extension.json    new modalities, figures, and the proof that old weights and em
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from lightcrl.growth.proof import Proof, prove
 from lightcrl.growth.refusals import Growth, check_growth
 from lightcrl.growth.replacement import Replacement, measure_replacement
 from lightcrl.growth.spec import GrowthRecipe, load_growth_recipe
+from lightcrl.heads.state import TrainedHead
 from lightcrl.methods import METHODS, Method
 from lightcrl.methods.extension import NAME, Extension, grow, grown_up
 from lightcrl.metrics.result import Result
@@ -251,7 +252,13 @@ def grown_checkpoint(
         figures=training.figures,
         towers={name: tuned for name, tuned in base.towers.items() if name not in fresh},
         lineage=[*base.lineage, step],
+        heads=without(base.heads, fresh),
     )
+
+
+def without(heads: Mapping[str, TrainedHead], changed: Collection[str]) -> dict[str, TrainedHead]:
+    """Return the heads that read none of the modalities `changed`; their embeddings are as they were."""
+    return {name: head for name, head in heads.items() if not set(head.modalities) & set(changed)}
 
 
 def _measured(
@@ -321,6 +328,7 @@ def remove(model: Path | str, modality: str, output: Path | str) -> Checkpoint:
         recipe=base.recipe,
         towers={name: tuned for name, tuned in base.towers.items() if name != modality},
         lineage=[*base.lineage, {"from": base.digest, "removed": [modality]}],
+        heads=without(base.heads, [modality]),
     )
     with only_writer(folder):
         smaller.save(make_folder(folder) / "best")

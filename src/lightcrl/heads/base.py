@@ -96,6 +96,23 @@ class Material:
         return HeadBatch(tokens, vectors, {name: torch.from_numpy(np.asarray(g)) for name, g in groups.items()}, rows)
 
 
+@dataclass(frozen=True)
+class Graph:
+    """A part of a head that `lightcrl export` writes.
+
+    Attributes:
+        module: network with positional tensors as arguments.
+        inputs: example of each input by name, in order.
+        dynamic: axes of variable length of each input, as in `torch.export.export`.
+        output: name of the output.
+    """
+
+    module: nn.Module
+    inputs: Mapping[str, Tensor]
+    dynamic: Mapping[str, Mapping[int, Any]]
+    output: str
+
+
 class HeadOptions(BaseModel):
     """Options of every head; the `[heads.<name>]` table of a recipe is `kind`, `seed`, `training` and these keys.
 
@@ -172,6 +189,10 @@ class Head(nn.Module, ABC):
 
         It may set buffers, such as a calibrated weight; they are saved with the head that it judges.
         """
+
+    def graphs(self) -> Mapping[str, Graph]:
+        """Return the graphs of an export by suffix of the file's name; none by default."""
+        return {}
 
     def parts(self) -> dict[str, int]:
         """Return the number of trained parameters by part."""

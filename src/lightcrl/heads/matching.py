@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from lightcrl.errors import HeadError
 from lightcrl.features.table import Features
-from lightcrl.heads.base import Head, HeadBatch, HeadOptions, Material, Space, features_of
+from lightcrl.heads.base import Graph, Head, HeadBatch, HeadOptions, Material, Space, features_of
 from lightcrl.heads.crossing import AlignedTokens, Crossing
 from lightcrl.heads.negatives import Nearest, nearest, positives
 from lightcrl.methods.base import Method
@@ -61,6 +61,8 @@ class MatchingOptions(HeadOptions):
 
     Attributes:
         modalities: the two modalities; by default those of a space with two.
+        asking: modalities whose tokens attend to those of the other; both by default. BLIP has words alone, which costs
+            less where a picture has many more tokens than a caption.
         width: w, width of the aligned tokens.
         heads: attention heads.
         hidden: number of features of a pair in each direction.
@@ -74,6 +76,7 @@ class MatchingOptions(HeadOptions):
     """
 
     modalities: tuple[str, str] | None = None
+    asking: tuple[str, ...] | None = Field(default=None, min_length=1)
     width: int = Field(default=128, gt=0)
     heads: int = Field(default=4, gt=0)
     hidden: int = Field(default=128, gt=0)
@@ -116,13 +119,18 @@ class Matching(Head):
                 'heads.matching.modalities, such as ["image", "text"].'
             )
         self._names = (names[0], names[1])
+        # The space may gain modalities; the head stays on these.
+        self.options = options = options.model_copy(update={"modalities": self._names})
         width = options.width
         self.tokens = nn.ModuleDict({m: AlignedTokens(self.need(m), width, options.input_dropout) for m in names})
+        asking = names if options.asking is None else options.asking
+        if unknown := sorted(set(asking) - set(names)):
+            raise HeadError(f"heads.matching.asking has {', '.join(unknown)}; expected {' or '.join(names)}.")
         self.crossings = nn.ModuleDict(
-            {m: Crossing(width, options.heads, options.hidden, options.dropout) for m in names}
+            {m: Crossing(width, options.heads, options.hidden, options.dropout) for m in names if m in asking}
         )
         self.dropout = Dropout(options.dropout)
-        self.score = nn.Linear(2 * options.hidden + space.dim, 1, bias=False)
+        self.score = nn.Linear(len(self.crossings) * options.hidden + space.dim, 1, bias=False)
         nn.init.zeros_(self.score.weight)
         self.register_buffer("weight", torch.ones(()))
         self.register_buffer("scale", torch.tensor(1 / 0.07))
@@ -168,8 +176,8 @@ class Matching(Head):
 
     def residual(self, left: Encoded, right: Encoded) -> Tensor:
         """Return F [P] of P pairs: the i-th items of the first and of the second modality."""
-        first, second = self._names
-        crossed = [self.crossings[first](left.tokens, right.tokens), self.crossings[second](right.tokens, left.tokens)]
+        sides = dict(zip(self._names, ((left.tokens, right.tokens), (right.tokens, left.tokens)), strict=True))
+        crossed = [crossing(*sides[name]) for name, crossing in self.crossings.items()]
         products = left.vectors * right.vectors * left.vectors.shape[1] ** 0.5
         scores: Tensor = self.score(self.dropout(torch.cat([*crossed, products], -1))).squeeze(-1)
         return scores
@@ -207,14 +215,37 @@ class Matching(Head):
             lists: rows of the items [N, K].
         """
         source, target = names
-        others, place = np.unique(lists, return_inverse=True)
+        others, places = np.unique(lists, return_inverse=True)
         queries = self.encode(source, material.batch({source: rows}, {}, self.sequences))
         items = self.encode(target, material.batch({target: others}, {}, self.sequences))
-        queries = queries.at(torch.arange(len(rows)).repeat_interleave(lists.shape[1]))
-        items = items.at(torch.from_numpy(place.reshape(-1)))
+        return self.score_lists(names, queries, items, places.reshape(lists.shape))
+
+    def score_lists(
+        self, names: tuple[str, str], queries: Encoded, items: Encoded, places: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
+        """Return the space's scores and the residuals [N, K] of N queries with the items at `places` [N, K]."""
+        queries = queries.at(torch.arange(len(places)).repeat_interleave(places.shape[1]))
+        items = items.at(torch.from_numpy(places.reshape(-1)))
         space = self.scale * (queries.vectors * items.vectors).sum(-1)
-        residual = self.residual(*((queries, items) if source == self._names[0] else (items, queries)))
-        return space.view(lists.shape), residual.view(lists.shape)
+        residual = self.residual(*((queries, items) if names[0] == self._names[0] else (items, queries)))
+        return space.view(places.shape), residual.view(places.shape)
+
+    def graphs(self) -> Mapping[str, Graph]:
+        """Return one graph: tokens, masks and embeddings of N pairs to `scores` [N]."""
+        inputs: dict[str, Tensor] = {}
+        dynamic: dict[str, Mapping[int, Any]] = {}
+        pairs = torch.export.Dim("pairs")
+        for name in self._names:
+            spec = self.space.modalities[name]
+            fixed = spec.slots > 1 and not spec.sequence
+            values = torch.zeros(3, spec.slots if fixed else spec.slots + 4, spec.dim)
+            least = {"min": spec.slots + 1} if spec.sequence else {}
+            tokens = {} if fixed else {1: torch.export.Dim(f"{name}_tokens", **least)}
+            inputs |= {f"{name}_values": values, f"{name}_mask": torch.ones(values.shape[:2], dtype=torch.bool)}
+            inputs[f"{name}_vectors"] = torch.ones(3, self.space.dim)
+            dynamic |= {f"{name}_values": {0: pairs, **tokens}, f"{name}_mask": {0: pairs, **tokens}}
+            dynamic[f"{name}_vectors"] = {0: pairs}
+        return {"": Graph(_PairScores(self), inputs, dynamic, "scores")}
 
     def scores(self, material: Material, names: tuple[str, str], rows: np.ndarray, lists: np.ndarray) -> np.ndarray:
         """Return scores [N, K] of queries with lists of items, pairs in parts; arguments as in `score_rows`."""
@@ -272,6 +303,22 @@ class Matching(Head):
         lists = gallery[first_hits(queries, keys, self.options.candidates)]
         right = np.array([np.isin(line, own[row]) for row, line in zip(rows.tolist(), lists, strict=True)])
         return (*self._in_parts(material, names, rows, lists), torch.from_numpy(right))
+
+
+class _PairScores(nn.Module):
+    """The forward pass of matching with tensors as arguments."""
+
+    def __init__(self, head: Matching) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(
+        self, values: Tensor, mask: Tensor, vectors: Tensor, others: Tensor, other_mask: Tensor, other_vectors: Tensor
+    ) -> Tensor:
+        first, second = self.head.modalities
+        tokens = {first: TokenBatch(values, mask), second: TokenBatch(others, other_mask)}
+        scores: Tensor = self.head(HeadBatch(tokens, {first: vectors, second: other_vectors}, {}))
+        return scores
 
 
 def row_scorer(head: Matching, features: Features, split: str, vectors: Mapping[str, Tensor]) -> Scorer:

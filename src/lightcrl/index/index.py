@@ -27,6 +27,7 @@ from lightcrl.index.catalog import NAME, Catalog
 from lightcrl.index.manifest import load_engine, make_manifest, read_manifest, write_index
 from lightcrl.index.query import Asked, Query, compose
 from lightcrl.index.reading import Reader
+from lightcrl.index.reordering import reorder, single
 from lightcrl.index.sources import Model, Reading, make_entry, read_source
 from lightcrl.index.writing import COMMIT, Writer
 
@@ -303,6 +304,7 @@ class Index:
         where: str | None = None,
         modality: str | None = None,
         k: int = 10,
+        rerank: int = 0,
     ) -> list[Hit]:
         """Return the k items nearest to a text, a picture, a sound, an item, or several of them together.
 
@@ -318,14 +320,17 @@ class Index:
             where: a filter, such as `"year > 2020 and split = 'train'"`.
             modality: modality of the results.
             k: number of results.
+            rerank: number of first hits that the model's head `matching` reorders; the query is then a single item.
 
         Raises:
             QueryError: the query is empty, an id is unknown, or the parts cancel each other.
+            HeadError: hits are to be reordered, and the model has no such head.
             FilterError: the filter is invalid.
             ItemError: a picture or sound is unreadable.
         """
-        query = self.query(text, image=image, audio=audio, like=like, minus=minus)
-        return self.search_query(query, where=where, modality=modality, k=k)
+        asked = {"text": text, "image": image, "audio": audio, "like": like, "minus": minus}
+        hits = self.search_query(self.query(**asked), where=where, modality=modality, k=max(k, rerank))
+        return (reorder(self.embedder, hits, single(asked, self.modalities, self.get), rerank) if rerank else hits)[:k]
 
     def search_query(
         self, query: Query, *, where: str | None = None, modality: str | None = None, k: int = 10

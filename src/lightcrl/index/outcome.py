@@ -8,6 +8,7 @@ from typing import Any
 
 from lightcrl.index.base import Hit, Part
 from lightcrl.index.index import Index
+from lightcrl.index.reordering import reorder, single
 
 RARE = 0.05
 """Share of ordinary queries below which the verdict is that nothing matches."""
@@ -76,10 +77,14 @@ class Outcome:
         }
 
 
-def look(index: Index, asked: Mapping[str, Any], *, where: str | None, modality: str | None, k: int) -> Outcome:
+def look(
+    index: Index, asked: Mapping[str, Any], *, where: str | None, modality: str | None, k: int, rerank: int = 0
+) -> Outcome:
     """Search, and return the query with its results; the arguments are those of `Index.search`."""
     query = index.query(**asked)
-    hits = tuple(index.search_query(query, where=where, modality=modality, k=k))
+    hits = tuple(index.search_query(query, where=where, modality=modality, k=max(k, rerank)))
+    if rerank:
+        hits = tuple(reorder(index.embedder, hits, single(asked, index.modalities, index.get), rerank))[:k]
     parts = {
         kind: tuple(part if isinstance(part, Part) else Part(part) for part in given)
         for kind, value in asked.items()

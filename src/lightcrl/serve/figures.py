@@ -58,6 +58,7 @@ def info(service: Service) -> InfoAnswer:
         columns=columns,
         writable=service.settings.writable,
         model=model_name(service),
+        heads=list(service.heads),
         engine=index.manifest["engine"]["name"],
         version=__version__,
     )

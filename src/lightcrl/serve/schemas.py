@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 MOST_HITS = 1000
+MOST_RERANKED = 64
 MOST_PARTS = 32
 MOST_INPUTS = 256
 MOST_ITEMS = 1000
@@ -83,6 +84,9 @@ class SearchRequest(Parts):
     filter: Where | None = Field(default=None, description="Condition on columns.", examples=["year > 2020"])
     modality: str | None = Field(default=None, description="Modality of the results.")
     k: int = Field(default=24, ge=1, le=MOST_HITS, description="Number of results.")
+    rerank: int = Field(
+        default=0, ge=0, le=MOST_RERANKED, description="Number of first hits that the model's head `matching` reorders."
+    )
 
 
 class ItemAnswer(BaseModel):
@@ -135,6 +139,7 @@ class InfoAnswer(BaseModel):
     columns: dict[str, ColumnAnswer]
     writable: bool
     model: str
+    heads: list[str] = Field(description="Heads of the model, by name; `matching` reorders hits.")
     engine: str
     version: str
 

@@ -7,6 +7,7 @@ import base64
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
@@ -18,6 +19,7 @@ from lightcrl.errors import DataError, RequestError, UnknownItemError
 from lightcrl.index import Hit, Part, Record
 from lightcrl.index.outcome import Outcome
 from lightcrl.index.query import compose
+from lightcrl.index.reordering import reorder, single
 from lightcrl.serve.limits import read_content, read_text
 from lightcrl.serve.schemas import (
     MOST_PARTS,
@@ -49,8 +51,34 @@ async def search(service: Service, asked: SearchRequest) -> SearchAnswer:
     encoded = {kind: await encode_parts(service, kind, parts) for kind, parts in given.items()}
     minus = [part for kind, parts in away.items() for part in await encode_parts(service, kind, parts)]
     outcome = await service.searches.run(look, service, encoded, minus, asked)
-    hits = [hit_answer(hit, outcome.kinds) for hit in outcome.hits]
+    if asked.rerank:
+        outcome = replace(outcome, hits=await reordered(service, outcome.hits, given, away, asked))
+    hits = [hit_answer(hit, outcome.kinds) for hit in outcome.hits[: asked.k]]
     return SearchAnswer(hits=hits, nothing=outcome.matches is False, seconds=time.perf_counter() - begun)
+
+
+async def reordered(
+    service: Service,
+    hits: Sequence[Hit],
+    given: Mapping[str, Sequence[tuple[str, float]]],
+    away: Mapping[str, Sequence[tuple[str, float]]],
+    asked: SearchRequest,
+) -> tuple[Hit, ...]:
+    """Return the hits with the first `asked.rerank` in the order of the model's matching head.
+
+    Raises:
+        RequestError: the server encodes queries by an exported model, which gives no tokens.
+        HeadError: the model has no matching head.
+        QueryError: the query has several parts, or a hit has no content.
+    """
+    if service.settings.encoder is not None:
+        raise RequestError("this server encodes by an exported model; expected rerank = 0, or a server without it.")
+    contents: dict[str, Any] = {kind: [content for content, _ in parts] for kind, parts in given.items() if parts}
+    contents |= {"minus": [content for parts in away.values() for content, _ in parts]}
+    for kind in contents.keys() & {"text", "image", "audio"}:
+        contents[kind] = await decode(service, contents[kind], kind)
+    query = single(contents, service.index.modalities, lambda name: record(service, name))
+    return tuple(await service.searches.run(reorder, service.index.embedder, hits, query, asked.rerank))
 
 
 def listed(value: Any) -> Iterator[tuple[str, float]]:
@@ -111,7 +139,7 @@ def look(service: Service, given: Mapping[str, list[Part]], minus: list[Part], a
 
     embedder = cast(Embedder, _Encoded(index.modalities))
     query = compose(lambda: embedder, like, given, minus)
-    hits = tuple(index.search_query(query, where=asked.filter, modality=asked.modality, k=asked.k))
+    hits = tuple(index.search_query(query, where=asked.filter, modality=asked.modality, k=max(asked.k, asked.rerank)))
     ordinary = index.ordinary(query.modality, hits, where=asked.filter)
     return Outcome({}, asked.filter, asked.modality, hits, ordinary, index.counts(), index.modalities)
 

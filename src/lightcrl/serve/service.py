@@ -73,6 +73,7 @@ class Service:
         batcher: queue and thread of the encoder.
         searches, writes, figures: pools for searches and media, for changes, and for whole-index figures.
         failure: error of the warm-up, or None.
+        heads: heads of the model; none if queries are encoded by an exported one.
     """
 
     def __init__(self, index: Index, settings: Settings) -> None:
@@ -84,6 +85,7 @@ class Service:
         self.writes = Pool("changes", 1, settings.queue)
         self.figures = Pool("figures of all items", 1, 8)
         self.failure: Exception | None = None
+        self.heads: tuple[str, ...] = ()
         self._ready = threading.Event()
         self._encoder: Encodes | None = None
         self.metrics.gauge("items", "Items of the index.", lambda: len(index))
@@ -167,3 +169,5 @@ class Service:
             except ItemError:  # a user's own encoder may require more of an item
                 continue
             self.index.search_vectors(vectors, 1)
+        if self.settings.encoder is None:
+            self.heads = tuple(self.index.embedder.checkpoint.heads)
