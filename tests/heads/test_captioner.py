@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import growing
@@ -128,6 +130,30 @@ def test_evaluation_measures_captions_beside_retrieval_and_people(model, tmp_pat
     assert set(json.loads(lines[0])) == {"source", "caption", "references"}
 
 
+def test_exported_graphs_say_what_the_head_says(model, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from lightcrl.export import export_onnx
+
+    captioner = lightcrl.Captioner.load(model, head="captioning")
+    folder = export_onnx(captioner.embedder, tmp_path, ["image"])
+    manifest = json.loads((folder / "model.json").read_text())
+    assert set(manifest["heads"]) == {"head-captioning-memory.onnx", "head-captioning-step.onnx"}
+    memory, step = (
+        onnxruntime.InferenceSession(folder / f"head-captioning-{part}.onnx") for part in ("memory", "step")
+    )
+    tokens, vectors = _tokens(captioner)
+    given = {"values": tokens.values.numpy(), "mask": tokens.mask.numpy(), "vectors": vectors.numpy()}
+    remembered = memory.run(None, given)[0]
+    expected = captioner.head.writer.reader(tokens, vectors)
+    np.testing.assert_allclose(remembered, expected.values.detach().numpy(), atol=1e-4)
+    pieces = captioner.head.writer.pieces(["two red stars", "a dog", "a blue ring on the left"])[:, :4].clamp(min=0)
+    state = captioner.head.writer.decoder.begin(expected)
+    for column in pieces.T:
+        logits, state = captioner.head.writer.decoder.advance(state, column)
+    found = step.run(None, {"memory": remembered, "mask": expected.mask.numpy(), "pieces": pieces.numpy()})[0]
+    np.testing.assert_allclose(found, logits.detach().numpy(), atol=1e-4)
+
+
 def test_captioning_needs_texts_to_learn_from(space):
     for table, message in (
         ({"target": "words"}, "learns from 'words', and the space has image, text"),
@@ -178,7 +204,5 @@ def test_stories260k_captions_through_a_prefix(space, tmp_path):
 def _tokens(captioner: lightcrl.Captioner):
     embedder = captioner.embedder
     encoder = embedder.encoder("image")
-    import torch
-
     tokens = encoder.encode([encoder.prepare(picture) for picture in pictures()])
     return tokens, torch.from_numpy(embedder.encode_tokens(tokens, "image"))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.export import Dim
 
 from lightcrl.errors import HeadError
+from lightcrl.heads.base import Graph
 from lightcrl.heads.captioning.decoder import Decoder
 from lightcrl.heads.captioning.objective import caption_loss, likelihoods
 from lightcrl.heads.captioning.prefix import PrefixDecoder
@@ -27,15 +29,15 @@ class GeneratingWriter(CaptionWriter):
     """A reader of an item's tokens and a decoder that attends to them.
 
     Attributes:
-        reader: from tokens to the decoder's memory.
-        decoder: from the memory to pieces.
+        reader: network that makes the decoder's memory of tokens.
+        decoder: distribution over pieces, given the memory.
     """
 
     decoder: Decoder
 
     def __init__(self, spec: TokenSpec, dim: int, options: CaptioningOptions) -> None:
         super().__init__(spec, dim, options)
-        self.options = options
+        self.options, self.dim = options, dim
         self.reader = Reader(
             spec, dim if options.embedding else 0, options.width, options.input_dropout, options.hidden_tokens
         )
@@ -78,9 +80,9 @@ class GeneratingWriter(CaptionWriter):
             rows = beam_search(self.decoder, self.words, memory, search.beams, rules)
         return [[self._caption(each) for each in captions] for captions in rows]
 
-    def _caption(self, found: Hypothesis) -> Caption:
-        mean = found.likelihood / (len(found.pieces) + 1)
-        return Caption(self.words.decode(found.pieces), found.score, mean)
+    def _caption(self, hypothesis: Hypothesis) -> Caption:
+        mean = hypothesis.likelihood / (len(hypothesis.pieces) + 1)
+        return Caption(self.words.decode(hypothesis.pieces), hypothesis.score, mean)
 
 
 class TransformerWriter(GeneratingWriter):
@@ -92,6 +94,7 @@ class TransformerWriter(GeneratingWriter):
 
     sized: ClassVar[tuple[str, ...]] = ("vocabulary",)
     vocabulary: Tensor
+    decoder: TransformerDecoder
 
     def __init__(self, spec: TokenSpec, dim: int, options: CaptioningOptions) -> None:
         super().__init__(spec, dim, options)
@@ -117,11 +120,66 @@ class TransformerWriter(GeneratingWriter):
             self._words = data, LearntWords.from_bytes(data)
         return self._words[1]
 
+    def graphs(self) -> Mapping[str, Graph]:
+        """Return two graphs: the memory of N items, and logits of the next piece of N captions, for a search outside.
+
+            memory   values [N, T, D], mask [N, T], vectors [N, d] -> `memory` [N, T', w]
+            step     memory [N, T', w], mask [N, T'], pieces [N, L] -> `logits` [N, V]
+
+        With the embedding in the memory T' is T + 1, and the mask of the second graph starts with true.
+        """
+        spec, extra = self.reader.spec, int(self.options.embedding)
+        fixed = spec.slots > 1 and not spec.sequence
+        places = spec.slots if fixed else spec.slots + 4
+        least = {"min": spec.slots + 1} if spec.sequence else {}
+        items, pieces = Dim("items"), Dim("pieces", max=self.options.longest)
+        values, mask = torch.zeros(3, places, spec.dim), torch.ones(3, places, dtype=torch.bool)
+        tokens: dict[int, Any] = {0: items} if fixed else {0: items, 1: Dim("tokens", **least)}
+        first = {"values": values, "mask": mask, "vectors": torch.ones(3, self.dim)}
+        remembered: dict[int, Any] = {0: items} if fixed else {0: items, 1: Dim("remembered", min=1)}
+        second = {
+            "memory": torch.zeros(3, places + extra, self.decoder.width),
+            "mask": torch.ones(3, places + extra, dtype=torch.bool),
+            "pieces": torch.zeros(3, 4, dtype=torch.int64),
+        }
+        return {
+            "memory": Graph(_Memory(self), first, {"values": tokens, "mask": tokens, "vectors": {0: items}}, "memory"),
+            "step": Graph(
+                _Following(self),
+                second,
+                {"memory": remembered, "mask": remembered, "pieces": {0: items, 1: pieces}},
+                "logits",
+            ),
+        }
+
     def learn(self, captions: Sequence[str], vectors: Callable[[], Tensor]) -> None:
         """Learn the vocabulary."""
         words = LearntWords.learn(captions, self.options.vocabulary, lowercase=self.options.lowercase)
         data = torch.frombuffer(bytearray(words.to_bytes()), dtype=torch.uint8)
         self.vocabulary = data.to(self.vocabulary.device)
+
+
+class _Memory(nn.Module):
+    """The reader, with tensors as arguments."""
+
+    def __init__(self, writer: TransformerWriter) -> None:
+        super().__init__()
+        self.reader = writer.reader
+
+    def forward(self, values: Tensor, mask: Tensor, vectors: Tensor) -> Tensor:
+        memory: TokenBatch = self.reader(TokenBatch(values, mask), vectors)
+        return memory.values
+
+
+class _Following(nn.Module):
+    """A step of the decoder, with tensors as arguments."""
+
+    def __init__(self, writer: TransformerWriter) -> None:
+        super().__init__()
+        self.decoder = writer.decoder
+
+    def forward(self, memory: Tensor, mask: Tensor, pieces: Tensor) -> Tensor:
+        return self.decoder.following(memory, mask, pieces)
 
 
 class PrefixWriter(GeneratingWriter):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightcrl.errors import HeadError
 from lightcrl.features.table import Split
-from lightcrl.heads.base import Head, HeadBatch, HeadOptions, Material, Space
+from lightcrl.heads.base import Graph, Head, HeadBatch, HeadOptions, Material, Space
 from lightcrl.heads.captioning.search import Rules
 from lightcrl.heads.captioning.writer import DECODERS, Caption, CaptionWriter, Search
 from lightcrl.machine import multiplies_bfloat16
@@ -184,6 +184,10 @@ class Captioning(Head):
         """
         pieces = self.writer.pieces(texts).to(embeddings.device)
         return self.writer.likelihoods(tokens, embeddings, pieces, vectors)
+
+    def graphs(self) -> Mapping[str, Graph]:
+        """Return the graphs of the writer; see `TransformerWriter.graphs`."""
+        return self.writer.graphs()
 
     def search(self, **settings: Any) -> Search:
         """Return settings of the search with the head's rules."""

@@ -65,7 +65,7 @@ class Reader(nn.Module):
             # A unit vector's features are small: they get the scale of the others.
             own = self.embedding(layer_norm(embeddings, embeddings.shape[-1:]))
             memory = torch.cat([self.dropout(own)[:, None], memory], 1)
-            mask = torch.cat([mask.new_ones(len(mask), 1), mask], 1)
+            mask = torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
         return TokenBatch(self.norm(memory), mask)
 
     @torch.no_grad()

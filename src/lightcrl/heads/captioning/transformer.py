@@ -42,6 +42,13 @@ class TransformerDecoder(Decoder):
             values, _ = block(values, None, keys, contents, mask)
         return self._logits(values[pieces != PAD])
 
+    def following(self, memory: Tensor, mask: Tensor, pieces: Tensor) -> Tensor:
+        """Return logits [N, V] of the piece after all of `pieces` [N, L], for memory [N, T, d] and mask [N, T]."""
+        values = self.embedding[pieces] + self.places[: pieces.shape[1]]
+        for block in self._blocks():
+            values, _ = block(values, None, *block.remember(memory), mask[:, None, None])
+        return self._logits(values[:, -1])
+
     def begin(self, memory: TokenBatch) -> State:
         """Return each item's keys and values of the memory, by block."""
         remembered = [part for block in self._blocks() for part in block.remember(memory.values)]

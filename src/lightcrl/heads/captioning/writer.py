@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
+from lightcrl.heads.base import Graph
 from lightcrl.heads.captioning.search import Rules
 from lightcrl.registry import Table
 from lightcrl.tokens import TokenBatch, TokenSpec
@@ -101,6 +102,10 @@ class CaptionWriter(nn.Module, ABC):
             pieces: captions [N, L].
             vectors: embeddings [N, d] of the captions.
         """
+
+    def graphs(self) -> Mapping[str, Graph]:
+        """Return the graphs of an export by suffix of the file's name; none by default."""
+        return {}
 
     @abstractmethod
     def write(self, tokens: TokenBatch, embeddings: Tensor, search: Search) -> list[list[Caption]]:
