@@ -11,6 +11,7 @@ from typing import Any, Protocol, final
 import numpy as np
 from PIL import Image
 
+from lightcrl.captioner import Captioner
 from lightcrl.errors import ItemError, ModalityError, NotReadyError, first_line
 from lightcrl.index import Index
 from lightcrl.index.catalog import NAME, Catalog
@@ -87,6 +88,8 @@ class Service:
         self.failure: Exception | None = None
         self.heads: tuple[str, ...] = ()
         self._ready = threading.Event()
+        self._loading = threading.Lock()
+        self._captioners: dict[str | None, Captioner] = {}
         self._encoder: Encodes | None = None
         self.metrics.gauge("items", "Items of the index.", lambda: len(index))
         self.metrics.gauge("waiting_items", "Items that wait to be encoded.", lambda: self.batcher.waiting)
@@ -156,6 +159,13 @@ class Service:
         """
         if modality is not None and modality not in self.index.modalities:
             raise ModalityError(f"no modality {modality!r}; the index has {', '.join(self.index.modalities)}.")
+
+    def captioner(self, head: str | None = None) -> Captioner:
+        """Return a captioner of the index's model, loaded on first use; arguments and errors as in `Captioner`."""
+        with self._loading:
+            if head not in self._captioners:
+                self._captioners[head] = Captioner(self.index.embedder, head)
+            return self._captioners[head]
 
     def _encode(self, items: Sequence[Any], modality: str) -> np.ndarray:
         if self._encoder is None:

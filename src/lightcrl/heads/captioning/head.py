@@ -109,7 +109,7 @@ class Captioning(Head):
         "learning_rate": 1e-3,
         "batch_size": 32,
         "items_per_group": 5,
-        "epochs": 6,
+        "epochs": 12,
     }
     defaults: ClassVar[Mapping[str, Any]] = {"held_out": 0.05}
     options: CaptioningOptions
