@@ -122,6 +122,7 @@ def test_names_that_files_hold_are_literals():
         "linear_probe": "LinearProbeTask",
         "fine_tuning": "FineTuningTask",
         "text_similarity": "TextSimilarityTask",
+        "captioning": "CaptioningTask",
     }
 
 

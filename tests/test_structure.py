@@ -26,7 +26,7 @@ LAYERS = (
     ("features", "heads", "index.search", "index.vectors"),
     ("card", "checkpoint", "training", "tasks.spec"),
     ("embedder", "tasks", "recipe"),
-    ("pipeline", "export", "matcher", "index", "growth", "bridges"),
+    ("pipeline", "export", "matcher", "captioner", "index", "growth", "bridges"),
     ("studies", "report", "serve"),
     ("demo", "arguments"),
     ("commands", "cli", "__main__"),
@@ -121,6 +121,7 @@ def test_no_file_is_long(path):
 
 def test_public_names_are_these_and_all_can_be_had():
     assert sorted(lightcrl.__all__) == [
+        "Captioner",
         "Checkpoint",
         "Embedder",
         "Encoder",

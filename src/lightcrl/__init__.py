@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lightcrl.captioner import Captioner
     from lightcrl.checkpoint import Checkpoint, load_checkpoint
     from lightcrl.embedder import Embedder, load
     from lightcrl.encoders.base import Encoder
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # Where each public name lives; imported when first used, so that `import lightcrl` costs next to nothing.
 _HOMES = {
+    "Captioner": "captioner",
     "Checkpoint": "checkpoint",
     "load_checkpoint": "checkpoint",
     "Embedder": "embedder",
@@ -36,6 +38,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Captioner",
     "Checkpoint",
     "Embedder",
     "Encoder",

@@ -26,6 +26,7 @@ from lightcrl.arguments import (
     write,
     write_page,
 )
+from lightcrl.commands.caption import caption
 from lightcrl.commands.evaluate import app as evaluate
 from lightcrl.commands.extend import extend
 from lightcrl.commands.head import head
@@ -265,6 +266,7 @@ app.command()(search)
 app.command(epilog="Example: lightcrl extend runs/seen recipes/extend/sound.toml --output runs/heard")(extend)
 app.command(epilog="Example: lightcrl head runs/world recipes/heads/matching.toml --output runs/matched")(head)
 app.command(epilog="Example: lightcrl mteb runs/world --tasks Flickr30kT2IRetrieval,CIFAR10ZeroShot")(mteb)
+app.command(epilog="Example: lightcrl caption runs/captioned photos/ --beams 5 --json captions.json")(caption)
 app.command(epilog="Example: lightcrl serve runs/demo --port 8000")(serve)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightcrl.errors import CheckpointError
 
@@ -23,6 +23,15 @@ def describe(tensor: Tensor) -> dict[str, Any]:
         "dtype": str(tensor.dtype).removeprefix("torch."),
         "digest": hashlib.blake2b(data.tobytes(), digest_size=16).hexdigest(),
     }
+
+
+def take_sizes(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a module's buffers of variable length, which its parts name in `sized`, the lengths of saved tensors."""
+    for prefix, part in module.named_modules():
+        for name in getattr(part, "sized", ()):
+            leaf = f"{prefix}.{name}" if prefix else name
+            if leaf in tensors:
+                setattr(part, name, torch.zeros_like(tensors[leaf]))
 
 
 def read_tensors(path: Path, expected: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:

@@ -145,6 +145,7 @@ def anchor_paths(table: dict[str, Any], folder: Path) -> None:
         (data, ("path", "train", "dev", "test", "root"), maybe_id),
         *((table, keys, True) for table, keys in _task_tables(evaluation)),
         *((spec, ("model",), True) for spec in encoders.values() if isinstance(spec, dict)),
+        *((spec, ("language_model",), True) for spec in _section(table, "heads").values() if isinstance(spec, dict)),
         # Of a recipe that extends a model.
         (_section(table, "stores"), tuple(_section(table, "stores")), False),
         *((spec, ("path", "ids"), False) for spec in _section(table, "vectors").values() if isinstance(spec, dict)),

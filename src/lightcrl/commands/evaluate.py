@@ -218,6 +218,24 @@ def text_similarity(
     return {"data": data, "calibration": calibration, "columns": pairs(column, "--column")}
 
 
+@evaluation("captioning", "captioning")
+def captioning(
+    data: Annotated[
+        str | None, typer.Option(help="Table of items and their captions; the recipe's dev split by default.")
+    ] = None,
+    column: Annotated[list[str] | None, typer.Option(help="modality=COLUMN, of the items and of the captions.")] = None,
+    key: Annotated[str | None, typer.Option(help="Column whose equal values make rows one group.")] = None,
+    head: Annotated[str | None, typer.Option(help="Name of the head; the model's only captioner by default.")] = None,
+    beams: Annotated[int, typer.Option(min=1, help="Number of beams; 1 is greedy search.")] = 5,
+    retrieval: Annotated[
+        bool, typer.Option("--retrieval", help="Also measure the consensus of the nearest training captions.")
+    ] = False,
+) -> Mapping[str, Any]:
+    """Measure captions against references: lightcrl evaluate captioning runs/mine --data test.jsonl."""
+    settings: dict[str, Any] = {"data": data, "columns": pairs(column, "--column") or None, "key": key, "head": head}
+    return settings | {"beams": beams, "retrieval": retrieval}
+
+
 @evaluation("", "own", hidden=True)
 def own(
     task: Annotated[str, typer.Argument(metavar="PACKAGE.MODULE:CLASS", help="Your own task.")],

@@ -11,5 +11,6 @@ HEADS: Table[type[Head]] = Table(
     "head",
     {
         "matching": "lightcrl.heads.matching:Matching",
+        "captioning": "lightcrl.heads.captioning.head:Captioning",
     },
 )

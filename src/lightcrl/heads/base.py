@@ -79,6 +79,11 @@ class Material:
         by_key = {item.key: item for item in self.features.items[modality]}
         table = self.features.store(modality).metadata()
         keys = dict(zip(table["row"].to_pylist(), table["item"].to_pylist(), strict=True))
+        if missing := [key for key in keys.values() if key not in by_key]:
+            raise HeadError(
+                f"{len(missing)} features of {modality!r} have no raw item beside them; expected the data from which "
+                "they were made. Give the [data] of the features."
+            )
         return [by_key[keys[row]] for row in range(self.features.store(modality).rows)]
 
     def batch(self, rows: Mapping[str, np.ndarray], groups: Mapping[str, np.ndarray], sequence: bool) -> HeadBatch:
@@ -129,12 +134,16 @@ class Head(nn.Module, ABC):
         suits: values that `"auto"` resolves to in the head's `training` table, where they differ from the default.
         defaults: values of `apart` and `held_out` (`HeadSpec`) where they differ from the default.
         sequences: true if the head reads the tokens after the slots; otherwise they are cut off.
+        closed_form: true if `prepare` determines everything, so that there are no steps.
+        targets: modalities of which the head reads the raw items of the training data alone, such as captions.
     """
 
     Options: ClassVar[type[HeadOptions]] = HeadOptions
     suits: ClassVar[Mapping[str, Any]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
     sequences: ClassVar[bool] = True
+    closed_form: bool = False
+    targets: tuple[str, ...] = ()
 
     def __init__(self, space: Space, options: HeadOptions) -> None:
         """Make a head with initial weights from torch's global generator.
@@ -162,6 +171,9 @@ class Head(nn.Module, ABC):
 
         What is kept of it must not be part of the state.
         """
+
+    def attach(self, material: Material) -> None:
+        """Receive the data whose rows batches name, without learning from it: for predictions of a loaded head."""
 
     @abstractmethod
     def loss(self, batch: HeadBatch) -> Tensor:

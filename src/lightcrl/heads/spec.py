@@ -26,7 +26,7 @@ class HeadSpec(BaseModel):
         apart: share of the training groups that are set apart for the head, and embedded by a second space that is
             trained on the others: pairs that the space itself was trained on look too good to it. 0 trains the head on
             all training groups, embedded by the space itself.
-        held_out: share of the groups set apart that choose the best head; 0 uses dev.
+        held_out: share of the head's training groups that choose the best head instead; 0 uses dev.
         space_training: changes of the model's training settings for the second space.
         training: training settings as in `[training]`.
         options: the head's own options, checked against its `Options`.
@@ -55,12 +55,6 @@ class HeadSpec(BaseModel):
         kept = {key: value for key, value in table.items() if key in OWN}
         kind = head_class(table.get("kind"))
         return {**kind.defaults, **kept, "options": parse(kind.Options, given, "heads").model_dump(mode="json")}
-
-    @model_validator(mode="after")
-    def _check(self) -> HeadSpec:
-        if self.held_out and not self.apart:
-            raise ValueError(f"held_out is {self.held_out}, but no groups are set apart; expected apart above 0")
-        return self
 
 
 def name_heads(tables: Any) -> Any:

@@ -18,7 +18,7 @@ from lightcrl.encoders.base import fingerprint
 from lightcrl.errors import CheckpointError, HeadError
 from lightcrl.heads.base import Head, Space
 from lightcrl.heads.spec import make_head
-from lightcrl.leaves import describe, read_tensors
+from lightcrl.leaves import describe, read_tensors, take_sizes
 
 FILE = "head-{}.safetensors"
 
@@ -131,6 +131,7 @@ class TrainedHead:
             )
         head = make_head(self.kind, space, self.options)
         tensors = self.state()
+        take_sizes(head, tensors)
         expected = {leaf: tensor.shape for leaf, tensor in head.state_dict().items()}
         if expected != {leaf: tensor.shape for leaf, tensor in tensors.items()}:
             raise CheckpointError(f"{self.file}: the tensors do not fit the head {self.kind!r} of this version.")

@@ -44,6 +44,7 @@ class HeadTraining(Method):
 
     Options: ClassVar[type[MethodOptions]] = HeadTrainingOptions
     one_process: ClassVar[bool] = True
+    network_in_objective: ClassVar[bool] = True
     rigid: ClassVar[str] = "it is the training of a head"
     options: HeadTrainingOptions
 
@@ -54,6 +55,7 @@ class HeadTraining(Method):
         # In methods these are class attributes; here they depend on the head.
         self.sequences = self.head.sequences
         self.suits = {"precision": "float32", **self.head.suits}  # type: ignore[misc]
+        self.closed_form = self.head.closed_form  # type: ignore[misc]
         self.logit_scale.requires_grad_(False)
         self.material: Material | None = None
 
@@ -75,16 +77,18 @@ class HeadTraining(Method):
 
     def fit(self, modality: str, tokens: TokenBatch) -> None:
         """Let the head set its statistics of features."""
-        self.head.fit(modality, self.visible(modality, tokens))
+        if modality not in self.head.targets:
+            self.head.fit(modality, self.visible(modality, tokens))
 
     def objective(self, loss: Loss, embeddings: Mapping[str, Tensor], step: Step) -> Tensor:
         """Return the loss of the head; `loss` is for embeddings and is ignored."""
         assert self.material is not None
         device = self.logit_scale.device
-        rows = {name: torch.from_numpy(step.rows[name]) for name in step.tokens}
+        read = {name: tokens for name, tokens in step.tokens.items() if name not in self.head.targets}
+        rows = {name: torch.from_numpy(step.rows[name]) for name in read}
         return self.head.loss(
             HeadBatch(
-                {name: self.visible(name, tokens).to(device, torch.float32) for name, tokens in step.tokens.items()},
+                {name: self.visible(name, tokens).to(device, torch.float32) for name, tokens in read.items()},
                 {name: self.material.vectors[name][chosen].to(device) for name, chosen in rows.items()},
                 step.groups,
                 step.rows,

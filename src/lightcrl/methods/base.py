@@ -143,6 +143,7 @@ class Method(nn.Module, ABC):
         solves: true if `solve` is called before the first step.
         sequences: true if the method reads the tokens after the slots; otherwise they are cut off before `embed`.
         one_process: true if `augment` or `objective` needs the tokens of the whole batch, which several processes lack.
+        network_in_objective: true if `objective` runs a network, in the precision of the training.
         rigid: reason why no modality can be added or made anew; empty if one can.
     """
 
@@ -153,6 +154,7 @@ class Method(nn.Module, ABC):
     solves: bool = False
     sequences: bool = False
     one_process: ClassVar[bool] = False
+    network_in_objective: ClassVar[bool] = False
     rigid: ClassVar[str] = ""
 
     def __init__(self, modalities: Mapping[str, TokenSpec], options: MethodOptions) -> None:

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.data.base import Rejection
+from lightcrl.heads.captioning.writer import Caption
 from lightcrl.heads.state import TrainedHead
 from lightcrl.metrics.result import Result
 from lightcrl.pipeline import Model, Run
@@ -212,6 +213,17 @@ def print_embedded(output: Path, shape: tuple[int, ...], rejected: Sequence[Reje
         f"{shape[0]:,} vectors of width {shape[1]} in {output}, their ids in {output.with_suffix('.json')}",
         soft_wrap=True,
     )
+    _print_rejected(rejected)
+
+
+def print_captions(
+    sources: Sequence[str], captions: Sequence[Sequence[Caption]], rejected: Sequence[Rejection], *, all_beams: bool
+) -> None:
+    """Print each item with its best caption, or with all of them and their scores."""
+    for source, written in zip(sources, captions, strict=True):
+        for each in written if all_beams else written[:1]:
+            score = f"  ({each.score:.2f})" if all_beams else ""
+            console.print(f"{source}: {each.text}{score}", soft_wrap=True, markup=False, highlight=False)
     _print_rejected(rejected)
 
 

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from lightcrl import __version__
 from lightcrl.data.files import MEDIA
 from lightcrl.errors import LightCRLError, RequestError
-from lightcrl.serve import content, figures, schemas, searching, writing
+from lightcrl.serve import captioning, content, figures, schemas, searching, writing
 from lightcrl.serve.guarding import BoundedRoute, Watch, answer_error, answer_http, answer_invalid, explain
 from lightcrl.serve.limits import read_json
 from lightcrl.serve.service import Service
@@ -140,6 +140,12 @@ async def info(service: Served) -> schemas.InfoAnswer:
 async def search(service: Served, asked: schemas.SearchRequest) -> Response:
     """Return the items nearest to a query of texts, pictures, sounds and items."""
     return await searching.search(service, asked)
+
+
+@router.post("/captions")
+async def caption(service: Served, asked: schemas.CaptionRequest) -> schemas.CaptionAnswer:
+    """Return captions of an item of the index, of a picture or sound, or of a text, if the model has a captioner."""
+    return await captioning.caption(service, asked)
 
 
 @router.post("/v1/embeddings")

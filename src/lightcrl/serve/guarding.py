@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lightcrl.errors import (
     BusyError,
     DataError,
+    HeadError,
     LightCRLError,
     LockedError,
     MediaTypeError,
@@ -36,7 +37,7 @@ OPEN = frozenset(["/", "/docs", "/healthz", "/readyz"])
 
 WRITES = frozenset(["POST /items", "DELETE /items", "DELETE /items/{item:path}"])
 
-ASKERS = (DataError, ModalityError, QueryError, ShapeError, UnknownNameError)
+ASKERS = (DataError, HeadError, ModalityError, QueryError, ShapeError, UnknownNameError)
 """Errors caused by the client; all others are the server's own."""
 
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"), (b"referrer-policy", b"same-origin"))

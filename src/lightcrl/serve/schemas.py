@@ -186,6 +186,31 @@ class RemovedAnswer(BaseModel):
     removed: int
 
 
+class CaptionRequest(Asked):
+    """An item to caption: the id of an item of the index, a data URL, or a text."""
+
+    item: Id | None = None
+    image: str | None = Field(default=None, examples=["data:image/png;base64,iVBORw0KGgo="])
+    audio: str | None = None
+    text: Text | None = None
+    beams: int = Field(default=5, ge=1, le=20, description="Number of captions.")
+    head: str | None = Field(default=None, description="By default, the model's only captioner.")
+
+
+class WrittenCaption(BaseModel):
+    """A caption with the score by which captions of an item are ordered."""
+
+    text: str
+    score: float
+
+
+class CaptionAnswer(BaseModel):
+    """The best caption of an item, and all of them, the best first."""
+
+    caption: str
+    captions: list[WrittenCaption]
+
+
 class EmbeddingsRequest(BaseModel):
     """OpenAI's request for embeddings; further keys are accepted and ignored."""
 

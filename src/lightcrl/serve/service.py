@@ -11,6 +11,7 @@ from typing import Any, Protocol, final
 import numpy as np
 from PIL import Image
 
+from lightcrl.captioner import Captioner
 from lightcrl.errors import ItemError, ModalityError, NotReadyError, UnknownItemError, first_line
 from lightcrl.index import Index, Record
 from lightcrl.index.catalog import NAME, Catalog
@@ -90,6 +91,8 @@ class Service:
         self.failure: Exception | None = None
         self.heads: tuple[str, ...] = ()
         self._ready = threading.Event()
+        self._loading = threading.Lock()
+        self._captioners: dict[str | None, Captioner] = {}
         self._encoder: Encodes | None = None
         self.metrics.gauge("items", "Items of the index.", lambda: len(index))
         self.metrics.gauge("waiting_items", "Items that wait to be encoded.", lambda: self.batcher.waiting)
@@ -185,6 +188,13 @@ class Service:
         if key != JOINT:
             return self._encode(items, key)
         return search_together(self.index, encode_searches(items, self._encode), self.like)
+
+    def captioner(self, head: str | None = None) -> Captioner:
+        """Return a captioner of the index's model, loaded on first use; arguments and errors as in `Captioner`."""
+        with self._loading:
+            if head not in self._captioners:
+                self._captioners[head] = Captioner(self.index.embedder, head)
+            return self._captioners[head]
 
     def _encode(self, items: Sequence[Any], modality: str) -> np.ndarray:
         if self._encoder is None:

@@ -22,6 +22,7 @@ TASKS: Table[type[Task]] = Table(
         "zero_shot": "lightcrl.tasks.zero_shot:ZeroShotTask",
         "linear_probe": "lightcrl.tasks.linear_probe:LinearProbeTask",
         "fine_tuning": "lightcrl.tasks.fine_tuning:FineTuningTask",
+        "captioning": "lightcrl.tasks.captioning:CaptioningTask",
         "text_similarity": "lightcrl.tasks.text_similarity:TextSimilarityTask",
     },
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -183,7 +184,8 @@ class Stepper:
     def _objective(self, embeddings: Mapping[str, Tensor], batch: Batch, step: Step) -> Tensor:
         if self.accelerator.num_processes > 1:
             embeddings = {name: gather_rows(own, len(batch.rows[name])) for name, own in embeddings.items()}
-        return self.method.objective(_loss(self.spec), embeddings, step)
+        with self.accelerator.autocast() if self.method.network_in_objective else nullcontext():
+            return self.method.objective(_loss(self.spec), embeddings, step)
 
     def _inputs(self, batch: Batch, seed: int) -> dict[str, Any]:
         """Return stored tokens, or prepared items for the tower, by modality."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.encoders.base import fingerprint
 from lightcrl.errors import TrainingError
 from lightcrl.events import Tell
+from lightcrl.features.base import Store
 from lightcrl.features.embed import embed_rows
+from lightcrl.features.rows import BARE, Rows
 from lightcrl.features.table import Features
 from lightcrl.heads.base import Material, features_of
 from lightcrl.heads.spec import HeadSpec, make_head
@@ -70,6 +73,7 @@ def train_head(
     head = make_head(spec.kind, checkpoint.space, spec.options, spec.seed)
     features = features_of(head, features)
     space, features = _apart(checkpoint, name, spec, features, folder.parent, tell)
+    features = features.replace_stores({target: Rows(features.store(target)) for target in head.targets})
     material = gather_material(space, features)
     below = _checkpoint(checkpoint, spec, material)
     training = below.method
@@ -98,13 +102,41 @@ def train_head(
     return TrainedHead.of(training.head, spec.kind, checkpoint.digest, figures)
 
 
+def _held_out(features: Features, spec: HeadSpec) -> Features:
+    """Return features in which a share of the training groups takes the place of dev."""
+    if not spec.held_out:
+        return features
+    whole = features.split("train")
+    order = np.random.default_rng([spec.seed]).permutation(whole.usable)
+    count = max(1, round(spec.held_out * len(order)))
+    train_split = features.replace_split("train", whole.subset(order[count:]))
+    return train_split.replace_split("dev", whole.subset(order[:count]))
+
+
 def gather_material(checkpoint: Checkpoint, features: Features) -> Material:
     """Embed all rows of the features by the space, and return the material of a head."""
-    vectors = {
-        name: embed_rows(checkpoint.method, store, name, np.arange(store.rows)).float()
-        for name, store in features.stores.items()
-    }
-    return Material(features, vectors)
+    return Material(features, _Vectors(checkpoint.method, features.stores))
+
+
+class _Vectors(Mapping[str, Tensor]):
+    """Embeddings of all rows by modality, made when they are first needed: some heads read no embeddings."""
+
+    def __init__(self, method: Method, stores: Mapping[str, Store]) -> None:
+        self._method, self._stores = method, dict(stores)
+        self._made: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._made:
+            store = self._stores[name]
+            whole = store.whole if isinstance(store, Rows) else store
+            self._made[name] = embed_rows(self._method, whole, name, np.arange(whole.rows)).float()
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stores)
+
+    def __len__(self) -> int:
+        return len(self._stores)
 
 
 def _apart(
@@ -116,7 +148,7 @@ def _apart(
     All heads below `folder` that set the same share apart use the same groups and the same second space.
     """
     if not spec.apart:
-        return checkpoint, features
+        return checkpoint, _held_out(features, spec)
     train_split = features.split("train")
     order = np.random.default_rng(APART_SEED).permutation(train_split.usable)
     count = round(spec.apart * len(order))
@@ -171,8 +203,12 @@ def _checkpoint(base: Checkpoint, spec: HeadSpec, material: Material) -> Checkpo
         "space": base.digest,
         "body": {name: asdict(shape) for name, shape in base.method.modalities.items()},
     }
+    shapes = {
+        name: BARE if isinstance(store, Rows) else base.method.modalities[name]
+        for name, store in material.features.stores.items()
+    }
     return Checkpoint(
-        make_method(NAME, {name: base.method.modalities[name] for name in names}, options, "info_nce", spec.seed),
+        make_method(NAME, shapes, options, "info_nce", spec.seed),
         name=NAME,
         loss="info_nce",
         encoders={name: base.encoders[name] for name in names},

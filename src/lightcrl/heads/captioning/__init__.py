@@ -1,0 +1,1 @@
+"""Captioning: texts for items of any modality, from their cached tokens."""
