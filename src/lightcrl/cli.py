@@ -29,6 +29,7 @@ from lightcrl.arguments import (
 from lightcrl.commands.evaluate import app as evaluate
 from lightcrl.commands.extend import extend
 from lightcrl.commands.index import app as index
+from lightcrl.commands.init import init
 from lightcrl.commands.search import search
 from lightcrl.commands.serve import serve
 from lightcrl.errors import EmptyDatasetError, LightCRLError
@@ -101,6 +102,9 @@ def options(
     """One embedding space over any frozen encoders, in minutes, with honest numbers."""
     if quiet:
         set_console(ctx, "quiet")
+
+
+app.command(epilog="Example: lightcrl init photos/ --output my.toml")(init)
 
 
 @app.command(epilog="Example: lightcrl run recipes/world.toml --set training.epochs=5 --json -")
