@@ -31,6 +31,7 @@ from lightcrl.commands.evaluate import app as evaluate
 from lightcrl.commands.extend import extend
 from lightcrl.commands.head import head
 from lightcrl.commands.index import app as index
+from lightcrl.commands.init import init
 from lightcrl.commands.mteb import mteb
 from lightcrl.commands.search import search
 from lightcrl.commands.serve import serve
@@ -106,6 +107,9 @@ def options(
         set_console(ctx, "quiet")
 
 
+app.command(epilog="Example: lightcrl init photos/ --output my.toml")(init)
+
+
 @app.command(epilog="Example: lightcrl run recipes/world.toml --set training.epochs=5 --json -")
 def run(
     recipe: Annotated[
@@ -116,6 +120,9 @@ def run(
         Path | None,
         place(metavar="DIR", help="Folder of the run; runs/<name> by default."),
     ] = None,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Do everything once on 64 groups, then forecast hours, disk and memory.")
+    ] = False,
     json: Json = None,
 ) -> None:
     """Read the data, encode every item once, train, evaluate. The same command resumes a stopped run."""
@@ -126,6 +133,9 @@ def run(
     from lightcrl.report import console, progress
 
     parsed = load_recipe(recipe, override or (), output)
+    if rehearse:
+        _rehearse(parsed, json)
+        return
     if not is_main():
         run_recipe(parsed)
         return
@@ -134,6 +144,23 @@ def run(
     console.print_run(done, parsed)
     if json is not None:
         write(json, summary(parsed, done))
+
+
+def _rehearse(recipe: Any, json: Path | None) -> None:
+    """Rehearse a recipe; the exit code is 1 if something would break."""
+    from lightcrl.report import progress
+    from lightcrl.report.facts import gather
+    from lightcrl.report.rehearsal_console import print_rehearsal
+    from lightcrl.report.run_page import render
+    from lightcrl.studies.rehearse import rehearse as rehearse_recipe
+
+    with progress.Live() as live:
+        done = rehearse_recipe(recipe, page=lambda folder: render(gather(folder)), tell=live.tell)
+    print_rehearsal(done)
+    if json is not None:
+        write(json, done.to_json())
+    if done.problems:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: lightcrl compare recipes/world.toml --methods dfe,linear --seeds 3")

@@ -39,7 +39,6 @@ from lightcrl.methods.spec import MethodSpec, make_method
 from lightcrl.metrics.result import Result
 from lightcrl.processes import is_main, launched, main_first
 from lightcrl.recipe import Recipe, load_recipe
-from lightcrl.specs import parse
 from lightcrl.tasks.base import Setting, Task, prepare_task
 from lightcrl.tasks.retrieval import RetrievalSpec
 from lightcrl.tasks.spec import OWN_TABLES, TASKS
@@ -206,12 +205,21 @@ def run(
         return _run(recipe, hold.guard(tell))
 
 
-def _run(recipe: Recipe, tell: Tell) -> Run:
-    specs = [recipe.method, *(parse(MethodSpec, {"name": name}, "method") for name in recipe.evaluation.baselines)]
+def check_methods(recipe: Recipe, specs: Iterable[MethodSpec]) -> None:
+    """Refuse impossible combinations of methods, losses, trained encoders and processes.
+
+    Raises:
+        TrainingError: the combination is in `lightcrl.training.refusals.REFUSALS`.
+    """
     for spec in specs:
         kind = METHODS.load(spec.name)
         loss = recipe.training.suited(kind).loss
         check_combination(Combination(kind, tuple(recipe.tuning), launched(), loss, spec.parsed()))
+
+
+def _run(recipe: Recipe, tell: Tell) -> Run:
+    specs = recipe.methods()
+    check_methods(recipe, specs)
     folder = make_folder(recipe.folder)
     with main_first():
         # Immediate refusals come before hours of encoding.

@@ -86,6 +86,11 @@ class Recipe(BaseModel):
         """The kind of item by modality."""
         return {modality: spec.kind for modality, spec in self.encoders.items()}
 
+    def methods(self) -> tuple[MethodSpec, ...]:
+        """Return the methods to train: the recipe's own, then the baselines with their default options."""
+        baselines = (parse(MethodSpec, {"name": name}, "method") for name in self.evaluation.baselines)
+        return (self.method, *baselines)
+
     @property
     def folder(self) -> Path:
         """The folder of the run."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import codecs
 import gzip
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from lightcrl.data.base import Rejection, Row
-from lightcrl.data.columns import Columns
+from lightcrl.data.columns import Cells, Columns
 from lightcrl.data.delimited import TORN, read_delimited
 from lightcrl.data.documents import read_document, read_records
 from lightcrl.data.files import existing, name_below, some, visible
@@ -70,6 +70,35 @@ class TableFile:
             self.one_split,
         )
         return _reader(path)(path, name_below(path, base), layout, _encoding(self.encoding))
+
+
+@dataclass(frozen=True)
+class _Raw(Columns):
+    """A layout that takes every row as it is."""
+
+    def check(self, present: Iterable[str], where: str) -> None:
+        return
+
+    def wanted(self, present: Collection[str]) -> list[str]:
+        return list(present)
+
+    def read(self, values: Mapping[str, Any], source: str, stored: Cells | None = None, number: int = 0) -> Rows:
+        yield Row(source, {}, None, dict(values))
+
+
+def raw_rows(path: Path, encoding: str = "utf-8") -> Rows:
+    """Yield every row of a table with its cells by column in `notes`, and without items.
+
+    Raises:
+        DataError: there is no such file, or it is not a table.
+    """
+    path = existing(path, f"a table ({', '.join(READERS)})")
+    return _reader(path)(path, path.name, _Raw({}, {}), _encoding(encoding))
+
+
+def is_table_file(path: Path) -> bool:
+    """Return true if a file has the extension of a table, other than that of lines of text."""
+    return path.is_file() and _suffix(path) in READERS and not (_suffix(path) == ".txt" and path.suffix != ".gz")
 
 
 def read_json(path: Path, name: str, layout: Columns, encoding: str) -> Rows:

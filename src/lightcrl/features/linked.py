@@ -51,19 +51,19 @@ def link_shards(folder: Folder, mark: str, encoder: Encoder, dataset: Dataset, m
     items = dataset.items[modality]
     if not isinstance(encoder, GivenVectors) or not isinstance(folder, LocalFolder):
         return None
-    files = _whole_files(items)
+    files = whole_files(items)
     if not files or not _alike([open_array(file) for file in files], encoder):
         return None
     shards, first = [], 0
     for number, file in enumerate(files):
         array = open_array(file)
-        lines = _lines(dataset, modality, first, first + len(array))
+        lines = metadata_lines(dataset, modality, first, first + len(array))
         shards.append(write_linked(folder, number, mark, file, array, lines))
         first += len(array)
     return Linked(shards, open_array(files[0]).dtype.name)
 
 
-def _lines(dataset: Dataset, modality: str, first: int, last: int) -> dict[str, list[Any]]:
+def metadata_lines(dataset: Dataset, modality: str, first: int, last: int) -> dict[str, list[Any]]:
     """Return the metadata of the items from `first` up to `last` of a modality, a line per item and group."""
     items, links = dataset.items[modality], dataset.links[modality]
     low, high = np.searchsorted(links[:, 0], (first, last))
@@ -77,7 +77,7 @@ def _lines(dataset: Dataset, modality: str, first: int, last: int) -> dict[str, 
     }
 
 
-def _whole_files(items: Sequence[Item]) -> list[Path]:
+def whole_files(items: Sequence[Item]) -> list[Path]:
     """Return the files whose rows are exactly the items, in order; none otherwise."""
     if not all(isinstance(item.raw, ArrayRow) for item in items):
         return []

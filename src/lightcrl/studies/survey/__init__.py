@@ -1,0 +1,1 @@
+"""A look at unknown data, and the first recipe for it: `lightcrl init`."""
