@@ -24,13 +24,15 @@ PACKAGES = {
     "tensorboard": ("tensorboard",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "lora": ("peft",),
+    "mteb": ("mteb",),
     "ray": ("ray",),
     "s3": ("s3fs",),
     "gcs": ("gcsfs",),
     "search": ("lancedb",),
+    "sentence-transformers": ("sentence_transformers",),
     "serve": ("fastapi", "uvicorn", "python_multipart", "prometheus_client"),
 }
-READ_ANEW = ("torch.utils.tensorboard", "lightcrl.report.figures", "lightcrl.report.page")
+READ_ANEW = ("torch.utils.tensorboard", "lightcrl.bridges", "lightcrl.report.figures", "lightcrl.report.page")
 
 
 def hide(monkeypatch: pytest.MonkeyPatch, packages: tuple[str, ...]) -> None:
@@ -109,6 +111,14 @@ def serve_index(folder: Path) -> None:
     serve(folder)
 
 
+def measure_with_mteb(folder: Path) -> None:
+    import lightcrl.bridges.mteb  # noqa: F401
+
+
+def load_by_sentence_transformers(folder: Path) -> None:
+    import lightcrl.bridges.sentence_transformers  # noqa: F401
+
+
 USES = [
     ("audio", read_sound),
     ("builtin", load_builtin("text")),
@@ -116,6 +126,8 @@ USES = [
     ("report", render_page),
     ("onnx", export_graph),
     ("lora", adapt),
+    ("mteb", measure_with_mteb),
+    ("sentence-transformers", load_by_sentence_transformers),
     ("ray", encode_on_ray),
     ("s3", open_store("s3://bucket/features")),
     ("gcs", open_store("gs://bucket/features")),

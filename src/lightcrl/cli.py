@@ -30,6 +30,7 @@ from lightcrl.commands.evaluate import app as evaluate
 from lightcrl.commands.extend import extend
 from lightcrl.commands.index import app as index
 from lightcrl.commands.mteb import mteb
+from lightcrl.commands.push import push
 from lightcrl.commands.search import search
 from lightcrl.commands.serve import serve
 from lightcrl.errors import EmptyDatasetError, LightCRLError
@@ -263,6 +264,7 @@ app.add_typer(index, name="index")
 app.command()(search)
 app.command(epilog="Example: lightcrl extend runs/seen recipes/extend/sound.toml --output runs/heard")(extend)
 app.command(epilog="Example: lightcrl mteb runs/world --tasks Flickr30kT2IRetrieval,CIFAR10ZeroShot")(mteb)
+app.command(epilog="Example: lightcrl push runs/world someone/world --with-encoders")(push)
 app.command(epilog="Example: lightcrl serve runs/demo --port 8000")(serve)
 
 
