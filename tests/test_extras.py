@@ -22,8 +22,11 @@ PACKAGES = {
     "builtin": ("skimage", "sklearn"),
     "report": ("matplotlib", "jinja2"),
     "tensorboard": ("tensorboard",),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "lora": ("peft",),
+    "mlflow": ("mlflow",),
     "mteb": ("mteb",),
     "ray": ("ray",),
     "s3": ("s3fs",),
@@ -119,6 +122,15 @@ def load_by_sentence_transformers(folder: Path) -> None:
     import lightcrl.bridges.sentence_transformers  # noqa: F401
 
 
+def track_with(name: str) -> Callable[[Path], None]:
+    def check(folder: Path) -> None:
+        from lightcrl.training.trackers import check_trackers
+
+        check_trackers([name])
+
+    return check
+
+
 USES = [
     ("audio", read_sound),
     ("builtin", load_builtin("text")),
@@ -133,6 +145,7 @@ USES = [
     ("gcs", open_store("gs://bucket/features")),
     ("search", make_lance),
     ("serve", serve_index),
+    *((name, track_with(name)) for name in ("tensorboard", "trackio", "wandb", "mlflow")),
 ]
 
 
@@ -146,19 +159,19 @@ def test_a_missing_extra_is_one_line_with_its_pip_command(extra, use, monkeypatc
     assert "\n" not in message
 
 
-def test_training_goes_on_without_tensorboard(monkeypatch, tmp_path):
-    from lightcrl.training.log import Log
+def test_training_goes_on_without_tensorboard(monkeypatch):
+    from lightcrl.training.spec import TrainingSpec
 
+    assert TrainingSpec().tracked_by == ("tensorboard",)
     hide(monkeypatch, PACKAGES["tensorboard"])
-    with Log(tmp_path, 0, True, lambda event: None):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+    assert TrainingSpec().tracked_by == ()
+    assert TrainingSpec(trackers=("tensorboard",)).tracked_by == ("tensorboard",)
 
 
 def test_every_extra_of_the_project_is_tried():
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     assert project["optional-dependencies"].keys() - FOR_DEVELOPERS == PACKAGES.keys()
-    assert {extra for extra, _ in USES} | {"tensorboard"} == PACKAGES.keys()
+    assert {extra for extra, _ in USES} == PACKAGES.keys()
 
 
 def test_help_needs_no_extra_and_no_torch():

@@ -118,8 +118,8 @@ def run(
     json: Json = None,
 ) -> None:
     """Read the data, encode every item once, train, evaluate. The same command resumes a stopped run."""
+    from lightcrl.pipeline import attach_files, summary
     from lightcrl.pipeline import run as run_recipe
-    from lightcrl.pipeline import summary
     from lightcrl.processes import is_main
     from lightcrl.recipe import load_recipe
     from lightcrl.report import console, progress
@@ -130,9 +130,26 @@ def run(
         return
     with progress.Live() as live:
         done = run_recipe(parsed, tell=live.tell)
+        if parsed.training.trackers:
+            attach_files(parsed, done, _pages(done.folder, live.tell))
     console.print_run(done, parsed)
     if json is not None:
         write(json, summary(parsed, done))
+
+
+def _pages(folder: Path, tell: Any) -> list[Path]:
+    """Return the tables and pages of a run for trackers; its report page too if the extra `report` is installed."""
+    from lightcrl.errors import MissingExtraError
+    from lightcrl.report.facts import gather
+
+    files = [folder / "README.md", folder / "metrics.json"]
+    try:
+        from lightcrl.report.run_page import render
+
+        write_page(folder / "report.html", render(gather(folder, tell=tell)))
+    except MissingExtraError:
+        return files
+    return [*files, folder / "report.html"]
 
 
 @app.command(epilog="Example: lightcrl compare recipes/world.toml --methods dfe,linear --seeds 3")

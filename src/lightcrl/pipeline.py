@@ -12,7 +12,7 @@ modules.json, config_sentence_transformers.json   names under which sentence-tra
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from lightcrl.training.early import check_early
 from lightcrl.training.loop import Judge, Judgement, Trained, by_retrieval, train
 from lightcrl.training.plan import make_plan
 from lightcrl.training.refusals import Combination, check_combination
+from lightcrl.training.trackers import Tracked, attach, check_trackers
 
 RETRIEVAL = "retrieval"
 """The label of the task that every run measures, on its own data."""
@@ -198,6 +199,7 @@ def _run(recipe: Recipe, tell: Tell) -> Run:
         kind = METHODS.load(spec.name)
         loss = recipe.training.suited(kind).loss
         check_combination(Combination(kind, tuple(recipe.tuning), launched(), loss, spec.parsed()))
+    check_trackers(recipe.training.trackers or ())
     folder = make_folder(recipe.folder)
     with main_first():
         # Immediate refusals come before hours of encoding.
@@ -332,10 +334,32 @@ def train_one(
         trained.progress.seconds,
         {label: task.evaluate(checkpoint, place / "tasks" / label) for label, task in measured.items()},
     )
+    if is_main():
+        _attach(recipe, checkpoint, model, trained.progress.step)
     setting.tell(
         {"event": "trained", "method": spec.name, "seed": seed, "seconds": model.seconds, "folder": str(place)}
     )
     return model
+
+
+def _attach(recipe: Recipe, checkpoint: Checkpoint, model: Model, step: int) -> None:
+    """Add a model's figures and card to its runs in the trackers that the recipe names."""
+    results = {label: result.to_json() for label, result in model.results.items()}
+    figures = {f"{label}/{name}": value for label, each in results.items() for name, value in each["metrics"].items()}
+    card = model_card(checkpoint, CardFacts(results=results, split=recipe.evaluation.split))
+    tracked = Tracked.of(checkpoint, model.seed, model.folder, step)
+    attach(recipe.training.trackers or (), tracked, figures, card)
+
+
+def attach_files(recipe: Recipe, run: Run, files: Sequence[Path]) -> None:
+    """Add files to the run's own model in the trackers that the recipe names.
+
+    Raises:
+        TrainingError: see `attach`.
+    """
+    if recipe.training.trackers:
+        checkpoint = load_folder(run.folder / "best")
+        attach(recipe.training.trackers, Tracked.of(checkpoint, run.models[0].seed, run.folder), files=files)
 
 
 def summary(recipe: Recipe, run: Run) -> dict[str, Any]:
