@@ -23,6 +23,7 @@ from lightcrl.errors import (
     FilterError,
     ForeignModelError,
     GrowthError,
+    HubError,
     ItemError,
     LightCRLError,
     LockedError,
@@ -46,13 +47,15 @@ from lightcrl.errors import (
     TrainingError,
     UnknownItemError,
     UnknownNameError,
+    UnknownTaskError,
 )
 from lightcrl.files.remote import EXTRAS
 
 TREE = {
     LightCRLError: [
-        CheckpointError, DataError, EncoderError, EngineError, GrowthError, MissingExtraError, ModalityError,
+        CheckpointError, DataError, EncoderError, EngineError, GrowthError, HubError, MissingExtraError, ModalityError,
         QueryError, RecipeError, RequestError, ShapeError, StorageError, StoreError, TrainingError, UnknownNameError,
+        UnknownTaskError,
     ],
     DataError: [EmptyDatasetError, ItemError, TooManyRejectedError],
     EncoderError: [EncoderNotFoundError],

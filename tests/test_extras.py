@@ -22,15 +22,20 @@ PACKAGES = {
     "audio": ("soundfile",),
     "report": ("matplotlib", "jinja2"),
     "tensorboard": ("tensorboard",),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "lora": ("peft",),
+    "mlflow": ("mlflow",),
+    "mteb": ("mteb",),
     "ray": ("ray",),
     "s3": ("s3fs",),
     "gcs": ("gcsfs",),
     "search": ("lancedb",),
+    "sentence-transformers": ("sentence_transformers",),
     "serve": ("fastapi", "uvicorn", "python_multipart", "prometheus_client"),
 }
-READ_ANEW = ("torch.utils.tensorboard", "lightcrl.report.figures", "lightcrl.report.page")
+READ_ANEW = ("torch.utils.tensorboard", "lightcrl.bridges", "lightcrl.report.figures", "lightcrl.report.page")
 
 
 def hide(monkeypatch: pytest.MonkeyPatch, packages: tuple[str, ...]) -> None:
@@ -106,17 +111,37 @@ def serve_index(folder: Path) -> None:
     serve(folder)
 
 
+def measure_with_mteb(folder: Path) -> None:
+    import lightcrl.bridges.mteb  # noqa: F401
+
+
+def load_by_sentence_transformers(folder: Path) -> None:
+    import lightcrl.bridges.sentence_transformers  # noqa: F401
+
+
+def track_with(name: str) -> Callable[[Path], None]:
+    def check(folder: Path) -> None:
+        from lightcrl.training.trackers import check_trackers
+
+        check_trackers([name])
+
+    return check
+
+
 USES = [
     ("hub", read_hub),
     ("audio", read_sound),
     ("report", render_page),
     ("onnx", export_graph),
     ("lora", adapt),
+    ("mteb", measure_with_mteb),
+    ("sentence-transformers", load_by_sentence_transformers),
     ("ray", encode_on_ray),
     ("s3", open_store("s3://bucket/features")),
     ("gcs", open_store("gs://bucket/features")),
     ("search", make_lance),
     ("serve", serve_index),
+    *((name, track_with(name)) for name in ("tensorboard", "trackio", "wandb", "mlflow")),
 ]
 
 
@@ -130,19 +155,19 @@ def test_a_missing_extra_is_one_line_with_its_pip_command(extra, use, monkeypatc
     assert "\n" not in message
 
 
-def test_training_goes_on_without_tensorboard(monkeypatch, tmp_path):
-    from lightcrl.training.log import Log
+def test_training_goes_on_without_tensorboard(monkeypatch):
+    from lightcrl.training.spec import TrainingSpec
 
+    assert TrainingSpec().tracked_by == ("tensorboard",)
     hide(monkeypatch, PACKAGES["tensorboard"])
-    with Log(tmp_path, 0, True, lambda event: None):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+    assert TrainingSpec().tracked_by == ()
+    assert TrainingSpec(trackers=("tensorboard",)).tracked_by == ("tensorboard",)
 
 
 def test_every_extra_of_the_project_is_tried():
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     assert project["optional-dependencies"].keys() - FOR_DEVELOPERS == PACKAGES.keys()
-    assert {extra for extra, _ in USES} | {"tensorboard"} == PACKAGES.keys()
+    assert {extra for extra, _ in USES} == PACKAGES.keys()
 
 
 def test_help_needs_no_extra_and_no_torch():

@@ -46,8 +46,10 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 TOWER = "tower-{}.safetensors"
 MODULE = "lightcrl.bridges.sentence_transformers.EmbedderModule"
 """The class that sentence-transformers loads a checkpoint with, by the name in modules.json."""
-CARRIED = tuple(f"encoders/*.{end}" for end in ("json", "txt", "model", "spm", "tiktoken", "safetensors"))
-"""Files of encoders that a repository carries along."""
+ENCODERS = "encoders"
+"""Folder of the encoders that a repository carries along."""
+CARRIED = tuple(f"{ENCODERS}/*.{end}" for end in ("json", "txt", "model", "spm", "tiktoken", "safetensors"))
+"""Their files."""
 MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"
 FORMER = "former.safetensors"
 
@@ -275,16 +277,21 @@ class Checkpoint(
         return load_folder(Path(folder))
 
 
-def load_checkpoint(place: Path | str) -> Checkpoint:
+def load_checkpoint(place: Path | str, revision: str | None = None) -> Checkpoint:
     """Return the checkpoint in a folder, the best one of a run's folder, or one on the hub.
+
+    Args:
+        place: folder or hub id; `owner/name@revision` has a revision too.
+        revision: branch, tag or commit of a hub id.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is torn, tampered with or of a newer format.
     """
     folder = Path(place)
     if not folder.is_dir() and str(place).count("/") == 1 and not str(place).startswith((".", "/", "~")):
+        name, _, at = str(place).partition("@")
         try:
-            return Checkpoint.from_pretrained(str(place))
+            return Checkpoint.from_pretrained(name, revision=revision or at or None)
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
             raise CheckpointError(
                 f"no checkpoint {str(place)!r}: no such folder, and the hub gave {type(error).__name__}. "
@@ -344,7 +351,9 @@ def load_folder(folder: Path) -> Checkpoint:
         method.eval(),
         name=config["method"]["name"],
         loss=config["method"]["loss"],
-        encoders={name: EncoderSpec(**entry["encoder"]) for name, entry in config["modalities"].items()},
+        encoders={
+            name: _found(EncoderSpec(**entry["encoder"]), folder) for name, entry in config["modalities"].items()
+        },
         fingerprints={name: entry["fingerprint"] for name, entry in config["modalities"].items()},
         recipe=config["recipe"],
         figures=config["figures"],
@@ -354,6 +363,13 @@ def load_folder(folder: Path) -> Checkpoint:
         data=config.get("data"),
         former=read_tensors(folder / FORMER, config["former"]) if "former" in config else None,
     )
+
+
+def _found(spec: EncoderSpec, folder: Path) -> EncoderSpec:
+    """Return the spec with the place of an encoder that the checkpoint carries along."""
+    place = folder / spec.model
+    carried = spec.model.startswith(f"./{ENCODERS}/") and place.is_dir()
+    return spec.model_copy(update={"model": str(place.resolve())}) if carried else spec
 
 
 def write_layout(folder: Path, place: str = "") -> None:

@@ -33,6 +33,7 @@ from lightcrl.commands.head import head
 from lightcrl.commands.index import app as index
 from lightcrl.commands.init import init
 from lightcrl.commands.mteb import mteb
+from lightcrl.commands.push import push
 from lightcrl.commands.search import search
 from lightcrl.commands.serve import serve
 from lightcrl.errors import EmptyDatasetError, LightCRLError
@@ -126,8 +127,8 @@ def run(
     json: Json = None,
 ) -> None:
     """Read the data, encode every item once, train, evaluate. The same command resumes a stopped run."""
+    from lightcrl.pipeline import attach_files, summary
     from lightcrl.pipeline import run as run_recipe
-    from lightcrl.pipeline import summary
     from lightcrl.processes import is_main
     from lightcrl.recipe import load_recipe
     from lightcrl.report import console, progress
@@ -141,6 +142,8 @@ def run(
         return
     with progress.Live() as live:
         done = run_recipe(parsed, tell=live.tell)
+        if parsed.training.trackers:
+            attach_files(parsed, done, _pages(done.folder, live.tell))
     console.print_run(done, parsed)
     if json is not None:
         write(json, summary(parsed, done))
@@ -161,6 +164,21 @@ def _rehearse(recipe: Any, json: Path | None) -> None:
         write(json, done.to_json())
     if done.problems:
         raise typer.Exit(1)
+
+
+def _pages(folder: Path, tell: Any) -> list[Path]:
+    """Return the tables and pages of a run for trackers; its report page too if the extra `report` is installed."""
+    from lightcrl.errors import MissingExtraError
+    from lightcrl.report.facts import gather
+
+    files = [folder / "README.md", folder / "metrics.json"]
+    try:
+        from lightcrl.report.run_page import render
+
+        write_page(folder / "report.html", render(gather(folder, tell=tell)))
+    except MissingExtraError:
+        return files
+    return [*files, folder / "report.html"]
 
 
 @app.command(epilog="Example: lightcrl compare recipes/world.toml --methods dfe,linear --seeds 3")
@@ -294,6 +312,7 @@ app.command(epilog="Example: lightcrl extend runs/seen recipes/extend/sound.toml
 app.command(epilog="Example: lightcrl head runs/world recipes/heads/matching.toml --output runs/matched")(head)
 app.command(epilog="Example: lightcrl mteb runs/world --tasks Flickr30kT2IRetrieval,CIFAR10ZeroShot")(mteb)
 app.command(epilog="Example: lightcrl caption runs/captioned photos/ --beams 5 --json captions.json")(caption)
+app.command(epilog="Example: lightcrl push runs/world someone/world --with-encoders")(push)
 app.command(epilog="Example: lightcrl serve runs/demo --port 8000")(serve)
 
 

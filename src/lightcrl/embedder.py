@@ -203,20 +203,22 @@ def load(
     device: str = "auto",
     encoders: Mapping[str, Path | str] | None = None,
     trust_remote_code: bool = False,
+    revision: str | None = None,
 ) -> Embedder:
     """Load the embedder of a run's folder, a checkpoint's folder or a hub id.
 
     Args:
-        place: folder or hub id.
+        place: folder or hub id; `owner/name@revision` has a revision too.
         device: device of the method; `"auto"` is the GPU if there is one.
         encoders: current location of encoders by modality, if they have moved since training.
         trust_remote_code: true to let encoders run the code that comes with them, if their recipe allows it. A
             checkpoint from elsewhere cannot give this permission for you.
+        revision: branch, tag or commit of a hub id.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is torn, tampered with or of a newer format.
     """
-    checkpoint = relocated(load_checkpoint(place), encoders)
+    checkpoint = relocated(load_checkpoint(place, revision), encoders)
     return Embedder(checkpoint, device=device, trust_remote_code=trust_remote_code, place=place)
 
 

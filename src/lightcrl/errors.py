@@ -114,6 +114,10 @@ class CheckpointError(LightCRLError):
     """A checkpoint that is tampered with, torn, or of a newer format."""
 
 
+class HubError(LightCRLError):
+    """A model that cannot be pushed to the hub."""
+
+
 class GrowthError(LightCRLError):
     """A model that cannot be extended as asked."""
 

@@ -13,7 +13,7 @@ modules.json, config_sentence_transformers.json   names under which sentence-tra
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ from lightcrl.training.heads import train_head
 from lightcrl.training.loop import Judge, Judgement, Trained, by_retrieval, train
 from lightcrl.training.plan import make_plan
 from lightcrl.training.refusals import Combination, check_combination
+from lightcrl.training.trackers import Tracked, attach, check_trackers
 
 RETRIEVAL = "retrieval"
 """The label of the task that every run measures, on its own data."""
@@ -215,6 +216,7 @@ def check_methods(recipe: Recipe, specs: Iterable[MethodSpec]) -> None:
         kind = METHODS.load(spec.name)
         loss = recipe.training.suited(kind).loss
         check_combination(Combination(kind, tuple(recipe.tuning), launched(), loss, spec.parsed()))
+    check_trackers(recipe.training.trackers or ())
 
 
 def _run(recipe: Recipe, tell: Tell) -> Run:
@@ -356,6 +358,8 @@ def train_one(
         trained.progress.seconds,
         {label: task.evaluate(checkpoint, place / "tasks" / label) for label, task in measured.items()},
     )
+    if is_main():
+        _attach(recipe, checkpoint, model, trained.progress.step)
     setting.tell(
         {"event": "trained", "method": spec.name, "seed": seed, "seconds": model.seconds, "folder": str(place)}
     )
@@ -369,6 +373,26 @@ def train_heads(recipe: Recipe, checkpoint: Checkpoint, place: Path, setting: Se
     for name, spec in recipe.heads.items():
         checkpoint.heads[name] = train_head(checkpoint, name, spec, features, place / "heads" / name, setting.tell)
     checkpoint.save(place / "best")
+
+
+def _attach(recipe: Recipe, checkpoint: Checkpoint, model: Model, step: int) -> None:
+    """Add a model's figures and card to its runs in the trackers that the recipe names."""
+    results = {label: result.to_json() for label, result in model.results.items()}
+    figures = {f"{label}/{name}": value for label, each in results.items() for name, value in each["metrics"].items()}
+    card = model_card(checkpoint, CardFacts(results=results, split=recipe.evaluation.split))
+    tracked = Tracked.of(checkpoint, model.seed, model.folder, step)
+    attach(recipe.training.trackers or (), tracked, figures, card)
+
+
+def attach_files(recipe: Recipe, run: Run, files: Sequence[Path]) -> None:
+    """Add files to the run's own model in the trackers that the recipe names.
+
+    Raises:
+        TrainingError: see `attach`.
+    """
+    if recipe.training.trackers:
+        checkpoint = load_folder(run.folder / "best")
+        attach(recipe.training.trackers, Tracked.of(checkpoint, run.models[0].seed, run.folder), files=files)
 
 
 def summary(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -401,13 +425,13 @@ def read_groups(data: DataSpec, kinds: Mapping[str, str], tell: Tell) -> Dataset
         TrainingError: there are too few groups.
     """
     dataset = load_dataset(data, kinds)
-    check_groups(dataset, tell)
+    tell({"event": "data", "groups": dict(Counter(dataset.splits)), "rejected": len(dataset.rejected)})
+    check_groups(dataset)
     return dataset
 
 
-def check_groups(dataset: Dataset, tell: Tell) -> None:
-    """Report the groups of a data set, and refuse unusable ones; errors as in `read_groups`."""
-    tell({"event": "data", "groups": dict(Counter(dataset.splits)), "rejected": len(dataset.rejected)})
+def check_groups(dataset: Dataset) -> None:
+    """Refuse unusable groups; errors as in `read_groups`."""
     for modality, items in dataset.items.items():
         if not items:
             raise DataError(

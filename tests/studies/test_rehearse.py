@@ -123,7 +123,7 @@ def test_the_sample_has_every_split_and_small_tasks_few_files(place: Path, tmp_p
     spec = hold(dataset, "dev")
     small = load_dataset(spec, recipe.kinds)
     assert (len(small.groups), small.splits.count("dev")) == (GROUPS, 16)
-    assert {name: set(small.splits) for name in small.items} == dict.fromkeys(recipe.kinds, {"train", "dev"})
+    assert {name: set(small.splits) for name in small.items} == {key: {"train", "dev"} for key in recipe.kinds}
     whole = dict(zip(dataset.groups, dataset.splits, strict=True))
     assert all(whole[name] == split for name, split in zip(small.groups, small.splits, strict=True))
     release(spec)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightcrl.bridges.hub import write_with_carried
 from lightcrl.checkpoint import Checkpoint, load_checkpoint
 from lightcrl.embedder import Embedder, load, relocated
 from lightcrl.errors import MissingExtraError, ModalityError
@@ -92,8 +93,8 @@ class EmbedderModule(InputModule):  # type: ignore[misc]
         return {**features, "sentence_embedding": vectors}
 
     def save(self, output_path: str, *args: Any, **ignored: Any) -> None:
-        """Write the checkpoint's weights and config.json."""
-        self.embedder.checkpoint.write(Path(output_path))
+        """Write the checkpoint's weights and config.json, and the encoders that came along with it."""
+        write_with_carried(self.embedder.checkpoint, Path(output_path))
 
     @classmethod
     def load(

@@ -6,6 +6,7 @@ vectors of another width or model, stores of another encoder, encoders whose fil
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -190,7 +191,8 @@ def read_old_and_new(embedder: Embedder, recipe: GrowthRecipe, names: Mapping[st
             f"the data has no item of {', '.join(empty)}, which the extension is to be aligned with. Check "
             "data.columns, name the old modalities that the data has as partners, or give [stores] or [vectors]."
         )
-    check_groups(dataset, tell)
+    tell({"event": "data", "groups": dict(Counter(dataset.splits)), "rejected": len(dataset.rejected)})
+    check_groups(dataset)
     return dataset
 
 

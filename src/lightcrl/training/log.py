@@ -1,21 +1,26 @@
-"""log.jsonl, with a line for each step and evaluation, and TensorBoard."""
+"""log.jsonl, with a line for each step and evaluation, and the same values for trackers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightcrl.events import Tell
 from lightcrl.files.local import clear_errors, whole_file
 
+if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
+
 
 class Log:
-    """log.jsonl, cut back to the point of resumption, and TensorBoard."""
+    """log.jsonl, cut back to the point of resumption, and trackers."""
 
-    def __init__(self, folder: Path, step: int, tensorboard: bool, report: Tell, *, active: bool = True) -> None:
-        """Open the log; an inactive log writes nothing."""
+    def __init__(
+        self, folder: Path, step: int, report: Tell, trackers: Sequence[GeneralTracker] = (), *, active: bool = True
+    ) -> None:
+        """Open the log; an inactive log writes nothing. The trackers have been started, and end with the log."""
         self._active = active
         if not active:
             return
@@ -24,7 +29,7 @@ class Log:
         with whole_file(path) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")
         self._stream = path.open("a", encoding="utf-8")
-        self._writer = _tensorboard(folder, step) if tensorboard else None
+        self._trackers = trackers
         self._report = report
 
     def __enter__(self) -> Log:
@@ -34,8 +39,8 @@ class Log:
         if not self._active:
             return
         self._stream.close()
-        if self._writer is not None:
-            self._writer.close()
+        for tracker in self._trackers:
+            tracker.finish()
 
     def write(self, event: Mapping[str, Any]) -> None:
         """Write an event."""
@@ -44,10 +49,10 @@ class Log:
         with clear_errors(self._path):
             self._stream.write(json.dumps(event) + "\n")
             self._stream.flush()
-        if self._writer is not None:
-            for name, value in event.items():
-                if isinstance(value, float):
-                    self._writer.add_scalar(name, value, event["step"])
+        values = {name: value for name, value in event.items() if isinstance(value, float)}
+        for tracker in self._trackers:
+            if values:
+                tracker.log(values, step=event["step"])
         self._report(event)
 
 
@@ -63,14 +68,6 @@ def _happened(event: Mapping[str, Any], step: int) -> bool:
     """True if an event lies before the step at which the run resumes."""
     at: int = event.get("step", -1)
     return at < step or (at == step and event["event"] == "evaluation")
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -41,6 +41,7 @@ from lightcrl.training.log import Log
 from lightcrl.training.plan import Plan, learning_rate, make_accelerator, make_plan, make_window
 from lightcrl.training.settings import identity, words
 from lightcrl.training.spec import TrainingSpec
+from lightcrl.training.trackers import Tracked, start
 
 # Seconds after which a long epoch is saved before its end.
 SAVE_SECONDS = 120.0
@@ -224,10 +225,13 @@ class _Loop:
 
     def run(self, folder: Path, progress: Progress, settings: Mapping[str, Any], report: Tell) -> None:
         spec, plan = self.spec, self.plan
-        with Log(folder, progress.step, spec.tensorboard, report, active=self.accelerator.is_main_process) as log:
+        main = self.accelerator.is_main_process
+        tracked = Tracked.of(self.checkpoint, self.seed, folder, progress.step)
+        trackers = start(spec.tracked_by, tracked, self.checkpoint.recipe) if main else []
+        with Log(folder, progress.step, report, trackers, active=main) as log:
             if progress.step == 0:
                 log.write({"event": "start", "seed": self.seed, **asdict(plan), "parameters": self.method.parts()})
-            start = saved = time.monotonic()
+            begun = saved = time.monotonic()
             earlier = progress.seconds
             if progress.step == 0 and self.method.solves:
                 # The closed form reads stored outputs of the encoders, also those of towers with their initial weights.
@@ -240,13 +244,13 @@ class _Loop:
                     log.write(self.step(batch, progress))
                     progress.step += 1
                     if time.monotonic() - saved > SAVE_SECONDS:
-                        progress.seconds = earlier + time.monotonic() - start
+                        progress.seconds = earlier + time.monotonic() - begun
                         self.save_last(folder, progress, settings)
                         saved = time.monotonic()
                 progress.epoch += 1
                 if progress.epoch % spec.evaluate_every == 0 or progress.epoch == plan.epochs:
                     event = self.evaluate(folder, progress)
-                    progress.seconds = earlier + time.monotonic() - start
+                    progress.seconds = earlier + time.monotonic() - begun
                     log.write({**event, "seconds": round(progress.seconds, 3)})
                     stopped = 0 < spec.patience <= progress.stale
                     progress.finished = stopped or progress.epoch >= plan.epochs

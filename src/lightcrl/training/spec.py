@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lightcrl.losses import LOSSES
 from lightcrl.methods import Method
+from lightcrl.training.trackers import TRACKERS
 
 
 class TrainingSpec(BaseModel):
@@ -37,7 +39,9 @@ class TrainingSpec(BaseModel):
         memory: GiB of features that a process may hold. Larger stores are read in windows of groups, each shuffled
             separately (`training.batches.Window`).
         device: device of the training; `"auto"` is the GPU if there is one.
-        tensorboard: true to write TensorBoard logs beside log.jsonl (extra `tensorboard`).
+        tensorboard: true to write TensorBoard logs beside log.jsonl, if the extra `tensorboard` is installed and
+            `trackers` is not given.
+        trackers: trackers of the training, members of `TRACKERS` or `"package.module:Class"`; they are required.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,11 +65,15 @@ class TrainingSpec(BaseModel):
     memory: float = Field(default=4.0, gt=0)
     device: str = "auto"
     tensorboard: bool = True
+    trackers: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> TrainingSpec:
         if self.loss != "auto":
             LOSSES[self.loss]
+        for name in self.trackers or ():
+            if ":" not in name:
+                TRACKERS[name]
         if self.label_smoothing not in ("auto", 0) and self.loss not in ("auto", "info_nce"):
             raise ValueError(f"label_smoothing is {self.label_smoothing}, but loss {self.loss!r} has none; expected 0")
         for name, least in (("epochs", 1), ("batch_size", 2)):
@@ -76,7 +84,14 @@ class TrainingSpec(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that determine the outcome, as JSON values, without device and chunk sizes."""
-        return self.model_dump(mode="json", exclude={"device", "tensorboard", "chunk", "memory"})
+        return self.model_dump(mode="json", exclude={"device", "tensorboard", "trackers", "chunk", "memory"})
+
+    @property
+    def tracked_by(self) -> tuple[str, ...]:
+        """Names of the trackers: the recipe's, otherwise TensorBoard if it is installed and wanted."""
+        if self.trackers is not None:
+            return self.trackers
+        return ("tensorboard",) if self.tensorboard and find_spec("tensorboard") is not None else ()
 
     @property
     def memory_bytes(self) -> float:
