@@ -26,7 +26,7 @@ from lightcrl.index import Index, VectorIndex  # noqa: E402
 from lightcrl.methods import Method  # noqa: E402
 from lightcrl.methods.classifier import NAME  # noqa: E402
 from lightcrl.methods.spec import make_method  # noqa: E402
-from lightcrl.studies.cells import Cell, _write  # noqa: E402
+from lightcrl.studies.cells import Cell, write_cell  # noqa: E402
 from lightcrl.tokens import TokenBatch, TokenSpec  # noqa: E402
 from worlds import Digits, numbers  # noqa: E402
 
@@ -130,7 +130,7 @@ def main() -> None:
         index.remove(["d"])
     if not (HERE / "cell-1").exists():
         (HERE / "cell-1").mkdir()
-        _write(cell(HERE / "cell-1"), "measured")
+        write_cell(cell(HERE / "cell-1"), "measured")
     if not (HERE / "onnx-1").exists():
         export_onnx(builtin_embedder(), HERE / "onnx-1", ["image"])
 

@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from lightcrl.data import Dataset, Rejection, load_dataset
 from lightcrl.data.base import check_rejected
 from lightcrl.embedder import Embedder
@@ -20,6 +22,7 @@ from lightcrl.errors import DataError, GrowthError, ModalityError, StaleStoreErr
 from lightcrl.events import Tell
 from lightcrl.features import Features, FeatureStore
 from lightcrl.features.extract import encode_modality
+from lightcrl.features.table import Split
 from lightcrl.growth.anchors import anchor_items, anchor_vectors
 from lightcrl.growth.spec import GrowthRecipe
 from lightcrl.growth.vectors import read_vectors
@@ -39,6 +42,7 @@ class Groups:
         encoders: encoders of the new modalities.
         rejected: rejected items with reasons.
         data: digest of the groups, their splits and items.
+        items: features of the old modalities that are given as items, by their own names.
     """
 
     features: Features
@@ -46,6 +50,7 @@ class Groups:
     encoders: Mapping[str, Encoder]
     rejected: list[Rejection]
     data: str
+    items: Mapping[str, FeatureStore]
 
     def only(self, names: Collection[str]) -> Features:
         """Return the features of the modalities `names` alone."""
@@ -91,11 +96,12 @@ def open_groups(
     for name, encoder in encoders.items():
         stores[name] = encode(encoder, name)
     splits = dict(zip(dataset.groups, dataset.splits, strict=True))
-    for name, encoder in old_encoders.items():
-        store, place = encode(encoder, name), folder / names[name]
+    items = {name: encode(encoder, name) for name, encoder in old_encoders.items()}
+    for name, store in items.items():
+        place = folder / names[name]
         stores[names[name]] = anchor_items(embedder.method, name, store, splits, embedder.fingerprint, place)
-    order = [*encoders, *names.values()]
-    return Groups(Features({name: stores[name] for name in order}), names, encoders, rejected, data_digest(dataset))
+    features = Features({name: stores[name] for name in (*encoders, *names.values())})
+    return Groups(features, names, encoders, rejected, data_digest(dataset), items)
 
 
 def _open_given(
@@ -198,6 +204,13 @@ def read_groups(embedder: Embedder, recipe: GrowthRecipe, names: Mapping[str, st
             "data.columns, name the old modalities that the data has as partners, or give [stores] or [vectors]."
         )
     return dataset
+
+
+def met_groups(split: Split, fresh: Collection[str]) -> np.ndarray:
+    """Return the numbers [G] of the groups of a split that have a new item and one of another modality."""
+    present = {name: items.counts > 0 for name, items in split.members.items()}
+    new = np.any([present[name] for name in fresh], axis=0)
+    return np.flatnonzero(new & (np.sum(list(present.values()), axis=0) > 1))
 
 
 def data_digest(dataset: Dataset) -> str:

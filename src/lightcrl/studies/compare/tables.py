@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lightcrl.metrics.statistics import Estimate
+from lightcrl.metrics.statistics import Difference, Estimate
 from lightcrl.sheets import markdown_table
 from lightcrl.studies.compare.outcome import Comparison, Contestant, Growth, remarks, sentences
 
@@ -98,6 +98,15 @@ def _growth(growth: Sequence[Growth]) -> list[str]:
     titles = [f"{size:,}" for size in growth[0].sizes.tolist()]
     lines = ["Mean R@1 in percent by training groups, mean over seeds; subsets are nested.", ""]
     lines += markdown_table(["method", *titles, "groups for the target"], rows)
+    gaps = [
+        [curve.label, *(f"{100 * gap.mean:+.1f} ({_ends(gap)})" for gap in curve.gaps)]
+        for curve in growth
+        if curve.gaps
+    ]
+    if gaps:
+        first = next(curve.label for curve in growth if not curve.gaps)
+        lines += [f"Mean R@1 of {first} minus that of the others, in points, paired 95 % intervals.", ""]
+        lines += markdown_table(["method", *titles], gaps)
     fits = [fit_words(curve) for curve in growth if curve.forecast]
     return [*lines, *[f"- {curve}" for curve in fits], ""]
 
@@ -112,6 +121,11 @@ def fit_words(growth: Growth) -> str:
         f"{growth.label}: R@1 = {curve.end:.2f} / (1 + ({curve.half:,.0f} / n)^{curve.slope:.2f}), error "
         f"{100 * said.error:.1f} points; fitted without the largest size, it misses that by {100 * said.missed:+.1f}"
     )
+
+
+def _ends(gap: Difference) -> str:
+    low, high = gap.interval
+    return f"{100 * low:+.1f} to {100 * high:+.1f}"
 
 
 def _tried(dev: float | None, chosen: bool) -> tuple[str, str]:
