@@ -22,6 +22,7 @@ from lightcrl.encoders.base import EncoderSpec  # noqa: E402
 from lightcrl.encoders.tower import TuningSpec  # noqa: E402
 from lightcrl.export import export_onnx  # noqa: E402
 from lightcrl.features import extract  # noqa: E402
+from lightcrl.growth.history import make_step  # noqa: E402
 from lightcrl.index import Index, VectorIndex  # noqa: E402
 from lightcrl.methods import Method  # noqa: E402
 from lightcrl.methods.classifier import NAME  # noqa: E402
@@ -84,7 +85,15 @@ def checkpoints() -> dict[str, Checkpoint]:
             model("linear", {"dim": 4}), "linear", lineage=[{"from": "0" * 32, "added": ["text"]}]
         ),
         "checkpoint-2-towers": checkpoint(model("linear", {"dim": 4}), "linear", towers={"text": tower}),
+        "checkpoint-3-extended": extended(tower),
     }
+
+
+def extended(tower: Tuned) -> Checkpoint:
+    """A model whose encoder of texts, a tower before, was replaced."""
+    method = model("linear", {"dim": 4})
+    step, former = make_step(checkpoint(method, "linear", towers={"text": tower}), "replaced", ["text"], data="d" * 32)
+    return checkpoint(method, "linear", lineage=[step | {"date": "2026-11-28T20:00:00+00:00"}], former=former)
 
 
 def cell(folder: Path) -> Cell:

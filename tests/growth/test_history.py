@@ -103,6 +103,8 @@ def test_a_trained_encoder_comes_back_too(tmp_path):
     assert back.digest == whole.digest
     assert torch.equal(back.towers["text"].tensors["layer.weight"], waves(2, 2))
     assert back.figures == whole.figures
+    kept = load_folder(Path(__file__).parents[1] / "golden" / "checkpoint-3-extended")
+    assert torch.equal(restore(kept, kept.lineage[0]["from"]).towers["text"].tensors["layer.weight"], waves(2, 2))
 
 
 def test_what_cannot_be_restored_is_refused(line, tmp_path):
