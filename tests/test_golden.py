@@ -26,7 +26,7 @@ from lightcrl.data.synthetic import write_class_folder, write_table
 from lightcrl.export import ExportedEmbedder
 from lightcrl.features import FeatureStore
 from lightcrl.index import Index, VectorIndex
-from lightcrl.studies.cells import _read
+from lightcrl.studies.cells import read_cell
 from recipes import SMALL_WORLD
 from worlds import Digits, numbers
 
@@ -97,11 +97,11 @@ def test_an_index_of_items_is_read_searched_and_added_to(tmp_path):
 
 
 def test_a_cell_of_a_comparison_is_read():
-    cell = _read(GOLDEN / "cell-1", "measured")
+    cell = read_cell(GOLDEN / "cell-1", "measured")
     assert cell is not None
     assert (cell.seed, cell.groups, cell.parameters, cell.dev) == (1, 3, 40, 0.5)
     assert cell.figures["mean_recall@1"] == pytest.approx((1 + 0 + 5 / 6) / 3)  # first, second, tied
-    assert _read(GOLDEN / "cell-1", "of something else") is None
+    assert read_cell(GOLDEN / "cell-1", "of something else") is None
 
 
 def test_an_export_is_opened_and_gives_its_models_vectors():

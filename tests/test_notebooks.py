@@ -31,6 +31,13 @@ ASKED = {
         "labels": "labels.tolist()",
         "sentences": "cosines.tolist()",
     },
+    "third_modality": {
+        "result": "second.result.to_json()",
+        "emergent": "list(second.emergent)",
+        "equal": "equal",
+        "same": "same",
+        "ranks": "ranks",
+    },
     "own_encoder": {
         "results": "{name: result.to_json() for name, result in results.items()}",
         "fingerprints": "{name: lightcrl.load(run.folder).encoder('image').fingerprint for name, run in runs.items()}",
@@ -70,6 +77,11 @@ def text_image(tmp_path_factory):
 @pytest.fixture(scope="module")
 def text_text(tmp_path_factory):
     return run("text_text", tmp_path_factory).found
+
+
+@pytest.fixture(scope="module")
+def third_modality(tmp_path_factory):
+    return run("third_modality", tmp_path_factory).found
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +191,18 @@ def test_sentences_without_a_common_word_are_near(text_text):
     assert cosines[red, discs] > threshold
     assert cosines[trio, three] > max(threshold, cosines[three, one])
     assert cosines[red, trio] < 0.3
+
+
+def test_sounds_find_pictures_that_they_never_met(third_modality):
+    metrics, chance = third_modality["result"]["metrics"], third_modality["result"]["chance"]
+    assert third_modality["emergent"] == ["audio_to_image", "image_to_audio"]
+    for direction in third_modality["emergent"]:
+        assert metrics[f"{direction}/recall@1"] > 20 * chance[f"{direction}/recall@1"]
+    # The index of before gives the same figure as the evaluation.
+    first = np.mean(np.array(third_modality["ranks"]) == 1)
+    assert first == pytest.approx(metrics["audio_to_image/recall@1"], abs=0.02)
+    assert third_modality["equal"]
+    assert third_modality["same"]
 
 
 def test_who_sees_more_finds_more(own_encoder):

@@ -190,13 +190,13 @@ def test_every_recipe_of_the_project_is_valid_and_says_how_to_run_it(path):
 
 
 def test_every_key_of_a_recipe_that_extends_is_in_the_docs():
-    text = (PROJECT / "docs/extend.md").read_text()
+    text = (PROJECT / "docs/extending_a_space.md").read_text()
     tables = (GrowthRecipe, VectorsSpec, MeasuredSpec)
     assert not [key for table in tables for key in table.model_fields if f"`{key}`" not in text]
 
 
 def test_every_method_is_in_the_table_of_what_is_trained_of_it():
-    text = (PROJECT / "docs/extend.md").read_text()
+    text = (PROJECT / "docs/extending_a_space.md").read_text()
     rows = dict(line.strip("| ").split(" | ", 1) for line in text.splitlines() if line.startswith("| `"))
     for name in METHODS:
         assert rows[f"`{name}`"].startswith("refused") == bool(METHODS.load(name).rigid)

@@ -206,6 +206,13 @@ def compare(
         float | None,
         choice(help="Mean R@1 for which --scaling forecasts the number of groups; the next round figure by default."),
     ] = None,
+    extend: Annotated[
+        Path | None,
+        choice(metavar="MODEL", help="Compare ways to extend this model; RECIPE.toml is one of lightcrl extend."),
+    ] = None,
+    replace: Annotated[
+        str | None, choice(metavar="MODALITY", help="With --extend: the modality whose encoder is replaced.")
+    ] = None,
     json: Json = None,
 ) -> None:
     """Train methods on the same features, splits, seeds and budget, and test their differences for significance."""
@@ -213,19 +220,18 @@ def compare(
     from lightcrl.report.comparison_page import write_comparison
     from lightcrl.studies.compare import compare as compare_methods
     from lightcrl.studies.compare import parse_entries
+    from lightcrl.studies.extensions import compare_extensions
 
+    if replace is not None and extend is None:
+        raise typer.BadParameter("expected --extend MODEL beside it", param_hint="--replace")
+    entries = parse_entries(methods) if methods is not None else None
+    given: dict[str, Any] = {"seeds": seeds, "overrides": override or (), "output": output, "tune": tune}
+    given |= {"scaling": sizes(scaling), "target": target}
     with progress.Live() as live:
-        done = compare_methods(
-            recipe,
-            parse_entries(methods) if methods is not None else None,
-            seeds=seeds,
-            overrides=override or (),
-            output=output,
-            tune=tune,
-            scaling=sizes(scaling),
-            target=target,
-            tell=live.tell,
-        )
+        if extend is None:
+            done = compare_methods(recipe, entries, tell=live.tell, **given)
+        else:
+            done = compare_extensions(extend, recipe, entries, replace=replace, tell=live.tell, **given)
     write_comparison(done)
     console.print_comparison(done)
     if json is not None:

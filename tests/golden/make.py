@@ -22,11 +22,12 @@ from lightcrl.encoders.base import EncoderSpec  # noqa: E402
 from lightcrl.encoders.tower import TuningSpec  # noqa: E402
 from lightcrl.export import export_onnx  # noqa: E402
 from lightcrl.features import extract  # noqa: E402
+from lightcrl.growth.history import make_step  # noqa: E402
 from lightcrl.index import Index, VectorIndex  # noqa: E402
 from lightcrl.methods import Method  # noqa: E402
 from lightcrl.methods.classifier import NAME  # noqa: E402
 from lightcrl.methods.spec import make_method  # noqa: E402
-from lightcrl.studies.cells import Cell, _write  # noqa: E402
+from lightcrl.studies.cells import Cell, write_cell  # noqa: E402
 from lightcrl.tokens import TokenBatch, TokenSpec  # noqa: E402
 from worlds import Digits, numbers  # noqa: E402
 
@@ -84,7 +85,15 @@ def checkpoints() -> dict[str, Checkpoint]:
             model("linear", {"dim": 4}), "linear", lineage=[{"from": "0" * 32, "added": ["text"]}]
         ),
         "checkpoint-2-towers": checkpoint(model("linear", {"dim": 4}), "linear", towers={"text": tower}),
+        "checkpoint-3-extended": extended(tower),
     }
+
+
+def extended(tower: Tuned) -> Checkpoint:
+    """A model whose encoder of texts, a tower before, was replaced."""
+    method = model("linear", {"dim": 4})
+    step, former = make_step(checkpoint(method, "linear", towers={"text": tower}), "replaced", ["text"], data="d" * 32)
+    return checkpoint(method, "linear", lineage=[step | {"date": "2026-11-28T20:00:00+00:00"}], former=former)
 
 
 def cell(folder: Path) -> Cell:
@@ -130,7 +139,7 @@ def main() -> None:
         index.remove(["d"])
     if not (HERE / "cell-1").exists():
         (HERE / "cell-1").mkdir()
-        _write(cell(HERE / "cell-1"), "measured")
+        write_cell(cell(HERE / "cell-1"), "measured")
     if not (HERE / "onnx-1").exists():
         export_onnx(builtin_embedder(), HERE / "onnx-1", ["image"])
 

@@ -17,6 +17,7 @@ from golden.make import SPECS, checkpoint, waves
 from growing import base, encoder, items, recipe
 from lightcrl.checkpoint import Checkpoint, Tuned, load_checkpoint, load_folder
 from lightcrl.cli import app
+from lightcrl.commands.index import open_index
 from lightcrl.encoders.tower import TuningSpec
 from lightcrl.errors import ForeignModelError, GrowthError
 from lightcrl.growth.extend import extend, remove
@@ -102,6 +103,8 @@ def test_a_trained_encoder_comes_back_too(tmp_path):
     assert back.digest == whole.digest
     assert torch.equal(back.towers["text"].tensors["layer.weight"], waves(2, 2))
     assert back.figures == whole.figures
+    kept = load_folder(Path(__file__).parents[1] / "golden" / "checkpoint-3-extended")
+    assert torch.equal(restore(kept, kept.lineage[0]["from"]).towers["text"].tensors["layer.weight"], waves(2, 2))
 
 
 def test_what_cannot_be_restored_is_refused(line, tmp_path):
@@ -220,6 +223,31 @@ def test_after_a_replacement_an_ancestor_keeps_what_was_not_replaced(line, index
     )
     with pytest.raises(ForeignModelError, match="with another encoder of 'image'"):
         again.search_vectors(vectors, 1, fingerprint=three_digest, query="image")
+
+
+def test_the_server_and_its_page_take_the_extended_model_with_the_index_of_before(line, index, tmp_path):
+    """The answers to texts are those of before; sounds, of which the index has none, are asked as well."""
+    from starlette.testclient import TestClient
+
+    from lightcrl.serve.app import make_app
+    from lightcrl.serve.service import Service, Settings
+    from served import data_url, wait_until_ready, wav
+
+    answers = {}
+    for name in ("base", "three"):
+        folder = tmp_path / name
+        shutil.copytree(index, folder)
+        opened = open_index(folder, str(line[name]), None, False)
+        with TestClient(make_app(Service(opened, Settings())), raise_server_exceptions=False) as client:
+            wait_until_ready(client.get)
+            asked = {"text": items("text", 1)[0], "modality": "image", "k": 4}
+            answers[name] = client.post("/search", json=asked).json()["hits"]
+            assert client.get("/").status_code == 200
+            heard = client.post("/search", json={"audio": data_url(wav(1.0, 16000), "audio/wav"), "k": 4})
+            assert set(client.get("/info").json()["modalities"]) == set(opened.modalities)
+        assert heard.status_code == (200 if name == "three" else 400), heard.text
+    assert answers["base"] == answers["three"]
+    assert len(answers["three"]) == len(heard.json()["hits"]) == 4
 
 
 def test_which_modalities_are_valid():

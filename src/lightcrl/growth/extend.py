@@ -29,7 +29,7 @@ from lightcrl.features import Features
 from lightcrl.features.embed import embed_split, embed_together
 from lightcrl.files.local import make_folder, write_json
 from lightcrl.files.locks import only_writer
-from lightcrl.growth.groups import Groups, open_groups
+from lightcrl.growth.groups import Groups, met_groups, open_groups
 from lightcrl.growth.history import dated_like, make_step
 from lightcrl.growth.proof import Proof, prove
 from lightcrl.growth.refusals import Growth, check_apart, check_growth
@@ -199,6 +199,9 @@ def _train(
         recipe={"name": recipe.name},
     )
     seen = groups.only({*fresh, *(groups.names[name] for name in partners)})
+    split = seen.split("train")
+    if len(met := met_groups(split, fresh)) < len(split):  # groups of old items alone teach a new modality nothing
+        seen = seen.replace_split("train", split.subset(met))
     apart = {groups.names[name] for name in recipe.encoders if name in groups.names}
     name = {"method": f"{base.name} with {', '.join(fresh)}", "seed": recipe.seed}
     trained = train(
@@ -208,7 +211,7 @@ def _train(
         place,
         seed=recipe.seed,
         report=lambda event: tell({**name, **event}),
-        judge=_by_new_directions(fresh, apart),
+        judge=by_new_directions(fresh, apart),
     )
     tell({"event": "trained", **name, "seconds": trained.progress.seconds, "folder": str(place)})
     return checkpoint, trained
@@ -221,7 +224,7 @@ def growth_training(spec: TrainingSpec, base: Checkpoint) -> TrainingSpec:
     return spec.suited(METHODS.load(base.name))
 
 
-def _by_new_directions(fresh: Iterable[str], apart: Iterable[str]) -> Judge:
+def by_new_directions(fresh: Iterable[str], apart: Iterable[str]) -> Judge:
     """Return a judge by mean R@1 on dev from and to the new modalities.
 
     Old embeddings of the same items (`apart`) count only if there are no other old modalities.

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from lightcrl.data import Dataset, Rejection, load_dataset
 from lightcrl.data.base import check_rejected
 from lightcrl.embedder import Embedder
@@ -21,6 +23,7 @@ from lightcrl.errors import DataError, GrowthError, ModalityError, StaleStoreErr
 from lightcrl.events import Tell
 from lightcrl.features import Features, FeatureStore
 from lightcrl.features.extract import encode_each
+from lightcrl.features.table import Split
 from lightcrl.growth.anchors import anchor_items, anchor_vectors
 from lightcrl.growth.spec import GrowthRecipe
 from lightcrl.growth.vectors import read_vectors
@@ -40,6 +43,7 @@ class Groups:
         encoders: encoders of the new modalities.
         rejected: rejected items with reasons.
         data: digest of the groups, their splits and items.
+        items: features of the old modalities that are given as items, by their own names.
     """
 
     features: Features
@@ -47,6 +51,7 @@ class Groups:
     encoders: Mapping[str, Encoder]
     rejected: list[Rejection]
     data: str
+    items: Mapping[str, FeatureStore]
 
     def only(self, names: Collection[str]) -> Features:
         """Return the features of the modalities `names` alone."""
@@ -88,8 +93,8 @@ def open_groups(
     for name, store in kept.items():
         place = folder / names[name]
         stores[names[name]] = anchor_items(embedder.method, name, store, splits, embedder.fingerprint, place)
-    order = [*encoders, *names.values()]
-    return Groups(Features({name: stores[name] for name in order}), names, encoders, rejected, data_digest(dataset))
+    features = Features({name: stores[name] for name in (*encoders, *names.values())})
+    return Groups(features, names, encoders, rejected, data_digest(dataset), kept)
 
 
 def _open_given(
@@ -194,6 +199,13 @@ def read_old_and_new(embedder: Embedder, recipe: GrowthRecipe, names: Mapping[st
     tell({"event": "data", "groups": dict(Counter(dataset.splits)), "rejected": len(dataset.rejected)})
     check_groups(dataset)
     return dataset
+
+
+def met_groups(split: Split, fresh: Collection[str]) -> np.ndarray:
+    """Return the numbers [G] of the groups of a split that have a new item and one of another modality."""
+    present = {name: items.counts > 0 for name, items in split.members.items()}
+    new = np.any([present[name] for name in fresh], axis=0)
+    return np.flatnonzero(new & (np.sum(list(present.values()), axis=0) > 1))
 
 
 def data_digest(dataset: Dataset) -> str:

@@ -103,6 +103,32 @@ def regress_stems(
     Raises:
         TrainingError: no item shares a group with an embedding.
     """
+    seen = moments_towards(stems, steps, columns)
+    for name, stem in stems.items():
+        directions = ridge(seen.own[name].covariance, seen.cross[name].covariance, seen.share(stem, shrinkage))
+        _set(stem, directions, seen.own[name].mean)
+
+
+class Towards(NamedTuple):
+    """Moments of features, and of features with the embeddings in their groups.
+
+    Attributes:
+        own: moments of features by modality.
+        cross: moments of features and embeddings by modality.
+        groups: number of groups.
+    """
+
+    own: Mapping[str, Moments]
+    cross: Mapping[str, Moments]
+    groups: int
+
+    def share(self, stem: Inlet, shrinkage: float | Literal["auto"]) -> float:
+        """Return the shrinkage of a stem's covariance; "auto" is F / (F + G)."""
+        return stem.width / (stem.width + self.groups) if shrinkage == "auto" else shrinkage
+
+
+def moments_towards(stems: Mapping[str, Stem], steps: Iterable[Step], columns: slice) -> Towards:
+    """Return the moments of one pass over the training split; arguments and errors as in `regress_stems`."""
     own = {name: Moments(stem.width, stem.width) for name, stem in stems.items()}
     cross: dict[str, Moments] = {}
     groups = torch.zeros(0, dtype=torch.int64)
@@ -116,14 +142,31 @@ def regress_stems(
                 moments = cross.setdefault(name, Moments(stems[name].width, targets.shape[1]))
                 moments.add(features[left], targets[right])
         groups = torch.unique(torch.cat([groups, *(numbers.cpu() for numbers in step.groups.values())]))
-    for name, stem in stems.items():
+    for name in stems:
         if name not in cross or not cross[name].count:
             raise TrainingError(f"no item of {name!r} shares a group with an embedding; expected pairs to regress on.")
-        share = stem.width / (stem.width + len(groups)) if shrinkage == "auto" else shrinkage
-        covariance = own[name].covariance
-        # What does not vary has no weight, and must not make the system singular.
-        ridge = share / (1 - share) * covariance.diagonal() + 1e-9 * covariance.diagonal().mean() + 1e-12
-        _set(stem, torch.linalg.solve(covariance + ridge.diag(), cross[name].covariance), own[name].mean)
+    return Towards(own, cross, len(groups))
+
+
+def ridge(own: Tensor, cross: Tensor, share: float) -> Tensor:
+    """Return (C_xx + p / (1 - p) diag C_xx)^-1 C_xe from covariances [F, F] and [F, k], with shrinkage p = `share`."""
+    # What does not vary has no weight, and must not make the system singular.
+    penalty = share / (1 - share) * own.diagonal() + 1e-9 * own.diagonal().mean() + 1e-12
+    solved: Tensor = torch.linalg.solve(own + penalty.diag(), cross)
+    return solved
+
+
+def rotation(cross: Tensor) -> Tensor:
+    """Return the map [F, k] with orthonormal columns or rows that aligns best (Procrustes), from covariances [F, k]."""
+    left, _, right = torch.linalg.svd(cross, full_matrices=False)
+    return left @ right
+
+
+@torch.no_grad()
+def set_affine(stem: Stem, directions: Tensor, mean: Tensor, target: Tensor) -> None:
+    """Set a stem to the map x -> (x - mean) A + target of an item, A [F, k] as wide as the stem."""
+    _set(stem, directions, mean)
+    stem.bias.add_(target.to(stem.bias.device))
 
 
 def _set(stem: Stem, directions: Tensor, mean: Tensor) -> None:

@@ -49,6 +49,11 @@ class Moments:
         return self._left / max(1, self.count)
 
     @property
+    def right_mean(self) -> Tensor:
+        """The mean of the right vectors, [R]."""
+        return self._right / max(1, self.count)
+
+    @property
     def covariance(self) -> Tensor:
         """The covariance [L, R]; zeros without pairs."""
         count = max(1, self.count)

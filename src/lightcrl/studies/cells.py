@@ -167,14 +167,14 @@ def find_or_train(ground: Ground, label: str, spec: MethodSpec, seed: int, group
     name = re.sub(r"[^\w.-]", ".", spec.name)
     folder = ground.folder / "cells" / f"{name}-seed{seed}{subset}-{identity[:10]}"
     measured = fingerprint([identity, recipe.evaluation.split, _tasks_identity(ground)])
-    if (cell := _read(folder, measured)) is not None:
+    if (cell := read_cell(folder, measured)) is not None:
         return cell
     if groups is not None:
         order = np.random.default_rng([seed, len(train_split)]).permutation(train_split.usable)
         features = features.replace_split("train", train_split.subset(order[:groups]))
     with in_turn(folder, ground.tell) as hold:
         # Another comparison may have trained it in the meantime.
-        cell = _read(folder, measured)
+        cell = read_cell(folder, measured)
         if cell is None:
             held = replace(ground, features=features, tell=hold.guard(ground.tell))
             cell = _train(held, label, spec, seed, folder, measured)
@@ -188,7 +188,7 @@ def _train(ground: Ground, label: str, spec: MethodSpec, seed: int, folder: Path
     def report(event: Mapping[str, Any]) -> None:
         ground.tell({"method": label, "seed": seed, **event})
 
-    peak = _PeakMemory()
+    peak = PeakMemory()
     checkpoint, trained, features = train_method(recipe, spec, seed, folder, features, ground.encoders, report)
     memory = peak.read()
     tasks = ground.tasks
@@ -214,7 +214,7 @@ def _train(ground: Ground, label: str, spec: MethodSpec, seed: int, folder: Path
         figures(tasks, outcomes),
         fresh=True,
     )
-    _write(cell, measured)
+    write_cell(cell, measured)
     ground.tell({"event": "trained", "method": label, "seed": seed, "seconds": cell.seconds, "folder": str(folder)})
     return cell
 
@@ -231,7 +231,8 @@ def _tasks_identity(ground: Ground) -> list[Any] | None:
     return [[label, task.name, task.identity] for label, task in others.items()] or None
 
 
-def _write(cell: Cell, measured: str) -> None:
+def write_cell(cell: Cell, measured: str) -> None:
+    """Write a finished cell; `measured` identifies its settings and what it was measured on."""
     write_outcomes(cell.folder / "outcomes.npz", cell.outcomes)
     write_json(cell.folder / "cell.json", {"measured": measured, **cell.to_json()})
 
@@ -263,7 +264,7 @@ def read_outcomes(path: Path) -> dict[str, Outcome]:
     return outcomes
 
 
-def _read(folder: Path, measured: str) -> Cell | None:
+def read_cell(folder: Path, measured: str) -> Cell | None:
     """Return a finished cell; None if it is not finished, or was measured on something else."""
     try:
         content = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
@@ -285,7 +286,7 @@ def _read_queries(path: Path) -> dict[str, Outcome]:
     return {RETRIEVAL: Outcome(rows)}
 
 
-class _PeakMemory:
+class PeakMemory:
     """The peak resident set of the process since the start of this object. Only Linux can reset an earlier peak."""
 
     def __init__(self) -> None:

@@ -16,8 +16,8 @@ from lightcrl.metrics.similarity import CORRELATIONS
 from lightcrl.metrics.statistics import SAMPLES, Difference, Draws, Estimate, difference, estimate
 from lightcrl.metrics.statistics import draws as draw
 from lightcrl.pipeline import RETRIEVAL
-from lightcrl.recipe import Recipe
 from lightcrl.studies.cells import Cell, compared, mean_recall, measure_name
+from lightcrl.studies.compare.arena import Subject
 from lightcrl.studies.judge import judge
 from lightcrl.tasks.base import Task
 
@@ -90,12 +90,14 @@ class Growth:
         sizes: numbers of groups, ascending, [N].
         recall: mean R@1 by seed, [S, N].
         forecast: forecast of the fitted curve for the target; None with too few sizes.
+        gaps: mean R@1 of the first entry minus this one's, by size; empty for the first entry itself.
     """
 
     label: str
     sizes: np.ndarray
     recall: np.ndarray
     forecast: Forecast | None
+    gaps: tuple[Difference, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Comparison:
     """
 
     folder: Path
-    recipe: Recipe
+    recipe: Subject
     seeds: tuple[int, ...]
     tuned: bool
     contestants: tuple[Contestant, ...]
@@ -323,6 +325,7 @@ def _growth(growth: Growth) -> dict[str, Any]:
         "label": growth.label,
         "groups": growth.sizes.tolist(),
         "mean_recall@1": growth.recall.tolist(),
+        "first_minus_this": [_difference(gap) for gap in growth.gaps],
         "forecast": None
         if said is None
         else {

@@ -11,29 +11,23 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lightcrl.errors import ModalityError, RecipeError, ShapeError, TrainingError
 from lightcrl.events import Tell
 from lightcrl.files.local import make_folder, write_json, write_text
-from lightcrl.methods.spec import MethodSpec
 from lightcrl.metrics.curve import LEAST_SIZES, forecast, next_target
+from lightcrl.metrics.statistics import Difference, difference
 from lightcrl.pipeline import RETRIEVAL, check_tasks, prepare
 from lightcrl.processes import launched
 from lightcrl.recipe import Recipe, load_recipe
-from lightcrl.studies.cells import Cell, Ground, compared, comparison_tasks, find_or_train, mean_recall, measure_name
+from lightcrl.studies.cells import Cell, Ground, compared, comparison_tasks, mean_recall, measure_name
+from lightcrl.studies.compare.arena import Arena, MethodArena
 from lightcrl.studies.compare.outcome import MAIN, Comparison, Contestant, Growth, Try, judged, pairs, rivals
 from lightcrl.studies.compare.tables import markdown
-from lightcrl.studies.entries import (
-    Entry,
-    check_entries,
-    default_entries,
-    method_spec,
-    parse_entry,
-    subset_sizes,
-    tries,
-)
+from lightcrl.studies.entries import Entry, check_entries, default_entries, parse_entry, subset_sizes
 from lightcrl.tasks.base import Setting, Task
 
 # Errors of a single method that do not end the comparison.
@@ -44,14 +38,14 @@ FAILURES = (TrainingError, ModalityError, ShapeError)
 class _State:
     """The current state of a comparison."""
 
-    ground: Ground
+    arena: Arena
     entries: Sequence[Entry]
     seeds: tuple[int, ...]
     tuned: bool
     chance: dict[str, float]
     target: float | None
     tried: dict[str, list[Try]] = field(default_factory=lambda: defaultdict(list))
-    chosen: dict[str, tuple[int, MethodSpec]] = field(default_factory=dict)
+    chosen: dict[str, tuple[int, Any]] = field(default_factory=dict)
     cells: dict[str, list[Cell]] = field(default_factory=lambda: defaultdict(list))
     smaller: dict[str, dict[int, list[Cell]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     failed: dict[str, str] = field(default_factory=dict)
@@ -96,18 +90,50 @@ def compare(
     entries = default_entries(recipe) if methods is None else [_entry(method) for method in methods]
     check_entries(entries, recipe)
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise RecipeError(f"seeds are {seeds}; expected one or more, all different.")
-    if target is not None and not 0 < target < 1:
-        raise RecipeError(f"the target is {target}; expected a mean R@1 between 0 and 1, such as 0.5.")
-
+    check_contest(numbers, target)
     check_tasks(recipe)
     features, encoders, _ = prepare(recipe, tell)
     sizes = [] if scaling is None else subset_sizes(scaling, entries, recipe, features)
     held = features.in_memory(recipe.training.memory_bytes)
     setting = Setting(encoders, recipe.features, tell, recipe.data, held, recipe.evaluation.split)
     ground = Ground(recipe, make_folder(folder), held, encoders, comparison_tasks(recipe, setting), tell)
-    state = _State(ground, entries, numbers, tune, _chance(ground.tasks), target)
+    return contest(MethodArena(ground), entries, numbers, tune, sizes, target)
+
+
+def check_contest(seeds: Sequence[int], target: float | None) -> None:
+    """Refuse seeds or a target that make no comparison.
+
+    Raises:
+        RecipeError: there are no seeds, or two equal ones; or the target is no share.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise RecipeError(f"seeds are {list(seeds)}; expected one or more, all different.")
+    if target is not None and not 0 < target < 1:
+        raise RecipeError(f"the target is {target}; expected a mean R@1 between 0 and 1, such as 0.5.")
+
+
+def contest(
+    arena: Arena,
+    entries: Sequence[Entry],
+    numbers: tuple[int, ...],
+    tune: bool,
+    sizes: Sequence[int],
+    target: float | None,
+) -> Comparison:
+    """Train every entry with every seed, on all groups and on subsets, and compare them.
+
+    Args:
+        arena: common setting of the entries.
+        entries: entries of the comparison.
+        numbers: seeds.
+        tune: true if every entry first tries its grid.
+        sizes: numbers of groups, ascending, that of all groups last; empty for all groups alone.
+        target: mean R@1 for which subsets give a forecast.
+
+    Raises:
+        TrainingError: no entry can be trained.
+    """
+    state = _State(arena, entries, numbers, tune, _chance(arena.tasks), target)
     _choose(state)
     for seed in numbers:
         for entry in entries:
@@ -129,7 +155,7 @@ def _entry(given: str | Entry) -> Entry:
 def _choose(state: _State) -> None:
     """Choose every method's options: those with the best mean R@1 on dev, the earlier of equals."""
     for entry in state.entries:
-        options_tried = tries(entry, state.ground.recipe, state.tuned)
+        options_tried = state.arena.tries(entry, state.tuned)
         if len(options_tried) == 1:
             state.chosen[entry.label] = 0, options_tried[0][1]
             continue
@@ -137,7 +163,7 @@ def _choose(state: _State) -> None:
         for number, (options, spec) in enumerate(options_tried):
             label = f"{entry.label} (try {number + 1} of {len(options_tried)})"
             try:
-                cell = find_or_train(state.ground, label, spec, state.seeds[0])
+                cell = state.arena.train(label, spec, state.seeds[0], None)
             except FAILURES as error:
                 state.tried[entry.label].append(Try(options, None, str(error)))
                 continue
@@ -156,7 +182,7 @@ def _train(state: _State, entry: Entry, seed: int, groups: int | None = None) ->
         return
     name = label if groups is None else f"{label} on {groups} groups"
     try:
-        cell = find_or_train(state.ground, name, state.chosen[label][1], seed, groups)
+        cell = state.arena.train(name, state.chosen[label][1], seed, groups)
     except FAILURES as error:
         state.failed[label] = str(error)
     else:
@@ -178,14 +204,14 @@ def _chance(tasks: Mapping[str, Task]) -> dict[str, float]:
 
 def _write(state: _State, finished: bool = False) -> Comparison:
     """Write the current results as JSON and Markdown, and return them."""
-    ground = state.ground
+    arena = state.arena
     cells = {entry.label: state.cells[entry.label] for entry in state.entries if state.cells[entry.label]}
-    estimates, drawn = judged(ground.tasks, cells)
-    headlines = _headlines(ground.tasks)
+    estimates, drawn = judged(arena.tasks, cells)
+    headlines = _headlines(arena.tasks)
     contestants = []
     for entry in state.entries:
         label = entry.label
-        number, spec = state.chosen.get(label, (0, method_spec(entry, ground.recipe)))
+        number, spec = state.chosen.get(label) or (0, arena.tries(entry, False)[0][1])
         contestants.append(
             Contestant(
                 label,
@@ -201,8 +227,8 @@ def _write(state: _State, finished: bool = False) -> Comparison:
         )
     contestants.sort(key=lambda contestant: -contestant.figures[MAIN].mean if contestant.cells else 1)
     done = Comparison(
-        ground.folder,
-        ground.recipe,
+        arena.folder,
+        arena.recipe,
         state.seeds,
         state.tuned,
         tuple(contestants),
@@ -210,12 +236,12 @@ def _write(state: _State, finished: bool = False) -> Comparison:
         state.chance,
         _queries(next(iter(cells.values()))[0]) if cells else {},
         headlines,
-        {label: task.units for label, task in ground.tasks.items() if label != RETRIEVAL},
+        {label: task.units for label, task in arena.tasks.items() if label != RETRIEVAL},
         _growth(state, contestants) if finished else (),
         finished,
     )
-    write_json(ground.folder / "compare.json", done.to_json())
-    write_text(ground.folder / "compare.md", markdown(done))
+    write_json(arena.folder / "compare.json", done.to_json())
+    write_text(arena.folder / "compare.md", markdown(done))
     return done
 
 
@@ -240,10 +266,24 @@ def _growth(state: _State, contestants: Sequence[Contestant]) -> tuple[Growth, .
         return ()
     target = state.target if state.target is not None else next_target(ranked[0].figures[MAIN].mean)
     growths = []
+    first = next((entry.label for entry in state.entries if entry.label in {each.label for each in ranked}), "")
+    gaps = _gaps(state, first, [contestant.label for contestant in ranked])
     for contestant in ranked:
         by_size = [*state.smaller[contestant.label].values(), list(contestant.cells)]
         sizes = np.array([cells[0].groups for cells in by_size])
         recall = np.array([[cell.figures[MAIN] for cell in cells] for cells in by_size]).T
         said = forecast(sizes, recall, target) if len(sizes) >= LEAST_SIZES else None
-        growths.append(Growth(contestant.label, sizes, recall, said))
+        growths.append(Growth(contestant.label, sizes, recall, said, gaps.get(contestant.label, ())))
     return tuple(growths)
+
+
+def _gaps(state: _State, first: str, labels: Sequence[str]) -> dict[str, tuple[Difference, ...]]:
+    """Return mean R@1 of the entry `first` minus that of every other one, by number of groups."""
+    gaps: dict[str, list[Difference]] = defaultdict(list)
+    for size in [*state.smaller[first], None]:
+        cells = {label: state.smaller[label][size] if size else state.cells[label] for label in labels}
+        _, drawn = judged(state.arena.tasks, cells)
+        for label in labels:
+            if label != first:
+                gaps[label].append(difference(drawn[first][MAIN], drawn[label][MAIN]))
+    return {label: tuple(each) for label, each in gaps.items()}

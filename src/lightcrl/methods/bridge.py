@@ -1,0 +1,137 @@
+"""Plain maps of new modalities into a frozen space: the baselines of an extension (`lightcrl.studies.extensions`).
+
+Old modalities are embeddings, tokens [N, 1, d], as in `lightcrl.methods.extension`. Nothing of the method that made the
+space is used: a new modality is one affine map of its slots to the whole embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lightcrl.errors import TrainingError
+from lightcrl.losses import Loss
+from lightcrl.methods.base import Inlet, Method, MethodOptions, Stem, Step
+from lightcrl.methods.solve import moments_towards, ridge, rotation, set_affine
+from lightcrl.tokens import TokenBatch, TokenSpec
+
+
+class BridgeOptions(MethodOptions):
+    """Options of a map into a frozen space.
+
+    Attributes:
+        fresh: names of the new modalities.
+    """
+
+    fresh: tuple[str, ...] = Field(min_length=1)
+    input_dropout: float = Field(default=0.2, ge=0, lt=1)
+
+
+class LinearBridge(Method):
+    """e = normalize(W x + b), trained with the loss of the extension."""
+
+    Options: ClassVar[type[MethodOptions]] = BridgeOptions
+    grid: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"input_dropout": 0.0}, {"input_dropout": 0.5})
+    rigid: ClassVar[str] = "it is a baseline of an extension"
+    options: BridgeOptions
+
+    def make_stem(self, modality: str) -> Inlet:
+        """Return the map of a new modality; an old one has none."""
+        options: Any = self.options
+        if modality in options.fresh:
+            return super().make_stem(modality)
+        return Inlet(TokenSpec(1), options)
+
+    def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
+        """Return vectors [B, d]; those of an old modality are its tokens [B, 1, d]."""
+        return self.pooled(modality, tokens) if modality in self.options.fresh else tokens.values[:, 0]
+
+    def fit(self, modality: str, tokens: TokenBatch) -> None:
+        """Set means and deviations of a new modality's features; old modalities have none."""
+        if modality in self.options.fresh:
+            super().fit(modality, tokens)
+
+    def objective(self, loss: Loss, embeddings: Mapping[str, Tensor], step: Step) -> Tensor:
+        """Return the mean of the loss over pairs with a new modality.
+
+        Raises:
+            TrainingError: no new modality shares a group with another in this batch.
+        """
+        values = [
+            super(LinearBridge, self).objective(loss, {a: embeddings[a], b: embeddings[b]}, step)
+            for a, b in combinations(sorted(embeddings), 2)
+            if {a, b} & set(self.options.fresh) and torch.isin(step.groups[a], step.groups[b]).any()
+        ]
+        if not values:
+            raise TrainingError("no new modality shares a group with another in this batch; expected groups with both.")
+        return torch.stack(values).mean()
+
+    def new_stems(self) -> dict[str, Stem]:
+        """Return the maps of the new modalities."""
+        return {name: stem for name in self.options.fresh if isinstance(stem := self.stem(name), Stem)}
+
+
+class LeastSquaresOptions(BridgeOptions):
+    """Options of least squares.
+
+    Attributes:
+        shrinkage: p of the ridge p / (1 - p) diag C; "auto" is F / (F + G) for F features and G groups, 0 the plain
+            solution of least norm.
+    """
+
+    input_dropout: float = Field(default=0.0, ge=0, le=0)
+    shrinkage: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
+
+
+class LeastSquares(LinearBridge):
+    """The affine map with the least squared error to the embeddings in the same groups, with a ridge."""
+
+    Options: ClassVar[type[MethodOptions]] = LeastSquaresOptions
+    grid: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"shrinkage": 0.0}, {"shrinkage": 0.1}, {"shrinkage": 0.8})
+    closed_form: ClassVar[bool] = True
+    options: LeastSquaresOptions
+
+    def solve(self, steps: Iterable[Step]) -> None:
+        """Solve the maps in one pass over the training split.
+
+        Raises:
+            TrainingError: no item of a new modality shares a group with an embedding.
+        """
+        stems = self.new_stems()
+        seen = moments_towards(stems, steps, slice(None))
+        for name, stem in stems.items():
+            own, cross = seen.own[name], seen.cross[name]
+            share = seen.share(stem, self.options.shrinkage)
+            set_affine(stem, ridge(own.covariance, cross.covariance, share), own.mean, cross.right_mean)
+
+
+class ProcrustesOptions(BridgeOptions):
+    """Options of Procrustes."""
+
+    input_dropout: float = Field(default=0.0, ge=0, le=0)
+
+
+class Procrustes(LinearBridge):
+    """The rotation of the features that aligns best with the embeddings in the same groups, around their means."""
+
+    Options: ClassVar[type[MethodOptions]] = ProcrustesOptions
+    grid: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
+    closed_form: ClassVar[bool] = True
+    options: ProcrustesOptions
+
+    def solve(self, steps: Iterable[Step]) -> None:
+        """Solve the rotations in one pass over the training split; errors as in `LeastSquares.solve`."""
+        stems = self.new_stems()
+        seen = moments_towards(stems, steps, slice(None))
+        for name, stem in stems.items():
+            own, cross = seen.own[name], seen.cross[name]
+            turned = rotation(cross.covariance)
+            # Of all multiples of the rotation, the one with the least squared error.
+            spread = (turned.T @ own.covariance @ turned).trace()
+            factor = (turned.T @ cross.covariance).trace() / spread.clamp(min=1e-12)
+            set_affine(stem, factor * turned, own.mean, cross.right_mean)
