@@ -4,7 +4,7 @@
 #     docker run -p 8000:8000 -v /srv/photos.index:/index:ro -v /srv/models:/srv/models:ro lightcrl
 #
 # The model and the files of the items have to lie where they lay when the index was built (or say --model).
-FROM python:3.12-slim
+FROM python:3.12-slim-bookworm
 
 WORKDIR /opt/lightcrl
 COPY pyproject.toml README.md LICENSE constraints.txt ./
@@ -14,7 +14,7 @@ RUN pip install --no-cache-dir torch==2.13.0 --index-url https://download.pytorc
     && pip install --no-cache-dir -c constraints.txt ".[serve,audio,builtin,onnx]" \
     && useradd --uid 1000 --create-home lightcrl
 
-USER lightcrl
+USER 1000
 ENV OMP_WAIT_POLICY=PASSIVE PYTHONUNBUFFERED=1
 EXPOSE 8000
 STOPSIGNAL SIGTERM

@@ -1,7 +1,7 @@
 """A writer killed at any moment: whole commits are there, nothing that was reported is lost, the next one goes on.
 
 `LIGHTCRL_KILLS=100 pytest tests/index/test_kills.py` kills a hundred times. `LIGHTCRL_SEED` draws other moments, so
-a hundred kills may be four parts of 25.
+that a hundred kills may be four parts of 25.
 """
 
 from __future__ import annotations

@@ -56,10 +56,10 @@ Likes: TypeAlias = Annotated[list[LikePart | Id], Field(max_length=MOST_PARTS)] 
 class Parts(Asked):
     """Parts of a query by kind. A single part stands for a list of one; a text or id stands for a part of weight 1."""
 
-    text: Texts = None
-    image: Media = None
-    audio: Media = None
-    like: Likes = None
+    text: Texts = Field(default=None, description="Texts, each with a weight if it is not 1.")
+    image: Media = Field(default=None, description="Pictures as data URLs.")
+    audio: Media = Field(default=None, description="Sounds as data URLs.")
+    like: Likes = Field(default=None, description="Ids of items of the index.")
 
 
 class SearchRequest(Parts):

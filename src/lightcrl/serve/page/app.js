@@ -80,7 +80,7 @@ async function start(signal) {
 function showIndex() {
   const counts = Object.entries(index.counts).map(([modality, number]) => amount(number, modality, index.modalities[modality]));
   byId("counts").textContent = counts.join(" · ");
-  const interfaceLink = element("a", { href: "docs" }, "interface");
+  const interfaceLink = element("a", { class: "link", href: "docs" }, "interface");
   byId("engine").replaceChildren(`${index.model} · ${index.engine} search · LightCRL ${index.version} · `, interfaceLink);
   byId("add").hidden = !index.writable;
   byId("attach").hidden = !kinds().length;

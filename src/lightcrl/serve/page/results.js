@@ -39,10 +39,10 @@ export function showCollection(answer, info) {
 }
 
 /** Show cards, or groups of them, that a view has made; `more` where there are further ones. */
-export function showCards(cards, more) {
+export function showCards(cards, more, layout = "") {
   const list = byId("hits");
   list.replaceChildren(...cards);
-  list.className = "";
+  list.className = layout;
   byId("notice").replaceChildren();
   byId("more").hidden = !more || !mayShowMore();
 }

@@ -23,7 +23,7 @@ export function showViewButtons() {
 /** Show groups of near-identical items; `answer` is that of GET /duplicates. */
 export function showCopies(answer) {
   const groups = answer.duplicates.flatMap((side) => side.groups);
-  showCards(groups.slice(0, query.k).map((ids, number) => group(ids, number, answer.items)), groups.length > query.k);
+  showCards(groups.slice(0, query.k).map((ids, number) => group(ids, number, answer.items)), groups.length > query.k, "groups");
   say(groups.length ? `${count(groups.length)} ${groups.length === 1 ? "group" : "groups"} of copies` : "No copies");
   explain(answer.duplicates.map((side) => `${side.modality}: from ${side.threshold.toFixed(4)} alike, ${side.reason}`));
   if (!groups.length) notice("No copies", "No two items here are near-identical.", null, "empty");
@@ -44,7 +44,7 @@ function group(ids, number, items) {
   const heading = `${count(ids.length)} copies${shown.length < ids.length ? `, ${count(shown.length)} shown` : ""}`;
   return element(
     "li",
-    { class: "group", "aria-label": `Group ${number + 1}` },
+    { class: ids.length > 2 ? "group many" : "group", "aria-label": `Group ${number + 1}` },
     element("h2", {}, heading),
     element("ul", { "aria-label": heading }, ...shown.map((id) => card(items[id]))),
   );

@@ -127,7 +127,7 @@ def growth_sheet(growth: Sequence[Growth]) -> Sheet:
 
 def gap_sheet(growth: Sequence[Growth]) -> Sheet | None:
     """Return the difference of the first method from the others by number of training groups; None without any."""
-    rows = [
+    rows: list[Row] = [
         (curve.label, *(Cell(f"{100 * gap.mean:+.1f}", _ends(gap)) for gap in curve.gaps))
         for curve in growth
         if curve.gaps
