@@ -7,7 +7,7 @@ DEMO := $(VENV)/.demo
 DEV := $(VENV)/.dev
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test lint types notebooks clean
+.PHONY: install demo test test-lowest lint types notebooks docs clean
 
 install: $(DEV)
 
@@ -41,5 +41,16 @@ types: install
 notebooks: install
 	$(BIN)/python tests/notebooks.py
 
+# The site of docs/, in site/; a warning stops it.
+docs: install
+	$(BIN)/zensical build --clean --strict
+
+# The suite with the lowest versions that pyproject.toml admits, in an environment of its own.
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct -e '.[dev]'
+	.venv-lowest/bin/pytest -n 2 --dist loadfile
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-lowest build dist site .mypy_cache .ruff_cache .pytest_cache
