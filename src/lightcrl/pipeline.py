@@ -12,7 +12,6 @@ modules.json, config_sentence_transformers.json   names under which sentence-tra
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,18 +19,16 @@ from typing import Any
 
 from lightcrl.card import CardFacts, model_card
 from lightcrl.checkpoint import CARD, Checkpoint, load_folder, write_layout
-from lightcrl.data import Dataset, DataSpec, Rejection, load_dataset
+from lightcrl.data import Rejection
 from lightcrl.data.base import write_rejected
 from lightcrl.encoders import load_encoder, settled
 from lightcrl.encoders.base import Encoder
 from lightcrl.encoders.tower import Tower
-from lightcrl.errors import DataError, TrainingError
 from lightcrl.events import Tell
 from lightcrl.features import Features
 from lightcrl.features.contents import training_data
 from lightcrl.features.extract import encode_each
 from lightcrl.features.live import LiveStore
-from lightcrl.features.spec import FeaturesSpec
 from lightcrl.files.local import make_folder, write_json, write_text
 from lightcrl.files.locks import only_writer
 from lightcrl.methods import METHODS, Method
@@ -42,8 +39,8 @@ from lightcrl.recipe import Recipe, load_recipe
 from lightcrl.tasks.base import Setting, Task, prepare_task
 from lightcrl.tasks.retrieval import RetrievalSpec
 from lightcrl.tasks.spec import OWN_TABLES, TASKS
-from lightcrl.training.early import check_early
-from lightcrl.training.heads import train_head
+from lightcrl.training.early import check_early, read_groups
+from lightcrl.training.heads import head_features, train_head
 from lightcrl.training.loop import Judge, Judgement, Trained, by_retrieval, train
 from lightcrl.training.plan import make_plan
 from lightcrl.training.refusals import Combination, check_combination
@@ -153,29 +150,6 @@ def prepare(
     )
     raw = {modality: dataset.items[modality] for modality in recipe.tuning}
     return Features(stores, raw), encoders, [*dataset.rejected, *rejected]
-
-
-def head_features(
-    checkpoint: Checkpoint, encoders: Mapping[str, Encoder], data: DataSpec, storage: FeaturesSpec, tell: Tell
-) -> Features:
-    """Return the features of a model's own encoders for its heads, with the raw items beside them.
-
-    Stores that exist are reused; a trained encoder has one of its own.
-
-    Args:
-        checkpoint: the model.
-        encoders: its encoders, with their trained weights, by modality.
-        data: groups.
-        storage: folder and form of the feature stores.
-        tell: function that is called with events.
-
-    Raises:
-        LightCRLError: the data or an encoder is unusable.
-    """
-    kinds = {modality: spec.kind for modality, spec in checkpoint.encoders.items()}
-    dataset = read_groups(data, kinds, tell)
-    stores, _ = encode_each(encoders, dataset, storage, tell, strict=data.strict, max_rejected=data.max_rejected)
-    return Features(stores, dataset.items)
 
 
 def run(
@@ -415,37 +389,3 @@ def summary(recipe: Recipe, run: Run) -> dict[str, Any]:
             for model in run.models
         ],
     }
-
-
-def read_groups(data: DataSpec, kinds: Mapping[str, str], tell: Tell) -> Dataset:
-    """Read the data, report its groups, and refuse unusable ones before hours of encoding.
-
-    Raises:
-        DataError: the data is unusable, or a modality or the dev split is empty.
-        TrainingError: there are too few groups.
-    """
-    dataset = load_dataset(data, kinds)
-    tell({"event": "data", "groups": dict(Counter(dataset.splits)), "rejected": len(dataset.rejected)})
-    check_groups(dataset)
-    return dataset
-
-
-def check_groups(dataset: Dataset) -> None:
-    """Refuse unusable groups; errors as in `read_groups`."""
-    for modality, items in dataset.items.items():
-        if not items:
-            raise DataError(
-                f"the data has no items of modality {modality!r}. Check data.columns, or leave the modality out of "
-                "[encoders]."
-            )
-    counts = Counter(dataset.splits)
-    if counts["train"] < 2:
-        raise TrainingError(
-            f"{counts['train']} groups in the training split ({len(dataset.groups)} in all, {len(dataset.rejected)} "
-            "things set aside); a contrastive loss needs two or more. Check data.key: rows of equal key are one group."
-        )
-    if counts["dev"] < 1:
-        raise TrainingError(
-            "no groups in the dev split, which chooses the best checkpoint. Give data.dev, or a data.dev_fraction "
-            f"large enough for {len(dataset.groups)} groups."
-        )

@@ -27,7 +27,7 @@ from lightcrl.features.table import Split
 from lightcrl.growth.anchors import anchor_items, anchor_vectors
 from lightcrl.growth.spec import GrowthRecipe
 from lightcrl.growth.vectors import read_vectors
-from lightcrl.pipeline import check_groups
+from lightcrl.training.early import check_groups
 
 LEAST = 2
 """Least number of training groups with a new item and an old one: a contrastive loss needs two."""

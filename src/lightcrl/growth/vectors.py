@@ -10,6 +10,7 @@ from lightcrl.data import joins
 from lightcrl.data.spec import VectorsSpec
 from lightcrl.errors import DataError
 from lightcrl.index import Index
+from lightcrl.index.model import check_line
 from lightcrl.lineage import Line
 
 TOLERANCE = 1e-2
@@ -50,7 +51,7 @@ def read_vectors(spec: VectorsSpec, dim: int, modality: str, line: Line) -> tupl
 
 def _index(folder: Path, dim: int, modality: str, line: Line) -> tuple[np.ndarray, dict[str, int]]:
     index = Index.open(folder)
-    index.check_line(line, modality)
+    check_line(index.folder, index.manifest, line, modality)
     if index.dim != dim:
         raise DataError(f"{folder} has vectors of width {index.dim}; expected {dim}, the width of this model.")
     records = index.records(modality=modality)

@@ -106,10 +106,8 @@ class Index:
             ForeignModelError: see `lightcrl.index.model.accepted`.
         """
         folder = Path(folder)
-        index = cls(folder, read_manifest(folder), None)
-        if model is not None:
-            index._embedder = accepted(index.folder, index.manifest, model)
-        return index
+        manifest = read_manifest(folder)
+        return cls(folder, manifest, None if model is None else accepted(folder, manifest, model))
 
     def __len__(self) -> int:
         return self._catalog.state().items
@@ -126,7 +124,7 @@ class Index:
 
     @property
     def modalities(self) -> dict[str, str]:
-        """The kind of item by modality of the model, and of the extended model that the index was opened with."""
+        """The kind of item by modality of the model, or of the extended model that the index was opened with."""
         return dict(self.manifest["model"]["modalities"]) | (self._embedder.modalities if self._embedder else {})
 
     @property
@@ -153,11 +151,7 @@ class Index:
             ForeignModelError: the model is of another line; or its encoder of `modality` was replaced since.
         """
         opened = self._embedder
-        same = opened is not None and opened.fingerprint == fingerprint
-        self.check_line(opened.line if opened and same else Line(fingerprint), modality)
-
-    def check_line(self, line: Line, modality: str | None = None) -> None:
-        """Check a model with its ancestors, as `check_model`."""
+        line = opened.line if opened and opened.fingerprint == fingerprint else Line(fingerprint)
         check_line(self.folder, self.manifest, line, modality)
 
     def counts(self, where: str | None = None) -> dict[str, int]:
@@ -336,19 +330,13 @@ class Index:
             ItemError: a picture or sound is unreadable.
         """
         asked = {"text": text, "image": image, "audio": audio, "like": like, "minus": minus}
-        hits = self.search_query(self.query(**asked), where=where, modality=modality, k=max(k, rerank))
+        hits = self.search_queries([self.query(**asked)], where=where, modality=modality, k=max(k, rerank))[0]
         return (reorder(self.embedder, hits, single(asked, self.modalities, self.get), rerank) if rerank else hits)[:k]
-
-    def search_query(
-        self, query: Query, *, where: str | None = None, modality: str | None = None, k: int = 10
-    ) -> list[Hit]:
-        """Search with the result of `query`; otherwise like `search`."""
-        return self.search_queries([query], where=where, modality=modality, k=k)[0]
 
     def search_queries(
         self, queries: Sequence[Query], *, where: str | None = None, modality: str | None = None, k: int = 10
     ) -> list[list[Hit]]:
-        """Search with many results of `query`, all of one modality, in one product; otherwise like `search_query`."""
+        """Search with many results of `query`, all of one modality, in one product; otherwise like `search`."""
         vectors, most = np.stack([query.vector for query in queries]), max(len(query.ids) for query in queries)
         nearest = self._reader.search_each(vectors, k + most, where, modality, queries[0].modality)
         return [

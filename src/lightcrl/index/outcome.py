@@ -82,7 +82,7 @@ def look(
 ) -> Outcome:
     """Search, and return the query with its results; the arguments are those of `Index.search`."""
     query = index.query(**asked)
-    hits = tuple(index.search_query(query, where=where, modality=modality, k=max(k, rerank)))
+    hits = tuple(index.search_queries([query], where=where, modality=modality, k=max(k, rerank))[0])
     if rerank:
         hits = tuple(reorder(index.embedder, hits, single(asked, index.modalities, index.get), rerank))[:k]
     parts = {

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 
-from lightcrl.data import Dataset
+from lightcrl.data import Dataset, DataSpec, load_dataset
 from lightcrl.encoders.base import Encoder
 from lightcrl.encoders.tower import Tower, TuningSpec
-from lightcrl.errors import EmptyDatasetError, EncoderError, TrainingError, first_line
+from lightcrl.errors import DataError, EmptyDatasetError, EncoderError, TrainingError, first_line
+from lightcrl.events import Tell
 from lightcrl.features.table import Split, make_members
 from lightcrl.machine import physical_memory
 from lightcrl.methods import METHODS
@@ -94,4 +96,38 @@ def check_method(spec: MethodSpec, encoders: Mapping[str, Encoder]) -> None:
         raise TrainingError(
             f"method {spec.name!r} has weights of {size / 2**30:,.1f} GiB, and this machine {have / 2**30:,.1f} GiB of "
             "memory. Give smaller numbers in [method]."
+        )
+
+
+def read_groups(data: DataSpec, kinds: Mapping[str, str], tell: Tell) -> Dataset:
+    """Read the data, report its groups, and refuse unusable ones before hours of encoding.
+
+    Raises:
+        DataError: the data is unusable, or a modality or the dev split is empty.
+        TrainingError: there are too few groups.
+    """
+    dataset = load_dataset(data, kinds)
+    tell({"event": "data", "groups": dict(Counter(dataset.splits)), "rejected": len(dataset.rejected)})
+    check_groups(dataset)
+    return dataset
+
+
+def check_groups(dataset: Dataset) -> None:
+    """Refuse unusable groups; errors as in `read_groups`."""
+    for modality, items in dataset.items.items():
+        if not items:
+            raise DataError(
+                f"the data has no items of modality {modality!r}. Check data.columns, or leave the modality out of "
+                "[encoders]."
+            )
+    counts = Counter(dataset.splits)
+    if counts["train"] < 2:
+        raise TrainingError(
+            f"{counts['train']} groups in the training split ({len(dataset.groups)} in all, {len(dataset.rejected)} "
+            "things set aside); a contrastive loss needs two or more. Check data.key: rows of equal key are one group."
+        )
+    if counts["dev"] < 1:
+        raise TrainingError(
+            "no groups in the dev split, which chooses the best checkpoint. Give data.dev, or a data.dev_fraction "
+            f"large enough for {len(dataset.groups)} groups."
         )

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from lightcrl.checkpoint import Checkpoint
-from lightcrl.encoders.base import fingerprint
+from lightcrl.data import DataSpec
+from lightcrl.encoders.base import Encoder, fingerprint
 from lightcrl.errors import TrainingError
 from lightcrl.events import Tell
 from lightcrl.features.base import Store
 from lightcrl.features.embed import embed_rows
+from lightcrl.features.extract import encode_each
 from lightcrl.features.rows import BARE, Rows
+from lightcrl.features.spec import FeaturesSpec
 from lightcrl.features.table import Features
 from lightcrl.heads.base import Material, features_of
 from lightcrl.heads.spec import HeadSpec, make_head
@@ -27,6 +30,7 @@ from lightcrl.methods import Method
 from lightcrl.methods.spec import make_method
 from lightcrl.metrics.result import Result
 from lightcrl.specs import parse
+from lightcrl.training.early import read_groups
 from lightcrl.training.loop import Judge, Judgement, train
 from lightcrl.training.spec import TrainingSpec
 
@@ -227,3 +231,26 @@ def _judge(material: Material) -> Judge:
         return Judgement(figures, lambda: Result(dict(figures)))
 
     return judge
+
+
+def head_features(
+    checkpoint: Checkpoint, encoders: Mapping[str, Encoder], data: DataSpec, storage: FeaturesSpec, tell: Tell
+) -> Features:
+    """Return the features of a model's own encoders for its heads, with the raw items beside them.
+
+    Stores that exist are reused; a trained encoder has one of its own.
+
+    Args:
+        checkpoint: the model.
+        encoders: its encoders, with their trained weights, by modality.
+        data: groups.
+        storage: folder and form of the feature stores.
+        tell: function that is called with events.
+
+    Raises:
+        LightCRLError: the data or an encoder is unusable.
+    """
+    kinds = {modality: spec.kind for modality, spec in checkpoint.encoders.items()}
+    dataset = read_groups(data, kinds, tell)
+    stores, _ = encode_each(encoders, dataset, storage, tell, strict=data.strict, max_rejected=data.max_rejected)
+    return Features(stores, dataset.items)

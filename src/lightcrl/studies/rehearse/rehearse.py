@@ -25,7 +25,7 @@ from lightcrl.features.store import FeatureStore
 from lightcrl.files.remote import is_uri
 from lightcrl.machine import physical_memory
 from lightcrl.methods.spec import MethodSpec
-from lightcrl.pipeline import check_groups, check_methods, check_tasks, run
+from lightcrl.pipeline import check_methods, check_tasks, run
 from lightcrl.recipe import Recipe
 from lightcrl.studies.rehearse.forecast import (
     Forecast,
@@ -36,7 +36,7 @@ from lightcrl.studies.rehearse.forecast import (
 )
 from lightcrl.studies.rehearse.rates import EncodingRate, TrainingRate, measure_encoding, measure_training
 from lightcrl.studies.rehearse.sample import SmallTask, hold, release, shrink, small_recipe
-from lightcrl.training.early import check_early
+from lightcrl.training.early import check_early, check_groups
 
 T = TypeVar("T")
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightcrl.data import Rejection, load_dataset
-from lightcrl.pipeline import check_groups, check_tasks
+from lightcrl.pipeline import check_tasks
 from lightcrl.recipe import load_recipe
+from lightcrl.training.early import check_groups
 
 
 @dataclass(frozen=True)
