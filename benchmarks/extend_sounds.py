@@ -2,8 +2,7 @@
 
     python benchmarks/extend_sounds.py --model runs/flickr8k
 
-Fold k is classified unseen, fold k + 1 is dev, the other three are trained on, as in
-benchmarks/sounds.py: five extensions.
+Fold k is classified unseen, fold k + 1 is dev, the other three are trained on, as in benchmarks/sounds.py.
 Prints top-1 of all sounds with its 95 % interval over sounds, and writes gallery.html of the first fold: what the old
 pictures of Flickr8k are to sounds that they never met. What is trained already is taken as it is.
 """

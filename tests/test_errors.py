@@ -23,6 +23,7 @@ from lightcrl.errors import (
     FilterError,
     ForeignModelError,
     GrowthError,
+    HeadError,
     HubError,
     ItemError,
     LightCRLError,
@@ -53,7 +54,7 @@ from lightcrl.files.remote import EXTRAS
 
 TREE = {
     LightCRLError: [
-        CheckpointError, DataError, EncoderError, EngineError, GrowthError, HubError, MissingExtraError, ModalityError,
+        CheckpointError, DataError, EncoderError, EngineError, GrowthError, HeadError, HubError, MissingExtraError, ModalityError,
         QueryError, RecipeError, RequestError, ShapeError, StorageError, StoreError, TrainingError, UnknownNameError,
         UnknownTaskError,
     ],

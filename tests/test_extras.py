@@ -15,7 +15,7 @@ from lightcrl.errors import MissingExtraError
 
 PROJECT = Path(__file__).parents[1]
 # What users install for a feature; the others are for developers.
-FOR_DEVELOPERS = {"bench", "demo", "dev"}
+FOR_DEVELOPERS = {"bench", "demo", "dev", "docs"}
 # By extra: the packages to hide, and the modules that must be read anew without them.
 PACKAGES = {
     "hub": ("datasets",),
@@ -26,6 +26,7 @@ PACKAGES = {
     "wandb": ("wandb",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "lora": ("peft",),
+    "captions": ("sacrebleu",),
     "mlflow": ("mlflow",),
     "mteb": ("mteb",),
     "ray": ("ray",),
@@ -111,6 +112,12 @@ def serve_index(folder: Path) -> None:
     serve(folder)
 
 
+def measure_captions(folder: Path) -> None:
+    from lightcrl.metrics.captions import bleu_counts
+
+    bleu_counts(["a dog"], [["a dog"]])
+
+
 def measure_with_mteb(folder: Path) -> None:
     import lightcrl.bridges.mteb  # noqa: F401
 
@@ -134,6 +141,7 @@ USES = [
     ("report", render_page),
     ("onnx", export_graph),
     ("lora", adapt),
+    ("captions", measure_captions),
     ("mteb", measure_with_mteb),
     ("sentence-transformers", load_by_sentence_transformers),
     ("ray", encode_on_ray),

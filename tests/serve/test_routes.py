@@ -167,6 +167,7 @@ def test_the_openapi_schema_lists_the_contract(shared):
         "GET /info",
         "POST /search",
         "POST /v1/embeddings",
+        "POST /captions",
         "GET /items",
         "POST /items",
         "DELETE /items",
