@@ -55,8 +55,8 @@ from lightcrl.files.remote import EXTRAS
 TREE = {
     LightCRLError: [
         CheckpointError, DataError, EncoderError, EngineError, GrowthError, HeadError, HubError, MissingExtraError,
-        ModalityError, QueryError, RecipeError, RequestError, ShapeError, StorageError, StoreError, TrainingError, UnknownNameError,
-        UnknownTaskError,
+        ModalityError, QueryError, RecipeError, RequestError, ShapeError, StorageError, StoreError, TrainingError,
+        UnknownNameError, UnknownTaskError,
     ],
     DataError: [EmptyDatasetError, ItemError, TooManyRejectedError],
     EncoderError: [EncoderNotFoundError],
