@@ -148,3 +148,6 @@ def test_the_server_gives_the_content_of_items_of_a_run(index, tmp_path):
         assert max(Image.open(io.BytesIO(answer.content)).size) == 48
         sound = client.get("/items/scene-000002.audio/content")
         assert (sound.headers["content-type"], sound.content[:4]) == ("audio/wav", b"RIFF")
+        part = client.get("/items/scene-000002.audio/content", headers={"Range": "bytes=8-11"})
+        assert (part.status_code, part.content) == (206, b"WAVE")
+        assert part.headers["content-range"] == f"bytes 8-11/{len(sound.content)}"

@@ -123,8 +123,7 @@ def _place(catalog: Catalog, entries: Sequence[Entry]) -> tuple[list[Arrival], l
         (entry, at_id.get(entry.id) if entry.id is not None else at_place.get((entry.modality, place(entry))))
         for entry in unique.values()
     ]
-    with ThreadPoolExecutor(READERS) as pool:
-        digests = list(pool.map(_digest, *zip(*pairs, strict=True))) if pairs else []
+    digests = _digests(pairs)
     arrivals, rejected = [], []
     for (entry, kept), content in zip(pairs, digests, strict=True):
         if isinstance(content, Rejection):
@@ -137,6 +136,14 @@ def _place(catalog: Catalog, entries: Sequence[Entry]) -> tuple[list[Arrival], l
 def place(entry: Entry) -> str:
     """Return the place of an entry: its file, or its line of a table."""
     return entry.path or entry.place or entry.item.source
+
+
+def _digests(pairs: Sequence[tuple[Entry, Kept | None]]) -> list[str | Rejection]:
+    """Return the digests of the contents; files are read several at a time."""
+    if all(entry.path is None for entry, _ in pairs):
+        return [_digest(entry, kept) for entry, kept in pairs]
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(_digest, *zip(*pairs, strict=True)))
 
 
 def _digest(entry: Entry, kept: Kept | None) -> str | Rejection:

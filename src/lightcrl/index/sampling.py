@@ -107,7 +107,7 @@ def _group(record: Record | None) -> str | None:
     """Return the name that two items of a random pair must not share: the file name of the group, path or id."""
     if record is None:
         return None
-    return Path(record.group or record.path or record.id).name
+    return (record.group or record.path or record.id).rstrip("/").rpartition("/")[2]
 
 
 def _of_features(

@@ -191,6 +191,7 @@ async def remove_some(service: Served, where: Annotated[schemas.Where, Query(ali
 @router.get("/items/{item:path}/content", response_class=Response)
 async def item_content(
     service: Served,
+    request: Request,
     item: str,
     size: Annotated[int, Query(ge=content.SIZES[0], le=content.SIZES[1], description="Longer edge in pixels.")] = 256,
 ) -> Response:
@@ -202,7 +203,11 @@ async def item_content(
     headers = {"Cache-Control": "private, max-age=300"}
     if record.path is None:
         data, media = await service.searches.run(searching.preview_of, service, record, size)
-        return Response(data, media_type=media, headers=headers)
+        part = content.asked_range(request.headers.get("range"), len(data))
+        headers["Accept-Ranges"] = "bytes"
+        if part is not None:
+            headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{len(data)}"
+        return Response(data if part is None else data[part], 200 if part is None else 206, headers, media)
     path = await service.searches.run(content.file_of, record)
     if kind == "image":
         data, media = await service.searches.run(content.thumbnail, path, size, service.settings.limits)

@@ -6,6 +6,7 @@ Items without a file have a preview in the index.
 from __future__ import annotations
 
 import io
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from lightcrl.serve.limits import Limits, read_picture
 
 SIZES = (16, 2048)
 """Least and greatest edge of a thumbnail in pixels."""
+
+_RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 
 KEPT = 512
 """Number of thumbnails kept in memory."""
@@ -59,6 +62,23 @@ def stored(preview: Preview | None, record: Record, size: int, limits: Limits) -
     if not preview.media.startswith("image/") or size >= PIXELS:
         return preview.data, preview.media
     return shrink(read_picture(preview.data, limits), size)
+
+
+def asked_range(header: str | None, size: int) -> slice | None:
+    """Return the bytes of a header `Range: bytes=FIRST-LAST`; None for the whole content, or a header of another form.
+
+    >>> asked_range("bytes=2-5", 10), asked_range("bytes=-3", 10), asked_range("bytes=4-", 10)
+    (slice(2, 6, None), slice(7, 10, None), slice(4, 10, None))
+    >>> asked_range(None, 10), asked_range("bytes=12-", 10), asked_range("bytes=1-2,4-5", 10)
+    (None, None, None)
+    """
+    match = _RANGE.fullmatch(header or "")
+    if match is None or match.groups() == ("", ""):
+        return None
+    first, last = match.groups()
+    begin = int(first) if first else max(0, size - int(last))
+    end = min(int(last) + 1, size) if first and last else size
+    return slice(begin, end) if begin < end else None
 
 
 def thumbnail(path: Path, size: int, limits: Limits) -> tuple[bytes, str]:

@@ -93,4 +93,5 @@ def nth_scene(seed: int, number: int) -> Scene:
 def nth_captions(seed: int, number: int, captions: int, copy: int = 0) -> list[str]:
     """Return the texts of a group."""
     rng = np.random.default_rng(seed_of("text", seed, number, copy))
-    return [describe(nth_scene(seed, number), rng) for _ in range(captions)]
+    scene = nth_scene(seed, number)
+    return [describe(scene, rng) for _ in range(captions)]
