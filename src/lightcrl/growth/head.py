@@ -30,10 +30,9 @@ from lightcrl.growth.extend import check_apart
 from lightcrl.growth.proof import Proof, prove
 from lightcrl.heads.spec import HeadSpec, name_heads
 from lightcrl.heads.state import TrainedHead
-from lightcrl.pipeline import head_features
 from lightcrl.recipe import read_table
 from lightcrl.specs import parse
-from lightcrl.training.heads import head_training, train_head
+from lightcrl.training.heads import head_features, head_training, train_head
 
 
 class HeadRecipe(BaseModel):

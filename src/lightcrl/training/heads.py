@@ -11,10 +11,13 @@ import numpy as np
 import torch
 
 from lightcrl.checkpoint import Checkpoint
-from lightcrl.encoders.base import fingerprint
+from lightcrl.data import DataSpec, load_dataset
+from lightcrl.encoders.base import Encoder, fingerprint
 from lightcrl.errors import TrainingError
 from lightcrl.events import Tell
 from lightcrl.features.embed import embed_rows
+from lightcrl.features.extract import encode_modality
+from lightcrl.features.spec import FeaturesSpec
 from lightcrl.features.table import Features
 from lightcrl.heads.base import Material, features_of
 from lightcrl.heads.spec import HeadSpec, make_head
@@ -24,6 +27,7 @@ from lightcrl.methods import Method
 from lightcrl.methods.spec import make_method
 from lightcrl.metrics.result import Result
 from lightcrl.specs import parse
+from lightcrl.training.early import check_groups
 from lightcrl.training.loop import Judge, Judgement, train
 from lightcrl.training.spec import TrainingSpec
 
@@ -96,6 +100,31 @@ def train_head(
         **done.result.to_json(),
     }
     return TrainedHead.of(training.head, spec.kind, checkpoint.digest, figures)
+
+
+def head_features(
+    checkpoint: Checkpoint, encoders: Mapping[str, Encoder], data: DataSpec, storage: FeaturesSpec, tell: Tell
+) -> Features:
+    """Return the features of a model's own encoders for its heads, with the raw items beside them.
+
+    Stores that exist are reused; a trained encoder has one of its own.
+
+    Args:
+        checkpoint: the model.
+        encoders: its encoders, with their trained weights, by modality.
+        data: groups.
+        storage: folder and form of the feature stores.
+        tell: function that is called with events.
+
+    Raises:
+        LightCRLError: the data or an encoder is unusable.
+    """
+    kinds = {modality: spec.kind for modality, spec in checkpoint.encoders.items()}
+    dataset = load_dataset(data, kinds)
+    check_groups(dataset)
+    limits: dict[str, Any] = {"strict": data.strict, "max_rejected": data.max_rejected}
+    stores = {name: encode_modality(encoders[name], dataset, name, storage, tell, **limits).store for name in encoders}
+    return Features(stores, dataset.items)
 
 
 def gather_material(checkpoint: Checkpoint, features: Features) -> Material:
