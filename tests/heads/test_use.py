@@ -224,6 +224,9 @@ def test_a_run_trains_the_heads_of_its_recipe_and_reorders_by_them(tmp_path):
     before, after = done.models[0].results["retrieval"], done.models[0].results["reordered"]
     assert after.metrics["image_to_text/recall@5"] == pytest.approx(before.metrics["image_to_text/recall@5"])
     assert after.metrics["image_to_text/recall@10"] == pytest.approx(before.metrics["image_to_text/recall@10"])
+    page = CliRunner().invoke(app, ["report", str(done.folder)], catch_exceptions=False)
+    assert page.exit_code == 0
+    assert "Heads on the space of linear" in (done.folder / "report.html").read_text()
     for wrong in ({"heads": {}}, {"evaluation": table["evaluation"] | {"baselines": ["linear"]}}):
         with pytest.raises(HeadError, match="reordered reorders hits by the head 'matching'"):
             lightcrl.run(make_recipe(table | wrong), output=tmp_path / "refused")
