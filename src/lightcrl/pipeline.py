@@ -24,6 +24,7 @@ from lightcrl.data.base import write_rejected
 from lightcrl.encoders import load_encoder, settled
 from lightcrl.encoders.base import Encoder
 from lightcrl.encoders.tower import Tower
+from lightcrl.errors import HeadError
 from lightcrl.events import Tell
 from lightcrl.features import Features
 from lightcrl.features.contents import training_data
@@ -120,9 +121,20 @@ def check_tasks(recipe: Recipe) -> None:
 
     Raises:
         LightCRLError: see `Task.check`.
+        HeadError: a task reorders hits by a head that a model of the run lacks.
     """
-    for kind, spec in recipe.evaluation.named().values():
+    for label, (kind, spec) in recipe.evaluation.named().items():
         TASKS.load(kind).check(spec, recipe.kinds)
+        if (
+            isinstance(spec, RetrievalSpec)
+            and spec.rerank
+            and (spec.head not in recipe.heads or recipe.evaluation.baselines)
+        ):
+            raise HeadError(
+                f"evaluation.tasks.{label} reorders hits by the head {spec.head!r}; the recipe has the heads "
+                f"{', '.join(recipe.heads) or 'none'}, and baselines have no heads. Add [heads.{spec.head}] and leave "
+                "out the baselines, or leave out rerank."
+            )
 
 
 def prepare(

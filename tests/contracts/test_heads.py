@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -262,3 +263,10 @@ def test_its_options_are_checked_by_name_and_do_not_change(name):
     assert isinstance(options, HeadOptions)
     with pytest.raises(ValueError, match="frozen"):
         options.standardise = False
+
+
+@every_head
+def test_every_key_of_its_table_is_in_the_docs(name):
+    text = (Path(__file__).parents[2] / "docs/heads.md").read_text()
+    keys = {*HeadSpec.model_fields, *HEADS.load(name).Options.model_fields} - {"options"}
+    assert not [key for key in sorted(keys) if f"`{key}`" not in text]

@@ -61,6 +61,7 @@ def run_sheets(report: Report) -> dict[str, Any]:
     return {
         "modalities": modality_sheet(report),
         "models": model_sheet(report),
+        "heads": head_sheet(report) if report.heads else None,
         "parts": parts_sheet(f"Trained parameters of {own.method}", own.parts),
         "retrieval": retrieval_sheet(report),
         "zero_shot": zero_shot_sheet(report) if own.zero_shot else None,
@@ -103,6 +104,17 @@ def model_sheet(report: Report) -> Sheet:
     rows.append(("chance", "", "", "", _chance(own.retrieval, MEAN), *top))
     headings = ("method", "seed", "parameters", "seconds", "mean recall@1, %", *(["zero-shot, %"] if top else []))
     return Sheet("Every model of the run", headings, rows, looks={len(report.models): "faint"})
+
+
+def head_sheet(report: Report) -> Sheet:
+    """Return the heads on the space of the run's own method."""
+    rows = []
+    for name, head in report.heads.items():
+        figures = ", ".join(f"{key} {value:.3f}" for key, value in head.figures["metrics"].items())
+        seconds = f"{head.figures['seconds']:.1f}"
+        rows.append((name, ", ".join(head.modalities), f"{head.parameters:,}", seconds, figures))
+    headings = ("head", "modalities", "parameters", "seconds", "figures on the groups that chose it")
+    return Sheet(f"Heads on the space of {report.models[0].method}", headings, rows, words=frozenset({0, 1, 4}))
 
 
 def retrieval_sheet(report: Report) -> Sheet:
