@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from lightcrl.checkpoint import Checkpoint
-from lightcrl.data import Dataset, DataSpec, Rejection, load_dataset
+from lightcrl.data import Rejection, load_dataset
 from lightcrl.data.base import write_rejected
 from lightcrl.encoders import load_encoder, settled
 from lightcrl.encoders.base import Encoder
 from lightcrl.encoders.tower import Tower
-from lightcrl.errors import DataError, TrainingError
+from lightcrl.errors import HeadError
 from lightcrl.events import Tell
 from lightcrl.features import Features
 from lightcrl.features.extract import encode_modality
 from lightcrl.features.live import LiveStore
-from lightcrl.features.spec import FeaturesSpec
 from lightcrl.files.local import make_folder, write_json
 from lightcrl.files.locks import only_writer
 from lightcrl.methods import METHODS, Method
@@ -39,8 +38,8 @@ from lightcrl.specs import parse
 from lightcrl.tasks.base import Setting, Task, prepare_task
 from lightcrl.tasks.retrieval import RetrievalSpec
 from lightcrl.tasks.spec import OWN_TABLES, TASKS
-from lightcrl.training.early import check_early
-from lightcrl.training.heads import train_head
+from lightcrl.training.early import check_early, check_groups
+from lightcrl.training.heads import head_features, train_head
 from lightcrl.training.loop import Judge, Judgement, Trained, by_retrieval, train
 from lightcrl.training.plan import make_plan
 from lightcrl.training.refusals import Combination, check_combination
@@ -119,9 +118,20 @@ def check_tasks(recipe: Recipe) -> None:
 
     Raises:
         LightCRLError: see `Task.check`.
+        HeadError: a task reorders hits by a head that a model of the run lacks.
     """
-    for kind, spec in recipe.evaluation.named().values():
+    for label, (kind, spec) in recipe.evaluation.named().items():
         TASKS.load(kind).check(spec, recipe.kinds)
+        if (
+            isinstance(spec, RetrievalSpec)
+            and spec.rerank
+            and (spec.head not in recipe.heads or recipe.evaluation.baselines)
+        ):
+            raise HeadError(
+                f"evaluation.tasks.{label} reorders hits by the head {spec.head!r}; the recipe has the heads "
+                f"{', '.join(recipe.heads) or 'none'}, and baselines have no heads. Add [heads.{spec.head}] and leave "
+                "out the baselines, or leave out rerank."
+            )
 
 
 def prepare(
@@ -161,31 +171,6 @@ def prepare(
         rejected += done.rejected
     raw = {modality: dataset.items[modality] for modality in recipe.tuning}
     return Features(stores, raw), encoders, rejected
-
-
-def head_features(
-    checkpoint: Checkpoint, encoders: Mapping[str, Encoder], data: DataSpec, storage: FeaturesSpec, tell: Tell
-) -> Features:
-    """Return the features of a model's own encoders for its heads, with the raw items beside them.
-
-    Stores that exist are reused; a trained encoder has one of its own.
-
-    Args:
-        checkpoint: the model.
-        encoders: its encoders, with their trained weights, by modality.
-        data: groups.
-        storage: folder and form of the feature stores.
-        tell: function that is called with events.
-
-    Raises:
-        LightCRLError: the data or an encoder is unusable.
-    """
-    kinds = {modality: spec.kind for modality, spec in checkpoint.encoders.items()}
-    dataset = load_dataset(data, kinds)
-    check_groups(dataset)
-    limits: dict[str, Any] = {"strict": data.strict, "max_rejected": data.max_rejected}
-    stores = {name: encode_modality(encoders[name], dataset, name, storage, tell, **limits).store for name in encoders}
-    return Features(stores, dataset.items)
 
 
 def run(
@@ -387,24 +372,3 @@ def summary(recipe: Recipe, run: Run) -> dict[str, Any]:
             for model in run.models
         ],
     }
-
-
-def check_groups(dataset: Dataset) -> None:
-    """Refuse unusable groups before hours of encoding."""
-    for modality, items in dataset.items.items():
-        if not items:
-            raise DataError(
-                f"the data has no items of modality {modality!r}. Check data.columns, or leave the modality out of "
-                "[encoders]."
-            )
-    counts = Counter(dataset.splits)
-    if counts["train"] < 2:
-        raise TrainingError(
-            f"{counts['train']} groups in the training split ({len(dataset.groups)} in all, {len(dataset.rejected)} "
-            "things set aside); a contrastive loss needs two or more. Check data.key: rows of equal key are one group."
-        )
-    if counts["dev"] < 1:
-        raise TrainingError(
-            "no groups in the dev split, which chooses the best checkpoint. Give data.dev, or a data.dev_fraction "
-            f"large enough for {len(dataset.groups)} groups."
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -184,12 +185,15 @@ def test_the_loss_falls_in_training(name, features, tmp_path):
 def test_groups_set_apart_are_embedded_by_a_space_that_has_not_seen_them(name, features, tmp_path):
     base = model()
     spec = spec_of(name, apart=0.5, held_out=0.25, space_training={"epochs": 3, "batch_size": 10})
-    head = train_head(base, name, spec, features, tmp_path)
-    started = read_log(tmp_path / "space")[0]
+    head = train_head(base, name, spec, features, tmp_path / "heads" / name)
+    (second,) = (tmp_path / "heads").glob("space-*")
+    started = read_log(second)[0]
     assert (started["epochs"], started["batch_size"], started["steps"]) == (3, 10, 6)
     assert head.space == base.digest
     assert head.figures["split"] == "held out"
-    assert (tmp_path / "best").is_dir()
+    # Another head sets the same groups apart, and uses the same second space.
+    train_head(base, "other", spec.model_copy(update={"seed": 1}), features, tmp_path / "heads" / "other")
+    assert len(list((tmp_path / "heads").glob("space-*"))) == 1
 
 
 @every_head
@@ -259,3 +263,10 @@ def test_its_options_are_checked_by_name_and_do_not_change(name):
     assert isinstance(options, HeadOptions)
     with pytest.raises(ValueError, match="frozen"):
         options.standardise = False
+
+
+@every_head
+def test_every_key_of_its_table_is_in_the_docs(name):
+    text = (Path(__file__).parents[2] / "docs/heads.md").read_text()
+    keys = {*HeadSpec.model_fields, *HEADS.load(name).Options.model_fields} - {"options"}
+    assert not [key for key in sorted(keys) if f"`{key}`" not in text]

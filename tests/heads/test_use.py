@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 import lightcrl
-from growing import base, recipe
+from growing import DATA, TRAINING, base, encoder, recipe
 from lightcrl.cli import app
 from lightcrl.embedder import Embedder
 from lightcrl.errors import GrowthError, HeadError, ItemError, QueryError
@@ -25,6 +26,7 @@ from lightcrl.heads.spec import make_head
 from lightcrl.heads.state import TrainedHead
 from lightcrl.index import Index, Part
 from lightcrl.matcher import Matcher
+from lightcrl.recipe import make_recipe
 from samples import randn
 from served import TEXTS, served_with
 from shelves import make_embedder, picture
@@ -152,7 +154,6 @@ def headed(tmp_path_factory) -> tuple[Path, Path]:
     model = base(folder)
     (folder / "head.toml").write_text(RECIPE)
     words = [
-        "head",
         str(model),
         str(folder / "head.toml"),
         "--output",
@@ -203,3 +204,30 @@ def test_a_store_without_the_tokens_of_a_head_is_refused(headed, tmp_path):
     features = Features({"image": anchors, "text": anchors})
     with pytest.raises(HeadError, match="Matching reads tokens 18 x 67 of 'image', and the features have tokens T x "):
         features_of(checkpoint.head("matching"), features)
+
+
+def test_a_run_trains_the_heads_of_its_recipe_and_reorders_by_them(tmp_path):
+    table = {
+        "name": "whole",
+        "data": DATA,
+        "encoders": {name: encoder(name) for name in ("image", "text")},
+        "features": {"folder": str(tmp_path / "features")},
+        "method": {"name": "linear", "dim": 16},
+        "training": TRAINING,
+        "heads": {"matching": tomllib.loads(RECIPE)["heads"]["matching"] | {"apart": 0.0, "held_out": 0.0}},
+        "evaluation": {"tasks": {"reordered": {"task": "retrieval", "rerank": 5}}},
+    }
+    done = lightcrl.run(make_recipe(table), output=tmp_path / "run")
+    trained = lightcrl.load_checkpoint(done.folder)
+    assert list(trained.heads) == ["matching"]
+    assert trained.heads["matching"].space == trained.digest
+    before, after = done.models[0].results["retrieval"], done.models[0].results["reordered"]
+    assert after.metrics["image_to_text/recall@5"] == pytest.approx(before.metrics["image_to_text/recall@5"])
+    assert after.metrics["image_to_text/recall@10"] == pytest.approx(before.metrics["image_to_text/recall@10"])
+    page = CliRunner().invoke(app, ["report", str(done.folder)], catch_exceptions=False)
+    assert page.exit_code == 0
+    assert "Heads on the space of linear" in (done.folder / "report.html").read_text()
+    for wrong in ({"heads": {}}, {"evaluation": table["evaluation"] | {"baselines": ["linear"]}}):
+        with pytest.raises(HeadError, match="reordered reorders hits by the head 'matching'"):
+            lightcrl.run(make_recipe(table | wrong), output=tmp_path / "refused")
+    assert "heads" not in make_recipe(table | {"heads": {}, "evaluation": {}}).model_dump(mode="json")

@@ -18,7 +18,7 @@ from lightcrl.features.extract import encode_modality
 from lightcrl.growth.anchors import anchor_items, anchor_vectors
 from lightcrl.growth.spec import GrowthRecipe
 from lightcrl.growth.vectors import read_vectors
-from lightcrl.pipeline import check_groups
+from lightcrl.training.early import check_groups
 
 
 @dataclass(frozen=True)

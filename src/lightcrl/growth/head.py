@@ -4,6 +4,7 @@ The folder of a model with new heads:
 
 recipe.json       the recipe with all defaults
 heads/<name>/     best/, last/ and log.jsonl of the training of each head
+heads/space-*/    the same of a second space, for groups that are set apart
 best/             the model with its heads; `lightcrl.load` takes the folder
 heads.json        figures of the heads, and the proof that the space is unchanged
 """
@@ -29,10 +30,9 @@ from lightcrl.growth.extend import check_apart
 from lightcrl.growth.proof import Proof, prove
 from lightcrl.heads.spec import HeadSpec, name_heads
 from lightcrl.heads.state import TrainedHead
-from lightcrl.pipeline import head_features
 from lightcrl.recipe import read_table
 from lightcrl.specs import parse
-from lightcrl.training.heads import head_training, train_head
+from lightcrl.training.heads import head_features, head_training, train_head
 
 
 class HeadRecipe(BaseModel):

@@ -86,27 +86,39 @@ class Crossing(nn.Module):
     """Attention of one item's tokens to another item's, and features of what each token attends to.
 
     c_t = sum_s softmax_s(x_t · y_s) y_s     in heads; queries and keys are the tokens themselves at the start
-    f = mean_t GELU(W [x_t ; c_t ; x_t * c_t])
+    f = mean_t GELU(U x_t + V c_t + W (x_t * c_t))
     """
 
-    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.heads = heads
         self.query = nn.Parameter(torch.eye(width) * math.sqrt(2))
         self.key = nn.Parameter(torch.eye(width) * math.sqrt(2))
-        self.dropout = Dropout(dropout)
-        self.hidden = nn.Linear(3 * width, hidden)
+        self.own = nn.Linear(width, hidden)
+        self.attended = nn.Linear(width, hidden, bias=False)
+        self.product = nn.Linear(width, hidden, bias=False)
 
-    def forward(self, queries: TokenBatch, others: TokenBatch) -> Tensor:
-        """Return features [P, h] of P pairs of items, tokens [P, T, w] and [P, S, w]."""
-        pairs, _, width = queries.values.shape
+    def ask(self, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Return queries [N, T, w] and the hidden part of the tokens themselves [N, T, h], once per item."""
+        return tokens.values @ self.query, self.own(tokens.values)
+
+    def answer(self, tokens: TokenBatch) -> Tensor:
+        """Return keys [N, S, w], once per item."""
+        return tokens.values @ self.key / math.sqrt(self.key.shape[1] // self.heads)
+
+    def forward(self, tokens: TokenBatch, asked: tuple[Tensor, Tensor], others: TokenBatch, keys: Tensor) -> Tensor:
+        """Return features [P, h] of P pairs of items.
+
+        Args:
+            tokens: tokens [P, T, w] that attend.
+            asked: their queries and hidden parts, from `ask`.
+            others: tokens [P, S, w] that are attended to.
+            keys: their keys [P, S, w], from `answer`.
+        """
+        pairs, _, width = tokens.values.shape
         split = (pairs, -1, self.heads, width // self.heads)
-        query = (queries.values @ self.query).view(split).transpose(1, 2)
-        key = (others.values @ self.key).view(split).transpose(1, 2)
-        value = others.values.view(split).transpose(1, 2)
-        scores = query @ key.mT / math.sqrt(split[-1])
-        scores = scores.masked_fill(~others.mask[:, None, None], torch.finfo(scores.dtype).min)
+        query, key, value = (each.view(split).transpose(1, 2) for each in (asked[0], keys, others.values))
+        scores = (query @ key.mT).masked_fill(~others.mask[:, None, None], torch.finfo(keys.dtype).min)
         attended = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
-        features = torch.cat([queries.values, attended, queries.values * attended], -1)
-        hidden = nn.functional.gelu(self.hidden(self.dropout(features)))
-        return TokenBatch(hidden, queries.mask).mean()
+        hidden = asked[1] + self.attended(attended) + self.product(tokens.values * attended)
+        return TokenBatch(nn.functional.gelu(hidden), tokens.mask).mean()

@@ -46,14 +46,20 @@ class Encoded:
     Attributes:
         tokens: aligned tokens [N, T, w].
         vectors: embeddings [N, d].
+        asked: queries and hidden parts of the tokens, if they attend to those of the other modality.
+        keys: keys of the tokens [N, T, w], if those of the other modality attend to them.
     """
 
     tokens: TokenBatch
     vectors: Tensor
+    asked: tuple[Tensor, Tensor] | None
+    keys: Tensor | None
 
     def at(self, index: Tensor) -> Encoded:
         """Return the items at `index` [P]."""
-        return Encoded(self.tokens.rows(index), self.vectors[index])
+        asked = None if self.asked is None else (self.asked[0][index], self.asked[1][index])
+        keys = None if self.keys is None else self.keys[index]
+        return Encoded(self.tokens.rows(index), self.vectors[index], asked, keys)
 
 
 class MatchingOptions(HeadOptions):
@@ -66,7 +72,7 @@ class MatchingOptions(HeadOptions):
         width: w, width of the aligned tokens.
         heads: attention heads.
         hidden: number of features of a pair in each direction.
-        dropout: share of the attended features set to zero in training.
+        dropout: share of a pair's features set to zero in training.
         input_dropout: share of the encoder's features set to zero in training.
         negatives: negatives of each query in a step.
         pool: number of nearest items of other groups from which negatives are drawn at first.
@@ -127,7 +133,7 @@ class Matching(Head):
         if unknown := sorted(set(asking) - set(names)):
             raise HeadError(f"heads.matching.asking has {', '.join(unknown)}; expected {' or '.join(names)}.")
         self.crossings = nn.ModuleDict(
-            {m: Crossing(width, options.heads, options.hidden, options.dropout) for m in names if m in asking}
+            {m: Crossing(width, options.heads, options.hidden) for m in names if m in asking}
         )
         self.dropout = Dropout(options.dropout)
         self.score = nn.Linear(len(self.crossings) * options.hidden + space.dim, 1, bias=False)
@@ -172,12 +178,25 @@ class Matching(Head):
     def encode(self, modality: str, batch: HeadBatch) -> Encoded:
         """Return the items of a modality, aligned once, to be paired with any others."""
         tokens: TokenBatch = self.tokens[modality](batch.tokens[modality])
-        return Encoded(tokens, batch.embeddings[modality])
+        asking, answering = self._crossing(modality), self._crossing(self._names[modality == self._names[0]])
+        asked = None if asking is None else asking.ask(tokens)
+        keys = None if answering is None else answering.answer(tokens)
+        return Encoded(tokens, batch.embeddings[modality], asked, keys)
+
+    def _crossing(self, modality: str) -> Crossing | None:
+        """Return the attention of a modality's tokens to those of the other, if it has any."""
+        crossing = self.crossings[modality] if modality in self.crossings else None  # noqa: SIM401 - no `get`
+        assert crossing is None or isinstance(crossing, Crossing)
+        return crossing
 
     def residual(self, left: Encoded, right: Encoded) -> Tensor:
         """Return F [P] of P pairs: the i-th items of the first and of the second modality."""
-        sides = dict(zip(self._names, ((left.tokens, right.tokens), (right.tokens, left.tokens)), strict=True))
-        crossed = [crossing(*sides[name]) for name, crossing in self.crossings.items()]
+        sides = dict(zip(self._names, ((left, right), (right, left)), strict=True))
+        crossed = [
+            crossing(own.tokens, own.asked, other.tokens, other.keys)
+            for name, crossing in self.crossings.items()
+            for own, other in [sides[name]]
+        ]
         products = left.vectors * right.vectors * left.vectors.shape[1] ** 0.5
         scores: Tensor = self.score(self.dropout(torch.cat([*crossed, products], -1))).squeeze(-1)
         return scores

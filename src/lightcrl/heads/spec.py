@@ -22,7 +22,7 @@ class HeadSpec(BaseModel):
 
     Attributes:
         kind: a member of `HEADS`, or `"package.module:Class"`; by default the table's name.
-        seed: seed of fresh weights, batches, dropout and of the groups that are set apart.
+        seed: seed of fresh weights, batches and dropout.
         apart: share of the training groups that are set apart for the head, and embedded by a second space that is
             trained on the others: pairs that the space itself was trained on look too good to it. 0 trains the head on
             all training groups, embedded by the space itself.

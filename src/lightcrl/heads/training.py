@@ -54,7 +54,7 @@ class HeadTraining(Method):
         self.head = kind(Space(options.body, options.dim), kind.Options.model_validate(options.below))
         # In methods these are class attributes; here they depend on the head.
         self.sequences = self.head.sequences
-        self.suits = {"precision": "float32", **self.head.suits}  # type: ignore[misc]
+        self.suits = {"precision": "float32", "device": "cpu", **self.head.suits}  # type: ignore[misc]
         self.closed_form = self.head.closed_form  # type: ignore[misc]
         self.logit_scale.requires_grad_(False)
         self.material: Material | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from lightcrl.events import Tell
 from lightcrl.features import Features, Store
 from lightcrl.features.embed import embed_split
 from lightcrl.features.extract import encode_modality
+from lightcrl.heads.state import TrainedHead
 from lightcrl.methods import Method
 from lightcrl.metrics.result import Result
 from lightcrl.metrics.zero_shot import predict
@@ -133,6 +134,7 @@ class Report:
         space: embeddings of all modalities.
         gallery: queries with their results.
         notes: remarks on the data.
+        heads: heads of the run's model by name.
     """
 
     name: str
@@ -149,6 +151,7 @@ class Report:
     space: Space
     gallery: tuple[Query, ...]
     notes: tuple[str, ...] = ()
+    heads: Mapping[str, TrainedHead] = field(default_factory=dict)
 
     @property
     def compared(self) -> tuple[ModelFacts, ...]:
@@ -231,6 +234,7 @@ def gather(
         space=look(collection.vectors, collection.links, attributes),
         gallery=gallery(collection),
         notes=tuple(notes),
+        heads=checkpoint.heads,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from lightcrl.data import Dataset
 from lightcrl.encoders.base import Encoder
 from lightcrl.encoders.tower import Tower, TuningSpec
-from lightcrl.errors import EmptyDatasetError, EncoderError, TrainingError, first_line
+from lightcrl.errors import DataError, EmptyDatasetError, EncoderError, TrainingError, first_line
 from lightcrl.features.table import Split, make_members
 from lightcrl.machine import physical_memory
 from lightcrl.methods import METHODS
@@ -94,4 +95,25 @@ def check_method(spec: MethodSpec, encoders: Mapping[str, Encoder]) -> None:
         raise TrainingError(
             f"method {spec.name!r} has weights of {size / 2**30:,.1f} GiB, and this machine {have / 2**30:,.1f} GiB of "
             "memory. Give smaller numbers in [method]."
+        )
+
+
+def check_groups(dataset: Dataset) -> None:
+    """Refuse unusable groups before hours of encoding."""
+    for modality, items in dataset.items.items():
+        if not items:
+            raise DataError(
+                f"the data has no items of modality {modality!r}. Check data.columns, or leave the modality out of "
+                "[encoders]."
+            )
+    counts = Counter(dataset.splits)
+    if counts["train"] < 2:
+        raise TrainingError(
+            f"{counts['train']} groups in the training split ({len(dataset.groups)} in all, {len(dataset.rejected)} "
+            "things set aside); a contrastive loss needs two or more. Check data.key: rows of equal key are one group."
+        )
+    if counts["dev"] < 1:
+        raise TrainingError(
+            "no groups in the dev split, which chooses the best checkpoint. Give data.dev, or a data.dev_fraction "
+            f"large enough for {len(dataset.groups)} groups."
         )

@@ -12,11 +12,15 @@ import torch
 from torch import Tensor
 
 from lightcrl.checkpoint import Checkpoint
+from lightcrl.data import DataSpec, load_dataset
+from lightcrl.encoders.base import Encoder, fingerprint
 from lightcrl.errors import TrainingError
 from lightcrl.events import Tell
 from lightcrl.features.base import Store
 from lightcrl.features.embed import embed_rows
+from lightcrl.features.extract import encode_modality
 from lightcrl.features.rows import BARE, Rows
+from lightcrl.features.spec import FeaturesSpec
 from lightcrl.features.table import Features
 from lightcrl.heads.base import Material, features_of
 from lightcrl.heads.spec import HeadSpec, make_head
@@ -26,8 +30,12 @@ from lightcrl.methods import Method
 from lightcrl.methods.spec import make_method
 from lightcrl.metrics.result import Result
 from lightcrl.specs import parse
+from lightcrl.training.early import check_groups
 from lightcrl.training.loop import Judge, Judgement, train
 from lightcrl.training.spec import TrainingSpec
+
+APART_SEED = 0
+"""Seed of the groups set apart and of the second space, which do not depend on the seed of the head."""
 
 
 def head_training(spec: HeadSpec, name: str = "") -> TrainingSpec:
@@ -68,7 +76,7 @@ def train_head(
     """
     head = make_head(spec.kind, checkpoint.space, spec.options, spec.seed)
     features = features_of(head, features)
-    space, features = _apart(checkpoint, name, spec, features, folder / "space", tell)
+    space, features = _apart(checkpoint, name, spec, features, folder.parent, tell)
     features = features.replace_stores({target: Rows(features.store(target)) for target in head.targets})
     material = gather_material(space, features)
     below = _checkpoint(checkpoint, spec, material)
@@ -109,6 +117,31 @@ def _held_out(features: Features, spec: HeadSpec) -> Features:
     return train_split.replace_split("dev", whole.subset(order[:count]))
 
 
+def head_features(
+    checkpoint: Checkpoint, encoders: Mapping[str, Encoder], data: DataSpec, storage: FeaturesSpec, tell: Tell
+) -> Features:
+    """Return the features of a model's own encoders for its heads, with the raw items beside them.
+
+    Stores that exist are reused; a trained encoder has one of its own.
+
+    Args:
+        checkpoint: the model.
+        encoders: its encoders, with their trained weights, by modality.
+        data: groups.
+        storage: folder and form of the feature stores.
+        tell: function that is called with events.
+
+    Raises:
+        LightCRLError: the data or an encoder is unusable.
+    """
+    kinds = {modality: spec.kind for modality, spec in checkpoint.encoders.items()}
+    dataset = load_dataset(data, kinds)
+    check_groups(dataset)
+    limits: dict[str, Any] = {"strict": data.strict, "max_rejected": data.max_rejected}
+    stores = {name: encode_modality(encoders[name], dataset, name, storage, tell, **limits).store for name in encoders}
+    return Features(stores, dataset.items)
+
+
 def gather_material(checkpoint: Checkpoint, features: Features) -> Material:
     """Embed all rows of the features by the space, and return the material of a head."""
     return Material(features, _Vectors(checkpoint.method, features.stores))
@@ -141,11 +174,12 @@ def _apart(
     """Return the space of a head's training, and the features whose splits are those of the head.
 
     With groups set apart, the space is a second one, trained on the other groups; `dev` has no part in its training.
+    All heads below `folder` that set the same share apart use the same groups and the same second space.
     """
     if not spec.apart:
         return checkpoint, _held_out(features, spec)
     train_split = features.split("train")
-    order = np.random.default_rng([spec.seed]).permutation(train_split.usable)
+    order = np.random.default_rng(APART_SEED).permutation(train_split.usable)
     count = round(spec.apart * len(order))
     held = round(spec.held_out * count)
     if len(order) - count < 2 or count - held < 2:
@@ -155,24 +189,25 @@ def _apart(
         )
     second = Checkpoint(
         make_method(
-            checkpoint.name, features.specs, checkpoint.method_config()["options"], checkpoint.loss, seed=spec.seed
+            checkpoint.name, features.specs, checkpoint.method_config()["options"], checkpoint.loss, seed=APART_SEED
         ),
         name=checkpoint.name,
         loss=checkpoint.loss,
         encoders={modality: checkpoint.encoders[modality] for modality in features.stores},
         fingerprints={modality: checkpoint.fingerprints[modality] for modality in features.stores},
     )
-    label = {"method": f"second space of head {name}", "seed": spec.seed}
+    label = {"method": f"second space of head {name}", "seed": APART_SEED}
+    mark = fingerprint([spec.apart, dict(spec.space_training), sorted(features.stores)])[:8]
     rest = features.replace_split("train", train_split.subset(order[count:]))
     done = train(
         second,
         rest,
         _second_training(checkpoint, name, spec),
-        folder,
-        seed=spec.seed,
+        folder / f"space-{mark}",
+        seed=APART_SEED,
         report=lambda event: tell({**label, **event}),
     )
-    tell({"event": "trained", **label, "seconds": done.progress.seconds, "folder": str(folder)})
+    tell({"event": "trained", **label, "seconds": done.progress.seconds, "folder": str(done.folder)})
     splits = {"train": train_split.subset(order[held:count])}
     splits["dev"] = train_split.subset(order[:held]) if held else features.split("dev")
     return second, Features.of(features.stores, splits, features.items)

@@ -15,7 +15,6 @@ from lightcrl.encoders.base import Encoder
 from lightcrl.errors import DataError
 from lightcrl.events import Tell
 from lightcrl.features.spec import FeaturesSpec
-from lightcrl.pipeline import check_groups
 from lightcrl.recipe import Recipe
 from lightcrl.studies.check.forecast import Prediction, fit, measured, predict
 from lightcrl.studies.check.leaks import SHOWN, Leaks, find_leaks, shared_texts
@@ -30,6 +29,7 @@ from lightcrl.studies.check.spaces import (
     fit_baseline,
     sibling_recall,
 )
+from lightcrl.training.early import check_groups
 
 
 @dataclass(frozen=True)
