@@ -178,6 +178,8 @@ def test_a_head_is_added_to_a_model_without_a_bit_of_change(headed):
     assert new.recipe == old.recipe
     for leaf, tensor in old.method.state_dict().items():
         assert torch.equal(tensor, new.method.state_dict()[leaf])
+    # Sampling for an index's calibration reads the features of the recipe.
+    assert json.loads((folder / "recipe.json").read_text())["features"]["folder"] == new.recipe["features"]["folder"]
     shown = CliRunner().invoke(app, ["info", str(folder)], catch_exceptions=False).output
     assert "matching" in shown
     with pytest.raises(GrowthError, match="own folder"):

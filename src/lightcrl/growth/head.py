@@ -142,8 +142,9 @@ def add_heads(
 
 def _add(model: Path | str, embedder: Embedder, recipe: HeadRecipe, tell: Tell) -> Headed:
     base, folder = embedder.checkpoint, make_folder(recipe.folder)
-    write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
     data, storage = recipe.data or _own(base, "data", DataSpec), recipe.features or _own(base, "features", FeaturesSpec)
+    settled = recipe.model_copy(update={"data": data, "features": storage})
+    write_json(folder / "recipe.json", settled.model_dump(mode="json"))
     encoders = {name: embedder.encoder(name) for name in embedder.modalities}
     features = head_features(base, encoders, data, storage, tell)
     heads = {

@@ -49,6 +49,14 @@ def print_extended(done: Extended) -> None:
 def print_headed(done: Headed) -> None:
     """Print the new heads, and the proof that the space is unchanged."""
     print_heads(done.heads)
+    for name, head in done.heads.items():
+        if head.figures["metrics"].get("weight") == 0:
+            console.print(
+                f"{name} did no better than the space on the groups that chose it, so its weight is 0 and reordering "
+                "changes nothing. More groups, or more epochs, may help.",
+                soft_wrap=True,
+                markup=False,
+            )
     proof = done.proof
     console.print(
         f"unchanged, bit for bit: {proof.leaves} tensors of {proof.numbers:,} numbers, and the embeddings of "
