@@ -2,6 +2,7 @@
 
     python benchmarks/caption_world.py --groups 2000 --epochs 30
     python benchmarks/caption_world.py --source audio
+    python benchmarks/caption_world.py --decoder retrieval
 
 A space of pictures, sounds and texts is trained first (recipes/world.toml with more groups), then a captioner. Scenes
 of dev have no part in either. A caption may leave out colour, place, texture and background, as the texts of the world
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--source", default="image", choices=("image", "audio"))
+    parser.add_argument("--decoder", default="transformer", choices=("transformer", "retrieval"))
     parser.add_argument("--output", type=Path, default=Path("runs/caption_world"))
     given = parser.parse_args()
     place = given.output / str(given.groups)
@@ -83,8 +85,11 @@ def main() -> None:
     lightcrl.run(load_recipe(recipe, [f"data.options.groups={given.groups}"], place / "space"))
     table = {"source": given.source, "width": 128, "heads": 4, "feedforward": 256, "vocabulary": 300}
     training = {"epochs": given.epochs, "items_per_group": 3, "learning_rate": 2e-3, "evaluate_every": 5}
-    heads = {"captioning": {**table, "training": training}}
     output = place / f"{given.source}-{given.epochs}"
+    if given.decoder == "retrieval":
+        table, training = {"source": given.source, "decoder": "retrieval", "held_out": 0.0}, {}
+        output = place / f"{given.source}-retrieval"
+    heads = {"captioning": {**table, "training": training}}
     add_heads(place / "space", parse(HeadRecipe, {"name": "captioned", "output": str(output), "heads": heads}))
     rows = list(Synthetic({given.source: given.source}, groups=given.groups).rows())
     dev = [row for row in rows if draw_split(row.key, {"dev": 0.2}) == "dev"]

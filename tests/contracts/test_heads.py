@@ -267,6 +267,6 @@ def test_its_options_are_checked_by_name_and_do_not_change(name):
 
 @every_head
 def test_every_key_of_its_table_is_in_the_docs(name):
-    text = (Path(__file__).parents[2] / "docs/heads.md").read_text()
+    text = "".join((Path(__file__).parents[2] / "docs" / page).read_text() for page in ("heads.md", "captions.md"))
     keys = {*HeadSpec.model_fields, *HEADS.load(name).Options.model_fields} - {"options"}
     assert not [key for key in sorted(keys) if f"`{key}`" not in text]

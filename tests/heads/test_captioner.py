@@ -13,14 +13,16 @@ from typer.testing import CliRunner
 import growing
 import lightcrl
 from lightcrl.cli import app
+from lightcrl.data.base import Item
 from lightcrl.data.synthetic import Synthetic
 from lightcrl.errors import HeadError, ItemError, LightCRLError
 from lightcrl.growth.head import HeadRecipe, add_heads
-from lightcrl.heads.captioning.writer import Search
+from lightcrl.heads.captioning.writer import Caption, Search
 from lightcrl.specs import parse
 
 SMALL = {"width": 16, "heads": 2, "blocks": 1, "feedforward": 16, "vocabulary": 90, "judged": 8}
 TRAINING = {"epochs": 2, "batch_size": 16, "precision": "float32", "tensorboard": False}
+A_DOG = Caption("a dog", -1.0, -0.5)
 WORLD = Synthetic({"image": "image"}, groups=3, seed=9)
 
 
@@ -135,7 +137,7 @@ def test_exported_graphs_say_what_the_head_says(model, tmp_path):
     from lightcrl.export import export_onnx
 
     captioner = lightcrl.Captioner.load(model, head="captioning")
-    folder = export_onnx(captioner.embedder, tmp_path, ["image"])
+    folder = export_onnx(captioner.embedder, tmp_path, [])
     manifest = json.loads((folder / "model.json").read_text())
     assert set(manifest["heads"]) == {"head-captioning-memory.onnx", "head-captioning-step.onnx"}
     memory, step = (
@@ -206,3 +208,14 @@ def _tokens(captioner: lightcrl.Captioner):
     encoder = embedder.encoder("image")
     tokens = encoder.encode([encoder.prepare(picture) for picture in pictures()])
     return tokens, torch.from_numpy(embedder.encode_tokens(tokens, "image"))
+
+
+def test_an_item_whose_captions_are_all_blank_is_set_aside(model, monkeypatch):
+    captioner = lightcrl.Captioner.load(model, head="nearest")
+    blank = [Caption(" ", 0.0, 0.0)]
+    monkeypatch.setattr(captioner.head.writer, "write", lambda tokens, vectors, search: [blank, *([[A_DOG]] * 2)])
+    captions, rejected = captioner.caption_some([Item(str(n), f"{n}.png", raw) for n, raw in enumerate(pictures())])
+    assert captions == [[], [A_DOG], [A_DOG]]
+    assert [(each.source, each.reason) for each in rejected] == [("0.png", "empty caption")]
+    with pytest.raises(ItemError, match="item 0: empty caption"):
+        captioner.caption(pictures())

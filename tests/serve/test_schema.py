@@ -20,7 +20,16 @@ from served import served_with
 EXAMPLES = int(os.environ.get("LIGHTCRL_HOSTILE", "6"))
 
 OPERATIONS = (
-    *("GET /healthz", "GET /readyz", "GET /metrics", "GET /info", "POST /search", "POST /v1/embeddings", "GET /items"),
+    *(
+        "GET /healthz",
+        "GET /readyz",
+        "GET /metrics",
+        "GET /info",
+        "POST /search",
+        "POST /captions",
+        "POST /v1/embeddings",
+        "GET /items",
+    ),
     *("POST /items", "DELETE /items", "GET /items/{item}", "DELETE /items/{item}", "GET /items/{item}/content"),
     *("GET /map", "GET /duplicates", "GET /outliers"),
 )

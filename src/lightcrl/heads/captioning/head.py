@@ -129,7 +129,7 @@ class Captioning(Head):
         self.closed_form = self.writer.closed_form
         self.targets = (self.target,) if self.target != self.source else ()
         # Products are large, though a step has few items.
-        fast = multiplies_bfloat16("cuda" if torch.cuda.is_available() else "cpu")
+        fast = multiplies_bfloat16("cpu")
         self.suits = {"precision": "bfloat16" if fast else "float32", **type(self).suits}  # type: ignore[misc]
         # What `prepare` keeps of the data.
         self._pieces = torch.zeros(0, 0, dtype=torch.int64)
