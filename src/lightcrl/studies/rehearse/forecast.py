@@ -1,4 +1,4 @@
-"""What a whole run will take: hours, disk and memory, from measured rates and the counts of the data."""
+"""Forecast of a whole run: hours, disk and memory, from measured rates and the counts of the data."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a whole run will take.
+    """The needs of a whole run.
 
     Attributes:
         encoding: encoding by modality.
