@@ -48,11 +48,8 @@ def link_shards(folder: Folder, mark: str, encoder: Encoder, dataset: Dataset, m
         dataset: groups and items.
         modality: the modality.
     """
-    items = dataset.items[modality]
-    if not isinstance(encoder, GivenVectors) or not isinstance(folder, LocalFolder):
-        return None
-    files = whole_files(items)
-    if not files or not _alike([open_array(file) for file in files], encoder):
+    files = linkable_files(folder, encoder, dataset.items[modality])
+    if not files or not isinstance(folder, LocalFolder):
         return None
     shards, first = [], 0
     for number, file in enumerate(files):
@@ -61,6 +58,14 @@ def link_shards(folder: Folder, mark: str, encoder: Encoder, dataset: Dataset, m
         shards.append(write_linked(folder, number, mark, file, array, lines))
         first += len(array)
     return Linked(shards, open_array(files[0]).dtype.name)
+
+
+def linkable_files(folder: Folder, encoder: Encoder, items: Sequence[Item]) -> list[Path]:
+    """Return the files that a store in `folder` can link to; none if it has to copy."""
+    if not isinstance(encoder, GivenVectors) or not isinstance(folder, LocalFolder):
+        return []
+    files = whole_files(items)
+    return files if files and _alike([open_array(file) for file in files], encoder) else []
 
 
 def metadata_lines(dataset: Dataset, modality: str, first: int, last: int) -> dict[str, list[Any]]:

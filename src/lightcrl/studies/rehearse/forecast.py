@@ -1,4 +1,4 @@
-"""What a whole run will take: hours, disk and memory, from measured rates and the counts of the data."""
+"""Forecast of a whole run: hours, disk and memory, from measured rates and the counts of the data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from lightcrl.data import Dataset
 from lightcrl.encoders.base import Encoder
-from lightcrl.features.linked import metadata_lines, whole_files
+from lightcrl.features.linked import linkable_files, metadata_lines
 from lightcrl.features.shards import shard_count
 from lightcrl.features.siblings import Siblings
 from lightcrl.features.store import FORMAT, METADATA, FeatureStore
@@ -52,7 +52,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a whole run will take.
+    """The needs of a whole run.
 
     Attributes:
         encoding: encoding by modality.
@@ -93,7 +93,7 @@ def forecast_encoding(
     wanted = {"format": FORMAT, "dtype": recipe.features.dtype}
     siblings = Siblings(folder_at(recipe.features.folder), wanted, encoder.fingerprint, exclude="")
     stored = sum(siblings.find(item.key) is not None for item in items)
-    linked = encoder.kind == "vectors" and bool(whole_files(items))
+    linked = bool(linkable_files(folder_at(recipe.features.folder), encoder, items))
     shards = shard_count(len(items))
     manifest = (small.folder / "manifest.json").stat().st_size
     fixed = shards * (2 * 128 + 2 * 700) + manifest

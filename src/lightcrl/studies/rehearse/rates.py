@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from lightcrl.data import Dataset
 from lightcrl.encoders.base import Encoder
 from lightcrl.errors import ItemError
 from lightcrl.features import Features, encode_items
 from lightcrl.features.base import Store
-from lightcrl.features.table import Split, make_members
+from lightcrl.features.table import Split
 from lightcrl.methods import METHODS
 from lightcrl.methods.spec import MethodSpec, make_method
 from lightcrl.pipeline import train_method
 from lightcrl.recipe import Recipe
+from lightcrl.tokens import TokenBatch
 from lightcrl.training.early import split_of
 from lightcrl.training.loop import by_retrieval
 from lightcrl.training.plan import Plan, make_plan
@@ -155,8 +157,41 @@ def measure_training(
     )
 
 
+class RepeatedStore:
+    """A `features.Store` of many rows, each a row of a small store; so that a timing reads as much as a whole run."""
+
+    memory = True
+    sequence: bool
+
+    def __init__(self, store: Store, rows: int) -> None:
+        self._store, self.rows, self.fingerprint = store.in_memory(), rows, store.fingerprint
+        self.dim, self.slots, self.sequence = store.dim, store.slots, store.sequence
+        self.longest, share = store.longest, rows / max(1, store.rows)
+        self.tokens, self.nbytes, self.cut = round(store.tokens * share), round(store.nbytes * share), store.cut
+
+    def gather(self, rows: np.ndarray, *, sequence: bool = True) -> TokenBatch:
+        """Return the tokens of `rows`, counted around the small store."""
+        return self._store.gather(np.asarray(rows) % max(1, self._store.rows), sequence=sequence)
+
+    def metadata(self) -> pa.Table:
+        """Return the metadata of the small store."""
+        return self._store.metadata()
+
+    def lines(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield lines of the small store's metadata."""
+        return self._store.lines(columns)
+
+    def count_lines(self) -> int:
+        """Return the number of lines of the small store's metadata."""
+        return self._store.count_lines()
+
+    def in_memory(self) -> RepeatedStore:
+        """Return this store."""
+        return self
+
+
 def repeated(stores: Mapping[str, Store], dataset: Dataset) -> tuple[Features, float]:
-    """Return features with the groups of the whole data and the few rows of `stores`, and the share left out.
+    """Return features with the groups and items of the whole data, of few different tokens, and the share left out.
 
     The second value is the number of groups of train over that of the features, 1 for most data.
     """
@@ -167,9 +202,6 @@ def repeated(stores: Mapping[str, Store], dataset: Dataset) -> tuple[Features, f
         if len(split) > MOST_GROUPS:
             scale = max(scale, len(split) / MOST_GROUPS) if name == "train" else scale
             split = split.subset(np.arange(MOST_GROUPS))
-        members = {
-            modality: make_members(each.rows % max(1, stores[modality].rows), each.groups, len(split))
-            for modality, each in split.members.items()
-        }
-        splits[name] = Split(len(split), members)
-    return Features.of({name: store.in_memory() for name, store in stores.items()}, splits), scale
+        splits[name] = split
+    held = {name: RepeatedStore(each, len(dataset.items[name])) for name, each in stores.items()}
+    return Features.of(held, splits), scale

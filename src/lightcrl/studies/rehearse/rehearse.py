@@ -1,4 +1,4 @@
-"""`lightcrl run --rehearse`: everything once on a few groups, and what the whole run will take.
+"""`lightcrl run --rehearse`: everything once on a few groups, and a forecast of the whole run.
 
 The rehearsal works in a temporary folder: nothing stays in the run's folder or among the feature stores.
 """
@@ -68,10 +68,10 @@ class Rehearsal:
     Attributes:
         name: name of the recipe.
         parts: finished parts, in order.
-        problems: what would break the run, or ends it too early.
+        problems: reasons for which the run would break.
         notes: remarks that do not break it.
         groups: number of groups of the whole data by split.
-        forecast: what the whole run takes; None if the rehearsal broke before.
+        forecast: needs of the whole run; None if the rehearsal broke before.
     """
 
     name: str
@@ -296,7 +296,7 @@ def _note_rejected(recipe: Recipe, done: Rehearsal, rates: Mapping[str, Encoding
 
 
 def find_problems(recipe: Recipe, forecast: Forecast) -> list[str]:
-    """Return what the machine lacks for a whole run."""
+    """Return the things that the machine lacks for a whole run."""
     problems = []
     wanted = {Path(recipe.folder): forecast.run_bytes}
     if not is_uri(recipe.features.folder):
