@@ -216,7 +216,7 @@ def both(tmp_path: Path, name: str) -> None:
     (tracker,) = start([name], tracked, {"training": {"epochs": 3}})
     tracker.log({"loss": 0.5}, step=1)
     tracker.finish()
-    attach([name], tracked, {"recall": 0.25}, "# card", [page])
+    attach([name], tracked, {"recall@1": 0.25}, "# card", [page])
 
 
 def test_wandb_stays_offline_without_a_key_and_resumes_by_its_id(modules, tmp_path, monkeypatch):
@@ -232,7 +232,7 @@ def test_wandb_stays_offline_without_a_key_and_resumes_by_its_id(modules, tmp_pa
     assert first["id"] == json.loads((tmp_path / "trackers.json").read_text())["runs"]["wandb"]
     modules.wandb.config.update.assert_called_once_with({"training.epochs": 3}, allow_val_change=True)
     run = modules.wandb.init.return_value
-    assert [call.args[0] for call in run.log.call_args_list] == [{"loss": 0.5}, {"recall": 0.25}]
+    assert [call.args[0] for call in run.log.call_args_list] == [{"loss": 0.5}, {"recall@1": 0.25}]
     run.config.update.assert_called_once_with({"card": "# card"}, allow_val_change=True)
     run.save.assert_called_once_with(str(tmp_path / "report.html"), base_path=str(tmp_path), policy="now")
     monkeypatch.setenv("WANDB_API_KEY", "key")
@@ -256,6 +256,11 @@ def test_mlflow_keeps_its_data_in_the_folder_and_resumes_its_run(modules, tmp_pa
     first, again = (call.kwargs for call in modules.mlflow.start_run.call_args_list)
     assert (first["run_id"], first["run_name"]) == (None, "dfe-seed0")
     assert again["run_id"] == "chosen"
+    # MLflow takes no @ in a name.
+    assert [call.args[0] for call in modules.mlflow.log_metrics.call_args_list] == [
+        {"loss": 0.5},
+        {"recall_at_1": 0.25},
+    ]
     modules.mlflow.log_params.assert_called_once_with({"training.epochs": 3})
     modules.mlflow.log_text.assert_called_once_with("# card", "card.md")
     assert str(tmp_path / "report.html") in modules.mlflow.log_artifact.call_args.kwargs.values()

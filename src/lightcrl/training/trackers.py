@@ -42,7 +42,7 @@ TRACKERS: Table[type[GeneralTracker]] = Table(
         "tensorboard": "lightcrl.training.tensorboard:TensorBoard",
         "trackio": "accelerate.tracking:TrackioTracker",
         "wandb": "accelerate.tracking:WandBTracker",
-        "mlflow": "accelerate.tracking:MLflowTracker",
+        "mlflow": "lightcrl.training.mlflow:MLflow",
     },
 )
 """The trackers; a user's own subclass of `GeneralTracker` is `"package.module:Class"`."""
@@ -95,6 +95,10 @@ def start(names: Sequence[str], tracked: Tracked, config: Mapping[str, Any]) -> 
     Raises:
         TrainingError: a tracker does not start.
     """
+    if names:
+        from accelerate import PartialState
+
+        PartialState()  # trackers ask it for the main process
     state = _read(tracked.folder)
     ids: dict[str, str] = dict(state.get("runs", {}))
     again = set(ids)
