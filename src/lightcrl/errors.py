@@ -114,6 +114,10 @@ class GrowthError(LightCRLError):
     """A model that cannot be extended as asked."""
 
 
+class CleaningError(LightCRLError):
+    """Data that cannot be cleaned as asked."""
+
+
 class TrainingError(LightCRLError):
     """A training that cannot start or continue."""
 
