@@ -26,6 +26,7 @@ from lightcrl.arguments import (
     write,
     write_page,
 )
+from lightcrl.commands.clean import clean
 from lightcrl.commands.evaluate import app as evaluate
 from lightcrl.commands.extend import extend
 from lightcrl.commands.index import app as index
@@ -260,6 +261,7 @@ def check(
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(index, name="index")
 app.command()(search)
+app.command(epilog="Example: lightcrl clean recipes/world.toml --output runs/world-clean")(clean)
 app.command(epilog="Example: lightcrl extend runs/seen recipes/extend/sound.toml --output runs/heard")(extend)
 app.command(epilog="Example: lightcrl serve runs/demo --port 8000")(serve)
 

@@ -1,7 +1,7 @@
 """A data set written anew with some items left out, merged or replaced.
 
-A table is written back in its own format, row by row, with all its columns. Any other source, and a table whose pictures
-or sounds are bytes, becomes JSON lines with the columns `group`, `split` and one per modality.
+A table is written back in its own format, row by row, with all its columns. Any other source, and a table whose
+pictures or sounds are bytes, becomes JSON lines with the columns `group`, `split` and one per modality.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def rewrite(spec: DataSpec, kinds: Mapping[str, str], edits: Edits, folder: Path
     )
     if spec.source != "table" or stored or None in back.values() or not _keeps_splits(spec):
         return _write_groups(spec, kinds, [row for part in rows.values() for row in part], edits, folder, name)
-    root = Path(spec.root or _common([path for path in spec.paths.values()])).absolute()
+    root = Path(spec.root or _common(list(spec.paths.values()))).absolute()
     changed: dict[str, Any] = {"root": str(root)}
     for split, path in spec.paths.items():
         target = folder / f"{name}{f'-{split}' if split else ''}{_plain(_suffix(path))}"

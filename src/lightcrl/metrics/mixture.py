@@ -2,11 +2,12 @@
 
 The sample has density f = p f0 + (1 - p) f1; f0 is known by a second sample. The rest f1 is f0, tilted exponentially:
 
-    f(x) / f0(x) = p + (1 - p) exp(w x + b),     b such that f1 is a density
+    f(x) / f0(x) = p + (1 - p) exp(w x + b)
 
 (exponential tilt mixture: Zou, Fine and Yandell 2002, "On empirical likelihood for a semiparametric mixture model",
-Biometrika 89). For p = 0 this is logistic regression of sample against null. The ratio orders the members of the sample as
-the ratio of f1 and f0 does, so it is also the best combination of several features.
+Biometrika 89). For p = 0 this is logistic regression of sample against null. The ratio orders the members of the sample
+as the ratio of f1 and f0 does, so it is also the best combination of several features. The offset b is fitted, and not
+set so that f1 is a density over the null's members: where the two do not overlap, no such density exists.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from scipy.sparse import coo_array
 
 from lightcrl.metrics.intervals import group_weights
 
-RIDGE = 1e-5
-"""Penalty of the squared weights of standardised features."""
+RIDGE = 0.2
+"""Penalty of the squared weights of standardised features, per member of the smaller side."""
 BOUND = 6.0
 """Greatest deviation of a feature, in standard deviations of the null; larger ones are cut."""
 STEEPEST = 30.0
@@ -40,7 +41,7 @@ class Mixture:
 
     Attributes:
         share: p, share of the null in the sample.
-        weights: w [F'], of the expanded features.
+        weights: w [F + 1], of the features and of the mark of a missing one.
         offset: b.
         means: means [F] of the null's features.
         scales: standard deviations [F] of the null's features.
@@ -54,7 +55,7 @@ class Mixture:
 
     def log_ratio(self, features: np.ndarray) -> np.ndarray:
         """Return log f1 / f0 of members with `features` [N, F], [N]."""
-        tilt = expand(features, self.means, self.scales) @ self.weights + self.offset
+        tilt = standardised(features, self.means, self.scales) @ self.weights + self.offset
         ratio: np.ndarray = np.clip(tilt, -STEEPEST, STEEPEST)
         return ratio
 
@@ -69,16 +70,15 @@ def probability(log_ratio: np.ndarray, share: float) -> np.ndarray:
     return wrong
 
 
-def expand(features: np.ndarray, means: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Return standardised features, their squares and their products, [N, F (F + 3) / 2]; missing ones (NaN) are 0.
+def standardised(features: np.ndarray, means: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Return standardised features, 0 where one is missing (NaN), and 1 for members with a missing one, [N, F + 1].
 
-    >>> expand(np.array([[3.0, np.nan]]), np.array([1.0, 0.0]), np.array([2.0, 1.0])).tolist()
-    [[1.0, 0.0, 1.0, 0.0, 0.0]]
+    >>> standardised(np.array([[3.0, np.nan]]), np.array([1.0, 0.0]), np.array([2.0, 1.0])).tolist()
+    [[1.0, 0.0, 1.0]]
     """
     standard = np.clip((features - means) / scales, -BOUND, BOUND)
-    standard = np.where(np.isnan(standard), 0.0, standard)
-    first, second = np.triu_indices(standard.shape[1])
-    return np.concatenate([standard, standard[:, first] * standard[:, second]], 1)
+    missing = np.isnan(standard)
+    return np.concatenate([np.where(missing, 0.0, standard), missing.any(1, keepdims=True)], 1)
 
 
 def fit_mixture(sample: np.ndarray, null: np.ndarray) -> Mixture:
@@ -88,13 +88,13 @@ def fit_mixture(sample: np.ndarray, null: np.ndarray) -> Mixture:
         sample: features [N, F]; NaN for missing ones.
         null: features [M, F] of members of the null.
     """
-    with np.errstate(invalid="ignore"):
-        means = np.nan_to_num(np.nanmean(null, 0))
-        scales = np.nan_to_num(np.nanstd(null, 0))
+    count = np.maximum((~np.isnan(null)).sum(0), 1)
+    means = np.nansum(null, 0) / count
+    scales = np.sqrt(np.nansum((null - means) ** 2, 0) / count)
     scales = np.where(scales > 0, scales, 1.0)
-    inside, outside = expand(sample, means, scales), expand(null, means, scales)
-    share, weights, offset = _fit(inside, outside, np.ones(len(inside)), np.ones(len(outside)))
-    return Mixture(share, weights, offset, means, scales)
+    inside, outside = standardised(sample, means, scales), standardised(null, means, scales)
+    logit, offset, *weights = _fit(inside, outside, np.ones(len(inside)), np.ones(len(outside)))
+    return Mixture(_share(logit), np.array(weights), offset, means, scales)
 
 
 def share_interval(
@@ -106,7 +106,9 @@ def share_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, tuple[float, float]]:
-    """Return the share of the null and its interval: percentile bootstrap over groups, refitted on one feature.
+    """Return the share of the null and its interval: a percentile bootstrap over groups.
+
+    The share and the offset are fitted anew in every draw; the log ratios stay.
 
     Args:
         sample: log ratios [N] of the sample, such as `Mixture.log_ratio` gives for members that it was not fitted on.
@@ -125,59 +127,60 @@ def share_interval(
         for own, column in zip(owners, bins, strict=True)
     ]
     middle = (edges[1:] + edges[:-1]) / 2
-    points = expand(middle[:, None], np.zeros(1), np.full(1, WIDEST / BOUND))
     whole = np.ones((1, len(numbers)))
-    start: np.ndarray | None = None
-    shares = []
-    for weights in (whole, *group_weights(len(numbers), samples, seed)):
-        for own, other in zip(weights @ tables[0], weights @ tables[1], strict=True):
-            share, slope, _ = _fit(points, points, own, other, start)
-            start = np.concatenate([[_logit(share)], slope]) if start is None else start
-            shares.append(share)
+    shares = [
+        _share_of(middle, own, other)
+        for weights in (whole, *group_weights(len(numbers), samples, seed))
+        for own, other in zip(weights @ tables[0], weights @ tables[1], strict=True)
+    ]
     low, high = np.quantile(shares[1:], [(1 - level) / 2, (1 + level) / 2])
     return shares[0], (float(low), float(high))
 
 
-def _fit(
-    sample: np.ndarray, null: np.ndarray, own: np.ndarray, other: np.ndarray, start: np.ndarray | None = None
-) -> tuple[float, np.ndarray, float]:
-    """Return share, weights and offset for expanded features and the members' weights."""
-    if start is None:
-        start = np.concatenate([[_logit(START)], np.zeros(sample.shape[1])])
-    objective = _objective(sample, null, own / own.sum(), other / other.sum())
-    solved = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS}).x
-    return float(_share(solved[0])), solved[1:], _offset(null @ solved[1:], other / other.sum())
+def _share_of(log_ratio: np.ndarray, own: np.ndarray, other: np.ndarray) -> float:
+    """Return the share for known log ratios [B], up to a constant, and the weights [B] of sample and null there."""
+    nothing = np.zeros((len(log_ratio), 0))
+    objective = _objective(nothing, nothing, own / own.sum(), other / other.sum(), 0.0, log_ratio)
+    return _share(minimize(objective, np.array([_logit(START), 0.0]), jac=True, method="L-BFGS-B").x[0])
+
+
+def _fit(sample: np.ndarray, null: np.ndarray, own: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the logit of the share, the offset and the weights, for standardised features and the members' weights."""
+    start = np.zeros(2 + sample.shape[1])
+    start[0] = _logit(START)
+    penalty = RIDGE / min(own.sum(), other.sum())
+    objective = _objective(sample, null, own / own.sum(), other / other.sum(), penalty)
+    options = {"maxiter": ITERATIONS, "ftol": 1e-10, "gtol": 1e-7}
+    solved: np.ndarray = minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x
+    return solved
 
 
 def _objective(
-    sample: np.ndarray, null: np.ndarray, own: np.ndarray, other: np.ndarray
+    sample: np.ndarray,
+    null: np.ndarray,
+    own: np.ndarray,
+    other: np.ndarray,
+    penalty: float,
+    base: np.ndarray | float = 0.0,
 ) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
-    """Return the function from (logit of the share, weights) to the negative log likelihood and its gradient."""
+    """Return the function from logit of the share, offset and weights to the negative log likelihood and its slope."""
 
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
-        share, weights = _share(point[0]), point[1:]
-        tilts = sample @ weights, null @ weights
-        offset = _offset(tilts[1], other)
-        value, slope, slope_share = RIDGE * float(weights @ weights), 2 * RIDGE * weights, 0.0
-        # The offset moves with the weights, so that f1 stays a density.
-        moved = (other * np.exp(np.clip(tilts[1] + offset, -STEEPEST, STEEPEST))) @ null
-        for values, tilt, chance, inside in ((sample, tilts[0], own, True), (null, tilts[1], other, False)):
-            tilted = np.exp(np.clip(tilt + offset, -STEEPEST, STEEPEST))
+        share, offset, weights = _share(point[0]), point[1], point[2:]
+        value, slope = penalty * float(weights @ weights), np.zeros_like(point)
+        slope[2:] = 2 * penalty * weights
+        for values, chance, inside in ((sample, own, True), (null, other, False)):
+            tilted = np.exp(np.clip(base + values @ weights + offset, -STEEPEST, STEEPEST))
             ratio = share + (1 - share) * tilted
             value += float(chance @ (np.log1p(ratio) - (np.log(ratio) if inside else 0.0)))
             by_ratio = chance * (1 / (1 + ratio) - (1 / ratio if inside else 0.0))
             by_tilt = by_ratio * (1 - share) * tilted
-            slope = slope + by_tilt @ values - by_tilt.sum() * moved
-            slope_share += float(by_ratio @ (1 - tilted))
-        return value, np.concatenate([[slope_share * share * (1 - share)], slope])
+            slope[0] += float(by_ratio @ (1 - tilted)) * share * (1 - share)
+            slope[1] += by_tilt.sum()
+            slope[2:] += by_tilt @ values
+        return value, slope
 
     return objective
-
-
-def _offset(tilt: np.ndarray, chance: np.ndarray) -> float:
-    """Return b: the negative logarithm of the null's mean of exp(tilt)."""
-    largest = float(tilt.max())
-    return -largest - float(np.log(chance @ np.exp(tilt - largest)))
 
 
 def _share(logit: float) -> float:

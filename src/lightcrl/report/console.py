@@ -173,7 +173,7 @@ def print_comparison(comparison: Comparison) -> None:
 def print_check(check: Check) -> None:
     """Print the tables of a check, then its advice."""
     for sheet in sheets(check):
-        _print_sheet(sheet)
+        print_sheet(sheet)
     console.print()
     for advice in advise(check):
         mark = "[red]![/red]" if advice.urgent else "-"
@@ -184,7 +184,7 @@ def print_check(check: Check) -> None:
 def print_reproduction(done: Reproduction) -> None:
     """Print every table beside the published one, the verdicts on the claims, and the notes."""
     for sheet in reproduction_sheets(done):
-        _print_sheet(sheet)
+        print_sheet(sheet)
     for line in (*done.words(), *reproduction_remarks(done)):
         console.print(line, markup=False)
     console.print(f"tables and models: {done.folder}", soft_wrap=True, markup=False)
@@ -262,7 +262,8 @@ def print_info(checkpoint: Checkpoint) -> None:
         print_result(Result.from_json(checkpoint.figures), ())
 
 
-def _print_sheet(sheet: Sheet) -> None:
+def print_sheet(sheet: Sheet) -> None:
+    """Print a table with its note."""
     table = Table(title=sheet.title)
     for place, heading in enumerate(sheet.headings):
         table.add_column(heading, justify="left" if place == 0 else "right")

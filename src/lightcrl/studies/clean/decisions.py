@@ -35,8 +35,8 @@ class Decision:
         wrong: probability that the item does not belong to its group; None if it was not judged.
         score: logarithm of the likelihood ratio of right against wrong; None if it was not judged.
         decision: `"keep"`, `"drop"`, or `"recaption"` for a text that a captioner replaces.
-        reason: `"right"`, `"weak"`, `"wrong"`, `"held out"` (suspected, in a split that stays as it is), `"not judged"`,
-            `"leak"` (the group's anchor is also in another split) or `"review"` (decided by a person).
+        reason: `"right"`, `"weak"`, `"wrong"`, `"held out"` (suspected, in a split that stays as it is),
+            `"not judged"`, `"leak"` (the group's anchor is also in another split) or `"review"` (decided by a person).
         duplicate_of: group with the same anchor, into which this group is merged.
         near: group whose anchor is nearly the same.
         replacement: text in place of `content`; only with `"recaption"`.
@@ -126,7 +126,8 @@ def read_review(path: Path) -> dict[Place, tuple[Word, str | None]]:
             ) from None
         if word not in DECISIONS or (word == "recaption" and not text):
             raise CleaningError(
-                f"{path}:{number} has the decision {word!r}; expected {', '.join(DECISIONS)}, the last with a replacement."
+                f"{path}:{number} has the decision {word!r}; expected {', '.join(DECISIONS)}, the last with a "
+                "replacement."
             )
         review[place] = word, text
     return review

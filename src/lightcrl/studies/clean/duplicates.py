@@ -66,7 +66,7 @@ def find_twins(items: Sequence[Item], vectors: Tensor) -> Twins:
 
 
 def nearest_others(vectors: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cosine of each of N vectors with its nearest other after centring, and the number of that, each [N]."""
+    """Return the cosine [N] of each vector with its nearest other, after centring, and the number [N] of that."""
     unit = normalize(vectors - vectors.mean(0), dim=1)
     cosines, nearest = [], []
     for start in range(0, len(unit), BLOCK):

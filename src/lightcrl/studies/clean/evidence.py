@@ -1,9 +1,9 @@
 """Evidence on pairs: features of a candidate, an item in the place of a judged one.
 
-A candidate is a pair (by its number) and an item. With the pair's own item it is the pair itself; with an item of another
-group it is a pair that is certainly wrong, a member of the null. Both are measured by the same function, so that a feature
-may be anything: a similarity, the score of a matching head, the likelihood of a caption. A new kind of evidence is a
-function and a line in `EVIDENCE`.
+A candidate is a pair (by its number) and an item. With the pair's own item it is the pair itself; with an item of
+another group it is a pair that is certainly wrong, a member of the null. Both are measured by the same function, so
+that a feature may be anything: a similarity, the score of a matching head, the likelihood of a caption. A new kind of
+evidence is a function and a line in `EVIDENCE`.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ Evidence = Callable[[Holdout, np.ndarray, np.ndarray, int], dict[str, np.ndarray
 def contrast(holdout: Holdout, pairs: np.ndarray, items: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Return the similarity of item and anchor, relative to other anchors and to other items.
 
-    In both directions: deviations above the mean of the gallery, the logarithm of the share of the gallery that is nearer,
-    and the logarithm of the posterior among the gallery. Items of the candidate's groups do not count.
+    In both directions: deviations above the mean of the gallery, the logarithm of the share of the gallery that is
+    nearer, and the logarithm of the posterior among the gallery. Items of the candidate's groups do not count.
     """
     generator = np.random.default_rng(seed)
     anchor = _best_anchor(holdout, pairs, items)
@@ -112,7 +112,7 @@ def _best_anchor(holdout: Holdout, pairs: np.ndarray, items: np.ndarray) -> np.n
 
 
 def _tied(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the items of `right` that share a group with each item of `left`: starts [N + 1] and items, concatenated."""
+    """Return the items of `right` in a group with each item of `left`: starts [N + 1], and items one after another."""
     order = np.argsort(left[:, 0], kind="stable")
     starts = np.searchsorted(right[:, 1], left[order, 1])
     ends = np.searchsorted(right[:, 1], left[order, 1], side="right")

@@ -101,8 +101,8 @@ def lay_out(features: Features, anchor: str) -> Layout:
 def draw_folds(layout: Layout, folds: int, same: np.ndarray, seed: int) -> np.ndarray:
     """Return the fold of every group, [G].
 
-    Groups with a common anchor stand in one fold, so that no model judges a pair after training on its anchor. Folds are
-    equally large within each split.
+    Groups with a common anchor stand in one fold, so that no model judges a pair after training on its anchor. Folds
+    are equally large within each split.
 
     Args:
         layout: groups and items.

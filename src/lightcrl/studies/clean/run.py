@@ -138,8 +138,9 @@ def clean(
     folder = Path(output) if output is not None else recipe.folder.with_name(f"{recipe.folder.name}-clean")
     with only_writer(folder, tell) as hold:
         ground, catalog, twins = _prepare(recipe, spec, anchor, chosen, make_folder(folder), hold.guard(tell))
-        rounds, verdicts = _judge(ground, chosen)
-        decisions = catalog.decide(verdicts, twins, chosen.threshold, chosen.splits, merge=chosen.merge)
+        verdicts = judge_pairs(ground, chosen.rounds)
+        rounds = tuple({name: each.rates for name, each in by.items()} for by in verdicts)
+        decisions = catalog.decide(verdicts[-1], twins, chosen.threshold, chosen.splits, merge=chosen.merge)
         decisions = [reviewed(each, review) for each in decisions]
         return _write(ground, chosen, catalog, rounds, decisions, twins, start)
 
@@ -193,10 +194,8 @@ def _claim(folder: Path, recipe: Recipe, spec: MethodSpec, features: Features, o
         )
 
 
-def _judge(
-    ground: Ground, options: Options
-) -> tuple[tuple[Mapping[str, Mapping[str, Rate]], ...], Mapping[str, Verdict]]:
-    """Return the noise rates of all rounds, and the verdicts of the last.
+def judge_pairs(ground: Ground, rounds: int) -> list[Mapping[str, Verdict]]:
+    """Return the verdicts of every round by modality; each round trains without the pairs that the one before suspects.
 
     Raises:
         CleaningError: a space cannot be trained, or there are too few pairs.
@@ -204,8 +203,8 @@ def _judge(
     layout = ground.layout
     trust = {name: np.ones(len(layout.links[name].rows)) for name in layout.judged}
     dropped: dict[str, np.ndarray] = {}
-    rounds = []
-    for number in range(1, options.rounds + 1):
+    verdicts: list[Mapping[str, Verdict]] = []
+    for number in range(1, rounds + 1):
         try:
             measured = measure_pairs(ground, number, trust, dropped)
         except (TrainingError, ModalityError, ShapeError) as error:
@@ -215,12 +214,11 @@ def _judge(
                 f"no group has a {layout.anchor} item and one of {', '.join(layout.judged)}. Check data.key: rows of "
                 "equal key are one group."
             )
-        verdicts = {name: give_verdict(part, layout, name, options.seed) for name, part in measured.items()}
-        rounds.append({name: verdict.rates for name, verdict in verdicts.items()})
-        wrong = {name: verdict.over_links(len(trust[name])) for name, verdict in verdicts.items()}
+        verdicts.append({name: give_verdict(part, layout, name, ground.seed) for name, part in measured.items()})
+        wrong = {name: verdict.over_links(len(trust[name])) for name, verdict in verdicts[-1].items()}
         trust |= {name: 1 - values for name, values in wrong.items()}
         dropped = {name: values > THRESHOLD for name, values in wrong.items()}
-    return tuple(rounds), verdicts
+    return verdicts
 
 
 def _write(

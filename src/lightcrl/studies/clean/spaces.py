@@ -151,7 +151,7 @@ def _identity(
     arrays = [ground.folds, layout.splits]
     for name, links in sorted(layout.links.items()):
         arrays += [links.rows, links.groups]
-        arrays += [np.round(table[name], 6) for table in (trust, dropped) if name in table]
+        arrays += [np.round(table[name].astype(np.float64), 6) for table in (trust, dropped) if name in table]
     content = digest(*(np.ascontiguousarray(array).tobytes() for array in arrays))
     spec = ground.spec
     return [FORMAT, spec.name, spec.options, settings, ground.seed, fold, layout.anchor, stores, content, *EVIDENCE]
