@@ -19,7 +19,7 @@ from lightcrl.recipe import load_recipe
 from lightcrl.studies.clean.decisions import read_decisions
 from recipes import SMALL_WORLD
 
-GROUPS, TEXTS, WRONG = 300, 3, 120
+GROUPS, TEXTS, WRONG = 600, 4, 400
 RECIPE = """
 [data]
 train = "train.jsonl"
@@ -44,7 +44,7 @@ name = "linear"
 dim = 16
 
 [training]
-epochs = 1
+epochs = 20
 tensorboard = false
 """
 
@@ -63,7 +63,7 @@ def write_noisy(folder) -> set[tuple[str, str]]:
         for text in row
     ]
     (folder / "train.jsonl").write_text("\n".join(lines))
-    dev = [{"number": n, "left": f"{n} left", "right": f"{n} right"} for n in range(1000, 1120)]
+    dev = [{"number": n, "left": f"{n} left", "right": f"{n} right"} for n in range(1000, 1160)]
     (folder / "dev.jsonl").write_text("\n".join(map(json.dumps, dev)))
     (folder / "noisy.toml").write_text(RECIPE)
     return wrong
@@ -96,7 +96,7 @@ def test_wrong_pairs_are_found(world):
     train = [each for each in world.decisions if each.split == "train"]
     wrong = np.array([(each.group, each.content) in world.wrong for each in train])
     assert wrong.sum() == len(world.wrong)
-    assert average_precision(wrong, -np.array([each.score for each in train])) > 0.99
+    assert average_precision(wrong, -np.array([each.score for each in train])) > 0.98
     dropped = np.array([each.decision == "drop" for each in train])
     assert wrong[dropped].mean() > 0.95
     assert dropped[wrong].mean() > 0.95
@@ -116,7 +116,7 @@ def test_the_noise_rate_is_that_of_the_world(world):
 def test_decisions_add_up(world):
     counted = Counter((each.decision, each.reason) for each in world.decisions)
     assert {(word, reason): n for word, by in world.json["decisions"].items() for reason, n in by.items()} == counted
-    assert world.json["pairs"] == len(world.decisions) == GROUPS * TEXTS + 120
+    assert world.json["pairs"] == len(world.decisions) == GROUPS * TEXTS + 160
     for each in world.decisions:
         assert (each.decision == "drop") == (each.reason == "wrong")
         assert each.wrong is not None
@@ -139,7 +139,7 @@ def test_the_tables_and_the_page_say_what_was_found(world):
     assert "pairs no better than random ones" in world.output
     assert "drop: wrong" in world.output
     page = (world.folder / "out" / "report.html").read_text()
-    assert page.count("<li data-group") >= len([each for each in world.decisions if each.decision == "drop"]) + 60
+    assert page.count("<li data-group") == 400
     assert 'id="filter"' in page
     assert "http" not in page.split("<style>")[1]
 
@@ -196,12 +196,12 @@ def test_the_folder_of_another_cleaning_is_refused(world):
     ("options", "overrides", "message"),
     [
         ({"folds": 1}, [], "folds is 1; expected 2 or more"),
-        ({"folds": 30}, [], "30 folds need 600 or more"),
+        ({"folds": 40}, [], "40 folds need 800 or more"),
         ({"threshold": 1.0}, [], "the threshold is 1.0"),
         ({"splits": ("training",)}, [], "unknown split 'training'"),
         ({"anchor": "middle"}, [], "the anchor is 'middle'; expected one of the recipe's modalities: left, right"),
         ({"fold": 3}, [], "unexpected keyword argument 'fold'"),
-        ({"method": "linear"}, ["training.batch_size=250"], "method 'linear' cannot judge these pairs: .*batch_size"),
+        ({"method": "linear", "folds": 2}, ["training.batch_size=450"], "method 'linear' cannot judge these pairs: .*batch_size"),
         ({}, ["tuning.left.blocks=1"], "trains the encoder of left"),
     ],
 )

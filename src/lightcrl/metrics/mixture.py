@@ -29,6 +29,8 @@ STEEPEST = 30.0
 """Greatest logarithm of the ratio f1 / f0."""
 START = 0.1
 ITERATIONS = 200
+STRETCH = 8.0
+"""Greatest factor of the log ratio when the share is fitted."""
 BINS = 256
 """Number of bins of the log ratio for the bootstrap."""
 WIDEST = 10.0
@@ -108,7 +110,7 @@ def share_interval(
 ) -> tuple[float, tuple[float, float]]:
     """Return the share of the null and its interval: a percentile bootstrap over groups.
 
-    The share and the offset are fitted anew in every draw; the log ratios stay.
+    Every draw fits the share anew, with a factor and an offset of the log ratios.
 
     Args:
         sample: log ratios [N] of the sample, such as `Mixture.log_ratio` gives for members that it was not fitted on.
@@ -138,10 +140,15 @@ def share_interval(
 
 
 def _share_of(log_ratio: np.ndarray, own: np.ndarray, other: np.ndarray) -> float:
-    """Return the share for known log ratios [B], up to a constant, and the weights [B] of sample and null there."""
-    nothing = np.zeros((len(log_ratio), 0))
-    objective = _objective(nothing, nothing, own / own.sum(), other / other.sum(), 0.0, log_ratio)
-    return _share(minimize(objective, np.array([_logit(START), 0.0]), jac=True, method="L-BFGS-B").x[0])
+    """Return the share for log ratios [B] and the weights [B] of sample and null there.
+
+    The ratio is fitted anew up to a factor and an offset. A factor above 1 undoes the penalty of the features' weights,
+    without which a small sample's ratio would be too flat to tell f1 from the null.
+    """
+    objective = _objective(log_ratio[:, None], log_ratio[:, None], own / own.sum(), other / other.sum(), 0.0)
+    start = np.array([_logit(START), 0.0, 1.0])
+    bounds = ((None, None), (None, None), (1.0, STRETCH))
+    return _share(minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x[0])
 
 
 def _fit(sample: np.ndarray, null: np.ndarray, own: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -170,7 +177,7 @@ def _objective(
         value, slope = penalty * float(weights @ weights), np.zeros_like(point)
         slope[2:] = 2 * penalty * weights
         for values, chance, inside in ((sample, own, True), (null, other, False)):
-            tilted = np.exp(np.clip(base + values @ weights + offset, -STEEPEST, STEEPEST))
+            tilted = np.exp(np.clip(values @ weights + offset, -STEEPEST, STEEPEST))
             ratio = share + (1 - share) * tilted
             value += float(chance @ (np.log1p(ratio) - (np.log(ratio) if inside else 0.0)))
             by_ratio = chance * (1 / (1 + ratio) - (1 / ratio if inside else 0.0))

@@ -21,7 +21,7 @@ GALLERY = 4096
 SIBLINGS = 16
 """Greatest number of siblings that a candidate is compared with."""
 BLOCK = 512
-CONTRASTS = (4.0, 16.0)
+SHARPNESS = 4.0
 """Sharpness of the posterior over the gallery, per standard deviation of the similarities there."""
 
 
@@ -65,13 +65,13 @@ def contrast(holdout: Holdout, pairs: np.ndarray, items: np.ndarray, seed: int) 
     anchor = _best_anchor(holdout, pairs, items)
     similarity = (holdout.items[items] * holdout.anchors[anchor]).sum(1)
     sides = (
-        ("to_anchor", holdout.items, items, holdout.anchors, _tied(holdout.pairs, holdout.links)),
-        ("to_item", holdout.anchors, anchor, holdout.items, _tied(holdout.links, holdout.pairs)),
+        ("to_anchor", holdout.items, items, holdout.anchors, anchor, _tied(holdout.pairs, holdout.links)),
+        ("to_item", holdout.anchors, anchor, holdout.items, items, _tied(holdout.links, holdout.pairs)),
     )
     values: dict[str, np.ndarray] = {}
-    for name, queries, places, gallery, tied in sides:
+    for name, queries, places, gallery, targets, tied in sides:
         drawn = np.sort(generator.permutation(len(gallery))[:GALLERY])
-        for measure, column in _relative(queries, places, gallery, drawn, tied, similarity).items():
+        for measure, column in _relative(queries, places, gallery, targets, drawn, tied, similarity).items():
             values[f"{measure}_{name}"] = column
     return values
 
@@ -127,46 +127,50 @@ def _relative(
     queries: Tensor,
     places: np.ndarray,
     gallery: Tensor,
+    targets: np.ndarray,
     drawn: np.ndarray,
     tied: tuple[np.ndarray, np.ndarray],
     similarity: Tensor,
 ) -> dict[str, np.ndarray]:
-    """Return the measures [N] of `similarity` among the similarities of query and gallery, without tied items.
+    """Return the measures [N] of `similarity` among the similarities of query and gallery.
+
+    Items that share a group with the query do not count, nor does the candidate's own: otherwise pairs would differ
+    from the null, whose own item is no item of the query's groups.
 
     Args:
         queries: unit vectors.
         places: query of each candidate, [N].
         gallery: unit vectors [M, d].
+        targets: item of the gallery in each candidate, [N].
         drawn: items of the gallery that are compared, ascending.
         tied: items of the gallery that share a group with each query.
         similarity: similarity of the candidates, [N].
     """
-    order = np.argsort(places, kind="stable")
     position = np.full(len(gallery), -1)
     position[drawn] = np.arange(len(drawn))
-    targets = gallery[drawn].T.contiguous()
-    names = ("deviations", "rank", *(f"posterior{sharpness:g}" for sharpness in CONTRASTS))
-    columns = {name: np.empty(len(places), np.float64) for name in names}
+    compared = gallery[drawn].T.contiguous()
+    columns = {name: np.empty(len(places), np.float64) for name in ("deviations", "rank", "posterior")}
+    order = np.argsort(places, kind="stable")
     for start in range(0, len(order), BLOCK):
         block = order[start : start + BLOCK]
         asked, inverse = np.unique(places[block], return_inverse=True)
-        scores = queries[asked] @ targets
-        lengths = tied[0][asked + 1] - tied[0][asked]
-        row = np.repeat(np.arange(len(asked)), lengths)
+        row = np.repeat(np.arange(len(asked)), tied[0][asked + 1] - tied[0][asked])
         column = position[np.concatenate([tied[1][tied[0][n] : tied[0][n + 1]] for n in asked])]
-        counted = torch.ones_like(scores, dtype=torch.bool)
+        counted = torch.ones(len(asked), len(drawn), dtype=torch.bool)
         counted[row[column >= 0], column[column >= 0]] = False
-        number = counted.sum(1).clamp(min=2).float()
+        counted, scores = counted[inverse], (queries[asked] @ compared)[inverse]
+        own = position[targets[block]]
+        counted[np.flatnonzero(own >= 0), own[own >= 0]] = False
+        number = counted.sum(1).clamp(min=2)
         mean = (scores * counted).sum(1) / number
         spread = (((scores - mean[:, None]) * counted).square().sum(1) / number).sqrt().clamp(min=1e-6)
-        standard = ((scores - mean[:, None]) / spread[:, None]).masked_fill(~counted, -torch.inf)
-        own = (similarity[block] - mean[inverse]) / spread[inverse]
-        columns["deviations"][block] = own
-        above = (standard[inverse] > own[:, None]).sum(1)
-        columns["rank"][block] = -((above + 0.5) / (number[inverse] + 1)).log()
-        for sharpness in CONTRASTS:
-            rest = torch.logsumexp(standard * sharpness, 1)[inverse]
-            columns[f"posterior{sharpness:g}"][block] = -torch.nn.functional.softplus(rest - own * sharpness)
+        standard = ((scores - mean[:, None]) / spread[:, None]).masked_fill_(~counted, -torch.inf)
+        deviations = (similarity[block] - mean) / spread
+        above = (standard > deviations[:, None]).sum(1)
+        rest = torch.logsumexp(standard * SHARPNESS, 1)
+        columns["deviations"][block] = deviations
+        columns["rank"][block] = -((above + 0.5) / (number + 1)).log()
+        columns["posterior"][block] = -torch.nn.functional.softplus(rest - deviations * SHARPNESS)
     return columns
 
 

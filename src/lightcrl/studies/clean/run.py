@@ -217,7 +217,9 @@ def judge_pairs(ground: Ground, rounds: int) -> list[Mapping[str, Verdict]]:
         verdicts.append({name: give_verdict(part, layout, name, ground.seed) for name, part in measured.items()})
         wrong = {name: verdict.over_links(len(trust[name])) for name, verdict in verdicts[-1].items()}
         trust |= {name: 1 - values for name, values in wrong.items()}
-        dropped = {name: values > THRESHOLD for name, values in wrong.items()}
+        # Pairs of dev only choose checkpoints; without its suspects a small dev could be empty.
+        train = {name: layout.splits[layout.links[name].groups] == 0 for name in wrong}
+        dropped = {name: (values > THRESHOLD) & train[name] for name, values in wrong.items()}
     return verdicts
 
 
