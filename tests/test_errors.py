@@ -14,6 +14,7 @@ from lightcrl.errors import (
     AccessError,
     BusyError,
     CheckpointError,
+    CleaningError,
     DataError,
     DivergedError,
     EmptyDatasetError,
@@ -54,7 +55,7 @@ from lightcrl.files.remote import EXTRAS
 
 TREE = {
     LightCRLError: [
-        CheckpointError, DataError, EncoderError, EngineError, GrowthError, HeadError, HubError, MissingExtraError,
+        CheckpointError, CleaningError, DataError, EncoderError, EngineError, GrowthError, HeadError, HubError, MissingExtraError,
         ModalityError, QueryError, RecipeError, RequestError, ShapeError, StorageError, StoreError, TrainingError,
         UnknownNameError, UnknownTaskError,
     ],

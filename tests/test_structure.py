@@ -131,6 +131,7 @@ def test_public_names_are_these_and_all_can_be_had():
         "Recipe",
         "TokenBatch",
         "__version__",
+        "clean",
         "extend",
         "load",
         "load_checkpoint",

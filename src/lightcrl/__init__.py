@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lightcrl.growth.extend import extend
     from lightcrl.pipeline import run
     from lightcrl.recipe import Recipe, load_recipe, make_recipe
+    from lightcrl.studies.clean.run import clean
     from lightcrl.tokens import TokenBatch
 
 # Where each public name lives; imported when first used, so that `import lightcrl` costs next to nothing.
@@ -34,6 +35,7 @@ _HOMES = {
     "make_recipe": "recipe",
     "run": "pipeline",
     "extend": "growth.extend",
+    "clean": "studies.clean.run",
     "TokenBatch": "tokens",
 }
 
@@ -48,6 +50,7 @@ __all__ = [
     "Recipe",
     "TokenBatch",
     "__version__",
+    "clean",
     "extend",
     "load",
     "load_checkpoint",

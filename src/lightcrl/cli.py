@@ -27,6 +27,7 @@ from lightcrl.arguments import (
     write_page,
 )
 from lightcrl.commands.caption import caption
+from lightcrl.commands.clean import clean
 from lightcrl.commands.evaluate import app as evaluate
 from lightcrl.commands.extend import extend
 from lightcrl.commands.head import head
@@ -248,6 +249,7 @@ def check(
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(index, name="index")
 app.command()(search)
+app.command(epilog="Example: lightcrl clean recipes/world.toml --output runs/world-clean")(clean)
 app.command(epilog="Example: lightcrl extend runs/seen recipes/extend/sound.toml --output runs/heard")(extend)
 app.command(epilog="Example: lightcrl head runs/world recipes/heads/matching.toml --output runs/matched")(head)
 app.command(epilog="Example: lightcrl mteb runs/world --tasks Flickr30kT2IRetrieval,CIFAR10ZeroShot")(mteb)

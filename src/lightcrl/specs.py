@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -22,6 +24,44 @@ def parse(model: type[BaseModel], table: Mapping[str, Any], where: str = "") -> 
     except ValidationError as error:
         problems = [_explain(model, where, problem) for problem in error.errors()]
         raise RecipeError("\n".join(dict.fromkeys(problems))) from None
+
+
+def toml_text(table: Mapping[str, Any]) -> str:
+    """Return a table of JSON values as TOML; entries without a value are left out.
+
+    >>> print(toml_text({"name": "a", "data": {"path": "b.csv", "columns": {"text": "c d"}}}), end="")
+    name = "a"
+    <BLANKLINE>
+    [data]
+    path = "b.csv"
+    <BLANKLINE>
+    [data.columns]
+    text = "c d"
+    """
+    return "\n".join(_toml_lines(table, ())).strip() + "\n"
+
+
+def _toml_lines(table: Mapping[str, Any], where: tuple[str, ...]) -> Iterator[str]:
+    plain = {key: value for key, value in table.items() if not isinstance(value, Mapping) and value is not None}
+    if where and (plain or not table):
+        yield from ("", f"[{'.'.join(map(_toml_key, where))}]")
+    for key, value in plain.items():
+        yield f"{_toml_key(key)} = {_toml_value(value)}"
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _toml_lines(value, (*where, key))
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_toml_key(key)} = {_toml_value(entry)}" for key, entry in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _explain(model: type[BaseModel], where: str, problem: Any) -> str:

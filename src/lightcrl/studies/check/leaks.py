@@ -76,7 +76,7 @@ def exact_twins(dataset: Dataset, modality: str) -> tuple[list[Twin], int]:
     links = dataset.links[modality]
     where = {split: set(links[splits[links[:, 1]] == split, 0].tolist()) for split in ("train", "dev", "test")}
     items = dataset.items[modality]
-    marks = _content_marks(items)
+    marks = content_marks(items)
     in_train = {mark: number for number in sorted(where["train"]) if (mark := marks[number]) is not None}
     twins = []
     for split in ("dev", "test"):
@@ -86,7 +86,7 @@ def exact_twins(dataset: Dataset, modality: str) -> tuple[list[Twin], int]:
     return twins, sum(mark is not None for mark in marks)
 
 
-def _content_marks(items: Sequence[Item]) -> list[str | None]:
+def content_marks(items: Sequence[Item]) -> list[str | None]:
     """Return a digest of the content of each item; None if it would have to be loaded."""
     sizes: dict[int, list[int]] = {}
     marks: list[str | None] = []
