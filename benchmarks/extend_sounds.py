@@ -50,11 +50,11 @@ def recipe_of(fold: int, seed: int, features: Path) -> GrowthRecipe:
     return recipe
 
 
-def gallery(folder: Path, model: Path, fold: int) -> None:
-    """Write a page with a sound of each class and the nearest pictures of Flickr8k's dev split."""
+def gallery(folder: Path, model: Path, fold: int, count: int) -> None:
+    """Write a page with a sound of each class and the nearest of `count` pictures of Flickr8k's dev split."""
     embedder = lightcrl.load(model)
     pictures = sorted({line.split('"')[3] for line in (SHARED / "data/flickr8k/dev.jsonl").read_text().splitlines()})
-    paths = [SHARED / "data/flickr8k" / name for name in pictures]
+    paths = [SHARED / "data/flickr8k" / name for name in pictures[:count]]
     sounds = [
         sorted(place.glob(f"{fold}-*"))[0] for place in sorted((SHARED / "data/esc10").iterdir()) if place.is_dir()
     ]
@@ -72,14 +72,15 @@ def main() -> None:
     parser.add_argument("--model", required=True, type=Path, help="a run on Flickr8k, such as recipes/flickr8k.toml")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--output", default="runs/extend_sounds", type=Path)
-    parser.add_argument("--gallery", action="store_true")
+    parser.add_argument("--folds", nargs="+", type=int, default=list(FOLDS))
+    parser.add_argument("--gallery", type=int, metavar="N", help="also write gallery.html, with N pictures")
     given = parser.parse_args()
     sys.path.append(str(ROOT))  # of examples.yamnet
     folder, features = given.output.absolute(), given.output.absolute() / "features"
     rows = []
     for seed in given.seeds:
         hits = []
-        for fold in FOLDS:
+        for fold in given.folds:
             done = lightcrl.extend(given.model, recipe_of(fold, seed, features), output=folder / f"{fold}-{seed}")
             embedder = lightcrl.load(done.folder)
             encoders = {name: embedder.encoder(name) for name in ("sound", "text")}
@@ -96,7 +97,8 @@ def main() -> None:
     print(f"| {len(given.seeds)} seeds | {mean.mean():.3f} ({low:.3f}-{high:.3f}) |")
     write_json(folder / "sounds.json", {"top1": float(mean.mean()), "interval": [low, high]})
     if given.gallery:
-        gallery(folder, folder / f"1-{given.seeds[0]}", 1)
+        fold = given.folds[0]
+        gallery(folder, folder / f"{fold}-{given.seeds[0]}", fold, given.gallery)
 
 
 if __name__ == "__main__":
