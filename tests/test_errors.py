@@ -55,9 +55,9 @@ from lightcrl.files.remote import EXTRAS
 
 TREE = {
     LightCRLError: [
-        CheckpointError, CleaningError, DataError, EncoderError, EngineError, GrowthError, HeadError, HubError, MissingExtraError,
-        ModalityError, QueryError, RecipeError, RequestError, ShapeError, StorageError, StoreError, TrainingError,
-        UnknownNameError, UnknownTaskError,
+        CheckpointError, CleaningError, DataError, EncoderError, EngineError, GrowthError, HeadError, HubError,
+        MissingExtraError, ModalityError, QueryError, RecipeError, RequestError, ShapeError, StorageError,
+        StoreError, TrainingError, UnknownNameError, UnknownTaskError,
     ],
     DataError: [EmptyDatasetError, ItemError, TooManyRejectedError],
     EncoderError: [EncoderNotFoundError],
