@@ -23,6 +23,7 @@ from lightcrl.errors import (
     FilterError,
     ForeignModelError,
     GrowthError,
+    HeadError,
     ItemError,
     LightCRLError,
     LockedError,
@@ -51,7 +52,7 @@ from lightcrl.files.remote import EXTRAS
 
 TREE = {
     LightCRLError: [
-        CheckpointError, DataError, EncoderError, EngineError, GrowthError, MissingExtraError, ModalityError,
+        CheckpointError, DataError, EncoderError, EngineError, GrowthError, HeadError, MissingExtraError, ModalityError,
         QueryError, RecipeError, RequestError, ShapeError, StorageError, StoreError, TrainingError, UnknownNameError,
     ],
     DataError: [EmptyDatasetError, ItemError, TooManyRejectedError],

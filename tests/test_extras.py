@@ -24,6 +24,7 @@ PACKAGES = {
     "tensorboard": ("tensorboard",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "lora": ("peft",),
+    "captions": ("sacrebleu",),
     "ray": ("ray",),
     "s3": ("s3fs",),
     "gcs": ("gcsfs",),
@@ -82,6 +83,12 @@ def adapt(folder: Path) -> None:
     add_adapters(nn.Linear(2, 2), {"weight"}, 2)
 
 
+def count_bleu(folder: Path) -> None:
+    from lightcrl.metrics.captions import bleu_counts
+
+    bleu_counts([], [])
+
+
 def encode_on_ray(folder: Path) -> None:
     from lightcrl.features.engines import ray
 
@@ -116,6 +123,7 @@ USES = [
     ("report", render_page),
     ("onnx", export_graph),
     ("lora", adapt),
+    ("captions", count_bleu),
     ("ray", encode_on_ray),
     ("s3", open_store("s3://bucket/features")),
     ("gcs", open_store("gs://bucket/features")),
