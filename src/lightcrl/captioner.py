@@ -28,7 +28,7 @@ class Captioner:
     """
 
     def __init__(self, embedder: Embedder, head: str | None = None) -> None:
-        """Take a captioner of the model, by default its only one.
+        """Take a captioner of the model: by default the one called `captioning`, or its only one.
 
         Raises:
             HeadError: the model has no captioner, or several, or the head is no captioner.
