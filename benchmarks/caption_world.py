@@ -83,7 +83,14 @@ def main() -> None:
     place = given.output / str(given.groups)
     recipe = Path(__file__).parents[1] / "recipes" / "world.toml"
     lightcrl.run(load_recipe(recipe, [f"data.options.groups={given.groups}"], place / "space"))
-    table = {"source": given.source, "width": 128, "heads": 4, "feedforward": 256, "vocabulary": 300}
+    table = {
+        "source": given.source,
+        "decoder": "transformer",
+        "width": 128,
+        "heads": 4,
+        "feedforward": 256,
+        "vocabulary": 300,
+    }
     training = {"epochs": given.epochs, "items_per_group": 3, "learning_rate": 2e-3, "evaluate_every": 5}
     output = place / f"{given.source}-{given.epochs}"
     if given.decoder == "retrieval":

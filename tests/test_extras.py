@@ -85,6 +85,12 @@ def adapt(folder: Path) -> None:
     add_adapters(nn.Linear(2, 2), {"weight"}, 2)
 
 
+def count_bleu(folder: Path) -> None:
+    from lightcrl.metrics.captions import bleu_counts
+
+    bleu_counts([], [])
+
+
 def encode_on_ray(folder: Path) -> None:
     from lightcrl.features.engines import ray
 
@@ -112,12 +118,6 @@ def serve_index(folder: Path) -> None:
     serve(folder)
 
 
-def measure_captions(folder: Path) -> None:
-    from lightcrl.metrics.captions import bleu_counts
-
-    bleu_counts(["a dog"], [["a dog"]])
-
-
 def measure_with_mteb(folder: Path) -> None:
     import lightcrl.bridges.mteb  # noqa: F401
 
@@ -141,7 +141,7 @@ USES = [
     ("report", render_page),
     ("onnx", export_graph),
     ("lora", adapt),
-    ("captions", measure_captions),
+    ("captions", count_bleu),
     ("mteb", measure_with_mteb),
     ("sentence-transformers", load_by_sentence_transformers),
     ("ray", encode_on_ray),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class Captioner:
     """
 
     def __init__(self, embedder: Embedder, head: str | None = None) -> None:
-        """Take a captioner of the model, by default its only one.
+        """Take a captioner of the model: by default the one called `captioning`, or its only one.
 
         Raises:
             HeadError: the model has no captioner, or several, or the head is no captioner.
@@ -97,7 +98,7 @@ class Captioner:
             return
         tokens = TokenBatch.from_ragged(list(waiting.values())).to(self.embedder.device, torch.float32)
         vectors = torch.from_numpy(self.embedder.encode_tokens(tokens, self.modality)).to(self.embedder.device)
-        drawn = Search(**{**vars(search), "seed": search.seed + min(waiting)})
-        for place, written in zip(waiting, self.head.write(tokens, vectors, drawn), strict=True):
+        numbered = replace(search, numbers=tuple(waiting))
+        for place, written in zip(waiting, self.head.write(tokens, vectors, numbered), strict=True):
             captions[place] = [caption for caption in written if caption.text.strip()]
         waiting.clear()

@@ -45,6 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
         "held_out": 0.0,
     },
     "captioning": {
+        "decoder": "transformer",
         "width": 16,
         "heads": 2,
         "blocks": 1,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoConfig, LlamaForCausalLM
 
+from lightcrl.encoders.files import quiet
 from lightcrl.errors import HeadError
 from lightcrl.heads.captioning.agreement import WordAgreement, consensus
 from lightcrl.heads.captioning.decoder import Decoder, State
@@ -141,6 +144,15 @@ def test_pieces_go_to_texts_and_back():
     assert (batch == PAD).sum() == (batch[0] == PAD).sum() > 0
 
 
+def speaking(folder: Path) -> str:
+    """A tiny language model with random weights, its output layer included."""
+    llama(folder)
+    with torch.random.fork_rng(devices=[]), quiet():
+        torch.manual_seed(0)
+        LlamaForCausalLM(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+    return str(folder)
+
+
 def transformer() -> Decoder:
     torch.manual_seed(0)
     return TransformerDecoder(len(WORDS), 16, 2, 2, 24, 31, 0.1).eval()
@@ -149,7 +161,7 @@ def transformer() -> Decoder:
 @pytest.fixture(scope="module")
 def prefix(tmp_path_factory) -> Decoder:
     torch.manual_seed(0)
-    return PrefixDecoder(str(llama(tmp_path_factory.mktemp("llama"))), 16, 2, 3).eval()
+    return PrefixDecoder(speaking(tmp_path_factory.mktemp("llama")), 16, 2, 3).eval()
 
 
 @pytest.fixture(params=["transformer", "prefix"])
@@ -222,9 +234,22 @@ def test_a_language_model_stays_as_it_is_and_is_no_part_of_the_state(prefix):
     prefix.eval()
 
 
+def test_a_prefix_is_for_one_language_model(prefix, tmp_path):
+    other = PrefixDecoder(speaking(tmp_path), 16, 2, 3)
+    other.load_state_dict(prefix.state_dict())
+    with torch.no_grad():
+        other.model.lm_head.weight[0] += 1
+    other.model.save_pretrained(tmp_path)
+    changed = PrefixDecoder(str(tmp_path), 16, 2, 3)
+    with pytest.raises(HeadError, match="has other weights than the one that the prefix was trained for"):
+        changed.load_state_dict(prefix.state_dict())
+
+
 def test_something_else_than_a_language_model_is_refused(tmp_path):
     with pytest.raises(HeadError, match="no causal language model"):
         PrefixDecoder(str(tmp_path), 16, 2, 3)
+    with pytest.raises(HeadError, match="has no weights for lm_head"):
+        PrefixDecoder(str(llama(tmp_path)), 16, 2, 3)
 
 
 def test_retrieval_says_the_caption_on_which_the_nearest_agree():

@@ -20,7 +20,15 @@ from lightcrl.growth.head import HeadRecipe, add_heads
 from lightcrl.heads.captioning.writer import Caption, Search
 from lightcrl.specs import parse
 
-SMALL = {"width": 16, "heads": 2, "blocks": 1, "feedforward": 16, "vocabulary": 90, "judged": 8}
+SMALL = {
+    "decoder": "transformer",
+    "width": 16,
+    "heads": 2,
+    "blocks": 1,
+    "feedforward": 16,
+    "vocabulary": 90,
+    "judged": 8,
+}
 TRAINING = {"epochs": 2, "batch_size": 16, "precision": "float32", "tensorboard": False}
 A_DOG = Caption("a dog", -1.0, -0.5)
 WORLD = Synthetic({"image": "image"}, groups=3, seed=9)
@@ -111,9 +119,12 @@ def test_a_model_without_a_captioner_and_one_with_two_say_what_to_do(space, mode
     code, output = command("caption", space, photos)
     assert code == 1
     assert "has no captioner; train one" in output
-    code, output = command("caption", model, photos)
-    assert code == 1
-    assert "has the captioners captioning, nearest; name one of them" in output
+    loaded = lightcrl.load(model)
+    assert lightcrl.Captioner(loaded).head.options.decoder == "transformer"  # the one called captioning
+    heads = loaded.checkpoint.heads
+    loaded.checkpoint.heads = {"first": heads["captioning"], "second": heads["nearest"]}
+    with pytest.raises(HeadError, match="has the captioners first, second; name one of them"):
+        lightcrl.Captioner(loaded)
 
 
 def test_evaluation_measures_captions_beside_retrieval_and_people(model, tmp_path):

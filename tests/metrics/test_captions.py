@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
-
 import numpy as np
 import pytest
 
-from lightcrl.errors import DataError, MissingExtraError
+from lightcrl.errors import DataError
 from lightcrl.metrics.captions import Cider, bleu, bleu_counts, rouge_l, words
 from lightcrl.metrics.intervals import bootstrap_intervals
 
@@ -93,16 +91,3 @@ def test_a_caption_without_references_is_refused_by_number():
     for score in (bleu_counts, rouge_l, Cider(REFERENCES)):
         with pytest.raises(DataError, match="1 of 2 captions have no reference, the first is number 1"):
             score(["a", "b"], [["a"], []])
-
-
-def test_without_sacrebleu_the_message_has_the_command(monkeypatch):
-    real = builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name.startswith("sacrebleu"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(MissingExtraError, match=r"pip install 'lightcrl\[captions\]'"):
-        bleu_counts(["a"], [["a"]])

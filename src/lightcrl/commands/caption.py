@@ -23,7 +23,7 @@ def caption(
     temperature: Annotated[float, choice(min=0.01, help="Divisor of the logits in drawing.")] = 1.0,
     seed: Annotated[int, choice(min=0, help="Seed of drawing.")] = 0,
     all_beams: Annotated[bool, choice("--all", help="Print every beam's caption with its score.")] = False,
-    head: Annotated[str | None, choice(help="Name of the head; the model's only captioner by default.")] = None,
+    head: Annotated[str | None, choice(help="Name of the head; `captioning` or the only captioner by default.")] = None,
     encoder: Encoders = None,
     trust_remote_code: Trust = False,
     json: Json = None,

@@ -225,7 +225,9 @@ def captioning(
     ] = None,
     column: Annotated[list[str] | None, typer.Option(help="modality=COLUMN, of the items and of the captions.")] = None,
     key: Annotated[str | None, typer.Option(help="Column whose equal values make rows one group.")] = None,
-    head: Annotated[str | None, typer.Option(help="Name of the head; the model's only captioner by default.")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="Name of the head; `captioning` or the only captioner by default.")
+    ] = None,
     beams: Annotated[int, typer.Option(min=1, help="Number of beams; 1 is greedy search.")] = 5,
     retrieval: Annotated[
         bool, typer.Option("--retrieval", help="Also measure the consensus of the nearest training captions.")

@@ -194,7 +194,7 @@ class CaptionRequest(Asked):
     audio: str | None = None
     text: Text | None = None
     beams: int = Field(default=5, ge=1, le=20, description="Number of captions.")
-    head: str | None = Field(default=None, description="By default, the model's only captioner.")
+    head: str | None = Field(default=None, description="By default `captioning`, or the model's only captioner.")
 
 
 class WrittenCaption(BaseModel):

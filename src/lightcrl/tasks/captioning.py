@@ -30,6 +30,7 @@ from lightcrl.tasks.spec import TaskSpec
 
 COUNTS = 2 * ORDERS + 2
 """First columns of an outcome: the counts of BLEU; then ROUGE-L and CIDEr-D."""
+CAPTIONING = "captioning"
 RETRIEVAL, PEOPLE = "retrieval", "people"
 
 
@@ -43,7 +44,7 @@ class CaptioningSpec(TaskSpec):
         key: column of the group's name; by default the recipe's, if its columns are used.
         source: modality of the captioned items; by default the first that is not `target`.
         target: modality of the captions.
-        head: name of the model's head; by default its only captioner.
+        head: name of the model's head; by default `captioning`, or its only captioner.
         beams: number of beams.
         retrieval: true to measure the consensus of the nearest training captions too (arXiv 1505.04467).
     """
@@ -200,16 +201,18 @@ class CaptioningTask(Task):
 
 def captioner_names(checkpoint: Checkpoint) -> list[str]:
     """Return the names of the model's captioners."""
-    return [name for name, head in checkpoint.heads.items() if head.kind == "captioning"]
+    return [name for name, head in checkpoint.heads.items() if head.kind == CAPTIONING]
 
 
 def load_captioner(checkpoint: Checkpoint, name: str | None = None) -> Captioning:
-    """Return a captioner of a model, by default its only one, in eval mode.
+    """Return a captioner of a model in eval mode: by default the one called `captioning`, or the only one.
 
     Raises:
         HeadError: there is none, or there are several, or the head called `name` is no captioner.
     """
     names = captioner_names(checkpoint)
+    if name is None and CAPTIONING in names:
+        name = CAPTIONING
     if name is None and len(names) != 1:
         several = f"has the captioners {', '.join(names)}; name one of them" if names else "has no captioner; train one"
         raise HeadError(f"the model {several}: lightcrl head MODEL RECIPE.toml with [heads.captioning] trains one.")

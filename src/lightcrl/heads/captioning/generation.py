@@ -65,7 +65,7 @@ class GeneratingWriter(CaptionWriter):
     def write(self, tokens: TokenBatch, embeddings: Tensor, search: Search) -> list[list[Caption]]:
         memory, rules = self.reader(tokens, embeddings), search.rules
         if search.nucleus:
-            seeds = range(search.seed, search.seed + len(memory))
+            seeds = [search.seed + number for number in search.numbers or range(len(memory))]
             drawn = sample(
                 self.decoder,
                 self.words,

@@ -56,7 +56,7 @@ class CaptioningOptions(HeadOptions):
 
     source: str | None = None
     target: str = "text"
-    decoder: str = "transformer"
+    decoder: str = "retrieval"
     embedding: bool = True
     width: int = Field(default=256, gt=0)
     blocks: int = Field(default=2, gt=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from hashlib import blake2b
 from inspect import signature
 from typing import Any
 
@@ -23,12 +24,15 @@ class PrefixDecoder(Decoder):
         q_i: learnable query; h_i = attention(q_i, memory); prefix_i = q'_i + W₂ tanh(W₁ h_i)
         logits = model(prefix, start, pieces)
 
-    The model's own weights are frozen, stay in eval mode and are no part of the state.
+    The model's own weights are frozen, stay in eval mode and are no part of the state; their digest is.
 
     Attributes:
         model: the language model.
         words: its vocabulary.
+        digest: digest of its weights, [16].
     """
+
+    digest: Tensor
 
     def __init__(self, name: str, width: int, heads: int, count: int) -> None:
         """Load the model in the folder, or with the hub's id, `name`.
@@ -37,10 +41,11 @@ class PrefixDecoder(Decoder):
             HeadError: there is no such model, or it is no causal language model.
         """
         super().__init__()
-        self.width, self.heads = width, heads
+        self.name, self.width, self.heads = name, width, heads
         model, self.words = load_language_model(name)
         # Outside of the registry of modules: neither saved, nor trained, nor switched to training mode.
         self._model = (model,)
+        self.register_buffer("digest", torch.tensor(list(_digest(model)), dtype=torch.uint8))
         size = model.get_input_embeddings().weight.shape[1]
         scale = float(model.get_input_embeddings().weight.std())
         self.queries = nn.Parameter(torch.randn(count, width) * 0.02)
@@ -48,6 +53,19 @@ class PrefixDecoder(Decoder):
         self.keys = nn.Linear(width, 2 * width)
         self.wide, self.narrow = nn.Linear(width, 2 * size), nn.Linear(2 * size, size)
         nn.init.normal_(self.narrow.weight, std=scale / (2 * size) ** 0.5)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *given: Any) -> None:
+        """Load the prefix.
+
+        Raises:
+            HeadError: it was trained for a language model with other weights.
+        """
+        if not torch.equal(state_dict[f"{prefix}digest"].cpu(), self.digest.cpu()):
+            raise HeadError(
+                f"the language model {self.name!r} has other weights than the one that the prefix was trained for. Put "
+                "that one back, or train the head anew."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *given)
 
     @property
     def model(self) -> Any:
@@ -104,6 +122,14 @@ class PrefixDecoder(Decoder):
         return values.reshape(*values.shape[:2], self.heads, -1).transpose(1, 2)
 
 
+def _digest(model: Any) -> bytes:
+    """Return 16 bytes that identify a model's weights."""
+    state = blake2b(digest_size=16)
+    for name, weight in sorted(model.state_dict().items()):
+        state.update(name.encode() + weight.contiguous().view(torch.uint8).numpy().tobytes())
+    return state.digest()
+
+
 def load_language_model(name: str) -> tuple[Any, ModelWords]:
     """Return a frozen causal language model in float32, and its vocabulary.
 
@@ -114,13 +140,18 @@ def load_language_model(name: str) -> tuple[Any, ModelWords]:
 
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+            model, report = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
             words = ModelWords(AutoTokenizer.from_pretrained(name))
     except (OSError, ValueError, StopIteration) as error:
         raise HeadError(
             f"no causal language model {name!r}: {first_line(error)} Expected a folder with config.json, "
             "model.safetensors and a tokenizer with an end-of-text token, or a hub's id of one."
         ) from error
+    if missing := sorted(report["missing_keys"]):
+        raise HeadError(
+            f"{name!r} has no weights for {missing[0]} and {len(missing) - 1} more, which would be random; expected a "
+            "language model with its output layer, not the body alone."
+        )
     return model.eval().requires_grad_(False), words
 
 

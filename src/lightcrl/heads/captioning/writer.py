@@ -50,7 +50,8 @@ class Search:
         beams: number of beams, and of captions per item; 1 is greedy search.
         nucleus: probability of the set of pieces that sampling draws from; 0 searches by beams instead.
         temperature: divisor of the logits in sampling.
-        seed: seed of sampling; the i-th item has its own generator.
+        seed: seed of sampling; an item draws from a generator of its own, with this seed plus its number.
+        numbers: numbers of the items; by default 0, 1, ...
         rules: rules of length and repetition.
     """
 
@@ -58,6 +59,7 @@ class Search:
     nucleus: float = 0.0
     temperature: float = 1.0
     seed: int = 0
+    numbers: tuple[int, ...] = ()
     rules: Rules = field(default_factory=Rules)
 
 
