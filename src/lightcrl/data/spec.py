@@ -56,7 +56,7 @@ class DataSpec(BaseModel):
     dev: str | None = None
     test: str | None = None
     columns: dict[str, str] = {}
-    vectors: dict[str, VectorsSpec] = {}
+    vectors: dict[str, VectorsSpec] = Field(default={}, exclude_if=lambda files: not files)
     key: str | None = None
     split_column: str | None = None
     dev_fraction: float = Field(default=0.1, ge=0, lt=1)

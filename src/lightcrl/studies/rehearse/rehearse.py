@@ -5,6 +5,7 @@ The rehearsal works in a temporary folder: nothing stays in the run's folder or 
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -164,6 +165,7 @@ def _rehearse(recipe: Recipe, done: Rehearsal, place: Path, page: Callable[[Path
         done.groups = dict(Counter(dataset.splits))
         say(", ".join(f"{count:,} {split}" for split, count in done.groups.items()) + " groups")
     _note_data(done, dataset)
+    _note_load(done)
     with done.part("encoders") as say:
         encoders = {modality: load_encoder(spec) for modality, spec in recipe.encoders.items()}
         check_early(dataset, encoders, specs, recipe.training, recipe.tuning, recipe.evaluation.split)
@@ -281,6 +283,13 @@ def _note_data(done: Rehearsal, dataset: Dataset) -> None:
         done.notes.append("set aside: " + ", ".join(f"{count:,} {reason}" for reason, count in reasons))
     if done.groups.get("dev", 0) < 100:
         done.notes.append(f"{done.groups.get('dev', 0)} groups in dev: figures will have wide intervals")
+
+
+def _note_load(done: Rehearsal) -> None:
+    """Say that times are those of a busy machine, where the system tells its load."""
+    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
+    if load > 1.5 * cores:
+        done.notes.append(f"{load:.0f} processes compete for {cores} cores: alone, the run is faster than forecast")
 
 
 def _note_rejected(recipe: Recipe, done: Rehearsal, rates: Mapping[str, EncodingRate]) -> None:
