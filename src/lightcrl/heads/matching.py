@@ -107,6 +107,7 @@ class Matching(Head):
     Attributes:
         weight: weight of the residual, chosen by `judge`.
         scale: the space's logit scale.
+        log_factor: log of a factor of all scores in the loss, trained.
     """
 
     Options: ClassVar[type[HeadOptions]] = MatchingOptions
@@ -138,6 +139,8 @@ class Matching(Head):
         self.dropout = Dropout(options.dropout)
         self.score = nn.Linear(len(self.crossings) * options.hidden + space.dim, 1, bias=False)
         nn.init.zeros_(self.score.weight)
+        # The space is too sure among its own hardest negatives; the order of scores does not depend on this factor.
+        self.log_factor = nn.Parameter(torch.zeros(1))
         self.register_buffer("weight", torch.ones(()))
         self.register_buffer("scale", torch.tensor(1 / 0.07))
         self._nearest: dict[str, Nearest] = {}
@@ -220,7 +223,8 @@ class Matching(Head):
         space, residual = self.score_rows(
             self._material, (source, target), rows, np.concatenate([right[:, None], wrong], 1)
         )
-        return cross_entropy(space + residual, torch.zeros(len(rows), dtype=torch.long, device=space.device))
+        logits = self.log_factor.exp() * (space + residual)
+        return cross_entropy(logits, torch.zeros(len(rows), dtype=torch.long, device=space.device))
 
     def score_rows(
         self, material: Material, names: tuple[str, str], rows: np.ndarray, lists: np.ndarray
