@@ -19,7 +19,7 @@ from lightcrl.checkpoint import Checkpoint, Tuned, load_checkpoint, load_folder
 from lightcrl.cli import app
 from lightcrl.commands.index import open_index
 from lightcrl.encoders.tower import TuningSpec
-from lightcrl.errors import ForeignModelError, GrowthError
+from lightcrl.errors import DataError, ForeignModelError, GrowthError
 from lightcrl.growth.extend import extend, remove
 from lightcrl.growth.history import make_step, restore, rollback
 from lightcrl.growth.proof import same_bits
@@ -250,6 +250,12 @@ def test_the_server_and_its_page_take_the_extended_model_with_the_index_of_befor
     assert len(answers["three"]) == len(heard.json()["hits"]) == 4
 
 
+def test_the_folder_of_an_extended_model_is_no_source_of_items(line, tmp_path):
+    made = Index.create(tmp_path / "index", str(line["three"]))
+    with pytest.raises(DataError, match="is an extended model, whose data are the items that it was extended with"):
+        made.add(line["three"])
+
+
 def test_which_modalities_are_valid():
     index = Line("c", [{"from": "a", "added": ["audio"]}, {"from": "b", "replaced": ["image"]}])
     names = ("image", "text")
@@ -295,7 +301,6 @@ def write_sounds(folder: Path, texts: list[str]) -> Path:
 
 
 def test_an_index_of_another_model_or_without_the_modality_gives_no_vectors(line, index, tmp_path):
-    from lightcrl.errors import DataError
     from lightcrl.growth.spec import VectorsSpec
     from lightcrl.growth.vectors import read_vectors
 
