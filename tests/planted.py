@@ -56,6 +56,16 @@ class Layered(Encoder):
         return layers if self.wide else layers[:1]
 
 
+class Whole(Layered):
+    """All three layers, without a choice."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed, wide=True)
+
+    def choices(self) -> None:
+        return None
+
+
 def write_world(folder: Path, groups: int, leaks: int = 0, dev: int = 0) -> str:
     """Two files of `groups` and `dev` rows, and a recipe; the first `leaks` rows of dev repeat a text of train."""
     rows = {

@@ -16,6 +16,9 @@ from lightcrl.data import load_dataset
 from lightcrl.data.synthetic import write_table
 from lightcrl.errors import CleaningError
 from lightcrl.recipe import load_recipe
+from lightcrl.studies.check.advice import advise
+from lightcrl.studies.check.check import check
+from lightcrl.studies.check.tables import to_json
 from lightcrl.studies.clean.decisions import read_decisions
 from recipes import SMALL_WORLD
 
@@ -28,13 +31,13 @@ key = "number"
 
 [encoders.left]
 kind = "text"
-model = "planted:Layered"
-options = { seed = 0, wide = true }
+model = "planted:Whole"
+options = { seed = 0 }
 
 [encoders.right]
 kind = "text"
-model = "planted:Layered"
-options = { seed = 1, wide = true }
+model = "planted:Whole"
+options = { seed = 1 }
 
 [features]
 folder = "features"
@@ -49,14 +52,16 @@ tensorboard = false
 """
 
 
-def write_noisy(folder) -> set[tuple[str, str]]:
+def write_noisy(folder, wrong: int = WRONG) -> set[tuple[str, str]]:
     """A number per group with three texts; some texts of train are exchanged between groups."""
     generator = np.random.default_rng(5)
     texts = [[f"{number} right {copy}" for copy in range(TEXTS)] for number in range(GROUPS)]
-    chosen = generator.permutation(GROUPS * TEXTS)[:WRONG]
+    chosen = generator.permutation(GROUPS * TEXTS)[:wrong]
     for place, source in zip(chosen, np.roll(chosen, 1), strict=True):
         texts[place // TEXTS][place % TEXTS] = f"{source // TEXTS} right {source % TEXTS}"
-    wrong = {(str(number), text) for number, row in enumerate(texts) for text in row if text.split()[0] != str(number)}
+    misplaced = {
+        (str(number), text) for number, row in enumerate(texts) for text in row if text.split()[0] != str(number)
+    }
     lines = [
         json.dumps({"number": number, "left": f"{number} left", "right": text, "licence": f"L{number}"})
         for number, row in enumerate(texts)
@@ -66,7 +71,7 @@ def write_noisy(folder) -> set[tuple[str, str]]:
     dev = [{"number": n, "left": f"{n} left", "right": f"{n} right"} for n in range(1000, 1160)]
     (folder / "dev.jsonl").write_text("\n".join(map(json.dumps, dev)))
     (folder / "noisy.toml").write_text(RECIPE)
-    return wrong
+    return misplaced
 
 
 def call(*words: object, code: int = 0) -> str:
@@ -111,6 +116,23 @@ def test_the_noise_rate_is_that_of_the_world(world):
     assert low - 0.01 < true < high + 0.01
     assert 0 < high - low < 0.1
     assert world.json["noise"]["right"]["dev"]["share"] < 0.03
+
+
+@pytest.mark.parametrize("noisy", [True, False])
+def test_a_check_warns_of_noise_and_only_then(world, tmp_path, noisy):
+    folder = world.folder if noisy else tmp_path
+    if not noisy:
+        write_noisy(tmp_path, wrong=0)
+    checked = check(load_recipe(folder / "noisy.toml"), size=GROUPS)
+    noise = checked.matches["left", "right"].noise
+    advice = [each.text for each in advise(checked) if each.about == "noise"]
+    assert to_json(checked)["pairs"]["left-right"]["noise"]["pairs"] == noise.pairs == 2 * GROUPS
+    if noisy:  # a sample of two texts a group and closed-form spaces: a rough figure
+        assert 0.1 < noise.interval[0] < noise.share < noise.interval[1] < 0.35
+        assert advice[0].startswith(f"left and right: about {noise.share:.0%} of the pairs")
+    else:
+        assert noise.share < 0.02
+        assert advice == []
 
 
 def test_decisions_add_up(world):

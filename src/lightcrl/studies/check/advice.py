@@ -15,6 +15,8 @@ TINY_DEV = 200
 GENERIC = 0.005
 # If captions of a group retrieve each other less often than this, they cannot retrieve their picture either.
 WEAK_SIBLINGS = 0.2
+# A share of wrong pairs up to this one costs little recall, and the estimate of a sample is no better.
+NOISY = 0.03
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Advice:
     """A result and a recommendation.
 
     Attributes:
-        about: `"fit"`, `"layers"`, `"data"`, `"leak"`, `"texts"`, `"splits"` or `"weak"`.
+        about: `"fit"`, `"layers"`, `"data"`, `"noise"`, `"leak"`, `"texts"`, `"splits"` or `"weak"`.
         urgent: true if the figures of a run would be wrong or at chance.
         text: text for people.
     """
@@ -78,10 +80,10 @@ def _on_pair(pair: Pair, match: Match) -> list[Advice]:
                 f"{names}: a linear map of this sample is near chance on dev (R@1 {line.recall:.3f}, chance "
                 f"{line.chance:.3f}), though their neighbourhoods agree ({alike.knn:.3f}; chance {alike.chance:.3f}). "
                 "Give a greater --sample before you train, or choose another encoder.",
-            )
+            ),
         ]
     expected = match.prediction
-    advice = []
+    advice = _on_noise(names, match)
     if alike.knn <= alike.highest_by_chance:
         advice.append(
             Advice(
@@ -103,6 +105,22 @@ def _on_pair(pair: Pair, match: Match) -> list[Advice]:
         )
     )
     return advice
+
+
+def _on_noise(names: str, match: Match) -> list[Advice]:
+    """Return advice on wrong pairs, if their share is above `NOISY` with confidence."""
+    noise = match.noise
+    if noise is None or noise.interval[0] <= NOISY:
+        return []
+    low, high = noise.interval
+    return [
+        Advice(
+            "noise",
+            noise.interval[0] > 0.1,
+            f"{names}: about {noise.share:.0%} of the pairs ({low:.0%} to {high:.0%}, from {noise.pairs:,} of them) "
+            "look no better than random ones. Find them with lightcrl clean, and train on the data without them.",
+        )
+    ]
 
 
 def _on_layers(check: Check) -> list[Advice]:

@@ -18,6 +18,7 @@ from lightcrl.features.spec import FeaturesSpec
 from lightcrl.recipe import Recipe
 from lightcrl.studies.check.forecast import Prediction, fit, measured, predict
 from lightcrl.studies.check.leaks import SHOWN, Leaks, find_leaks, shared_texts
+from lightcrl.studies.check.noise import Noise, estimate_noise
 from lightcrl.studies.check.sample import Layout, Sample, take_sample
 from lightcrl.studies.check.slots import Pair, Selection, select_slots
 from lightcrl.studies.check.spaces import (
@@ -29,6 +30,7 @@ from lightcrl.studies.check.spaces import (
     fit_baseline,
     sibling_recall,
 )
+from lightcrl.studies.clean.pairs import choose_anchor
 from lightcrl.training.early import read_groups
 
 
@@ -68,11 +70,13 @@ class Match:
         likeness: similarity of the two spaces.
         baseline: the closed-form map.
         prediction: expected recall of the trained DFE.
+        noise: share of wrong pairs.
     """
 
     likeness: Likeness | None
     baseline: Baseline | None
     prediction: Prediction | None
+    noise: Noise | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,8 @@ def examine(
     splits = np.array(dataset.splits)
     present = sum((np.bincount(links[:, 1], minlength=len(splits)) > 0).astype(int) for links in dataset.links.values())
     modalities = {each: _modality(dataset, sample, each, encoders[each].kind) for each in sample.parts}
-    matches = {pair: _match(dataset, sample, pair, selection) for pair in sample.pairs}
+    kinds = {name: encoder.kind for name, encoder in encoders.items()}
+    matches = {pair: _match(dataset, sample, pair, selection, kinds) for pair in sample.pairs}
     return Check(
         name,
         time.perf_counter() - start,
@@ -194,7 +199,7 @@ def _modality(dataset: Dataset, sample: Sample, name: str, kind: str) -> Modalit
     )
 
 
-def _match(dataset: Dataset, sample: Sample, pair: Pair, selection: Selection) -> Match:
+def _match(dataset: Dataset, sample: Sample, pair: Pair, selection: Selection, kinds: Mapping[str, str]) -> Match:
     a, b = pair
     slots = (selection.auto[a], selection.auto[b])
     likeness = compare(sample.parts[a]["train"], sample.parts[b]["train"], slots)
@@ -205,13 +210,22 @@ def _match(dataset: Dataset, sample: Sample, pair: Pair, selection: Selection) -
     shared = np.intersect1d(dataset.links[a][:, 1], dataset.links[b][:, 1])
     groups, gallery = ((splits[shared] == split).sum() for split in ("train", "dev"))
     closed_form = {**baseline.smaller, baseline.gallery: baseline.recall}
-    # Recall near chance has no information on the result of training.
+    # Recall near chance has no information on the result of training, nor on pairs: right ones look random too.
     if baseline.interval[0] <= 2 * baseline.chance:
         return Match(likeness, baseline, None)
+    noise = _noise(sample, pair, selection, kinds)
     calibration = fit(measured())
     if calibration is None:
-        return Match(likeness, baseline, None)
+        return Match(likeness, baseline, None, noise)
     prediction = predict(
         calibration, closed_form, baseline.groups, int(groups), int(gallery), interval=baseline.interval
     )
-    return Match(likeness, baseline, prediction)
+    return Match(likeness, baseline, prediction, noise)
+
+
+def _noise(sample: Sample, pair: Pair, selection: Selection, kinds: Mapping[str, str]) -> Noise | None:
+    """Return the noise rate of a pair of modalities: that of the texts beside what is not a text."""
+    anchor = choose_anchor({name: kinds[name] for name in pair}, None)
+    order = sorted(pair, key=lambda name: name != anchor)
+    scaled = [(part := sample.parts[name]["train"], Scaler(part, selection.picked[name])(part)) for name in order]
+    return estimate_noise(scaled[0], scaled[1], selection.ridge)

@@ -89,6 +89,8 @@ def _pair_json(match: Match) -> dict[str, Any]:
             "recall@1_by_gallery": line.smaller,
             "held_out_correlations": [round(float(value), 4) for value in line.correlations],
         }
+    if match.noise is not None:
+        values["noise"] = asdict(match.noise)
     if match.prediction is not None:
         values["prediction"] = asdict(match.prediction)
     return values

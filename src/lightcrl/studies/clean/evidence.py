@@ -100,6 +100,21 @@ def siblings(holdout: Holdout, pairs: np.ndarray, items: np.ndarray, seed: int) 
 EVIDENCE: Mapping[str, Evidence] = {"contrast": contrast, "siblings": siblings}
 
 
+def draw_null(holdout: Holdout, generator: np.random.Generator) -> np.ndarray:
+    """Return pairs and items [M, 2] that are certainly wrong: each pair with the item of a pair of another group."""
+    pairs = np.arange(len(holdout.pairs))
+    other = generator.permutation(pairs)
+    apart = holdout.pairs[other, 1] != holdout.pairs[:, 1]
+    return np.stack([pairs[apart], holdout.pairs[other[apart], 0]], 1)
+
+
+def evidence_on(holdout: Holdout, pairs: np.ndarray, items: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Return all features [N] of candidates by name; those of `EVIDENCE`."""
+    return {
+        name: column for measure in EVIDENCE.values() for name, column in measure(holdout, pairs, items, seed).items()
+    }
+
+
 def _best_anchor(holdout: Holdout, pairs: np.ndarray, items: np.ndarray) -> np.ndarray:
     """Return the anchor [N] of each candidate's group that is nearest to its item."""
     group = holdout.pairs[pairs, 1]

@@ -29,7 +29,7 @@ from lightcrl.methods import METHODS, Method
 from lightcrl.methods.spec import MethodSpec
 from lightcrl.pipeline import train_method
 from lightcrl.recipe import Recipe
-from lightcrl.studies.clean.evidence import EVIDENCE, Holdout
+from lightcrl.studies.clean.evidence import EVIDENCE, Holdout, draw_null, evidence_on
 from lightcrl.studies.clean.pairs import Layout, training_features
 
 FORMAT = 1
@@ -177,21 +177,6 @@ def hold_out(
         trust[chosen],
     )
     return holdout, chosen
-
-
-def draw_null(holdout: Holdout, generator: np.random.Generator) -> np.ndarray:
-    """Return pairs and items [M, 2] that are certainly wrong: each pair with the item of a pair of another group."""
-    pairs = np.arange(len(holdout.pairs))
-    other = generator.permutation(pairs)
-    apart = holdout.pairs[other, 1] != holdout.pairs[:, 1]
-    return np.stack([pairs[apart], holdout.pairs[other[apart], 0]], 1)
-
-
-def evidence_on(holdout: Holdout, pairs: np.ndarray, items: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Return all features [N] of candidates by name; see `evidence`."""
-    return {
-        name: column for measure in EVIDENCE.values() for name, column in measure(holdout, pairs, items, seed).items()
-    }
 
 
 def _measure(ground: Ground, method: Method, modality: str, fold: int, trust: np.ndarray) -> Measured:
