@@ -18,3 +18,21 @@ model = "builtin"
 [features]
 folder = "features"
 """
+
+SMALL_RUN = (
+    SMALL_WORLD
+    + """
+[method]
+dim = 32
+feedforward = 32
+
+[training]
+epochs = 8
+batch_size = 16
+tensorboard = false
+
+[evaluation]
+baselines = ["linear"]
+zero_shot = { data = "shapes", templates = ["a picture of a {}."] }
+"""
+)

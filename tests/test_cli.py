@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -11,46 +10,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import lightcrl
+from forked import COMMAND, Program
 from lightcrl.cli import app, main
 from lightcrl.data.synthetic import write_class_folder, write_table
 from lightcrl.report import progress
-from recipes import SMALL_WORLD
-
-RECIPE = (
-    SMALL_WORLD
-    + """
-[method]
-dim = 32
-feedforward = 32
-
-[training]
-epochs = 8
-batch_size = 16
-tensorboard = false
-
-[evaluation]
-baselines = ["linear"]
-zero_shot = { data = "shapes", templates = ["a picture of a {}."] }
-"""
-)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A small data set on disk, and a run on it."""
-    folder = tmp_path_factory.mktemp("world")
-    write_table(folder / "world", 90, 0)
-    write_class_folder(folder / "shapes", attribute="shape", per_class=3, seed=1)
-    (folder / "small.toml").write_text(RECIPE)
-    done = lightcrl.run(folder / "small.toml", output=folder / "run")
-    return SimpleNamespace(folder=folder, run=folder / "run", done=done, recipe=folder / "small.toml")
+def world(small_run):
+    return small_run
 
 
 def call(*words: object, code: int = 0) -> str:
@@ -61,8 +35,10 @@ def call(*words: object, code: int = 0) -> str:
 
 
 def shell(*words: object, **given) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lightcrl", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **given)
+    """Run the command line in a process of its own."""
+    process = Program(COMMAND, *words, **given)
+    output, error = process.communicate()
+    return subprocess.CompletedProcess([*map(str, words)], process.returncode, output, error)
 
 
 # --- what a run leaves behind ---
@@ -315,7 +291,9 @@ def test_counts_are_said_in_a_sentence():
 
 
 def test_version_and_module(world):
-    assert shell("--version").stdout.strip() == f"lightcrl {lightcrl.__version__}"
+    words = [sys.executable, "-m", "lightcrl", "--version"]
+    found = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    assert found.stdout.strip() == f"lightcrl {lightcrl.__version__}"
 
 
 # --- python ---
@@ -485,18 +463,14 @@ def test_an_error_of_our_own_is_said_so(monkeypatch, capsys):
 def test_interrupted_it_stops_cleanly_and_goes_on(world, tmp_path):
     words = ["run", world.recipe, "--output", tmp_path / "run", "--set", "training.epochs=400"]
     words += ["--set", "evaluation.baselines=[]"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "lightcrl", *map(str, words)]
     log = tmp_path / "run/log.jsonl"
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with Program(COMMAND, *words) as process:
         deadline = time.monotonic() + 100
         while time.monotonic() < deadline and not (log.exists() and log.read_text().count("evaluation") > 2):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
+        assert process.wait(60) == 130
+        error = process.stderr.read()
     assert "interrupted. Complete results are kept" in error
     assert "Traceback" not in error
     epochs = lightcrl.load_checkpoint(tmp_path / "run/last")

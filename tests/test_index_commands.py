@@ -13,25 +13,18 @@ from typer.testing import CliRunner
 
 import lightcrl
 from lightcrl.cli import app
-from lightcrl.data.synthetic import write_class_folder, write_table
 from lightcrl.features import FeatureStore
 from lightcrl.index import Index
 from pages import Page, browse
-from test_cli import RECIPE
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A small run, its pictures in a folder and a table, and an index of both."""
-    folder = tmp_path_factory.mktemp("world")
-    write_table(folder / "world", 90, 0)
-    write_class_folder(folder / "shapes", attribute="shape", per_class=3, seed=1)
-    (folder / "small.toml").write_text(RECIPE)
-    lightcrl.run(folder / "small.toml", output=folder / "run")
-    world = SimpleNamespace(folder=folder, run=folder / "run", index=folder / "all.index")
-    sources = (folder / "world" / "images", folder / "world" / "groups.jsonl")
-    world.built = call("index", "build", world.run, *sources, "--output", world.index)
-    return world
+def world(small_run, tmp_path_factory):
+    """A small run, and an index of its pictures in a folder and of its table."""
+    index = tmp_path_factory.mktemp("index") / "all.index"
+    sources = (small_run.folder / "world" / "images", small_run.folder / "world" / "groups.jsonl")
+    built = call("index", "build", small_run.run, *sources, "--output", index)
+    return SimpleNamespace(folder=small_run.folder, run=small_run.run, index=index, built=built)
 
 
 def call(*words: object, code: int = 0) -> str:

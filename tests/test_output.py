@@ -13,6 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from forked import COMMAND, Program
 from lightcrl.cli import app
 from lightcrl.files.local import json_text
 from lightcrl.report import console, reproduction_figure
@@ -60,15 +61,15 @@ def test_a_runs_json_is_its_metrics_byte_by_byte(done):
 
 
 def test_without_a_terminal_there_are_lines_but_no_colours_and_no_bars(done):
-    words = [sys.executable, "-m", "lightcrl", "run", "small.toml", "--output", "other"]
-    found = subprocess.run(words, cwd=done.folder, check=True, capture_output=True, text=True, encoding="utf-8")
-    for text in (found.stdout, done.err):
+    other = Program(COMMAND, "run", "small.toml", "--output", "other", cwd=done.folder)
+    output, error = other.communicate()
+    assert (other.returncode, error) == (0, "")
+    for text in (output, done.err):
         assert "image: 24 items" in text
         assert "trained dfe seed 0" in text
         assert "\x1b" not in text
         assert "\r" not in text
         assert not re.search(r"\d+:\d\d:\d\d|\d/\d+ ", text)  # a bar ends with its count and its times
-    assert found.stderr == ""
 
 
 def call(*words: object) -> str:

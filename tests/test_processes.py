@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from forked import Program
 from lightcrl.checkpoint import load_folder
 from lightcrl.features import Features, FeatureStore
 from lightcrl.methods.spec import make_method
@@ -57,9 +59,20 @@ def launch(program: Path, text: str, *words: object, processes: int) -> subproce
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
 
 
-def succeed(*given: object, **more: int) -> None:
-    done = launch(*given, **more)  # type: ignore[arg-type]
-    assert done.returncode == 0, done.stderr[-3000:]
+def succeed(text: str, *words: object, processes: int) -> None:
+    """Run a program in several processes, as a launcher starts them."""
+    job = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started = [
+        Program(START + text, *words, **job, RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(processes))
+        for rank in range(processes)
+    ]
+    said = [program.communicate() for program in started]
+    assert [program.returncode for program in started] == [0] * processes, said
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 def alike(left: Path, right: Path) -> None:
@@ -77,7 +90,7 @@ def test_two_processes_train_as_one_in_windows_too(tmp_path):
     data = features(tmp_path / "f")
     given = {"loss": "sigmoid", "memory": 1e-6}
     fit(data, tmp_path / "one", options=DROPOUTS, **PLAIN, **given)
-    succeed(tmp_path / "program.py", TRAIN.format(f"**{given}"), tmp_path / "f", tmp_path / "two", processes=2)
+    succeed(TRAIN.format(f"**{given}"), tmp_path / "f", tmp_path / "two", processes=2)
     alike(tmp_path / "two", tmp_path / "one")
     # One process knows the run of two, and has nothing to add to it.
     assert fit(data, tmp_path / "two", options=DROPOUTS, **PLAIN, **given).resumed_at == len(losses(tmp_path / "one"))
@@ -119,7 +132,7 @@ torch.save(found, f"{sys.argv[2]}/{os.environ['RANK']}.pt")
 def test_loss_and_gradients_are_those_of_one_process(tmp_path):
     whole = gradients(three(tmp_path / "f"))
     assert len(whole) > 40
-    succeed(tmp_path / "program.py", GRADIENTS, tmp_path / "f", tmp_path, processes=3)
+    succeed(GRADIENTS, tmp_path / "f", tmp_path, processes=3)
     for rank in range(3):
         found = torch.load(tmp_path / f"{rank}.pt")
         for name, gradient in whole.items():
@@ -141,7 +154,7 @@ def test_a_killed_process_ends_the_others_and_any_number_goes_on(tmp_path):
     assert 0 < len(losses(tmp_path / "one")) < len(losses(tmp_path / "whole"))
     shutil.copytree(tmp_path / "one", tmp_path / "three")
     assert fit(data, tmp_path / "one", options=DROPOUTS, **PLAIN).resumed_at > 0
-    succeed(tmp_path / "program.py", TRAIN.format("memory=4"), tmp_path / "f", tmp_path / "three", processes=3)
+    succeed(TRAIN.format("memory=4"), tmp_path / "f", tmp_path / "three", processes=3)
     alike(tmp_path / "one", tmp_path / "whole")
     alike(tmp_path / "three", tmp_path / "whole")
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Callable, Sequence
@@ -17,6 +15,7 @@ import pytest
 import torch
 
 import lightcrl
+from forked import COMMAND, Program
 from lightcrl import pipeline
 from lightcrl.checkpoint import load_folder
 from lightcrl.errors import LockedError, StoreError
@@ -85,7 +84,6 @@ def backward(*given):
 Stepper.backward = backward
 main()
 """
-COMMAND = "from lightcrl.cli import main\nmain()\n"
 ENCODE = """
 from lightcrl.features import extract
 from worlds import Digits, numbers
@@ -135,12 +133,8 @@ def world(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(text: str, folder: Path, name: str, *words: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", START + text, folder, name, *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
-    return subprocess.Popen(
-        [*map(str, command)], env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def start(text: str, folder: Path, name: str, *words: object) -> Program:
+    return Program(START + text, folder, name, *words, cwd=folder, COLUMNS="300")
 
 
 def steps(log: list[dict[str, Any]]) -> list[int]:
@@ -155,7 +149,7 @@ def both(text: str, folder: Path, *words: object) -> list[str]:
     return [output for output, _ in said]
 
 
-def until(done: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def until(done: Callable[[], bool], process: Program) -> None:
     while not done():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from forked import Program
 from lightcrl.errors import FilterError, ForeignModelError, QueryError, ShapeError
 from lightcrl.index import ENGINES, Index, nearest
 from shelves import clustered, make_embedder
@@ -224,16 +224,15 @@ def test_another_process_reads_while_this_one_writes(empty, tmp_path):
         vectors=str(tmp_path / "vectors.npy"),
         last=900,
     )
-    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", script], stdout=subprocess.PIPE, text=True) as reader:
-        assert reader.stdout is not None
+    with Program(script) as reader:
         assert reader.stdout.readline() == "ready\n"
         for start in range(0, 900, 30):
             fill(empty, range(start, start + 30))
             if start == 600:
                 empty.compact()
             time.sleep(0.02)
-        output, _ = reader.communicate(timeout=120)
-    assert reader.returncode == 0
+        output = reader.stdout.read()
+        assert reader.wait() == 0
     assert int(output) > 5
 
 

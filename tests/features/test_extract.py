@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from forked import Program
 from lightcrl.data.base import Dataset
 from lightcrl.errors import DataError, StorageError, TooManyRejectedError
 from lightcrl.features import FeatureStore, extract
@@ -192,11 +191,12 @@ def test_killed_at_random_moments_the_store_is_the_same_to_the_byte(tmp_path):
     folder = tmp_path / "killed" / whole.store.folder.name
     rng = random.Random(7)
     for _ in range(4):
-        with subprocess.Popen([sys.executable, "-c", script]) as process:
+        with Program(script) as process:
             # Counted from the first file on, so that the kill falls into the work and not into the imports.
             while process.poll() is None and not folder.exists():
                 time.sleep(0.01)
             time.sleep(rng.uniform(0.05, 0.6))
             process.send_signal(signal.SIGKILL)
-    subprocess.run([sys.executable, "-c", script], check=True)
+    with Program(script) as process:
+        assert process.wait() == 0
     assert contents(folder) == contents(whole.store.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from lightcrl.checkpoint import load_checkpoint
 from lightcrl.errors import CheckpointError, DataError, GrowthError, StaleStoreError
 from lightcrl.export import ExportedEmbedder, export_onnx
 from lightcrl.features import FeatureStore
-from lightcrl.growth.extend import extend, remove
+from lightcrl.growth.extend import Extended, extend, remove
 from lightcrl.growth.proof import prove, same_bits
 from lightcrl.lineage import Line, change, identity
 from lightcrl.methods import METHODS
@@ -36,6 +37,12 @@ def place(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def model(place) -> Path:
     return base(place)
+
+
+@pytest.fixture(scope="module")
+def grown(place, model) -> Extended:
+    """The model with sounds; tests leave its folder as it is."""
+    return extend(model, recipe(place), output=place / "grown")
 
 
 def losses(folder: Path) -> list[float]:
@@ -89,14 +96,13 @@ def test_it_learns_and_pairs_emerge(tmp_path):
     assert losses(tmp_path / "grown")[-1] < losses(tmp_path / "grown")[0]
 
 
-def test_only_what_is_new_is_trained(place, model, tmp_path):
-    done = extend(model, recipe(place), output=tmp_path)
-    method = load_checkpoint(tmp_path).method
+def test_only_what_is_new_is_trained(grown):
+    method = load_checkpoint(grown.folder).method
     audio = sum(p.numel() for name, p in method.named_parameters() if name in method.leaves_of("audio"))
     canonical = sum(p.numel() for p in method.canonical["audio"].parameters())
-    assert done.parameters == audio - canonical + 1  # and the logit scale, which ends with the training
-    start = read_log(tmp_path / "training")[0]
-    assert sum(start["parameters"].values()) == done.parameters
+    assert grown.parameters == audio - canonical + 1  # and the logit scale, which ends with the training
+    start = read_log(grown.folder / "training")[0]
+    assert sum(start["parameters"].values()) == grown.parameters
 
 
 @pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
@@ -119,27 +125,24 @@ def test_interrupted_it_goes_on_as_if_nothing_had_happened(place, model, tmp_pat
     assert one.digest == other.digest
 
 
-def test_done_it_is_not_done_again(place, model, tmp_path):
-    first = extend(model, recipe(place), output=tmp_path)
+def test_done_it_is_not_done_again(place, model, grown):
     events: list = []
-    again = extend(model, recipe(place), output=tmp_path, tell=events.append)
+    again = extend(model, recipe(place), output=grown.folder, tell=events.append)
     assert not [event for event in events if event["event"] == "step"]
-    assert again.to_json() == first.to_json() == json.loads((tmp_path / "extension.json").read_text())
+    assert again.to_json() == grown.to_json() == json.loads((grown.folder / "extension.json").read_text())
 
 
-def test_a_folder_with_another_extension_is_refused(place, model, tmp_path):
-    extend(model, recipe(place), output=tmp_path)
+def test_a_folder_with_another_extension_is_refused(place, model, grown, tmp_path):
     with pytest.raises(CheckpointError, match="holds a run of other settings"):
-        extend(model, recipe(place, seed=1), output=tmp_path)
+        extend(model, recipe(place, seed=1), output=grown.folder)
     other = base(tmp_path / "other", epochs=3)
     with pytest.raises(CheckpointError, match="holds a run of other settings"):
-        extend(other, recipe(place), output=tmp_path)
+        extend(other, recipe(place), output=grown.folder)
 
 
-def test_a_fourth_and_a_fifth_and_away_again(place, model, tmp_path):
-    extend(model, recipe(place), output=tmp_path / "three")
-    extend(tmp_path / "three", recipe(place, ["note"], partners=["audio", "image"]), output=tmp_path / "four")
-    before = embedded(model, ["image", "text"]) | embedded(tmp_path / "three", ["audio"])
+def test_a_fourth_and_a_fifth_and_away_again(place, model, grown, tmp_path):
+    extend(grown.folder, recipe(place, ["note"], partners=["audio", "image"]), output=tmp_path / "four")
+    before = embedded(model, ["image", "text"]) | embedded(grown.folder, ["audio"])
     after = embedded(tmp_path / "four", ["image", "text", "audio", "note"])
     assert all(after[name].tobytes() == before[name].tobytes() for name in before)
     left = remove(remove_to(tmp_path, "four", "note"), "audio", tmp_path / "two")
@@ -149,7 +152,7 @@ def test_a_fourth_and_a_fifth_and_away_again(place, model, tmp_path):
     assert state.keys() == original.keys()
     assert all(same_bits(state[leaf], original[leaf]) for leaf in original)
     assert [change(step)[0] for step in left.lineage] == ["added"] * 2 + ["removed"] * 2
-    assert left.lineage[1]["from"] == load_checkpoint(tmp_path / "three").digest
+    assert left.lineage[1]["from"] == load_checkpoint(grown.folder).digest
 
 
 def remove_to(folder: Path, name: str, modality: str) -> Path:
@@ -164,10 +167,9 @@ def test_several_at_once_learn_from_each_other_too(place, model, tmp_path):
     assert {"audio_to_note/recall@1", "note_to_text/recall@1"} < done.result.metrics.keys()
 
 
-def test_exports_of_old_modalities_are_the_same_to_the_bit(place, model, tmp_path):
-    extend(model, recipe(place), output=tmp_path / "grown")
+def test_exports_of_old_modalities_are_the_same_to_the_bit(model, grown, tmp_path):
     found = {}
-    for name, folder in (("before", model), ("after", tmp_path / "grown")):
+    for name, folder in (("before", model), ("after", grown.folder)):
         export_onnx(lightcrl.load(folder, device="cpu"), tmp_path / name, ["image", "text"])
         exported = ExportedEmbedder(tmp_path / name, threads=1)
         found[name] = [exported.encode(items(modality), modality) for modality in ("image", "text")]
@@ -189,11 +191,11 @@ def test_a_feature_store_does_for_raw_items(tmp_path):
         extend(model, wrong, output=tmp_path / "wrong")
 
 
-def write_sounds(folder: Path, place: Path) -> tuple[np.ndarray, list[str]]:
+def write_sounds(folder: Path, grown: Path) -> tuple[np.ndarray, list[str]]:
     """A table of sounds with ids of captions, and the vectors of these."""
     from lightcrl.data.synthetic.source import Synthetic
 
-    anchors = FeatureStore(place / "raw" / "anchors" / "text")
+    anchors = FeatureStore(grown / "anchors" / "text")
     lines = anchors.metadata().to_pydict()
     by_group: dict[str, list[str]] = {}
     for row, group in zip(lines["row"], lines["group"], strict=True):
@@ -209,9 +211,8 @@ def write_sounds(folder: Path, place: Path) -> tuple[np.ndarray, list[str]]:
 
 
 @pytest.mark.parametrize("form", ["npy", "parquet"])
-def test_embeddings_do_where_the_old_encoder_is_not_at_hand(place, model, tmp_path, form):
-    extend(model, recipe(place), output=tmp_path / "raw")
-    vectors, ids = write_sounds(tmp_path, tmp_path)
+def test_embeddings_do_where_the_old_encoder_is_is_not_at_hand(place, model, grown, tmp_path, form):
+    vectors, ids = write_sounds(tmp_path, grown.folder)
     if form == "npy":
         np.save(tmp_path / "v.npy", vectors)
         (tmp_path / "v.json").write_text(json.dumps({"modality": "text", "ids": ids}))
@@ -269,19 +270,18 @@ def test_vectors_that_cannot_be_used_are_refused(tmp_path):
 # --- the proof ---
 
 
-def test_the_proof_sees_a_single_bit(place, model, tmp_path):
-    extend(model, recipe(place), output=tmp_path)
-    old, grown = load_checkpoint(model), load_checkpoint(tmp_path)
-    proof = prove(old, grown, ["audio"])
+def test_the_proof_sees_a_single_bit(model, grown):
+    old, now = load_checkpoint(model), load_checkpoint(grown.folder)
+    proof = prove(old, now, ["audio"])
     assert proof.numbers == sum(leaf.numel() for leaf in old.method.state_dict().values())
-    bits = grown.method.layer_scale.detach().view(torch.int32)
+    bits = now.method.layer_scale.detach().view(torch.int32)
     bits[3] ^= 1
     with pytest.raises(GrowthError, match="the leaf 'layer_scale' is not as it was"):
-        prove(old, grown, ["audio"])
+        prove(old, now, ["audio"])
 
 
-def test_a_grown_checkpoint_is_verified_with_its_lineage(place, model, tmp_path):
-    extend(model, recipe(place), output=tmp_path)
+def test_a_grown_checkpoint_is_verified_with_its_lineage(grown, tmp_path):
+    shutil.copytree(grown.folder / "best", tmp_path / "best")
     path = tmp_path / "best" / "config.json"
     path.write_text(path.read_text().replace('"added"', '"replaced"'))
     with pytest.raises(CheckpointError, match="it was changed by hand"):

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from forked import Program
 from lightcrl.index import ENGINES, Index
 from shelves import clustered, make_embedder
 
@@ -47,9 +46,7 @@ for number in range(first, len(vectors) // {PER_ROUND}):
 
 def run_and_kill(folder: Path, first: int, vectors: Path, delay: float) -> list[str]:
     """What the writer said before it was killed."""
-    command = [sys.executable, "-W", "ignore", "-c", WRITER, str(folder), str(first), str(vectors)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
-        assert writer.stdout is not None
+    with Program(WRITER, folder, first, vectors) as writer:
         assert writer.stdout.readline() == "ready\n"
         time.sleep(delay)
         writer.kill()
@@ -112,7 +109,7 @@ def test_a_build_that_was_killed_goes_on_where_it_was(tmp_path):
     words = ["index", "build", str(tmp_path / "model"), str(tmp_path / "photos"), "--output", str(tmp_path / "index")]
     seen = 0
     for _ in range(20):
-        with subprocess.Popen([sys.executable, "-c", script, *words], stdout=subprocess.DEVNULL) as builder:
+        with Program(script, *words) as builder:
             while builder.poll() is None:
                 if (tmp_path / "index" / "manifest.json").exists() and len(Index.open(tmp_path / "index")) > seen + 20:
                     builder.kill()

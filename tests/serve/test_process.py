@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
+import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from forked import COMMAND, Program
 from lightcrl.cli import app
 from lightcrl.index import Index
 from served import TEXTS, data_url, png, wait_until_ready
@@ -37,23 +36,17 @@ def model(tmp_path_factory, embedder):
 @contextmanager
 def started(*words: object):
     """The command in a process of its own, on a free port; `get`, `post`, `process`."""
-    command = [sys.executable, "-m", "lightcrl", "serve", *map(str, words), "--port", "0"]
-    environment = {**os.environ, "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    lines = []
-    try:
+    with Program(COMMAND, "serve", *words, "--port", "0", COLUMNS="200") as process:
+        lines = []
         for line in process.stdout:
             lines.append(line)
             if address := re.search(r"http://\S+", line):
                 break
         else:
-            pytest.fail("".join(lines))
+            pytest.fail("".join(lines) + process.stderr.read())
         with httpx.Client(base_url=address[0], timeout=SECONDS) as client:
             wait_until_ready(client.get, SECONDS)
             yield SimpleNamespace(client=client, process=process, address=address[0], said="".join(lines))
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_a_server_starts_answers_and_stops_when_told_to(model):
@@ -136,32 +129,26 @@ def test_a_model_that_is_gone_ends_the_server_with_a_word(tmp_path, embedder):
     embedder.checkpoint.save(tmp_path / "model")
     index = Index.create(tmp_path / "index", tmp_path / "model")
     (tmp_path / "model").rename(tmp_path / "elsewhere")
-    command = [sys.executable, "-m", "lightcrl", "serve", str(index.folder), "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    assert done.returncode == 1
-    assert "error: " in done.stderr
-    assert "Traceback" not in done.stderr
+    with Program(COMMAND, "serve", index.folder, "--port", "0") as process:
+        assert process.wait(SECONDS) == 1
+        error = process.stderr.read()
+    assert "error: " in error
+    assert "Traceback" not in error
 
 
-def test_a_run_s_folder_is_indexed_from_its_stores_and_served(tmp_path, monkeypatch):
-    import lightcrl
+def test_a_run_s_folder_is_indexed_from_its_stores_and_served(small_run, tmp_path, monkeypatch):
     from lightcrl.commands import serve
-    from lightcrl.data.synthetic import write_class_folder, write_table
-    from test_cli import RECIPE
 
-    write_table(tmp_path / "world", 90, 0)
-    write_class_folder(tmp_path / "shapes", attribute="shape", per_class=3, seed=1)
-    (tmp_path / "small.toml").write_text(RECIPE)
-    lightcrl.run(tmp_path / "small.toml", output=tmp_path / "run")
+    run = shutil.copytree(small_run.run, tmp_path / "run")
     taken = []
     monkeypatch.setattr(serve, "_run", lambda service, bound: (taken.append(service), bound.close()))
-    told = call(tmp_path / "run", "--port", "0")
+    told = call(run, "--port", "0")
     assert told.exit_code == 0, told.output
     assert "0 encoded" in " ".join(told.output.split())
     (service,) = taken
     assert service.index.counts() == {"image": 90, "text": 90}
-    assert service.index.manifest["model"]["place"] == str(tmp_path / "run")
-    call(tmp_path / "run", "--port", "0")
+    assert service.index.manifest["model"]["place"] == str(run)
+    call(run, "--port", "0")
     assert len(taken[1].index) == 180
     for one in taken:
         one.stop()

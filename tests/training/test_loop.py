@@ -6,8 +6,6 @@ import json
 import math
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 import tracemalloc
@@ -17,6 +15,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from forked import Program
 from lightcrl.checkpoint import Checkpoint, load_folder
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import CheckpointError, DivergedError, StorageError, TrainingError
@@ -127,7 +126,7 @@ def test_interrupted_anywhere_it_goes_on_as_if_nothing_had_happened(tmp_path, sc
 
 def test_killed_at_random_moments_it_goes_on_with_the_same_losses(tmp_path):
     data = features(tmp_path / "f")
-    fit(data, tmp_path / "whole", epochs=40)
+    fit(data, tmp_path / "whole", epochs=24)
     script = (
         f"import sys, time; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
         "from pathlib import Path\n"
@@ -136,12 +135,12 @@ def test_killed_at_random_moments_it_goes_on_with_the_same_losses(tmp_path):
         "from training.test_loop import Features, fit\n"
         "from lightcrl.features import FeatureStore\n"
         f"data = Features({{m: FeatureStore(Path({str(tmp_path / 'f')!r}) / m) for m in ('image', 'text')}})\n"
-        f"fit(data, Path({str(tmp_path / 'killed')!r}), epochs=40, report=lambda event: time.sleep(0.01))\n"
+        f"fit(data, Path({str(tmp_path / 'killed')!r}), epochs=24, report=lambda event: time.sleep(0.02))\n"
     )
     rng = random.Random(1)
     for _ in range(3):
         seen = len(losses(tmp_path / "killed")) if (tmp_path / "killed/log.jsonl").exists() else 0
-        with subprocess.Popen([sys.executable, "-c", script]) as process:
+        with Program(script) as process:
             deadline = time.monotonic() + 60
             while process.poll() is None and time.monotonic() < deadline:
                 log = tmp_path / "killed/log.jsonl"
@@ -150,7 +149,8 @@ def test_killed_at_random_moments_it_goes_on_with_the_same_losses(tmp_path):
                 time.sleep(0.02)
             time.sleep(rng.uniform(0, 0.4))
             process.send_signal(signal.SIGKILL)
-    subprocess.run([sys.executable, "-c", script], check=True)
+    with Program(script) as process:
+        assert process.wait() == 0
     same(tmp_path / "whole", tmp_path / "killed")
 
 
