@@ -21,7 +21,7 @@ from shelves import clustered, make_embedder
 DIM, PER_ROUND = 16, 48
 KILLS = int(os.environ.get("LIGHTCRL_KILLS", "5"))
 SEED = int(os.environ.get("LIGHTCRL_SEED", "0"))
-VECTORS = clustered(4000, DIM)
+VECTORS = clustered(max(4000, 400 * KILLS), DIM)
 
 # Adds some items, removes every fourth of them, rewrites the index now and then, and says what it has done.
 WRITER = f"""
@@ -86,6 +86,7 @@ def test_a_killed_writer_leaves_whole_commits_and_loses_none(engine, tmp_path):
             elif word == "removed":
                 removed = int(number)
         check(folder, max(added, removed), removed)
+    assert kills == KILLS
     assert added > 0
     index = Index.open(folder)
     index.compact()
