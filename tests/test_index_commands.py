@@ -96,7 +96,7 @@ def test_a_search_prints_hits_with_their_odds(world):
     assert [hit["id"] for hit in told["hits"]] == [hit.id for hit in index.search("a red circle", modality="text", k=3)]
     assert told["query"] == {"text": [{"item": "a red circle", "weight": 1.0}]}
     assert told["matches"] in (True, False)
-    assert set(told["hits"][0]) == {"id", "score", "share", "modality", "path", "text", "metadata"}
+    assert set(told["hits"][0]) == {"id", "score", "share", "modality", "path", "text", "metadata", "preview"}
 
 
 def test_weights_minus_like_and_filters_are_those_of_python(world):

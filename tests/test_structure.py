@@ -159,7 +159,7 @@ def test_importing_and_asking_for_help_load_nothing_heavy():
 def test_the_version_is_the_same_everywhere():
     text = (PROJECT / "pyproject.toml").read_text()
     assert f'version = "{lightcrl.__version__}"' in text
-    assert f"## {lightcrl.__version__}" in (PROJECT / "CHANGELOG.md").read_text()
+    assert f"## [{lightcrl.__version__}]" in (PROJECT / "CHANGELOG.md").read_text()
     assert f"version: {lightcrl.__version__}" in (PROJECT / "CITATION.cff").read_text()
 
 

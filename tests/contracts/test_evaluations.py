@@ -77,7 +77,8 @@ WITHOUT_CHANCE = ("median_rank", "precision", "recall", "f1")
 
 
 def test_every_evaluation_has_a_case():
-    assert CASES.keys() == FIRST.keys() == set(TASKS)
+    # Captions are measured as texts, not as embeddings: tests/metrics/test_captions.py.
+    assert CASES.keys() == FIRST.keys() == set(TASKS) - {"captioning"}
 
 
 @pytest.fixture(params=sorted(CASES))

@@ -34,7 +34,7 @@ def own(encode: Callable[[list[Any]], Any], **attributes: Any) -> OwnEncoder:
 
 
 def test_the_tables_hold_what_they_name():
-    assert set(ENCODERS) == {"text", "image", "audio"}
+    assert set(ENCODERS) == {"text", "image", "audio", "vectors"}
     for name in ENCODERS:
         assert callable(ENCODERS.load(name))
     assert [BUILTIN.load(name).kind for name in BUILTIN] == ["text", "image", "audio"]

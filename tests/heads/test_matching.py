@@ -135,8 +135,6 @@ def test_wrong_use_is_refused_with_advice(features, model):
         train_head(model, "matching", three({"modalities": ["image", "sound"]}), features, None)  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match="width 30 does not divide into 4 heads"):
         three({"width": 30})
-    with pytest.raises(RecipeError, match="no groups are set apart"):
-        three({"held_out": 0.2})
     with pytest.raises(HeadError, match="no head 'captioning' in this model; it has matching"):
         model.head("captioning")
     stale = Features.of(features.stores, features.splits)

@@ -146,9 +146,9 @@ def test_a_run_s_folder_is_indexed_from_its_stores_and_served(small_run, tmp_pat
     assert told.exit_code == 0, told.output
     assert "0 encoded" in " ".join(told.output.split())
     (service,) = taken
-    assert service.index.counts() == {"image": 90, "text": 90}
+    assert service.index.counts() == {"image": 90, "text": 270}
     assert service.index.manifest["model"]["place"] == str(run)
     call(run, "--port", "0")
-    assert len(taken[1].index) == 180
+    assert len(taken[1].index) == 360
     for one in taken:
         one.stop()

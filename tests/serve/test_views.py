@@ -153,7 +153,7 @@ def test_the_page_of_the_interface_loads_nothing_from_elsewhere_and_asks_the_ser
     page.on("console", lambda message: said.append(message.text))
     page.on("request", lambda request: loaded.append(request.url))
     page.goto(f"{address}/docs")
-    playwright.expect(page.locator(".endpoint")).to_have_count(15)
+    playwright.expect(page.locator(".endpoint")).to_have_count(16)
     page.click(".endpoint:has(.path:text-is('/search')) summary")
     search = page.locator(".endpoint[open]")
     assert "two dogs" in search.locator("textarea").input_value()

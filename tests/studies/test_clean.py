@@ -258,6 +258,7 @@ def test_pictures_that_are_copies_are_merged_or_left_out(tmp_path):
     output = call(
         "clean", recipe, "--output", tmp_path / "out", "--folds", 2, "--rounds", 1, "--method", "linear[dim=8]"
     )
+    output = " ".join(output.split())
     summary = json.loads((tmp_path / "out" / "cleaning.json").read_text())
     assert summary["duplicates"]["exact"] == 2
     assert (summary["duplicates"]["merged_groups"], summary["duplicates"]["leaks"]) == (1, 1)

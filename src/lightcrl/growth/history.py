@@ -49,6 +49,7 @@ def make_step(
         "recipe": base.recipe,
         "figures": base.figures,
     }
+    before |= {"data": base.data} if base.data else {}
     state, kept = base.method.state_dict(), dict[str, Tensor]()
     for name in gone:
         kept |= {leaf: state[leaf] for leaf in base.method.leaves_of(name)}
@@ -142,6 +143,7 @@ def _parent(child: Checkpoint) -> Checkpoint:
         towers=towers,
         lineage=child.lineage[:-1],
         former={leaf: tensor for leaf, tensor in child.former.items() if not leaf.startswith(f"{number}/")},
+        data=before.get("data"),
     )
     if parent.digest != step["from"]:
         raise GrowthError(

@@ -192,7 +192,8 @@ class Scene:
         memory = peak.read()
         outcomes = {name: self.measured(task, features).measure(checkpoint) for name, task in self.tasks.items()}
         plan = trained.plan
-        report({"event": "trained", "seconds": trained.progress.seconds, "folder": str(folder)})
+        seconds = trained.progress.seconds
+        report({"event": "trained", "method": label, "seed": seed, "seconds": seconds, "folder": str(folder)})
         return Cell(
             folder,
             seed,
