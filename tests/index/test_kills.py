@@ -21,7 +21,7 @@ from shelves import clustered, make_embedder
 DIM, PER_ROUND = 16, 48
 KILLS = int(os.environ.get("LIGHTCRL_KILLS", "5"))
 SEED = int(os.environ.get("LIGHTCRL_SEED", "0"))
-VECTORS = clustered(max(4000, 400 * KILLS), DIM)
+VECTORS = clustered(800 * KILLS, DIM)
 
 # Adds some items, removes every fourth of them, rewrites the index now and then, and says what it has done.
 WRITER = f"""
