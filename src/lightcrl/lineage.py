@@ -84,6 +84,16 @@ class Line:
             yield step["from"], since
 
 
+def changed_since(index: Line, model: Line) -> frozenset[str] | None:
+    """Return the modalities of a model whose queries an index no longer answers; None for a model of another line.
+
+    None has changed for the index's own model and its descendants, which keep or aim at its embeddings.
+    """
+    if model.fingerprint == index.fingerprint or index.fingerprint in dict(model.ancestors()):
+        return frozenset()
+    return dict(index.ancestors()).get(model.fingerprint)
+
+
 def valid_modalities(index: Line, model: Line, modalities: Sequence[str]) -> tuple[str, ...]:
     """Return the modalities of a model whose queries an index answers.
 
@@ -95,9 +105,7 @@ def valid_modalities(index: Line, model: Line, modalities: Sequence[str]) -> tup
         model: model of the queries.
         modalities: modalities of that model.
     """
-    if model.fingerprint == index.fingerprint or index.fingerprint in dict(model.ancestors()):
-        return tuple(modalities)
-    since = dict(index.ancestors()).get(model.fingerprint)
+    since = changed_since(index, model)
     return () if since is None else tuple(name for name in modalities if name not in since)
 
 
@@ -114,9 +122,7 @@ def check_valid(index: Line, model: Line, place: str, modality: str | None = Non
         ForeignModelError: the model is neither that of the index, nor a descendant, nor an ancestor; or it is an
             ancestor whose encoder of `modality` was replaced since.
     """
-    if model.fingerprint == index.fingerprint or index.fingerprint in dict(model.ancestors()):
-        return
-    since = dict(index.ancestors()).get(model.fingerprint)
+    since = changed_since(index, model)
     if since is None:
         raise ForeignModelError(
             f"{place} is of the model {index.fingerprint}, this is {model.fingerprint}: their embeddings have nothing "

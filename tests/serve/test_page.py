@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
-from desk import FLAGS, Desk
-from pages import BROWSERS
+from desk import Desk
 from stub_server import HOSTILE, Stub, drawn, serving
 
 playwright = pytest.importorskip("playwright.sync_api")
 
 WIDTHS = {"desk": (1280, 860), "phone": (390, 844)}
 SEARCH_ZONE, ADD_ZONE = ".zone[data-use=search]", ".zone[data-use=add]"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"no browser on PATH; looked for {', '.join(BROWSERS)}")
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=path, args=FLAGS)
-        yield running
-        running.close()
 
 
 @pytest.fixture

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 
 import pytest
 
-from desk import FLAGS, Desk
-from pages import BROWSERS
+from desk import Desk
 from served import fill
 from stub_server import Stub, drawn, serving
 
@@ -17,17 +15,6 @@ playwright = pytest.importorskip("playwright.sync_api")
 
 WIDTHS = {"desk": (1280, 860), "phone": (390, 844)}
 PLAIN = ("id", "modality", "kind", "path", "text", "metadata", "content")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"no browser on PATH; looked for {', '.join(BROWSERS)}")
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=path, args=FLAGS)
-        yield running
-        running.close()
 
 
 class Views(Stub):

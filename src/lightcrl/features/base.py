@@ -62,3 +62,16 @@ class Store(Protocol):
 
     def in_memory(self) -> Store:
         """Return the same items, held in memory."""
+
+
+def item_keys(store: Store) -> list[str]:
+    """Return the keys of a store's items in order of rows, [rows]."""
+    keys: dict[int, str] = {}
+    for lines in store.lines(("row", "item")):
+        keys.update(zip(lines["row"].to_pylist(), lines["item"].to_pylist(), strict=True))
+    return [keys[row] for row in range(store.rows)]
+
+
+def rows_by_item(store: Store) -> dict[str, int]:
+    """Return the row of each item of a store by the item's key."""
+    return {key: row for row, key in enumerate(item_keys(store))}

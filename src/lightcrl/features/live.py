@@ -15,7 +15,7 @@ from lightcrl.data.base import Item
 from lightcrl.encoders.augment import crop_and_flip
 from lightcrl.encoders.image import read_image
 from lightcrl.encoders.tower import Tower
-from lightcrl.features.base import Store
+from lightcrl.features.base import Store, item_keys
 from lightcrl.tokens import TokenBatch
 
 
@@ -42,9 +42,7 @@ class LiveStore:
         self.tower = tower
         self.workers = workers
         by_key = {item.key: item for item in items}
-        table = self.metadata()
-        keys = dict(zip(table["row"].to_pylist(), table["item"].to_pylist(), strict=True))
-        self.items = [by_key[keys[row]] for row in range(self.rows)]
+        self.items = [by_key[key] for key in item_keys(store)]
 
     def metadata(self) -> pa.Table:
         """Return the metadata of the store before training; see `FeatureStore.metadata`."""

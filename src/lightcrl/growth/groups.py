@@ -6,7 +6,6 @@ vectors of another width or model, stores of another encoder, encoders whose fil
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +26,7 @@ from lightcrl.features.table import Split
 from lightcrl.growth.anchors import anchor_items, anchor_vectors
 from lightcrl.growth.spec import GrowthRecipe
 from lightcrl.growth.vectors import read_vectors
-from lightcrl.training.early import check_groups
+from lightcrl.training.early import report_groups
 
 LEAST = 2
 """Least number of training groups with a new item and an old one: a contrastive loss needs two."""
@@ -196,8 +195,7 @@ def read_old_and_new(embedder: Embedder, recipe: GrowthRecipe, names: Mapping[st
             f"the data has no item of {', '.join(empty)}, which the extension is to be aligned with. Check "
             "data.columns, name the old modalities that the data has as partners, or give [stores] or [vectors]."
         )
-    tell({"event": "data", "groups": dict(Counter(dataset.splits)), "rejected": len(dataset.rejected)})
-    check_groups(dataset)
+    report_groups(dataset, tell)
     return dataset
 
 

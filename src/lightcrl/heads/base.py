@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lightcrl.data.base import Item
 from lightcrl.errors import HeadError
+from lightcrl.features.base import item_keys
 from lightcrl.features.table import Features, Split
 from lightcrl.methods.base import Method
 from lightcrl.tokens import TokenBatch, TokenSpec
@@ -77,14 +78,13 @@ class Material:
         if modality not in self.features.items:
             raise HeadError(f"no raw items of {modality!r} beside its features; expected those of the recipe's data.")
         by_key = {item.key: item for item in self.features.items[modality]}
-        table = self.features.store(modality).metadata()
-        keys = dict(zip(table["row"].to_pylist(), table["item"].to_pylist(), strict=True))
-        if missing := [key for key in keys.values() if key not in by_key]:
+        keys = item_keys(self.features.store(modality))
+        if missing := [key for key in keys if key not in by_key]:
             raise HeadError(
                 f"{len(missing)} features of {modality!r} have no raw item beside them; expected the data from which "
                 "they were made. Give the [data] of the features."
             )
-        return [by_key[keys[row]] for row in range(self.features.store(modality).rows)]
+        return [by_key[key] for key in keys]
 
     def batch(self, rows: Mapping[str, np.ndarray], groups: Mapping[str, np.ndarray], sequence: bool) -> HeadBatch:
         """Return stored tokens and embeddings of the items at `rows` [N_m]."""

@@ -14,6 +14,7 @@ from lightcrl.data import load_dataset
 from lightcrl.data.base import Dataset, Item, Rejection
 from lightcrl.embedder import Embedder
 from lightcrl.errors import DataError, StaleStoreError
+from lightcrl.features.base import rows_by_item
 from lightcrl.features.embed import embed_rows
 from lightcrl.features.extract import encode_modality
 from lightcrl.features.store import FeatureStore
@@ -63,8 +64,7 @@ def run_data(folder: Path) -> tuple[Recipe, Dataset]:
 
 
 def _embedded(dataset: Dataset, modality: str, store: FeatureStore, embedder: Embedder, folder: str) -> Iterator[Entry]:
-    table = store.metadata()
-    row_of = dict(zip(table["item"].to_pylist(), table["row"].to_pylist(), strict=True))
+    row_of = rows_by_item(store)
     group_of = dict(reversed(dataset.links[modality].tolist()))  # an item of several groups gets its first one
     present = [(number, row_of[item.key]) for number, item in enumerate(dataset.items[modality]) if item.key in row_of]
     items = distinct(dataset.items[modality])

@@ -18,7 +18,7 @@ from lightcrl.metrics.result import Result
 from lightcrl.pipeline import Model, Run
 from lightcrl.recipe import Recipe
 from lightcrl.report.progress import console
-from lightcrl.report.sheets import figures_sheet, parts_sheet, print_sheet, share
+from lightcrl.report.sheets import figures_sheet, head_figures, parts_sheet, print_sheet, share
 from lightcrl.sheets import Cell, Row, Sheet
 from lightcrl.studies.check.advice import advise
 from lightcrl.studies.check.check import Check
@@ -257,10 +257,10 @@ def print_info(checkpoint: Checkpoint) -> None:
 
 def print_heads(heads: Mapping[str, TrainedHead]) -> None:
     """Print kind, modalities, size and figures of a model's heads."""
-    rows = []
-    for name, head in heads.items():
-        figures = ", ".join(f"{key} {value:.3f}" for key, value in head.figures.get("metrics", {}).items())
-        rows.append((name, head.kind, ", ".join(head.modalities), f"{head.parameters:,}", figures))
+    rows = [
+        (name, head.kind, ", ".join(head.modalities), f"{head.parameters:,}", head_figures(head))
+        for name, head in heads.items()
+    ]
     headings = ("head", "kind", "modalities", "parameters", "figures")
     print_sheet(Sheet("heads", headings, rows, words=frozenset({0, 1, 2, 4})))
 

@@ -24,6 +24,7 @@ from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import CheckpointError
 from lightcrl.events import Tell
 from lightcrl.features import Features, Store
+from lightcrl.features.base import item_keys
 from lightcrl.features.embed import embed_split
 from lightcrl.features.extract import encode_each
 from lightcrl.heads.state import TrainedHead
@@ -251,10 +252,9 @@ def _collect(method: Method, features: Features, dataset: Dataset, recipe: Recip
     vectors, links = embed_split(method, features, split)
     items = {}
     for modality, members in split.members.items():
-        table = features.store(modality).metadata()
-        key_of = dict(zip(table["row"].to_pylist(), table["item"].to_pylist(), strict=True))
+        keys = item_keys(features.store(modality))
         by_key = {item.key: item for item in dataset.items[modality]}
-        items[modality] = [by_key[key_of[row]] for row in np.unique(members.rows).tolist()]
+        items[modality] = [by_key[keys[row]] for row in np.unique(members.rows).tolist()]
     return Collection(recipe.kinds, items, vectors, links), features.names(recipe.evaluation.split)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightcrl.metrics.result import Result
 from lightcrl.report.facts import ModelFacts, Report
-from lightcrl.report.sheets import figures_sheet, parts_sheet, percent
+from lightcrl.report.sheets import figures_sheet, head_figures, parts_sheet, percent
 from lightcrl.sheets import Cell, Row, Sheet
 from lightcrl.tasks.text_similarity import aligned_spaces
 
@@ -110,9 +110,8 @@ def head_sheet(report: Report) -> Sheet:
     """Return the heads on the space of the run's own method."""
     rows = []
     for name, head in report.heads.items():
-        figures = ", ".join(f"{key} {value:.3f}" for key, value in head.figures["metrics"].items())
         seconds = f"{head.figures['seconds']:.1f}"
-        rows.append((name, ", ".join(head.modalities), f"{head.parameters:,}", seconds, figures))
+        rows.append((name, ", ".join(head.modalities), f"{head.parameters:,}", seconds, head_figures(head)))
     headings = ("head", "modalities", "parameters", "seconds", "figures on the groups that chose it")
     return Sheet(f"Heads on the space of {report.models[0].method}", headings, rows, words=frozenset({0, 1, 4}))
 

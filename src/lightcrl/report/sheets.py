@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from rich.table import Table
 from rich.text import Text
 
+from lightcrl.heads.state import TrainedHead
 from lightcrl.metrics.result import Result
 from lightcrl.report.progress import console
 from lightcrl.sheets import Cell, Row, Sheet
@@ -67,6 +68,11 @@ def figures_sheet(result: Result, title: str, names: Mapping[str, str] | None = 
         for name, shown in (names or {name: name for name in result.metrics}).items()
     ]
     return Sheet(title, ("figure", "value", "95 % interval", "chance"), rows)
+
+
+def head_figures(head: TrainedHead) -> str:
+    """Return the figures of a head in a line."""
+    return ", ".join(f"{key} {value:.3f}" for key, value in head.figures.get("metrics", {}).items())
 
 
 def parts_sheet(title: str, parts: Mapping[str, int]) -> Sheet:

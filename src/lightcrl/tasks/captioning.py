@@ -17,6 +17,7 @@ from lightcrl.data import Dataset, DataSpec, Rejection, load_dataset
 from lightcrl.encoders.base import fingerprint
 from lightcrl.errors import DataError, HeadError, ModalityError
 from lightcrl.features import FeatureStore
+from lightcrl.features.base import rows_by_item
 from lightcrl.features.embed import embed_rows
 from lightcrl.features.extract import encode_modality
 from lightcrl.files.local import make_folder, write_text
@@ -267,7 +268,7 @@ def _groups(
 ) -> list[tuple[int, str, list[str]]]:
     """Return row and origin of the first item, and the captions, of every group with both."""
     source, target = names
-    places = _places(store)
+    places = rows_by_item(store)
     items: dict[int, tuple[int, str]] = {}
     for number, group in dataset.links[source].tolist():
         item = dataset.items[source][number]
@@ -290,13 +291,8 @@ def _training_captions(target: str, setting: Setting) -> tuple[list[str], Featur
         raise DataError("retrieval needs the captions that the model was trained on; its recipe does not say its data.")
     dataset = load_dataset(setting.data, {name: encoder.kind for name, encoder in setting.encoders.items()})
     store, _ = _encode(dataset, target, setting)
-    places = _places(store)
+    places = rows_by_item(store)
     trained = {number for number, group in dataset.links[target].tolist() if dataset.splits[group] == "train"}
     items = [dataset.items[target][number] for number in sorted(trained)]
     items = [item for item in items if item.key in places]
     return [item.read() for item in items], store, np.array([places[item.key] for item in items])
-
-
-def _places(store: FeatureStore) -> dict[str, int]:
-    table = store.metadata()
-    return dict(zip(table["item"].to_pylist(), table["row"].to_pylist(), strict=True))

@@ -19,6 +19,7 @@ from lightcrl.data.pairs import TextPairs, read_pairs
 from lightcrl.encoders.base import Encoder
 from lightcrl.errors import ModalityError
 from lightcrl.features import FeatureStore
+from lightcrl.features.base import rows_by_item
 from lightcrl.features.embed import embed_rows, own_rows
 from lightcrl.features.extract import encode_modality
 from lightcrl.methods import Method
@@ -127,8 +128,7 @@ class TextSimilarityTask(Task):
             done = encode_modality(encoder, dataset, modality, setting.storage, setting.tell)
             rejected += done.rejected
             stores[modality] = done.store
-            table = done.store.metadata()
-            places = dict(zip(table["item"].to_pylist(), table["row"].to_pylist(), strict=True))
+            places = rows_by_item(done.store)
             rows[modality] = np.array([[places.get(key, -1) for key in side] for side in keys])
         whole = np.all([numbers >= 0 for numbers in rows.values()], axis=(0, 1))
         rows = {modality: numbers[:, whole] for modality, numbers in rows.items()}

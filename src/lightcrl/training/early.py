@@ -107,9 +107,14 @@ def read_groups(data: DataSpec, kinds: Mapping[str, str], tell: Tell) -> Dataset
         TrainingError: there are too few groups.
     """
     dataset = load_dataset(data, kinds)
+    report_groups(dataset, tell)
+    return dataset
+
+
+def report_groups(dataset: Dataset, tell: Tell) -> None:
+    """Report the groups of a data set, and refuse unusable ones; errors as in `read_groups`."""
     tell({"event": "data", "groups": dict(Counter(dataset.splits)), "rejected": len(dataset.rejected)})
     check_groups(dataset)
-    return dataset
 
 
 def check_groups(dataset: Dataset) -> None:

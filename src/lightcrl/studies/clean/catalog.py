@@ -11,6 +11,7 @@ import numpy as np
 from lightcrl.data import Item, load_dataset
 from lightcrl.data.rewrite import Edits
 from lightcrl.features import Features
+from lightcrl.features.base import item_keys
 from lightcrl.features.table import SPLITS
 from lightcrl.recipe import Recipe
 from lightcrl.studies.clean.decisions import Decision, decide
@@ -149,9 +150,6 @@ def open_catalog(recipe: Recipe, features: Features, layout: Layout) -> Catalog:
     items = {}
     for modality, store in features.stores.items():
         by_key = {item.key: item for item in dataset.items[modality]}
-        keys: dict[int, str] = {}
-        for lines in store.lines(("row", "item")):
-            keys.update(zip(lines["row"].to_pylist(), lines["item"].to_pylist(), strict=True))
-        items[modality] = [by_key[keys[row]] for row in range(store.rows)]
+        items[modality] = [by_key[key] for key in item_keys(store)]
     names = [name for split in layout.starts for name in features.names(split)]
     return Catalog(layout, recipe.kinds, names, items)

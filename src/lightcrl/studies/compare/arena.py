@@ -27,15 +27,6 @@ class Subject(Protocol):
         ...
 
 
-class Contender(Protocol):
-    """A contestant with its options."""
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """All options by name."""
-        ...
-
-
 class Arena(Protocol):
     """The common setting of all contestants.
 

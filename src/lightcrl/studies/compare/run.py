@@ -82,8 +82,7 @@ def compare(
         TrainingError: a subset is larger than the data, no method can be trained, or there are several processes.
         LightCRLError: another setting of the recipe, the data or the machine is invalid.
     """
-    if launched() > 1:
-        raise TrainingError("a comparison trains in one process. Launch it without accelerate or torchrun.")
+    check_processes()
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
     folder = Path(output) if output is not None else recipe.folder.with_name(f"{recipe.folder.name}-compare")
@@ -98,6 +97,16 @@ def compare(
     setting = Setting(encoders, recipe.features, tell, recipe.data, held, recipe.evaluation.split)
     ground = Ground(recipe, make_folder(folder), held, encoders, comparison_tasks(recipe, setting), tell)
     return contest(MethodArena(ground), entries, numbers, tune, sizes, target)
+
+
+def check_processes() -> None:
+    """Refuse several processes.
+
+    Raises:
+        TrainingError: the program was launched in several processes.
+    """
+    if launched() > 1:
+        raise TrainingError("a comparison trains in one process. Launch it without accelerate or torchrun.")
 
 
 def check_contest(seeds: Sequence[int], target: float | None) -> None:

@@ -19,9 +19,8 @@ from lightcrl.growth.refusals import Growth, check_growth
 from lightcrl.growth.spec import GrowthRecipe, load_growth_recipe
 from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.pipeline import RETRIEVAL
-from lightcrl.processes import launched
 from lightcrl.studies.compare.outcome import Comparison
-from lightcrl.studies.compare.run import check_contest, contest
+from lightcrl.studies.compare.run import check_contest, check_processes, contest
 from lightcrl.studies.entries import Entry, parse_entry
 from lightcrl.studies.extensions.scene import RIVALS, Scene
 from lightcrl.tasks.retrieval import RetrievalSpec, RetrievalTask
@@ -65,8 +64,7 @@ def compare_extensions(
         GrowthError: the extension is impossible.
         LightCRLError: another setting of the recipe, the data or the machine is invalid.
     """
-    if launched() > 1:
-        raise TrainingError("a comparison trains in one process. Launch it without accelerate or torchrun.")
+    check_processes()
     if not isinstance(recipe, GrowthRecipe):
         recipe = load_growth_recipe(recipe, overrides)
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
