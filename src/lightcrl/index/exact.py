@@ -2,8 +2,11 @@
 
     vectors-<n>.bin   [rows, d] float16 or float32, one after another
     numbers-<n>.bin   [rows] int64, the number of each, ascending
+    codes-<n>.bin     [rows, d] int8, the vectors rounded, for single queries
+    scales-<n>.bin    [rows] bfloat16, the scale of each vector's codes
 
-The token holds n and the number of rows that count. Rows after these come from a killed writer; the next writer
+The token holds n, the number of rows that count and the error of the codes; in indexes older than the codes there is
+no such error until they are compacted. Rows after these come from a killed writer; the next writer
 overwrites them. `compact` writes the files of the next n.
 """
 
@@ -21,6 +24,7 @@ from lightcrl.errors import ShapeError
 from lightcrl.files.local import clear_errors, make_folder
 from lightcrl.index.base import Scope, Token
 from lightcrl.index.search import nearest
+from lightcrl.metrics.scores import Codes
 
 BLOCK = 262_144
 """Number of rows searched at a time if the search excludes some rows."""
@@ -53,13 +57,20 @@ class Exact:
 
     def create(self) -> Token:
         make_folder(self._folder)
-        return {"file": 1, "rows": 0}
+        return {"file": 1, "rows": 0, "error": 0.0}
 
     def append(self, token: Token, numbers: np.ndarray, vectors: np.ndarray, modalities: Sequence[str]) -> Token:
         file, rows = token["file"], token["rows"]
-        self._write(self._vectors(file), rows * self._dim * self._dtype.itemsize, vectors.astype(self._dtype))
+        stored = np.ascontiguousarray(vectors, self._dtype)
+        self._write(self._vectors(file), rows * self._dim * self._dtype.itemsize, stored)
         self._write(self._numbers(file), rows * 8, numbers.astype("<i8"))
-        return {"file": file, "rows": rows + len(numbers)}
+        grown: dict[str, Any] = {"file": file, "rows": rows + len(numbers)}
+        if "error" in token:
+            codes = Codes.of(torch.from_numpy(stored))
+            self._write(self._codes(file), rows * self._dim, codes.codes.numpy())
+            self._write(self._scales(file), rows * 2, codes.scales.view(torch.int16).numpy())
+            grown["error"] = max(token["error"], codes.error)
+        return grown
 
     def remove(self, token: Token, numbers: np.ndarray) -> Token:
         return token
@@ -70,8 +81,8 @@ class Exact:
     def compact(self, token: Token, gone: np.ndarray) -> Token:
         old, file = self.open(token, gone), token["file"] + 1
         kept = np.flatnonzero(old.live)
-        fresh: Token = {"file": file, "rows": 0}
-        for path in (self._vectors(file), self._numbers(file)):  # left by a killed compaction
+        fresh: Token = {"file": file, "rows": 0, "error": 0.0}
+        for path in self._files(file):  # left by a killed compaction
             path.unlink(missing_ok=True)
         for start in range(0, len(kept), COPIED):
             part = kept[start : start + COPIED]
@@ -80,22 +91,36 @@ class Exact:
 
     def sweep(self, token: Token) -> None:
         for path in self._folder.glob("*.bin"):
-            if path not in (self._vectors(token["file"]), self._numbers(token["file"])):
+            if path not in self._files(token["file"]):
                 path.unlink(missing_ok=True)  # a process that has the file open can still read it
 
     def open(self, token: Token, gone: np.ndarray) -> ExactView:
         rows = token["rows"]
         if rows == 0:
             return ExactView(np.zeros((0, self._dim), self._dtype), np.zeros(0, np.int64), gone)
+        file, codes = token["file"], None
         # Nothing writes to these pages, but torch requires writable ones.
-        stored = np.memmap(self._vectors(token["file"]), self._dtype, "c", shape=(rows, self._dim))
-        return ExactView(stored, np.fromfile(self._numbers(token["file"]), "<i8", rows), gone)
+        stored = np.memmap(self._vectors(file), self._dtype, "c", shape=(rows, self._dim))
+        if "error" in token:
+            rounded = np.memmap(self._codes(file), np.int8, "c", shape=(rows, self._dim))
+            scales = torch.from_numpy(np.fromfile(self._scales(file), "<i2", rows)).view(torch.bfloat16)
+            codes = Codes(torch.from_numpy(rounded), scales, token["error"])
+        return ExactView(stored, np.fromfile(self._numbers(file), "<i8", rows), gone, codes)
 
     def _vectors(self, file: int) -> Path:
         return self._folder / f"vectors-{file:05d}.bin"
 
     def _numbers(self, file: int) -> Path:
         return self._folder / f"numbers-{file:05d}.bin"
+
+    def _codes(self, file: int) -> Path:
+        return self._folder / f"codes-{file:05d}.bin"
+
+    def _scales(self, file: int) -> Path:
+        return self._folder / f"scales-{file:05d}.bin"
+
+    def _files(self, file: int) -> tuple[Path, ...]:
+        return self._vectors(file), self._numbers(file), self._codes(file), self._scales(file)
 
     def _write(self, path: Path, place: int, values: np.ndarray) -> None:
         with clear_errors(path), path.open("r+b" if path.exists() else "w+b") as stream:
@@ -116,8 +141,8 @@ class ExactView:
         live: [R] bool, true for items that are not removed.
     """
 
-    def __init__(self, stored: np.ndarray, numbers: np.ndarray, gone: np.ndarray) -> None:
-        self.stored, self.numbers = stored, numbers
+    def __init__(self, stored: np.ndarray, numbers: np.ndarray, gone: np.ndarray, codes: Codes | None = None) -> None:
+        self.stored, self.numbers, self._codes = stored, numbers, codes
         self.live = np.ones(len(numbers), dtype=bool)
         self.live[self._rows(gone)] = False
         self._all = bool(self.live.all())
@@ -129,7 +154,7 @@ class ExactView:
             allowed = np.zeros(len(self.numbers), dtype=bool)
             allowed[self._rows(scope.numbers())] = True
             allowed &= self.live
-        rows, scores = search_rows(queries, self.stored, k, allowed)
+        rows, scores = search_rows(queries, self.stored, k, allowed, self._codes)
         numbers = np.full(rows.shape, -1, dtype=np.int64)
         numbers[rows >= 0] = self.numbers[rows[rows >= 0]]
         return numbers, scores
@@ -148,7 +173,7 @@ class ExactView:
 
 
 def search_rows(
-    queries: np.ndarray, stored: np.ndarray, k: int, allowed: np.ndarray | None
+    queries: np.ndarray, stored: np.ndarray, k: int, allowed: np.ndarray | None, codes: Codes | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the k nearest allowed rows, exactly; of equally near rows the first comes first.
 
@@ -157,16 +182,17 @@ def search_rows(
         stored: [R, d] float16 or float32.
         k: number of rows.
         allowed: [R] bool, or None for all rows.
+        codes: the rows in 8 bits, which change no result.
 
     Returns:
         Rows [Q, K] int64, -1 where there is no further row, and scores [Q, K] float32.
     """
     asked = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
     if allowed is None:
-        places, values = nearest(asked, torch.from_numpy(stored), k)
+        places, values = nearest(asked, torch.from_numpy(stored), k, codes)
         return places.numpy(), values.numpy()
     best_rows, best_scores = np.full((len(queries), 0), -1, np.int64), np.zeros((len(queries), 0), np.float32)
-    for rows, scores in _search_blocks(asked, stored, k, allowed):
+    for rows, scores in _search_blocks(asked, stored, k, allowed, codes):
         best_rows = np.concatenate([best_rows, rows], 1)
         best_scores = np.concatenate([best_scores, scores], 1)
         order = np.argsort(-best_scores, axis=1, kind="stable")[:, :k]
@@ -176,7 +202,7 @@ def search_rows(
 
 
 def _search_blocks(
-    asked: torch.Tensor, stored: np.ndarray, k: int, allowed: np.ndarray
+    asked: torch.Tensor, stored: np.ndarray, k: int, allowed: np.ndarray, codes: Codes | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the k nearest allowed rows of each block and their scores; -1 and minus infinity after the last."""
     for start in range(0, len(stored), BLOCK):
@@ -186,7 +212,8 @@ def _search_blocks(
         first, last = int(block[0]), int(block[-1]) + 1
         barred = last - first - len(block)
         if barred <= SPARED:
-            places, scores = nearest(asked, torch.from_numpy(stored[first:last]), k + barred)
+            part = None if codes is None else codes[first:last]
+            places, scores = nearest(asked, torch.from_numpy(stored[first:last]), k + barred, part)
             rows, values = places.numpy() + first, scores.numpy()
             if barred:
                 out = ~allowed[rows]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightcrl.errors import ShapeError
-from lightcrl.metrics.scores import BLOCK, ROUNDING, QuickScores, exact_scores
+from lightcrl.metrics.scores import BLOCK, ROUNDING, Codes, QuickScores, exact_scores
 
 QUERIES = 1024
 """Number of queries searched at once."""
@@ -25,7 +25,7 @@ MANY = 8
 """Multiple of k: a query with more candidates in one block gets exact scores of the k best of them first."""
 
 
-def nearest(queries: Tensor, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def nearest(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None = None) -> tuple[Tensor, Tensor]:
     """Return the k vectors of the greatest inner product with each query, best first; of equal ones the first.
 
     Scores are inner products summed in float64 and rounded to float32. The memory used does not grow with the number
@@ -35,6 +35,7 @@ def nearest(queries: Tensor, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
         queries: [Q, d], any floating-point precision.
         vectors: unit vectors [N, d], float16 or float32, in memory or mapped from a file.
         k: number of vectors; all of them if there are fewer.
+        codes: the vectors in 8 bits, which speed up single queries on a CPU and change no result.
 
     Returns:
         Places [Q, k] int64 and scores [Q, k] float32.
@@ -54,12 +55,14 @@ def nearest(queries: Tensor, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if not torch.isfinite(queries).all():
         raise ShapeError("a query holds a number that is not finite; expected unit vectors.")
     asked, k = queries.to(vectors.device, torch.float64), min(k, len(vectors))
-    best = [_nearest(asked[start : start + QUERIES], vectors, k) for start in range(0, max(1, len(asked)), QUERIES)]
+    best = [
+        _nearest(asked[start : start + QUERIES], vectors, k, codes) for start in range(0, max(1, len(asked)), QUERIES)
+    ]
     return torch.cat([part.places for part in best]), torch.cat([part.scores for part in best])
 
 
-def _nearest(queries: Tensor, vectors: Tensor, k: int) -> _Best:
-    best, quick = _Best(queries, vectors, k), QuickScores(queries, vectors)
+def _nearest(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None) -> _Best:
+    best, quick = _Best(queries, vectors, k), QuickScores(queries, vectors, codes)
     for start in range(0, len(vectors) if len(queries) else 0, quick.step):
         scores = quick(start)
         floor = best.scores[:, -1].clone()
