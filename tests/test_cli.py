@@ -78,6 +78,18 @@ def test_the_same_recipe_again_encodes_and_trains_nothing(world):
     assert again.models[0].retrieval == world.done.models[0].retrieval
 
 
+def test_a_run_with_views_encodes_them_alone_and_measures_plain_pictures(world, tmp_path):
+    events = []
+    words = ["encoders.image.views=2", "training.epochs=2", "evaluation.baselines=[]"]
+    done = lightcrl.run(world.recipe, words, tmp_path, events.append)
+    encoded = {event["modality"]: event for event in events if event["event"] == "encoded"}
+    assert [name for name, event in encoded.items() if event["encoded"]] == ["image, view 1"]
+    groups = next(event["groups"] for event in events if event["event"] == "data")
+    assert encoded["image, view 1"]["items"] == groups["train"]
+    assert done.models[0].retrieval.counts == world.done.models[0].retrieval.counts
+    assert lightcrl.load(tmp_path).checkpoint.encoders["image"].views.count == 2
+
+
 def test_a_changed_encoder_encodes_what_changed_alone(world, tmp_path):
     events = []
     set_text = "encoders.text.options={ dim = 256 }"
@@ -251,6 +263,10 @@ def test_embed_writes_unit_vectors_and_their_ids(world, tmp_path):
     one = ("--modality", "image", pictures[4], "--output", tmp_path / "one.npy")
     call("embed", world.run, *one)
     np.testing.assert_allclose(np.load(tmp_path / "one.npy"), direct[4:5], atol=1e-6)
+    call("embed", world.run, *one, "--views", 3)
+    several = lightcrl.load(world.run).encode(pictures[4:5], "image", views=3)
+    np.testing.assert_allclose(np.load(tmp_path / "one.npy"), several, atol=1e-6)
+    assert np.abs(several - direct[4:5]).max() > 1e-3
 
 
 def test_embed_texts_by_line_and_set_aside_what_is_broken(world, tmp_path):

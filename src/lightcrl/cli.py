@@ -273,6 +273,9 @@ def embed(
         place(help="File for the vectors, .npy [N, d]; the ids go beside it as .json."),
     ],
     column: Annotated[str | None, choice(help="Column of the items; SOURCE is then a table.")] = None,
+    views: Annotated[
+        int, choice(min=1, help="Number of views of every picture or sound whose mean is its vector.")
+    ] = 1,
     encoder: Encoders = None,
     trust_remote_code: Trust = False,
     json: Json = None,
@@ -286,7 +289,7 @@ def embed(
 
     embedder = load_embedder(checkpoint, encoder, trust_remote_code)
     items, aside = loose_items(source, embedder.encoder(modality).kind, column)
-    vectors, rejected = embedder.encode_some(items, modality)
+    vectors, rejected = embedder.encode_some(items, modality, views=views)
     rejected = [*aside, *rejected]
     kept = ~np.isnan(vectors).any(1)
     if not kept.any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from lightcrl.checkpoint import Checkpoint, load_checkpoint
 from lightcrl.data.base import Item, Rejection, digest
 from lightcrl.data.vectors import read_tokens
 from lightcrl.encoders import load_encoder
-from lightcrl.encoders.base import Encoder, EncoderSpec
-from lightcrl.encoders.inputs import array
+from lightcrl.encoders.base import NO_VIEWS, VIEWED, Encoder, EncoderSpec
+from lightcrl.encoders.inputs import array, content
 from lightcrl.errors import DataError, EncoderError, ItemError, ModalityError, ShapeError
 from lightcrl.features import encode_items
+from lightcrl.features.views import view_item
 from lightcrl.lineage import Line
 from lightcrl.tokens import TokenBatch
 
@@ -107,31 +109,52 @@ class Embedder:
         """Return the embedder as it was before any encoder was loaded, for another process."""
         return Embedder(self.checkpoint, device=str(self.device), trust_remote_code=self._trusted)
 
-    def encode(self, items: Sequence[Any], modality: str) -> np.ndarray:
+    def encode(self, items: Sequence[Any], modality: str, *, views: int = 1) -> np.ndarray:
         """Embed raw items.
 
         Args:
             items: texts (str), pictures or sounds, in the forms of `lightcrl.encoders.inputs`: paths, bytes, open
                 files, PIL images, arrays, tensors, (samples, rate), or mappings as Hugging Face data sets have them.
             modality: modality of the items.
+            views: number of views of every item, the item itself among them, whose mean is its vector; one costs as
+                much as an item.
 
         Returns:
             Unit vectors [N, d], float32, in the order of `items`.
 
         Raises:
             ModalityError: the model has no such modality.
+            EncoderError: items of this kind have no views.
             ItemError: an item is unreadable; the message names it.
         """
         if isinstance(items, (str, bytes, Path)):
             raise DataError(f"encode takes a list of items, found one {type(items).__name__}; put it into a list.")
         wrapped = [Item(digest("item", str(number)), f"item {number}", item) for number, item in enumerate(items)]
-        vectors, rejected = self.encode_some(wrapped, modality)
+        vectors, rejected = self.encode_some(wrapped, modality, views=views)
         if rejected:
             raise ItemError(f"{rejected[0].source}: {rejected[0].reason}", rejected[0].detail)
         return vectors
 
-    def encode_some(self, items: Sequence[Item], modality: str) -> tuple[np.ndarray, list[Rejection]]:
+    def encode_some(
+        self, items: Sequence[Item], modality: str, *, views: int = 1
+    ) -> tuple[np.ndarray, list[Rejection]]:
         """Embed items as `encode`, but set unreadable items aside: their vectors are NaN, and they are returned."""
+        if views == 1:
+            return self._encode_some(items, modality)
+        kind = self.encoder(modality).kind
+        if kind not in VIEWED or views < 1:
+            reason = f"views = {views}; expected 1 or more" if views < 1 else NO_VIEWS.format(kind=kind)
+            raise EncoderError(f"{reason}.")
+        spec = self.checkpoint.encoders[modality]
+        # A stream can be read once, and every view reads its item.
+        items = [replace(item, raw=content(item.raw, kind)) if hasattr(item.raw, "read") else item for item in items]
+        total, rejected = self._encode_some(items, modality)
+        for number in range(1, views):
+            more, _ = self._encode_some([view_item(item, number, spec) for item in items], modality)
+            total += np.nan_to_num(more)
+        return total / np.linalg.norm(total, axis=1, keepdims=True), rejected
+
+    def _encode_some(self, items: Sequence[Item], modality: str) -> tuple[np.ndarray, list[Rejection]]:
         encoder = self.encoder(modality)
         vectors = np.full((len(items), self.dim), np.nan, dtype=np.float32)
         rejected: list[Rejection] = []

@@ -28,7 +28,7 @@ from lightcrl.errors import HeadError
 from lightcrl.events import Tell
 from lightcrl.features import Features
 from lightcrl.features.contents import training_data
-from lightcrl.features.extract import encode_each
+from lightcrl.features.extract import encode_each, encode_views
 from lightcrl.features.live import LiveStore
 from lightcrl.files.local import make_folder, write_json, write_text
 from lightcrl.files.locks import only_writer
@@ -160,8 +160,11 @@ def prepare(
     stores, rejected = encode_each(
         encoders, dataset, recipe.features, tell, strict=data.strict, max_rejected=data.max_rejected
     )
+    viewed = encode_views(
+        stores, encoders, recipe.encoders, dataset, recipe.features, tell, max_rejected=data.max_rejected
+    )
     raw = {modality: dataset.items[modality] for modality in recipe.tuning}
-    return Features(stores, raw), encoders, [*dataset.rejected, *rejected]
+    return Features(viewed, raw), encoders, [*dataset.rejected, *rejected]
 
 
 def run(

@@ -76,6 +76,11 @@ class Recipe(BaseModel):
         for modality in self.tuning:
             if modality not in self.encoders:
                 raise UnknownNameError("modality of [tuning]", modality, self.encoders)
+            if (views := self.encoders[modality].views.count) > 1:
+                raise RecipeError(
+                    f"encoders.{modality}.views is {views}, but the encoder is trained and reads all items anew. "
+                    f"Remove views; tuning.{modality}.crop and flip change the pictures of every step."
+                )
         if self.evaluation.text_similarity is not None and "text" not in self.kinds.values():
             kinds = ", ".join(f"{modality} ({kind})" for modality, kind in self.kinds.items())
             raise RecipeError(f"evaluation.text_similarity needs an encoder of kind 'text'; found {kinds}. Remove it.")

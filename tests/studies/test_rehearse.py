@@ -16,6 +16,7 @@ from lightcrl.cli import app
 from lightcrl.data import load_dataset
 from lightcrl.data.synthetic import write_class_folder, write_table
 from lightcrl.encoders import load_encoder
+from lightcrl.encoders.base import ViewsSpec
 from lightcrl.features import FeatureStore
 from lightcrl.recipe import make_recipe
 from lightcrl.studies.rehearse import rehearse
@@ -97,6 +98,12 @@ def test_the_forecast_is_what_the_run_takes_and_nothing_stays(place: Path, tmp_p
     encoder = load_encoder(recipe.encoders["image"])
     known = forecast_encoding(recipe, encoder, dataset, "image", rate, FeatureStore(store))
     assert (known.items, known.stored, known.seconds) == (150, 150, 0.0)
+    seen = recipe.encoders["image"].model_copy(update={"views": ViewsSpec(count=3)})
+    viewed = recipe.model_copy(update={"encoders": {**recipe.encoders, "image": seen}})
+    more = forecast_encoding(viewed, encoder, dataset, "image", rate, FeatureStore(store))
+    trained = dataset.splits.count("train")
+    assert (more.items, more.stored, more.seconds) == (150 + 2 * trained, 150, pytest.approx(0.2 * trained))
+    assert more.nbytes == pytest.approx(known.nbytes * more.items / 150, rel=0.1)
 
 
 def json_rows(store: Path) -> int:

@@ -34,15 +34,20 @@ def read_sound(raw: Any, rate: int, max_length: float = LONGEST) -> np.ndarray:
         ItemError: the item is not a sound, broken, or without samples.
         MissingExtraError: files, or a change of the rate, need the extra `audio`.
     """
-    raw = content(raw, "sound")
+    mono, found_rate = decode_sound(content(raw, "sound"), max_length)
+    return _resample(mono, found_rate, rate)
+
+
+def decode_sound(raw: Any, max_length: float) -> tuple[np.ndarray, int]:
+    """Return a sound as mono samples [N], at most `max_length` seconds, and their own rate; errors as `read_sound`."""
     pair = samples_and_rate(raw)
-    samples, found_rate = _from_pair(pair) if pair is not None else _from_file(raw, max_length)
+    samples, rate = _from_pair(pair) if pair is not None else _from_file(raw, max_length)
     if samples.size == 0:
         raise ItemError("empty sound")
     if not np.isfinite(samples).all():
         raise ItemError("unreadable sound", "has samples that are not finite")
     mono = samples.mean(axis=1) if samples.ndim == 2 else samples
-    return _resample(mono[: round(max_length * found_rate)], found_rate, rate)
+    return mono[: round(max_length * rate)], rate
 
 
 def _from_pair(raw: tuple[Any, ...]) -> tuple[np.ndarray, int]:

@@ -11,13 +11,19 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from lightcrl.errors import EncoderError
 from lightcrl.tokens import TokenBatch
 
 Kind = Literal["text", "image", "audio", "vectors"]
+VIEWED = ("image", "audio")
+"""Kinds of items with views."""
+NO_VIEWS = (
+    "items of kind {kind!r} have no views; expected pictures or sounds, of which random parts mean the same. Leave out "
+    "views, or put other versions of an item into its group yourself"
+)
 
 # Inputs of `prepare` by kind (the embedder's `encode` and `Item.read` pass them on unchanged): a text is a str, and
 # pictures and sounds have the forms of `encoders.inputs`, vectors those of `lightcrl.data.vectors`.
@@ -29,6 +35,30 @@ _POOL = "(cls|mean|max|last|trained)"
 _POOLS = rf"{_POOL}(\+{_POOL})*"
 _SEQUENCE = r"(all|grid:[1-9]\d*)"
 TOKENS = rf"^(auto|pooled|{_SEQUENCE}|{_POOLS}(,{_POOLS})*(\|{_SEQUENCE})?)$"
+
+
+class ViewsSpec(BaseModel):
+    """The `views` of an encoder's table; a number alone is the count (see `encoders.views`).
+
+    Attributes:
+        count: number of views of an item, the plain item among them.
+        crop: least share of a picture's area, or of a sound's length, that a view keeps; 1 keeps all of it.
+        flip: true to mirror views of pictures in half of the cases; wrong if captions tell left from right.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    count: int = Field(default=1, gt=0, le=32)
+    crop: float = Field(default=0.35, gt=0, le=1)
+    flip: bool = True
+
+
+PLAIN = ViewsSpec()
+
+
+def _as_table(views: Any) -> Any:
+    """Return a number of views as the table that it stands for."""
+    return views if isinstance(views, (ViewsSpec, Mapping)) else {"count": views}
 
 
 class EncoderSpec(BaseModel):
@@ -57,6 +87,8 @@ class EncoderSpec(BaseModel):
         batch_size: items per forward pass; `"auto"` keeps the device busy, with fewer items if they are long.
         device: device of the network; `"auto"` is the GPU if there is one.
         trust_remote_code: true to run code that comes with the model. Off by default.
+        views: number of views of each training item, the plain item among them, that are encoded and drawn in training;
+            or a table with further settings (`ViewsSpec`).
         options: keyword arguments for the user's own class or a built-in encoder.
     """
 
@@ -75,6 +107,7 @@ class EncoderSpec(BaseModel):
     batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
+    views: Annotated[ViewsSpec, BeforeValidator(_as_table), Field(exclude_if=lambda views: views == PLAIN)] = PLAIN
     options: dict[str, Any] = {}
 
     @model_validator(mode="before")
@@ -92,6 +125,8 @@ class EncoderSpec(BaseModel):
             raise ValueError("prompt is for texts")
         if self.kind != "image" and self.max_pixels != type(self).model_fields["max_pixels"].default:
             raise ValueError("max_pixels is for images")
+        if self.views.count > 1 and self.kind not in VIEWED:
+            raise ValueError(NO_VIEWS.format(kind=self.kind))
         return self
 
 

@@ -11,16 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lightcrl.data.base import Dataset, Rejection, check_rejected
-from lightcrl.encoders.base import Encoder, fingerprint
+from lightcrl.encoders.base import Encoder, EncoderSpec, fingerprint
 from lightcrl.events import Tell
+from lightcrl.features.base import Store
 from lightcrl.features.engines import ENGINES, Crew
 from lightcrl.features.linked import link_shards
 from lightcrl.features.shards import Job, plan_tasks, shard_count
 from lightcrl.features.siblings import Siblings
 from lightcrl.features.spec import FeaturesSpec
 from lightcrl.features.store import FORMAT, FeatureStore, Shard, complete_shards, write_manifest
+from lightcrl.features.views import ViewedStore, view_dataset
 from lightcrl.files.locks import in_turn
 from lightcrl.files.remote import Folder, folder_at, local_place
 from lightcrl.tokens import TokenSpec
@@ -256,3 +259,34 @@ def encode_each(
     }
     stores = {modality: extraction.store for modality, extraction in done.items()}
     return stores, [rejection for extraction in done.values() for rejection in extraction.rejected]
+
+
+def encode_views(
+    stores: Mapping[str, FeatureStore],
+    encoders: Mapping[str, Encoder],
+    specs: Mapping[str, EncoderSpec],
+    dataset: Dataset,
+    features: FeaturesSpec,
+    tell: Tell,
+    *,
+    max_rejected: float = 0.2,
+) -> dict[str, Store]:
+    """Encode the views of training items that the encoders' tables ask for, beside the stores of the plain items.
+
+    Every view has a store of its own, so that a further view encodes nothing else again. What cannot be read is in the
+    rejections of the plain items already.
+    """
+    viewed: dict[str, Store] = dict(stores)
+    for modality, spec in specs.items():
+        views = []
+        for number in range(1, spec.views.count):
+
+            def label(event: Mapping[str, Any], name: str = f"{modality}, view {number}") -> None:
+                tell({**event, "modality": name} if "modality" in event else event)
+
+            chosen = view_dataset(dataset, modality, number, spec)
+            done = encode_modality(encoders[modality], chosen, modality, features, label, max_rejected=max_rejected)
+            views.append(done.store)
+        if views:
+            viewed[modality] = ViewedStore(stores[modality], tuple(views))
+    return viewed

@@ -21,7 +21,7 @@ from lightcrl.encoders.base import Encoder, fingerprint
 from lightcrl.errors import DataError, GrowthError, ModalityError, StaleStoreError
 from lightcrl.events import Tell
 from lightcrl.features import Features, FeatureStore
-from lightcrl.features.extract import encode_each
+from lightcrl.features.extract import encode_each, encode_views
 from lightcrl.features.table import Split
 from lightcrl.growth.anchors import anchor_items, anchor_vectors
 from lightcrl.growth.spec import GrowthRecipe
@@ -86,13 +86,14 @@ def open_groups(
     encode = partial(encode_each, strict=recipe.data.strict, max_rejected=recipe.data.max_rejected)
     fresh, aside = encode(encoders, dataset, recipe.features, tell)
     kept, more = encode(old_encoders, dataset, recipe.features, tell)
-    stores |= fresh
     rejected += [*aside, *more]
+    limit = recipe.data.max_rejected
+    viewed = encode_views(fresh, encoders, recipe.encoders, dataset, recipe.features, tell, max_rejected=limit)
     splits = dict(zip(dataset.groups, dataset.splits, strict=True))
     for name, store in kept.items():
         place = folder / names[name]
         stores[names[name]] = anchor_items(embedder.method, name, store, splits, embedder.fingerprint, place)
-    features = Features({name: stores[name] for name in (*encoders, *names.values())})
+    features = Features({**viewed, **{name: stores[name] for name in names.values()}})
     return Groups(features, names, encoders, rejected, data_digest(dataset), kept)
 
 

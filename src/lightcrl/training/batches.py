@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,6 +10,9 @@ import numpy as np
 from lightcrl.data.components import least_connected
 from lightcrl.features.table import Members, Split
 from lightcrl.tokens import TokenBatch
+
+DRAWING = 1
+"""Part of the seed of views, whose draws must not change those of groups and items."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,25 @@ def epoch_batches(
             continue
         for number, groups in _by_blocks(present, pieces, window, generator):
             yield replace(_batch(split, shuffled, np.sort(groups), turn, items_per_group), window=(turn, number))
+
+
+def draw_views(batches: Iterable[Batch], views: Mapping[str, np.ndarray], seed: int, epoch: int) -> Iterator[Batch]:
+    """Yield the batches of an epoch with a view of every item, drawn anew for each.
+
+    Args:
+        batches: batches of plain items.
+        views: row of each view of each item [V, rows], by modality (`ViewedStore.addresses`).
+        seed: seed of the training.
+        epoch: number of the epoch.
+    """
+    generator = np.random.default_rng([seed, epoch, DRAWING])
+    for batch in batches:
+        drawn = {
+            name: views[name][generator.integers(len(views[name]), size=len(rows)), rows]
+            for name, rows in batch.rows.items()
+            if name in views
+        }
+        yield replace(batch, rows={**batch.rows, **drawn}) if drawn else batch
 
 
 def count_batches(split: Split, batch_size: int, items_per_group: int) -> int:

@@ -26,6 +26,7 @@ from lightcrl.features.live import LiveStore
 from lightcrl.features.reading import Excerpt
 from lightcrl.features.store import FeatureStore
 from lightcrl.features.table import Features
+from lightcrl.features.views import ViewedStore
 from lightcrl.losses import LOSSES, Loss, info_nce
 from lightcrl.methods import Method, Step
 from lightcrl.processes import gather_rows, share, sum_gradients
@@ -109,7 +110,7 @@ class Stepper:
         excerpts = {}
         for name, store in self.features.stores.items():
             rows = [self._rows(batch.rows[name], whole) for batch in window if name in batch.rows]
-            if rows and isinstance(store, FeatureStore) and not store.memory and name not in live:
+            if rows and isinstance(store, (FeatureStore, ViewedStore)) and not store.memory and name not in live:
                 excerpts[name] = store.read(np.concatenate(rows), sequence=self.method.sequences)
         return excerpts
 

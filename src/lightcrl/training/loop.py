@@ -15,10 +15,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors import safe_open
@@ -30,12 +32,13 @@ from lightcrl.events import Tell
 from lightcrl.features.embed import embed_together
 from lightcrl.features.live import LiveStore
 from lightcrl.features.table import Features, Split
+from lightcrl.features.views import view_addresses
 from lightcrl.files.local import make_folder, recover_folder, whole_folder
 from lightcrl.methods import Method
 from lightcrl.metrics.result import Result
 from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.processes import together, wait_for_everyone
-from lightcrl.training.batches import Batch, epoch_batches
+from lightcrl.training.batches import Batch, draw_views, epoch_batches
 from lightcrl.training.gradient import Stepper, mix, parameter_groups
 from lightcrl.training.log import Log
 from lightcrl.training.plan import Plan, learning_rate, make_accelerator, make_plan, make_window
@@ -239,7 +242,9 @@ class _Loop:
                 self.method.solve(self.stepper.stored(batch, 0.0) for batch in epoch)
             while not progress.finished:
                 skip = progress.step - progress.epoch * plan.steps_per_epoch
-                batches = iter(()) if self.method.closed_form else self.epoch(self.train_split, progress.epoch)
+                batches = (
+                    iter(()) if self.method.closed_form else self.epoch(self.train_split, progress.epoch, views=True)
+                )
                 for batch in self.stepper.read(islice(batches, skip, None)):
                     log.write(self.step(batch, progress))
                     progress.step += 1
@@ -257,9 +262,16 @@ class _Loop:
                     self.save_last(folder, progress, settings)
                     saved = time.monotonic()
 
-    def epoch(self, split: Split, number: int) -> Iterator[Batch]:
+    def epoch(self, split: Split, number: int, *, views: bool = False) -> Iterator[Batch]:
+        """Return the batches of an epoch, of plain items or of `views` drawn for each."""
         plan = self.plan
-        return epoch_batches(split, plan.batch_size, plan.items_per_group, self.seed, number, plan.window)
+        batches = epoch_batches(split, plan.batch_size, plan.items_per_group, self.seed, number, plan.window)
+        return draw_views(batches, self.views, self.seed, number) if views else batches
+
+    @cached_property
+    def views(self) -> dict[str, np.ndarray]:
+        """Rows of all views by modality, of the modalities that have some."""
+        return view_addresses(self.features.stores)
 
     def step(self, batch: Batch, progress: Progress) -> dict[str, Any]:
         """Do an update and return its line of the log."""

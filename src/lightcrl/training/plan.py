@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 
 from lightcrl.errors import TrainingError
 from lightcrl.features.table import Features, Split
+from lightcrl.features.views import ViewedStore
 from lightcrl.machine import multiplies_bfloat16
 from lightcrl.methods import Method
 from lightcrl.training.batches import Window, count_batches
@@ -85,7 +86,8 @@ def make_window(features: Features, split: Split, plan: Plan, memory: float, seq
     size = 0.0
     for modality, members in split.members.items():
         store = features.store(modality)
-        item = store.nbytes / max(1, store.rows)
+        stores = store.stores if isinstance(store, ViewedStore) else (store,)
+        item = store.nbytes / max(1, sum(each.rows for each in stores))
         if store.sequence and not sequences:
             item *= store.slots * store.rows / max(1, store.tokens)
         size += item * min(plan.items_per_group, len(members.rows) / max(1, len(split)))

@@ -21,6 +21,7 @@ from lightcrl.features.linked import linkable_files, metadata_lines
 from lightcrl.features.shards import shard_count
 from lightcrl.features.siblings import Siblings
 from lightcrl.features.store import FORMAT, METADATA, FeatureStore
+from lightcrl.features.views import view_dataset
 from lightcrl.files.remote import folder_at
 from lightcrl.recipe import Recipe
 from lightcrl.studies.rehearse.rates import EncodingRate, TrainingRate
@@ -36,7 +37,7 @@ class Encoding:
     """The encoding of a modality in the whole run.
 
     Attributes:
-        items: number of items.
+        items: number of items, and of views of training items.
         stored: number of those that finished stores of this encoder hold already.
         seconds: seconds for the others.
         nbytes: size of the new store on disk.
@@ -85,8 +86,10 @@ class Forecast:
 def forecast_encoding(
     recipe: Recipe, encoder: Encoder, dataset: Dataset, modality: str, rate: EncodingRate, small: FeatureStore
 ) -> Encoding:
-    """Return the forecast of a modality; `small` is its store in the rehearsal."""
-    items = dataset.items[modality]
+    """Return the forecast of a modality and its views; `small` is its store in the rehearsal."""
+    spec = recipe.encoders[modality]
+    further = [view_dataset(dataset, modality, number, spec) for number in range(1, spec.views.count)]
+    items = [item for each in (dataset, *further) for item in each.items[modality]]
     readable = len(items) * (1 - len(rate.rejected) / max(1, rate.sampled))
     width = small.dim * np.dtype(small.manifest["dtype"]).itemsize
     values = readable * rate.tokens * width
@@ -94,10 +97,10 @@ def forecast_encoding(
     siblings = Siblings(folder_at(recipe.features.folder), wanted, encoder.fingerprint, exclude="")
     stored = sum(siblings.find(item.key) is not None for item in items)
     linked = bool(linkable_files(folder_at(recipe.features.folder), encoder, items))
-    shards = shard_count(len(items))
-    manifest = (small.folder / "manifest.json").stat().st_size
-    fixed = shards * (2 * 128 + 2 * 700) + manifest
-    on_disk = fixed + 8.0 * readable + _metadata_bytes(dataset, modality) + (0.0 if linked else values)
+    shards = sum(shard_count(len(each.items[modality])) for each in (dataset, *further))
+    manifests = (1 + len(further)) * (small.folder / "manifest.json").stat().st_size
+    metadata = sum(_metadata_bytes(each, modality) for each in (dataset, *further))
+    on_disk = shards * (2 * 128 + 2 * 700) + manifests + 8.0 * readable + metadata + (0.0 if linked else values)
     seconds = 0.0 if linked else (len(items) - stored) * rate.seconds
     return Encoding(len(items), stored, seconds, on_disk, values)
 
