@@ -30,6 +30,7 @@ from lightcrl.features import Features
 from lightcrl.features.contents import training_data
 from lightcrl.features.extract import encode_each
 from lightcrl.features.live import LiveStore
+from lightcrl.features.states import store_states
 from lightcrl.files.local import make_folder, write_json, write_text
 from lightcrl.files.locks import only_writer
 from lightcrl.methods import METHODS, Method
@@ -161,7 +162,8 @@ def prepare(
         encoders, dataset, recipe.features, tell, strict=data.strict, max_rejected=data.max_rejected
     )
     raw = {modality: dataset.items[modality] for modality in recipe.tuning}
-    return Features(stores, raw), encoders, [*dataset.rejected, *rejected]
+    states = store_states(encoders, recipe.tuning, dataset, recipe.features, tell)
+    return Features(stores, raw, states), encoders, [*dataset.rejected, *rejected]
 
 
 def run(
@@ -284,6 +286,7 @@ def train_method(
             Tower(encoders[modality], tuning),
             features.items[modality],
             workers=recipe.features.workers,
+            states=features.states.get(modality),
         )
         for modality, tuning in recipe.tuning.items()
     }
