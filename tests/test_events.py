@@ -75,7 +75,7 @@ def test_a_run_tells_what_is_declared_value_by_value(tmp_path):
         "training": {"epochs": 2, "batch_size": 8, "tensorboard": False, "precision": "float32"},
     }
     run(make_recipe(recipe), output=tmp_path / "run", tell=lambda event: events.append(dict(event)))
-    assert {event["event"] for event in events} == set(EVENTS) - {"waiting", "select", "added"}
+    assert {event["event"] for event in events} == set(EVENTS) - {"waiting", "select", "added", "states"}
     for event in events:
         kind, name = EVENTS[event["event"]], event["event"]
         assert kind.__required_keys__ <= set(event)

@@ -16,7 +16,7 @@ import lightcrl
 from coloured import recipe
 from lightcrl.checkpoint import load_checkpoint
 from lightcrl.encoders.tower import Tower, TuningSpec
-from lightcrl.errors import CheckpointError, RecipeError, TrainingError, UnknownNameError
+from lightcrl.errors import CheckpointError, RecipeError, StoreError, TrainingError, UnknownNameError
 from lightcrl.features import FeatureStore
 from lightcrl.features.live import LiveStore
 from lightcrl.pipeline import prepare, run, train_method
@@ -36,7 +36,9 @@ def stepper(made: Recipe, folder: Path, chunk: int) -> tuple[Stepper, Any]:
     """A stepper in training mode with fresh towers, and its first batch."""
     features, encoders, _ = prepare(made)
     live = {
-        name: LiveStore(features.store(name), Tower(encoders[name], spec), features.items[name])
+        name: LiveStore(
+            features.store(name), Tower(encoders[name], spec), features.items[name], states=features.states.get(name)
+        )
         for name, spec in made.tuning.items()
     }
     from lightcrl.methods.spec import make_method
@@ -54,9 +56,11 @@ DFE = {"name": "dfe", "heads": 2, "feedforward": 12, "dropout": 0.0, "input_drop
 
 
 @pytest.mark.parametrize("method", [{}, {"head": "gelu_norm"}, DFE], ids=["clip", "gelu_norm", "dfe"])
-@pytest.mark.parametrize("towers", [("image", "text"), ("image",)], ids=["both", "one"])
-def test_the_gradient_in_chunks_is_that_of_the_whole_batch(place, tmp_path, method, towers):
-    made = recipe(place, {name: {"crop": 1.0} if name == "image" else {} for name in towers}, method)
+@pytest.mark.parametrize(
+    ("towers", "blocks"), [(("image", "text"), "all"), (("image",), "all"), (("image", "text"), 2)]
+)
+def test_the_gradient_in_chunks_is_that_of_the_whole_batch(place, tmp_path, method, towers, blocks):
+    made = recipe(place, {name: {"crop": 1.0, "blocks": blocks} for name in towers}, method)
     losses, gradients = [], []
     for chunk in (100, 3):
         found, batch = stepper(made, tmp_path, chunk)
@@ -115,12 +119,14 @@ def test_a_tower_learns_at_its_own_rate(place, tmp_path):
     assert changes[1] > 100 * changes[0]
 
 
-@pytest.mark.parametrize("lora", [0, 2])
-def test_a_killed_run_resumes_to_the_same_weights(place, tmp_path, lora):
+@pytest.mark.parametrize(("lora", "crop"), [(0, 0.5), (2, 1.0)])
+def test_a_killed_run_resumes_to_the_same_weights(place, tmp_path, lora, crop):
     if lora:
         pytest.importorskip("peft")
-    made = recipe(place, {"image": {"blocks": 2, "lora": lora}, "text": {}}, epochs=3, chunk=4)
+    tuning = {"blocks": 2, "lora": lora, "crop": crop}  # whole pictures are read from stored states
+    made = recipe(place, {"image": tuning, "text": {}}, epochs=3, chunk=4)
     features, encoders, _ = prepare(made)
+    assert set(features.states) == ({"image"} if crop == 1 else set())
     whole, *_ = train_method(made, made.method, 0, tmp_path / "whole", features, encoders)
 
     def stop(event):
@@ -135,7 +141,7 @@ def test_a_killed_run_resumes_to_the_same_weights(place, tmp_path, lora):
     for name, tuned in whole.towers.items():
         for leaf, tensor in tuned.tensors.items():
             torch.testing.assert_close(again.towers[name].tensors[leaf], tensor, rtol=0, atol=0)
-    other = recipe(place, {"image": {"blocks": 1, "lora": lora}, "text": {}}, epochs=3, chunk=4)
+    other = recipe(place, {"image": {**tuning, "blocks": 1}, "text": {}}, epochs=3, chunk=4)
     with pytest.raises(CheckpointError, match="other settings"):
         train_method(other, made.method, 0, tmp_path / "killed", features, encoders)
 
@@ -145,7 +151,8 @@ def losses(folder: Path) -> list[float]:
 
 
 def test_a_run_with_towers_is_loaded_measured_and_embeds_as_it_was_trained(place, tmp_path):
-    made = recipe(place, {"image": {"blocks": 1, "learning_rate": 1e-3}, "text": {"learning_rate": 1e-3}}, epochs=12)
+    tuning = {"image": {"blocks": 1, "learning_rate": 1e-3}, "text": {"blocks": 2, "learning_rate": 1e-3}}
+    made = recipe(place, tuning, epochs=12)
     table = made.model_dump(mode="json")
     table["evaluation"]["zero_shot"] = {"data": str(place / "classes"), "templates": ["the {} dog"]}
     done = run(make_recipe(table), output=tmp_path / "run")
@@ -185,6 +192,42 @@ def test_a_run_with_towers_is_loaded_measured_and_embeds_as_it_was_trained(place
     right = np.trace(report.confusion.counts) / report.confusion.counts.sum()
     assert right == pytest.approx(done.models[0].results["zero_shot"].metrics["top1"])
     assert "trained too" in render(report)
+
+
+def test_stored_states_train_as_the_whole_tower_does(place, tmp_path):
+    tuning = {"text": {"blocks": 2, "learning_rate": 1e-3}, "image": {"blocks": 1, "crop": 1.0}}
+    logs, events = {}, list[Any]()
+    for name, cache, dtype in (("whole", False, "float16"), ("states", True, "float32"), ("rounded", True, "float16")):
+        table = recipe(place, {key: {**given, "cache": cache} for key, given in tuning.items()}).model_dump(mode="json")
+        table["features"].update(folder=str(tmp_path / "features"), dtype=dtype)
+        features, encoders, _ = prepare(made := make_recipe(table), events.append)
+        assert set(features.states) == (set(tuning) if cache else set())
+        if name == "states":
+            # What was told before is what was stored; a second run makes nothing.
+            told = {event["modality"]: event for event in events if event["event"] == "states" and event["bytes"]}
+            done = {event["modality"]: event for event in events if event["event"] == "encoded"}
+            for key, store in features.states.items():
+                assert told[key]["bytes"] == pytest.approx(store.nbytes, rel=0.2)
+                assert done[f"{key} states"]["encoded"] == told[key]["items"] == store.rows
+            again = list[Any]()
+            prepare(made, again.append)
+            assert {event["encoded"] for event in again if event["event"] == "encoded"} == {0}
+        train_method(made, made.method, 0, tmp_path / name, features, encoders)
+        logs[name] = losses(tmp_path / name)
+    np.testing.assert_allclose(logs["states"], logs["whole"], rtol=2e-3)
+    np.testing.assert_allclose(logs["rounded"], logs["whole"], rtol=2e-2)
+    assert logs["rounded"] != logs["states"]
+    assert {event["reason"] for event in events if event["event"] == "states"} == {"", "cache = false"}
+
+
+def test_items_without_states_are_named(place, tmp_path):
+    made = recipe(place, {"text": {"blocks": 1}})
+    features, encoders, _ = prepare(made)
+    tower, whole = Tower(encoders["text"], made.tuning["text"]), features.states["text"]
+    missing = FeatureStore(whole.folder)
+    missing.rows -= 2
+    with pytest.raises(StoreError, match=r"2 items have no stored states.*dtype = 'float32', or cache = false"):
+        LiveStore(features.store("text"), tower, features.items["text"], states=missing)
 
 
 def test_a_tampered_tower_is_refused(place, tmp_path):

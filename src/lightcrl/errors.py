@@ -90,6 +90,10 @@ class EncoderError(LightCRLError):
     """An encoder that cannot fulfil the recipe."""
 
 
+class NoCutError(EncoderError):
+    """The trained part of an encoder cannot be run alone; the message is the reason, in a few words."""
+
+
 class EncoderNotFoundError(EncoderError):
     """An encoder that is neither a local folder nor reachable on the hub."""
 

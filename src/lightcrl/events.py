@@ -82,6 +82,23 @@ class Encoded(TypedDict):
     bytes: int
 
 
+class States(TypedDict):
+    """Items of a modality with a trained encoder: what enters its first trained block is to be stored, or cannot be.
+
+    Attributes:
+        modality: modality of the items.
+        items: number of items.
+        bytes: size of the states, estimated from some items; 0 if they are not stored.
+        reason: reason why the whole encoder runs at every step; empty if states are stored.
+    """
+
+    event: Literal["states"]
+    modality: str
+    items: int
+    bytes: int
+    reason: str
+
+
 class Select(TypedDict):
     """A check begins the selection of slots.
 
@@ -173,7 +190,7 @@ class Trained(TypedDict):
     folder: str
 
 
-Event = Waiting | Data | Encode | Encoded | Select | Start | Step | Evaluation | Trained
+Event = Waiting | Data | Encode | Encoded | States | Select | Start | Step | Evaluation | Trained
 
 
 class Added(TypedDict):
@@ -197,6 +214,7 @@ EVENTS: Mapping[str, type[Any]] = {
     "data": Data,
     "encode": Encode,
     "encoded": Encoded,
+    "states": States,
     "select": Select,
     "start": Start,
     "step": Step,

@@ -30,6 +30,7 @@ from lightcrl.features import Features
 from lightcrl.features.contents import training_data
 from lightcrl.features.extract import encode_each, encode_views
 from lightcrl.features.live import LiveStore
+from lightcrl.features.states import store_states
 from lightcrl.files.local import make_folder, write_json, write_text
 from lightcrl.files.locks import only_writer
 from lightcrl.methods import METHODS, Method
@@ -164,7 +165,8 @@ def prepare(
         stores, encoders, recipe.encoders, dataset, recipe.features, tell, max_rejected=data.max_rejected
     )
     raw = {modality: dataset.items[modality] for modality in recipe.tuning}
-    return Features(viewed, raw), encoders, [*dataset.rejected, *rejected]
+    states = store_states(encoders, recipe.tuning, dataset, recipe.features, tell)
+    return Features(viewed, raw, states), encoders, [*dataset.rejected, *rejected]
 
 
 def run(
@@ -287,6 +289,7 @@ def train_method(
             Tower(encoders[modality], tuning),
             features.items[modality],
             workers=recipe.features.workers,
+            states=features.states.get(modality),
         )
         for modality, tuning in recipe.tuning.items()
     }

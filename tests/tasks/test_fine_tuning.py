@@ -146,7 +146,7 @@ def test_it_learns_what_the_embedding_did_not_tell_and_looks_at_test_by_the_pape
 
 
 def test_a_killed_run_goes_on_to_the_same_figures(place, tmp_path):
-    wanted = spec(training={"epochs": 4}, tuning={"blocks": 1})
+    wanted = spec(training={"epochs": 4}, tuning={"blocks": 1, "crop": 1.0})
     whole = prepared(place)(wanted, tmp_path / "whole")
 
     def stop(event):
@@ -159,7 +159,7 @@ def test_a_killed_run_goes_on_to_the_same_figures(place, tmp_path):
     assert again == whole
     assert prepared(place)(wanted, tmp_path / "killed") == whole  # finished: nothing is trained
     with pytest.raises(CheckpointError, match="other settings"):
-        prepared(place)(spec(training={"epochs": 5}, tuning={"blocks": 1}), tmp_path / "killed")
+        prepared(place)(spec(training={"epochs": 5}, tuning={"blocks": 1, "crop": 1.0}), tmp_path / "killed")
 
 
 def test_a_model_whose_encoder_was_trained_goes_on_from_there(place, tmp_path):

@@ -206,12 +206,13 @@ def write_layout(slots: Sequence[Slot]) -> tuple[tuple[int, ...], str]:
 
 def count_slots(tokens: str, layers: int) -> int:
     """Return the number of tokens with a fixed meaning per item: all pools of all layers; 1 for `grid:N` and `all`."""
-    if _is_sequence(tokens):
+    if is_sequence(tokens):
         return 1
     return sum(map(len, pools_by_layer(tokens.partition("|")[0], layers)))
 
 
-def _is_sequence(tokens: str) -> bool:
+def is_sequence(tokens: str) -> bool:
+    """Return true if all tokens of a layout are positions of the layers side by side."""
     return tokens == "all" or tokens.startswith("grid:")
 
 
@@ -224,7 +225,7 @@ def own_vectors(tokens: TokenBatch, layout: str, depths: Sequence[int]) -> Tenso
         depths: depths of the layers, larger is deeper.
     """
     deepest = max(range(len(depths)), key=depths.__getitem__)
-    if _is_sequence(layout):
+    if is_sequence(layout):
         return tokens.mean().chunk(len(depths), -1)[deepest]
     pools = pools_by_layer(layout.partition("|")[0], len(depths))
     before = sum(map(len, pools[:deepest]))
@@ -242,18 +243,23 @@ def lay_out(layers: Sequence[Layer], tokens: str) -> TokenBatch:
         EncoderError: there is `cls` without a CLS token, `last` for pictures, `trained` without such a vector, a grid
             finer than the model's, or `all` for layers with different tokens.
     """
-    if _is_sequence(tokens):
+    if is_sequence(tokens):
         return _side_by_side([_sequence(layer, tokens) for layer in layers])
     pools, _, sequence = tokens.partition("|")
     chosen = zip(layers, pools_by_layer(pools, len(layers)), strict=True)
-    vectors = [POOLS[pool](layer).float() for layer, pools in chosen for pool in pools]
+    vectors = [full(POOLS[pool](layer)) for layer, pools in chosen for pool in pools]
     width = max(values.shape[-1] for values in (*vectors, *([layers[0].values] if sequence else [])))
     slots = TokenBatch.full(torch.stack([pad(vector, (0, width - vector.shape[-1])) for vector in vectors], dim=1))
     if not sequence:
         return slots
     rest = _sequence(layers[0], sequence)
-    values = pad(rest.values.float(), (0, width - rest.dim))
+    values = pad(full(rest.values), (0, width - rest.dim))
     return TokenBatch(torch.cat([slots.values, values], 1), torch.cat([slots.mask, rest.mask], 1))
+
+
+def full(values: Tensor) -> Tensor:
+    """Return values in float32, or in float64 if they are."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def _sequence(layer: Layer, tokens: str) -> TokenBatch:
@@ -269,7 +275,7 @@ def _side_by_side(parts: Sequence[TokenBatch]) -> TokenBatch:
             f"layers with {', '.join(map(str, counts))} tokens cannot stand side by side. Keep one layer, or use "
             "pools or 'grid:N'."
         )
-    return TokenBatch(torch.cat([part.values.float() for part in parts], dim=-1), parts[0].mask)
+    return TokenBatch(torch.cat([full(part.values) for part in parts], dim=-1), parts[0].mask)
 
 
 def _cls(layer: Layer) -> Tensor:
@@ -280,7 +286,7 @@ def _cls(layer: Layer) -> Tensor:
 
 def _mean(layer: Layer) -> Tensor:
     content = layer.content()
-    return TokenBatch(content.values.float(), content.mask).mean()
+    return TokenBatch(full(content.values), content.mask).mean()
 
 
 def _max(layer: Layer) -> Tensor:
@@ -321,9 +327,9 @@ def _divide(layer: Layer, parts: int) -> TokenBatch:
     rows, columns = layer.grid
     if parts > min(rows, columns):
         raise EncoderError(f"tokens = 'grid:{parts}' of a model with {rows} x {columns} patches; a grid only averages.")
-    patches = layer.content().values.float().mT
+    patches = full(layer.content().values).mT
     cells = adaptive_avg_pool2d(patches.reshape(*patches.shape[:2], rows, columns), parts).flatten(2).mT
-    return TokenBatch.full(torch.cat([layer.values[:, :1].float(), cells], dim=1) if layer.cls else cells)
+    return TokenBatch.full(torch.cat([full(layer.values[:, :1]), cells], dim=1) if layer.cls else cells)
 
 
 def average_segments(tokens: TokenBatch, parts: int) -> TokenBatch:
@@ -341,5 +347,5 @@ def average_segments(tokens: TokenBatch, parts: int) -> TokenBatch:
     place = (tokens.mask.cumsum(1) - 1).unsqueeze(1)
     inside = (place >= edges[:, :-1, None]) & (place < edges[:, 1:, None]) & tokens.mask.unsqueeze(1)
     weights = inside / inside.sum(-1, keepdim=True).clamp(min=1)
-    values = tokens.values.float().masked_fill(~tokens.mask.unsqueeze(-1), 0)
-    return TokenBatch(weights @ values, torch.arange(parts, device=lengths.device) < counts)
+    values = full(tokens.values).masked_fill(~tokens.mask.unsqueeze(-1), 0)
+    return TokenBatch(weights.to(values.dtype) @ values, torch.arange(parts, device=lengths.device) < counts)

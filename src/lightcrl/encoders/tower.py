@@ -20,10 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from lightcrl.encoders.base import Encoder
+from lightcrl.encoders.cut import Cut, StateEncoder, block_list, check_cut
 from lightcrl.encoders.huggingface import HuggingFaceEncoder
 from lightcrl.encoders.loaded import UNUSED, Prepared
 from lightcrl.encoders.trained import NAME
-from lightcrl.errors import CheckpointError, EncoderError, MissingExtraError
+from lightcrl.errors import CheckpointError, EncoderError, MissingExtraError, NoCutError
 from lightcrl.tokens import TokenBatch
 
 RATES = {"random": 1e-3, "lora": 2e-4, "pretrained": 2e-5}
@@ -43,6 +44,8 @@ class TuningSpec(BaseModel):
         crop: smallest share of a picture's area that a random crop in training keeps; 1 takes whole pictures.
         flip: true to mirror pictures in half of the cases; wrong if captions distinguish left from right.
         checkpointing: true to recompute activations in the backward pass instead of keeping them.
+        cache: true to store what enters the first trained block, where possible, and to run only what is trained; the
+            states have the dtype of stored features.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,6 +57,7 @@ class TuningSpec(BaseModel):
     crop: float = Field(default=0.5, gt=0, le=1)
     flip: bool = False
     checkpointing: bool = False
+    cache: bool = True
 
     def rate(self, weights: str) -> float:
         """Return the peak learning rate for an encoder whose `weights` are `"random"` or `"pretrained"`."""
@@ -65,12 +69,14 @@ class TuningSpec(BaseModel):
 class Tower(nn.Module):
     """A copy of an encoder's network, trained as specified.
 
-    Statistics of batch norms stay those of pretrained weights, whose batches differ from the batches here.
+    Statistics of batch norms stay those of pretrained weights, whose batches differ from the batches here. Blocks
+    before the first trained one have no dropout, as every frozen encoder.
 
     Attributes:
         spec: trained parts and settings.
         encoder: encoder with this network; its fingerprint is that of the weights before training.
         network: the copy.
+        cut: the place of stored states, after `read_states`.
 
     Raises:
         EncoderError: the encoder is not a model of the transformers library, or has fewer blocks.
@@ -98,20 +104,34 @@ class Tower(nn.Module):
         self.network = network
         self.encoder = encoder.with_network(network)
         self.random = encoder.spec.weights == "random"
+        self.cut: Cut | None = None
         self.eval()
 
     def train(self, mode: bool = True) -> Tower:
-        """Switch dropout by `mode`; batch norms are switched only if the initial weights were random."""
+        """Switch dropout of trained blocks by `mode`; batch norms only if the initial weights were random."""
         super().train(mode)
-        if not self.random:
-            for module in self.network.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        if self.random:
+            return self
+        if self.spec.blocks != "all":
+            path, length = block_list(self.network)
+            self.network.eval()
+            for block in self.network.get_submodule(path)[length - self.spec.blocks :]:
+                block.train(mode)
+        for module in self.network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
         return self
 
-    def forward(self, prepared: Sequence[Prepared]) -> TokenBatch:
-        """Return tokens [B, T, D] of prepared items, with gradients."""
-        return self.encoder.forward(prepared)
+    def forward(self, given: Sequence[Prepared] | TokenBatch) -> TokenBatch:
+        """Return tokens [B, T, D] of prepared items, or of their states (see `read_states`), with gradients."""
+        if isinstance(given, TokenBatch):
+            assert self.cut is not None  # only stores of states give them
+            return self.cut.leave(given)
+        return self.encoder.forward(given)
+
+    def read_states(self, sample: Sequence[Prepared]) -> None:
+        """Make `forward` accept states of a `StateEncoder`, after a trace of some prepared items."""
+        self.cut = Cut(self.encoder, frozen_blocks(self.network, self.spec), sample)
 
     def tuned(self) -> dict[str, Tensor]:
         """Return changed tensors by name: trained parameters, and all of a network with random initial weights."""
@@ -160,6 +180,33 @@ def _tuned_again(origin: Callable[[], Encoder], spec: TuningSpec, tensors: Mappi
     return tuned_encoder(origin(), spec, tensors)
 
 
+def frozen_blocks(network: nn.Module, spec: TuningSpec) -> int:
+    """Return the number of blocks before the first trained one."""
+    return 0 if spec.blocks == "all" else block_list(network)[1] - spec.blocks
+
+
+def state_encoder(encoder: Encoder, spec: TuningSpec, sample: Sequence[Prepared]) -> StateEncoder:
+    """Return the encoder of the states that a tower of `encoder` reads, checked on a sample of prepared items.
+
+    Raises:
+        NoCutError: the tower cannot read states: a setting or the kind of network forbids it.
+        EncoderError: see `Tower`.
+    """
+    if not spec.cache:
+        raise NoCutError("cache = false")
+    if encoder.kind == "image" and (spec.crop < 1 or spec.flip):
+        raise NoCutError("crops and mirroring change what enters them; crop = 1 and flip = false store it")
+    tower = Tower(encoder, spec)
+    frozen = frozen_blocks(tower.network, spec)
+    if frozen == 0 or tower.random:
+        raise NoCutError("all blocks are trained" if frozen == 0 else "the frozen blocks have random weights")
+    tower.read_states(sample)
+    assert tower.cut is not None
+    check_cut(tower.encoder, tower.cut, sample)
+    plain = encoder.in_float32() if isinstance(encoder, HuggingFaceEncoder) else tower.encoder
+    return StateEncoder(plain, frozen, sample)
+
+
 def chosen_parameters(network: nn.Module, blocks: int | str, model: str) -> set[str]:
     """Return names of the parameters of the last `blocks` blocks and of all layers after them, without heads.
 
@@ -192,12 +239,6 @@ def keep_no_activations(network: Any, model: str) -> None:
         enable({"use_reentrant": False})
     except ValueError as error:
         raise EncoderError(f"tuning.checkpointing: {model!r}: {error} Say checkpointing = false.") from None
-
-
-def block_list(network: nn.Module) -> tuple[str, int]:
-    """Return name and length of a network's longest list of modules, the outermost of equal ones."""
-    lists = [(name, len(module)) for name, module in network.named_modules() if isinstance(module, nn.ModuleList)]
-    return max(lists, key=lambda entry: entry[1], default=("", 0))
 
 
 def add_adapters(network: nn.Module, chosen: set[str], rank: int) -> set[str]:

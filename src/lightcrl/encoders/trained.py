@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightcrl.encoders.base import Slot
-from lightcrl.encoders.layout import Layer, slots_of
+from lightcrl.encoders.layout import Layer, full, slots_of
 from lightcrl.tokens import TokenBatch
 
 # Dual encoders by `model_type`: maps of the pooled output of the text tower and of the picture tower into their
@@ -67,12 +67,12 @@ class TrainedVector(nn.Module):
             assert pooled is not None  # guaranteed by `projects`
             return self.finish(pooled)
         kept = layer.mask & (layer.mask.cumsum(1) > self.skip)
-        values = layer.values.float()
+        values = full(layer.values)
         return self.finish(torch.cat([POOLINGS[name](values, kept, layer.mask) for name in self.poolings], -1))
 
     def finish(self, vectors: Tensor) -> Tensor:
         """Return [B, D] from the pooled vectors [B, D']."""
-        result: Tensor = self.after(vectors.float())
+        result: Tensor = self.after(full(vectors))
         return result if self.dim is None else result[:, : self.dim]
 
     @property

@@ -1,4 +1,4 @@
-"""Features of a modality with a trained encoder: raw items through a tower, with the interface of a store."""
+"""Features of a modality with a trained encoder: items through a tower, with the interface of a store."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ from lightcrl.data.base import Item
 from lightcrl.encoders.augment import crop_and_flip
 from lightcrl.encoders.image import read_image
 from lightcrl.encoders.tower import Tower
-from lightcrl.features.base import Store, item_keys
+from lightcrl.errors import StoreError
+from lightcrl.features.base import Store, item_keys, rows_by_item
+from lightcrl.features.states import prepared_sample
+from lightcrl.features.store import FeatureStore
 from lightcrl.tokens import TokenBatch
+
+# Number of tokens per pass through the trained part of a tower: more activations than these need much memory.
+STATE_TOKENS = 16_384
 
 
 class LiveStore:
-    """A store whose items go through the tower on every request.
+    """A store whose items go through the tower on every request, from raw items or from stored states.
 
     A `features.Store`: the store of the tower's initial outputs still provides the groups and the readable items.
     Outputs of the tower are not kept.
@@ -29,11 +35,24 @@ class LiveStore:
         tower: the encoder in training.
         workers: number of decoding threads.
         items: raw item of each row, [rows].
+        states: store of the states that enter the first trained block, if there is one.
+        chunk: number of items per pass through the tower.
+
+    Raises:
+        StoreError: `states` lacks items.
     """
 
-    memory = True  # no stored values are read
+    memory = True  # no values of the wrapped store are read
 
-    def __init__(self, store: Store, tower: Tower, items: Sequence[Item], *, workers: int = 4) -> None:
+    def __init__(
+        self,
+        store: Store,
+        tower: Tower,
+        items: Sequence[Item],
+        *,
+        workers: int = 4,
+        states: FeatureStore | None = None,
+    ) -> None:
         """Wrap `store`, with the raw items of the data set that it was made from; `workers` is a number of threads."""
         self._stored = store
         self.fingerprint, self.rows, self.longest = store.fingerprint, store.rows, store.longest
@@ -41,8 +60,20 @@ class LiveStore:
         self.dim, self.slots, self.sequence = store.dim, store.slots, store.sequence
         self.tower = tower
         self.workers = workers
-        by_key = {item.key: item for item in items}
-        self.items = [by_key[key] for key in item_keys(store)]
+        by_key, keys = {item.key: item for item in items}, item_keys(store)
+        self.items = [by_key[key] for key in keys]
+        self.states = states
+        self.chunk = tower.encoder.batch_size
+        if states is not None:
+            places = rows_by_item(states)
+            if missing := [key for key in keys if key not in places]:
+                raise StoreError(
+                    f"{len(missing)} items have no stored states in {states.folder}: they may not fit its dtype. "
+                    "Say features.dtype = 'float32', or cache = false in the [tuning] table."
+                )
+            self._places = np.array([places[key] for key in keys], dtype=np.int64)
+            self.chunk = max(self.chunk, STATE_TOKENS * states.rows // max(1, states.tokens))
+            tower.read_states(prepared_sample(tower.encoder, self.items))
 
     def metadata(self) -> pa.Table:
         """Return the metadata of the store before training; see `FeatureStore.metadata`."""
@@ -60,8 +91,18 @@ class LiveStore:
         """Return this store: there is nothing to read."""
         return self
 
-    def prepare(self, rows: np.ndarray, generator: np.random.Generator | None = None) -> list[Any]:
-        """Return the items at `rows` [B], decoded for the tower; `generator` crops and mirrors pictures."""
+    def hold(self, limit: float) -> None:
+        """Read the states into memory if they have at most `limit` bytes."""
+        if self.states is not None and self.states.nbytes <= limit:
+            self.states = self.states.in_memory()
+
+    def prepare(self, rows: np.ndarray, generator: np.random.Generator | None = None) -> list[Any] | TokenBatch:
+        """Return the items at `rows` [B] for the tower: their states, or decoded items.
+
+        `generator` crops and mirrors decoded pictures.
+        """
+        if self.states is not None:
+            return self.states.gather(self._places[rows])
         encoder, spec = self.tower.encoder, self.tower.spec
         changed = generator is not None and encoder.kind == "image"
         seeds = generator.integers(2**63, size=len(rows)) if generator is not None else np.zeros(len(rows), int)
@@ -81,7 +122,7 @@ class LiveStore:
         """Return tokens of the items at `rows` [B] from the tower's current weights, in eval mode without gradient."""
         was_training = self.tower.training
         self.tower.eval()
-        size = self.tower.encoder.batch_size
+        size = self.chunk
         parts: list[Tensor] = []
         for start in range(0, len(rows), size):
             tokens = self.tower(self.prepare(np.asarray(rows[start : start + size])))

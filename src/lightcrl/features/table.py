@@ -13,6 +13,7 @@ from lightcrl.data.base import Item
 from lightcrl.errors import EmptyDatasetError, ModalityError
 from lightcrl.features.base import Store
 from lightcrl.features.naming import digests, number_names
+from lightcrl.features.store import FeatureStore
 from lightcrl.tokens import TokenSpec
 
 SPLITS = ("train", "dev", "test")
@@ -81,12 +82,18 @@ class Features:
         stores: stores by modality.
         splits: `"train"`, `"dev"`, `"test"`, as far as there are groups.
         items: raw items of the modalities whose encoders are trained.
+        states: stores of the states that their towers read, as far as there are any (`features/states.py`).
     """
 
-    def __init__(self, stores: Mapping[str, Store], items: Mapping[str, Sequence[Item]] | None = None) -> None:
+    def __init__(
+        self,
+        stores: Mapping[str, Store],
+        items: Mapping[str, Sequence[Item]] | None = None,
+        states: Mapping[str, FeatureStore] | None = None,
+    ) -> None:
         """Read the groups of all items from the stores' own metadata."""
         self.stores: dict[str, Store] = dict(stores)
-        self.items = dict(items or {})
+        self.items, self.states = dict(items or {}), dict(states or {})
         rows, numbers, belongs = _read_groups(list(self.stores.values()))
         count = len(belongs)
         self.splits: dict[str, Split] = {}
@@ -157,15 +164,17 @@ class Features:
         stores: Mapping[str, Store],
         splits: Mapping[str, Split],
         items: Mapping[str, Sequence[Item]] | None = None,
+        states: Mapping[str, FeatureStore] | None = None,
     ) -> Features:
         """Make features from stores and given groups, in place of the groups in the stores' metadata."""
         made = object.__new__(cls)
-        made.stores, made.splits, made.items = dict(stores), dict(splits), dict(items or {})
+        made.stores, made.splits = dict(stores), dict(splits)
+        made.items, made.states = dict(items or {}), dict(states or {})
         return made
 
     def _with(self, stores: Mapping[str, Store], splits: Mapping[str, Split]) -> Features:
         """Return a copy without reading the groups again."""
-        return Features.of(stores, splits, self.items)
+        return Features.of(stores, splits, self.items, self.states)
 
 
 def make_members(rows: np.ndarray, groups: np.ndarray, count: int) -> Members:

@@ -48,6 +48,7 @@ class Live:
             "added": self._on_added,
             "encode": self._on_encode,
             "encoded": self._on_encoded,
+            "states": self._on_states,
             "select": None,
             "start": self._on_start,
             "step": self._on_step,
@@ -104,6 +105,13 @@ class Live:
             f"{event['modality']}: {event['items']:,} items, {work}, {reused:,} were there already{aside}; "
             f"{event['bytes'] / 2**20:.1f} MiB"
         )
+
+    def _on_states(self, event: events.States) -> None:
+        what = f"{event['modality']}: [tuning.{event['modality']}] "
+        size = f"{event['bytes'] / 2**20:,.1f} MiB, {event['bytes'] / max(1, event['items']) / 1024:.1f} KiB an item"
+        stored = f"trains on stored states of its frozen blocks: about {size}"
+        whole = f"runs the whole encoder at every step: {event['reason']}"
+        self._progress.print(what + (whole if event["reason"] else stored), markup=False, soft_wrap=True)
 
     def _on_start(self, event: events.Start) -> None:
         self._steps = event["steps"]

@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from lightcrl.checkpoint import Checkpoint
+from lightcrl.data import Dataset
 from lightcrl.encoders.base import Encoder, fingerprint
 from lightcrl.encoders.tower import Tower, TuningSpec
 from lightcrl.errors import DataError, TrainingError
@@ -30,6 +31,7 @@ from lightcrl.features import Features, Members, Split, Store
 from lightcrl.features.embed import embed_rows
 from lightcrl.features.live import LiveStore
 from lightcrl.features.spec import FeaturesSpec
+from lightcrl.features.states import store_states
 from lightcrl.features.table import make_members
 from lightcrl.files.local import make_folder, whole_file
 from lightcrl.files.locks import only_writer
@@ -218,10 +220,13 @@ class FineTuningTask(TrainTestTask):
             )
         tower = Tower(self.encoder, tuning)
         workers = self.storage.workers
-        return {
-            name: LiveStore(items.store, tower, items.raw, workers=workers)
-            for name, items in (("train", self.train), ("test", self.test))
-        }
+        live = {}
+        for name, items in (("train", self.train), ("test", self.test)):
+            links = np.stack([np.arange(len(items.raw)), np.zeros(len(items.raw), dtype=np.int64)], 1)
+            data = Dataset(["all"], ["train"], {modality: list(items.raw)}, {modality: links})
+            states = store_states({modality: self.encoder}, {modality: tuning}, data, self.storage, self.tell)
+            live[name] = LiveStore(items.store, tower, items.raw, workers=workers, states=states.get(modality))
+        return live
 
     def _checkpoint(self, base: Checkpoint) -> Checkpoint:
         """Make a classifier over a copy of the model's method, with a fresh head."""

@@ -136,7 +136,7 @@ class Stepper:
 
     def backward(self, batch: Batch, done: float, seed: int) -> Tensor:
         """Return the loss of a batch, and add its gradient to every parameter's."""
-        if not self.live or all(len(rows) <= self.chunk for rows in batch.rows.values()):
+        if not self.live or all(len(rows) <= self.chunk(name) for name, rows in batch.rows.items()):
             loss = self.loss(batch, done, seed)
             self.accelerator.backward(loss)
         else:
@@ -146,19 +146,19 @@ class Stepper:
             sum_gradients(p for name, p in self.parameters() if not name.rpartition(".")[2].startswith("logit_"))
         return loss.detach()
 
-    @property
-    def chunk(self) -> int:
-        """Return the number of items of a modality per pass through a tower."""
+    def chunk(self, modality: str) -> int:
+        """Return the number of items of a modality per pass through the method, and through its tower."""
         if self.spec.chunk != "auto":
             return int(self.spec.chunk)
-        return max(CHUNK, *(store.tower.encoder.batch_size for store in self.live.values()))
+        stores = [self.live[modality]] if modality in self.live else self.live.values()
+        return max(CHUNK, *(store.chunk for store in stores))
 
     def _backward_in_chunks(self, batch: Batch, done: float, seed: int) -> Tensor:
         inputs = self._inputs(batch, seed)
         chunks = [
-            (name, slice(start, start + self.chunk), number)
+            (name, slice(start, start + self.chunk(name)), number)
             for number, (name, given) in enumerate(sorted(inputs.items()))
-            for start in range(0, len(given), self.chunk)
+            for start in range(0, len(given), self.chunk(name))
         ]
 
         def embed(name: str, place: slice, number: int) -> Tensor:
@@ -189,7 +189,7 @@ class Stepper:
             return self.method.objective(_loss(self.spec), embeddings, step)
 
     def _inputs(self, batch: Batch, seed: int) -> dict[str, Any]:
-        """Return stored tokens, or prepared items for the tower, by modality."""
+        """Return stored tokens, or what the tower reads, by modality."""
         generator = np.random.default_rng(seed) if self.method.training else None
         return {
             name: self.live[name].prepare(self._rows(rows), generator)

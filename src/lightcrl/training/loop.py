@@ -166,6 +166,8 @@ def train(
     plan = replace(plan, window=make_window(features, train_split, plan, spec.memory_bytes, method.sequences))
     accelerator = make_accelerator(spec, plan.batch_size, method, tuple(live or ()))
     live = dict(live or {})
+    for store in live.values():
+        store.hold(spec.memory_bytes)
     tuning = {name: store.tower.spec.model_dump(mode="json") for name, store in sorted(live.items())}
     settings = {
         "method": checkpoint.method_config(),
