@@ -81,7 +81,7 @@ class Matcher:
         for start in range(0, len(queries), step):
             some = left.at(torch.arange(start, min(start + step, len(queries))))
             places = np.tile(np.arange(len(items)), (len(some.vectors), 1))
-            scored = self.head.score_lists((source, target), some, right, places)
+            scored = self.head.score_lists((source, target), some, right, places, bool(self.head.weight))
             parts.append(scored.total(self.head.local, self.head.weight))
         return torch.cat(parts).numpy()
 

@@ -228,10 +228,11 @@ class Matching(Head):
         left, right = (self.encode(name, batch) for name in self._names)
         return self._scored(left, right).total(self.local, self.weight)
 
-    def _scored(self, left: Encoded, right: Encoded) -> Scored:
+    def _scored(self, left: Encoded, right: Encoded, residual: bool = True) -> Scored:
         """Return the parts [P] of the scores of P pairs, the i-th items of the first and of the second modality."""
         space = self.scale * (left.vectors * right.vectors).sum(-1)
-        return Scored(space, self.scale * (left.crowding + right.crowding), self.residual(left, right))
+        crowding = self.scale * (left.crowding + right.crowding)
+        return Scored(space, crowding, self.residual(left, right) if residual else torch.zeros_like(space))
 
     def loss(self, batch: HeadBatch) -> Tensor:
         """Return the cross-entropy of a right item among negatives, the mean over both directions."""
@@ -248,8 +249,10 @@ class Matching(Head):
         logits = self.log_factor.exp() * scored.total(self.local, 1.0)
         return cross_entropy(logits, torch.zeros(len(rows), dtype=torch.long, device=logits.device))
 
-    def score_rows(self, material: Material, names: tuple[str, str], rows: np.ndarray, lists: np.ndarray) -> Scored:
-        """Return the parts [N, K] of the scores of queries with lists of items.
+    def score_rows(
+        self, material: Material, names: tuple[str, str], rows: np.ndarray, lists: np.ndarray, residual: bool = True
+    ) -> Scored:
+        """Return the parts [N, K] of the scores of queries with lists of items; F is 0 if it is not asked for.
 
         Args:
             material: tokens and embeddings.
@@ -261,13 +264,16 @@ class Matching(Head):
         others, places = np.unique(lists, return_inverse=True)
         queries = self.encode(source, material.batch({source: rows}, {}, self.sequences))
         items = self.encode(target, material.batch({target: others}, {}, self.sequences))
-        return self.score_lists(names, queries, items, places.reshape(lists.shape))
+        return self.score_lists(names, queries, items, places.reshape(lists.shape), residual)
 
-    def score_lists(self, names: tuple[str, str], queries: Encoded, items: Encoded, places: np.ndarray) -> Scored:
-        """Return the parts [N, K] of the scores of N queries with the items at `places` [N, K]."""
+    def score_lists(
+        self, names: tuple[str, str], queries: Encoded, items: Encoded, places: np.ndarray, residual: bool = True
+    ) -> Scored:
+        """Return the parts [N, K] of the scores of N queries with the items at `places` [N, K]; F is 0 if not asked."""
         queries = queries.at(torch.arange(len(places)).repeat_interleave(places.shape[1]))
         items = items.at(torch.from_numpy(places.reshape(-1)))
-        flat = self._scored(*((queries, items) if names[0] == self._names[0] else (items, queries)))
+        sides = (queries, items) if names[0] == self._names[0] else (items, queries)
+        flat = self._scored(*sides, residual)
         return Scored(*(part.view(places.shape) for part in (flat.space, flat.crowding, flat.residual)))
 
     def graphs(self) -> Mapping[str, Graph]:
@@ -289,13 +295,16 @@ class Matching(Head):
 
     def scores(self, material: Material, names: tuple[str, str], rows: np.ndarray, lists: np.ndarray) -> np.ndarray:
         """Return scores [N, K] of queries with lists of items, pairs in parts; arguments as in `score_rows`."""
-        return self._in_parts(material, names, rows, lists).total(self.local, self.weight).numpy()
+        scored = self._in_parts(material, names, rows, lists, bool(self.weight))
+        return scored.total(self.local, self.weight).numpy()
 
     @torch.inference_mode()
-    def _in_parts(self, material: Material, names: tuple[str, str], rows: np.ndarray, lists: np.ndarray) -> Scored:
+    def _in_parts(
+        self, material: Material, names: tuple[str, str], rows: np.ndarray, lists: np.ndarray, residual: bool = True
+    ) -> Scored:
         step = max(1, PAIRS // lists.shape[1])
         parts = [
-            self.score_rows(material, names, rows[start : start + step], lists[start : start + step])
+            self.score_rows(material, names, rows[start : start + step], lists[start : start + step], residual)
             for start in range(0, len(rows), step)
         ]
         return Scored.joined(parts)
