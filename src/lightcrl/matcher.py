@@ -81,8 +81,8 @@ class Matcher:
         for start in range(0, len(queries), step):
             some = left.at(torch.arange(start, min(start + step, len(queries))))
             places = np.tile(np.arange(len(items)), (len(some.vectors), 1))
-            space, residual = self.head.score_lists((source, target), some, right, places)
-            parts.append(space + self.head.weight * residual)
+            scored = self.head.score_lists((source, target), some, right, places, bool(self.head.weight))
+            parts.append(scored.total(self.head.local, self.head.weight))
         return torch.cat(parts).numpy()
 
     def _encoded(self, items: Sequence[Any], modality: str) -> Encoded:

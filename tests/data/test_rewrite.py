@@ -73,6 +73,8 @@ def test_a_table_is_written_back_in_its_own_format_with_all_columns(tmp_path, su
     new = rewrite(spec, KINDS, edited(spec), tmp_path)
     assert new.train == str(tmp_path / f"cleaned-train{suffix}")
     assert groups(new) == {"a.png": {"a cat", return_text}, "c.png": {"a brown dog"}}
+    marked = load_dataset(new, {"image": "image", "recaptioned": "text"})  # new texts are marked as such
+    assert [str(item.raw) for item in marked.items["recaptioned"]] == ["a brown dog"]
     kept = load_dataset(new, {**KINDS, "url": "text"})
     assert {str(item.raw) for item in kept.items["url"]} == {"u1", "u3", "u4"}
     # The kept items are the same items: nothing would be encoded again.
@@ -88,6 +90,7 @@ def test_drawn_splits_are_written_down_in_lines_of_groups(tmp_path):
     assert (new.key, new.split_column) == ("group", "split")
     lines = [json.loads(line) for line in (tmp_path / "cleaned.jsonl").read_text().splitlines()]
     assert {line["group"]: line["split"] for line in lines} == {"a.png": "train", "c.png": "dev"}
+    assert {line["group"]: line["recaptioned"] for line in lines} == {"a.png": [], "c.png": ["a brown dog"]}
     assert groups(new) == {"a.png": {"a cat", "the same cat, asleep"}, "c.png": {"a brown dog"}}
 
 

@@ -51,6 +51,8 @@ def with_head(kinds: tuple[str, ...] = ("text", "image", "audio")) -> Embedder:
     embedder = make_embedder(kinds=kinds)
     checkpoint = embedder.checkpoint
     head = make_head("matching", checkpoint.space, OPTIONS)
+    for number, crowding in enumerate(head.crowding.values()):
+        crowding.take(torch.nn.functional.normalize(randn(5, 16, seed=40 + number), dim=-1))
     with torch.no_grad():
         for number, parameter in enumerate(head.parameters()):
             parameter.copy_(randn(*parameter.shape, seed=number))

@@ -15,6 +15,8 @@ from lightcrl.cli import app
 from lightcrl.data import load_dataset
 from lightcrl.data.synthetic import write_table
 from lightcrl.errors import CleaningError
+from lightcrl.growth.head import add_heads
+from lightcrl.heads.captioning.head import Captioning
 from lightcrl.recipe import load_recipe
 from lightcrl.studies.check.advice import advise
 from lightcrl.studies.check.check import check
@@ -209,6 +211,52 @@ def test_another_threshold_and_a_review_train_nothing(world):
     texts = {str(item.raw) for item in dataset.items["right"]}
     assert suspected.content in texts
     assert f"{replaced.group} right new" in texts
+
+
+def test_dropped_texts_are_written_anew_by_a_captioner_and_marked(world):
+    """By retrieval: captions of other numbers; those nearer to their number than the dropped text are taken."""
+    heads = world.folder / "heads.toml"
+    heads.write_text('[heads.captioning]\nsource = "left"\ntarget = "right"\nneighbours = 5\nheld_out = 0.0\n')
+    lightcrl.run(world.folder / "out" / "cleaned.toml", output=world.folder / "base")
+    add_heads(world.folder / "base", heads, output=world.folder / "captioned")
+    arguments = ("clean", world.folder / "noisy.toml", "--output", world.folder / "out", "--folds", 3)
+    output = call(*arguments, "--recaption", world.folder / "captioned")
+    assert "recaption: wrong" in output
+    decisions = read_decisions(world.folder / "out" / "decisions.jsonl")
+    before = {each.place: each for each in world.decisions}
+    fresh = [each for each in decisions if each.decision == "recaption"]
+    assert len(fresh) > 100
+    assert {before[each.place].decision for each in fresh} == {"drop"}
+    said = {name: {each.content for each in decisions if each.group == name} for name in {e.group for e in fresh}}
+    assert all(each.replacement not in said[each.group] for each in fresh)
+    embedder = lightcrl.load(world.folder / "captioned")
+    anchors = embedder.encode([f"{each.group} left" for each in fresh], "left")
+    new, old = (
+        (embedder.encode(texts, "right") * anchors).sum(1)
+        for texts in ([each.replacement for each in fresh], [each.content for each in fresh])
+    )
+    assert (new > old).all()
+    assert new.mean() > old.mean() + 0.2
+    rows = [json.loads(line) for line in (world.folder / "out" / "cleaned-train.jsonl").read_text().splitlines()]
+    marked = [row for row in rows if row["recaptioned"]]
+    assert len(marked) == len(fresh)
+    assert all(row["recaptioned"] == row["right"] for row in marked)
+    assert 'class="new"' in (world.folder / "out" / "report.html").read_text()
+    # The same captioner again: nothing is written anew, and the decisions are the same.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Captioning, "write_rows", lambda *args: [] if not len(args[2]) else pytest.fail("written again"))
+        call(*arguments, "--recaption", world.folder / "captioned")
+    assert read_decisions(world.folder / "out" / "decisions.jsonl") == decisions
+    with pytest.raises(CleaningError, match="describes 'left' by 'right'; expected one of 'right' by 'left'"):
+        lightcrl.clean(
+            world.folder / "noisy.toml",
+            world.folder / "o",
+            folds=3,
+            anchor="right",
+            recaption=world.folder / "captioned",
+        )
+    with pytest.raises(CleaningError, match="no model for the captioner 'nearest'"):
+        lightcrl.clean(world.folder / "noisy.toml", world.folder / "o", captioner="nearest")
 
 
 def test_the_folder_of_another_cleaning_is_refused(world):

@@ -41,6 +41,12 @@ def clean(
     review: Annotated[
         Path | None, choice(metavar="FILE.jsonl", help="Decisions of a person, as the page saves them.")
     ] = None,
+    recaption: Annotated[
+        Path | None, choice(metavar="MODEL", help="Model whose captioner writes new texts for those dropped as wrong.")
+    ] = None,
+    captioner: Annotated[
+        str | None, choice(metavar="NAME", help="Its captioner; captioning, or the only one, by default.")
+    ] = None,
     override: Overrides = None,
     json: Json = None,
 ) -> None:
@@ -66,6 +72,8 @@ def clean(
             merge=not keep_duplicates,
             seed=seed,
             review=review,
+            recaption=recaption,
+            captioner=captioner,
         )
     with suppress(MissingExtraError):
         write_page(done.folder / "report.html", render_cleaning(done))

@@ -1,7 +1,8 @@
 """A data set written anew with some items left out, merged or replaced.
 
 A table is written back in its own format, row by row, with all its columns. Any other source, and a table whose
-pictures or sounds are bytes, becomes JSON lines with the columns `group`, `split` and one per modality.
+pictures or sounds are bytes, becomes JSON lines with the columns `group`, `split` and one per modality. If texts are
+replaced, a column `recaptioned` holds the new ones of every row.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from lightcrl.files.local import make_folder, whole_file, write_text
 
 Place = tuple[str, str, str]
 """Group, modality and item."""
-GROUP, SPLIT = "group", "split"
+GROUP, SPLIT, RECAPTIONED = "group", "split", "recaptioned"
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,21 @@ def _edited(source: Any, edits: Edits, split: str | None) -> Iterator[Row]:
         if (split or row.split or edits.splits[row.key]) != edits.splits[row.key]:
             continue
         cells = {modality: list(_kept(row.key, modality, items, edits)) for modality, items in row.cells.items()}
+        notes = {**row.notes, RECAPTIONED: _new_texts(row, edits)} if edits.replaced else row.notes
         # A row whose item was dropped must not leave the rest of it behind as a row of its own.
         if any(not kept and row.cells[modality] for modality, kept in cells.items()):
             cells = {modality: kept for modality, kept in cells.items() if kept}
             if len(cells) < 2:
                 continue
-        yield replace(row, key=edits.merged.get(row.key, row.key), cells=cells, split=edits.splits[row.key])
+        into = edits.merged.get(row.key, row.key)
+        yield replace(row, key=into, cells=cells, split=edits.splits[row.key], notes=notes)
+
+
+def _new_texts(row: Row, edits: Edits) -> str | list[str] | None:
+    """Return the texts of a row that replace others: one, several or none."""
+    places = ((row.key, modality, item.key) for modality, items in row.cells.items() for item in items)
+    texts = [edits.replaced[place] for place in places if place in edits.replaced]
+    return texts if len(texts) > 1 else next(iter(texts), None)
 
 
 def _kept(group: str, modality: str, items: Sequence[Item], edits: Edits) -> Iterator[Item]:
@@ -132,9 +142,12 @@ def _write_groups(
     """Write JSON lines of groups; pictures and sounds that are no files become files below `media`."""
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     splits: dict[str, str] = {}
+    fresh: dict[str, list[str]] = {}
     for row in rows:
         cells = groups.setdefault(row.key, {modality: {} for modality in kinds})
         splits[row.key] = row.split or edits.splits[row.key]
+        texts = row.notes.get(RECAPTIONED) or []
+        fresh.setdefault(row.key, []).extend([texts] if isinstance(texts, str) else texts)
         for modality, items in row.cells.items():
             for item in items:
                 # A replaced text has the digest of the one before it.
@@ -142,7 +155,8 @@ def _write_groups(
                 cells[modality][value] = None
     lines = [
         json.dumps(
-            {GROUP: key, SPLIT: splits[key], **{name: list(values) for name, values in cells.items()}},
+            {GROUP: key, SPLIT: splits[key], **{name: list(values) for name, values in cells.items()}}
+            | ({RECAPTIONED: fresh[key]} if edits.replaced else {}),
             ensure_ascii=False,
         )
         for key, cells in groups.items()

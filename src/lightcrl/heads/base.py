@@ -172,6 +172,12 @@ class Head(nn.Module, ABC):
         What is kept of it must not be part of the state.
         """
 
+    def settle(self, space: Method, features: Features) -> None:
+        """Receive the model's own method and all training data after the last step; buffers may be set from them.
+
+        With groups set apart, all that came before was embedded by a second space.
+        """
+
     def attach(self, material: Material) -> None:
         """Receive the data whose rows batches name, without learning from it: for predictions of a loaded head."""
 

@@ -1,9 +1,10 @@
 """Matching (ITM of BLIP, arXiv 2201.12086): a score for a pair of items of two modalities, from the tokens of both.
 
-    s(a, b) = scale * e_a · e_b + weight * F(tokens of a, tokens of b, e_a * e_b)
+    s(a, b) = scale * (e_a · e_b - local * (r_a + r_b)) + weight * F(tokens of a, tokens of b, e_a * e_b)
 
-The last layer of F is zero at the start, so the first score is the space's, and training learns a residual. Its weight
-is chosen on groups without a part in the training; a weight of 0 is the space.
+r is how crowded an item's place is (`heads.crowding`). The last layer of F is zero at the start, so the first score is
+the space's, and training learns a residual. Both weights are chosen on groups without a part in the training; with
+weights of 0 the score is the space's.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightcrl.errors import HeadError
+from lightcrl.features.embed import embed_rows
 from lightcrl.features.table import Features
 from lightcrl.heads.base import Graph, Head, HeadBatch, HeadOptions, Material, Space, features_of
 from lightcrl.heads.crossing import AlignedTokens, Crossing
+from lightcrl.heads.crowding import Crowding, sample_rows
 from lightcrl.heads.negatives import Nearest, nearest, positives
+from lightcrl.heads.weighing import Hits, Scored, choose_weights, figures
 from lightcrl.methods.base import Method
 from lightcrl.methods.dropout import Dropout
-from lightcrl.metrics.pairs import average_precision, pair_accuracy
-from lightcrl.metrics.ranks import first_shares
 from lightcrl.metrics.reordering import first_hits
 from lightcrl.metrics.retrieval import Scorer
 from lightcrl.tokens import TokenBatch
@@ -35,8 +37,6 @@ PAIRS = 2_048
 """Number of pairs that are scored at once outside of training."""
 JUDGED = 1_000
 """Greatest number of queries per direction that judge a head."""
-WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-"""Weights of the residual to choose from."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,14 @@ class Encoded:
     Attributes:
         tokens: aligned tokens [N, T, w].
         vectors: embeddings [N, d].
+        crowding: r of the embeddings [N].
         asked: queries and hidden parts of the tokens, if they attend to those of the other modality.
         keys: keys of the tokens [N, T, w], if those of the other modality attend to them.
     """
 
     tokens: TokenBatch
     vectors: Tensor
+    crowding: Tensor
     asked: tuple[Tensor, Tensor] | None
     keys: Tensor | None
 
@@ -59,7 +61,7 @@ class Encoded:
         """Return the items at `index` [P]."""
         asked = None if self.asked is None else (self.asked[0][index], self.asked[1][index])
         keys = None if self.keys is None else self.keys[index]
-        return Encoded(self.tokens.rows(index), self.vectors[index], asked, keys)
+        return Encoded(self.tokens.rows(index), self.vectors[index], self.crowding[index], asked, keys)
 
 
 class MatchingOptions(HeadOptions):
@@ -106,6 +108,7 @@ class Matching(Head):
 
     Attributes:
         weight: weight of the residual, chosen by `judge`.
+        local: weight of crowding, chosen by `judge`.
         scale: the space's logit scale.
         log_factor: log of a factor of all scores in the loss, trained.
     """
@@ -115,6 +118,7 @@ class Matching(Head):
     defaults: ClassVar[Mapping[str, Any]] = {"apart": 0.5, "held_out": 0.2}
     options: MatchingOptions
     weight: Tensor
+    local: Tensor
     scale: Tensor
 
     def __init__(self, space: Space, options: MatchingOptions) -> None:
@@ -141,7 +145,9 @@ class Matching(Head):
         nn.init.zeros_(self.score.weight)
         # The space is too sure among its own hardest negatives; the order of scores does not depend on this factor.
         self.log_factor = nn.Parameter(torch.zeros(1))
+        self.crowding = nn.ModuleDict({m: Crowding(space.dim) for m in names})
         self.register_buffer("weight", torch.ones(()))
+        self.register_buffer("local", torch.tensor(0.5))
         self.register_buffer("scale", torch.tensor(1 / 0.07))
         self._nearest: dict[str, Nearest] = {}
         self._positives: dict[str, dict[int, list[int]]] = {}
@@ -177,6 +183,13 @@ class Matching(Head):
         for source, target in (self._names, self._names[::-1]):
             self._nearest[source] = nearest(material.vectors, split, source, target, self.options.pool)
             self._positives[source] = positives(split, source, target)
+            self._crowd(source).take(material.vectors[target][torch.from_numpy(sample_rows(split, target))])
+
+    def settle(self, space: Method, features: Features) -> None:
+        """Compare items with training items embedded by the model's own space."""
+        split = features.split("train")
+        for source, target in (self._names, self._names[::-1]):
+            self._crowd(source).take(embed_rows(space, features.store(target), target, sample_rows(split, target)))
 
     def encode(self, modality: str, batch: HeadBatch) -> Encoded:
         """Return the items of a modality, aligned once, to be paired with any others."""
@@ -184,7 +197,13 @@ class Matching(Head):
         asking, answering = self._crossing(modality), self._crossing(self._names[modality == self._names[0]])
         asked = None if asking is None else asking.ask(tokens)
         keys = None if answering is None else answering.answer(tokens)
-        return Encoded(tokens, batch.embeddings[modality], asked, keys)
+        vectors = batch.embeddings[modality]
+        return Encoded(tokens, vectors, self._crowd(modality)(vectors), asked, keys)
+
+    def _crowd(self, modality: str) -> Crowding:
+        crowding = self.crowding[modality]
+        assert isinstance(crowding, Crowding)
+        return crowding
 
     def _crossing(self, modality: str) -> Crossing | None:
         """Return the attention of a modality's tokens to those of the other, if it has any."""
@@ -207,7 +226,13 @@ class Matching(Head):
     def forward(self, batch: HeadBatch) -> Tensor:
         """Return scores [N] of the pairs of the i-th items of both modalities."""
         left, right = (self.encode(name, batch) for name in self._names)
-        return self.scale * (left.vectors * right.vectors).sum(-1) + self.weight * self.residual(left, right)
+        return self._scored(left, right).total(self.local, self.weight)
+
+    def _scored(self, left: Encoded, right: Encoded, residual: bool = True) -> Scored:
+        """Return the parts [P] of the scores of P pairs, the i-th items of the first and of the second modality."""
+        space = self.scale * (left.vectors * right.vectors).sum(-1)
+        crowding = self.scale * (left.crowding + right.crowding)
+        return Scored(space, crowding, self.residual(left, right) if residual else torch.zeros_like(space))
 
     def loss(self, batch: HeadBatch) -> Tensor:
         """Return the cross-entropy of a right item among negatives, the mean over both directions."""
@@ -220,16 +245,14 @@ class Matching(Head):
         rows = np.array([row for row in np.asarray(batch.rows[source]).tolist() if own.get(row)])
         right = np.array([own[row][int(torch.randint(len(own[row]), ()))] for row in rows.tolist()])
         wrong = self._nearest[source].draw(rows, options.negatives, batch.done, options.ramp, options.hardest)
-        space, residual = self.score_rows(
-            self._material, (source, target), rows, np.concatenate([right[:, None], wrong], 1)
-        )
-        logits = self.log_factor.exp() * (space + residual)
-        return cross_entropy(logits, torch.zeros(len(rows), dtype=torch.long, device=space.device))
+        scored = self.score_rows(self._material, (source, target), rows, np.concatenate([right[:, None], wrong], 1))
+        logits = self.log_factor.exp() * scored.total(self.local, 1.0)
+        return cross_entropy(logits, torch.zeros(len(rows), dtype=torch.long, device=logits.device))
 
     def score_rows(
-        self, material: Material, names: tuple[str, str], rows: np.ndarray, lists: np.ndarray
-    ) -> tuple[Tensor, Tensor]:
-        """Return the space's scores and the residuals [N, K] of queries with lists of items.
+        self, material: Material, names: tuple[str, str], rows: np.ndarray, lists: np.ndarray, residual: bool = True
+    ) -> Scored:
+        """Return the parts [N, K] of the scores of queries with lists of items; F is 0 if it is not asked for.
 
         Args:
             material: tokens and embeddings.
@@ -241,17 +264,17 @@ class Matching(Head):
         others, places = np.unique(lists, return_inverse=True)
         queries = self.encode(source, material.batch({source: rows}, {}, self.sequences))
         items = self.encode(target, material.batch({target: others}, {}, self.sequences))
-        return self.score_lists(names, queries, items, places.reshape(lists.shape))
+        return self.score_lists(names, queries, items, places.reshape(lists.shape), residual)
 
     def score_lists(
-        self, names: tuple[str, str], queries: Encoded, items: Encoded, places: np.ndarray
-    ) -> tuple[Tensor, Tensor]:
-        """Return the space's scores and the residuals [N, K] of N queries with the items at `places` [N, K]."""
+        self, names: tuple[str, str], queries: Encoded, items: Encoded, places: np.ndarray, residual: bool = True
+    ) -> Scored:
+        """Return the parts [N, K] of the scores of N queries with the items at `places` [N, K]; F is 0 if not asked."""
         queries = queries.at(torch.arange(len(places)).repeat_interleave(places.shape[1]))
         items = items.at(torch.from_numpy(places.reshape(-1)))
-        space = self.scale * (queries.vectors * items.vectors).sum(-1)
-        residual = self.residual(*((queries, items) if names[0] == self._names[0] else (items, queries)))
-        return space.view(places.shape), residual.view(places.shape)
+        sides = (queries, items) if names[0] == self._names[0] else (items, queries)
+        flat = self._scored(*sides, residual)
+        return Scored(*(part.view(places.shape) for part in (flat.space, flat.crowding, flat.residual)))
 
     def graphs(self) -> Mapping[str, Graph]:
         """Return one graph: tokens, masks and embeddings of N pairs to `scores` [N]."""
@@ -272,49 +295,30 @@ class Matching(Head):
 
     def scores(self, material: Material, names: tuple[str, str], rows: np.ndarray, lists: np.ndarray) -> np.ndarray:
         """Return scores [N, K] of queries with lists of items, pairs in parts; arguments as in `score_rows`."""
-        space, residual = self._in_parts(material, names, rows, lists)
-        return (space + self.weight * residual).numpy()
+        scored = self._in_parts(material, names, rows, lists, bool(self.weight))
+        return scored.total(self.local, self.weight).numpy()
 
     @torch.inference_mode()
     def _in_parts(
-        self, material: Material, names: tuple[str, str], rows: np.ndarray, lists: np.ndarray
-    ) -> tuple[Tensor, Tensor]:
+        self, material: Material, names: tuple[str, str], rows: np.ndarray, lists: np.ndarray, residual: bool = True
+    ) -> Scored:
         step = max(1, PAIRS // lists.shape[1])
         parts = [
-            self.score_rows(material, names, rows[start : start + step], lists[start : start + step])
+            self.score_rows(material, names, rows[start : start + step], lists[start : start + step], residual)
             for start in range(0, len(rows), step)
         ]
-        return torch.cat([space for space, _ in parts]), torch.cat([residual for _, residual in parts])
+        return Scored.joined(parts)
 
     def judge(self, material: Material) -> Mapping[str, float]:
-        """Choose the weight of the residual by mean R@1 of reordered hits on dev, and return figures of both.
-
-        The smallest weight within a standard error of the best one is chosen, so that chance gains stay out.
-        """
+        """Choose both weights by the reordered hits of dev, and return figures beside those of the space."""
         hits = [self._hits(material, names) for names in (self._names, self._names[::-1])]
-        by_query = [
-            torch.stack([first_shares(space + weight * residual, right) for weight in WEIGHTS])
-            for space, residual, right in hits
-        ]
-        recall = torch.stack([shares.double().mean(1) for shares in by_query]).mean(0)
-        best = int(recall.argmax())
-        behind = [(shares[best] - shares).double() for shares in by_query]
-        error = torch.stack([gap.var(1, correction=0) / gap.shape[1] for gap in behind]).sum(0).sqrt() / len(behind)
-        chosen = int((recall[best] - recall <= error).nonzero()[0])
-        self.weight.fill_(WEIGHTS[chosen])
-        figures = {"mean_recall@1": float(recall[chosen]), "space/mean_recall@1": float(recall[0])}
-        for name, weight in (("", WEIGHTS[chosen]), ("space/", 0.0)):
-            scores = [(space + weight * residual).numpy() for space, residual, _ in hits]
-            rights = [right.numpy() for _, _, right in hits]
-            pairs = np.concatenate([pair_accuracy(*each) for each in zip(scores, rights, strict=True)])
-            figures[f"{name}pair_accuracy"] = float(np.nanmean(pairs)) if np.isfinite(pairs).any() else 0.5
-            figures[f"{name}average_precision"] = float(
-                np.mean([average_precision(*each) for each in zip(scores, rights, strict=True)])
-            )
-        return {**figures, "weight": WEIGHTS[chosen]}
+        weights = choose_weights(hits)
+        self.local.fill_(weights.local)
+        self.weight.fill_(weights.residual)
+        return figures(hits, weights)
 
-    def _hits(self, material: Material, names: tuple[str, str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the space's scores and the residuals of the first hits on dev [N, K], and which of them are right."""
+    def _hits(self, material: Material, names: tuple[str, str]) -> Hits:
+        """Return the first hits of dev's queries."""
         split = material.features.split("dev")
         source, target = names
         own = positives(split, source, target)
@@ -325,7 +329,7 @@ class Matching(Head):
         queries, keys = (material.vectors[m][torch.from_numpy(r)] for m, r in ((source, rows), (target, gallery)))
         lists = gallery[first_hits(queries, keys, self.options.candidates)]
         right = np.array([np.isin(line, own[row]) for row, line in zip(rows.tolist(), lists, strict=True)])
-        return (*self._in_parts(material, names, rows, lists), torch.from_numpy(right))
+        return Hits(self._in_parts(material, names, rows, lists), torch.from_numpy(right))
 
 
 class _PairScores(nn.Module):

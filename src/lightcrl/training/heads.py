@@ -75,8 +75,8 @@ def train_head(
         CheckpointError: `folder` has a training with other settings.
     """
     head = make_head(spec.kind, checkpoint.space, spec.options, spec.seed)
-    features = features_of(head, features)
-    space, features = _apart(checkpoint, name, spec, features, folder.parent, tell)
+    whole = features_of(head, features)
+    space, features = _apart(checkpoint, name, spec, whole, folder.parent, tell)
     features = features.replace_stores({target: Rows(features.store(target)) for target in head.targets})
     material = gather_material(space, features)
     below = _checkpoint(checkpoint, spec, material)
@@ -97,6 +97,7 @@ def train_head(
         report=lambda event: tell({**label, **event}),
         judge=_judge(material),
     )
+    training.head.settle(checkpoint.method, whole)
     tell({"event": "trained", **label, "seconds": done.progress.seconds, "folder": str(folder)})
     figures = {
         "split": "held out" if spec.held_out else "dev",

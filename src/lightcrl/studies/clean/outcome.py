@@ -36,6 +36,7 @@ class Cleaning:
         seconds: duration of this call.
         table: data table of the cleaned recipe.
         original: recipe of the original data.
+        captioner: model and digest of the captioner that wrote new texts, if there was one.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Cleaning:
     seconds: float
     table: Mapping[str, Any]
     original: Recipe
+    captioner: Mapping[str, str] | None = None
 
     @property
     def rates(self) -> Mapping[str, Mapping[str, Rate]]:
@@ -82,6 +84,7 @@ class Cleaning:
                 "leaks": self.leaks,
             },
             "seconds": round(self.seconds, 1),
+            "captioner": self.captioner,
             "recipe": str(self.recipe),
             "data": dict(self.table),
         }

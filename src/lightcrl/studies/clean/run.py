@@ -37,6 +37,7 @@ from lightcrl.studies.clean.decisions import Decision, read_review, reviewed, wr
 from lightcrl.studies.clean.duplicates import Twins, find_twins
 from lightcrl.studies.clean.outcome import Cleaning
 from lightcrl.studies.clean.pairs import choose_anchor, draw_folds, lay_out
+from lightcrl.studies.clean.recaption import Author, recaption
 from lightcrl.studies.clean.spaces import Ground, measure_pairs
 from lightcrl.studies.clean.verdict import Rate, Verdict, give_verdict
 from lightcrl.studies.entries import method_spec, parse_entry
@@ -63,6 +64,8 @@ class Options:
         merge: true to merge groups whose anchors have the same content.
         seed: seed of folds, trainings and nulls.
         review: file with decisions of a person, which take precedence.
+        recaption: model whose captioner writes new texts for those that are dropped as wrong.
+        captioner: name of that captioner; by default `captioning`, or the only one.
     """
 
     method: str = METHOD
@@ -74,6 +77,8 @@ class Options:
     merge: bool = True
     seed: int = 0
     review: Path | None = None
+    recaption: Path | str | None = None
+    captioner: str | None = None
 
     def check(self) -> None:
         """Refuse impossible numbers.
@@ -84,6 +89,8 @@ class Options:
         for name, value, least in (("folds", self.folds, 2), ("rounds", self.rounds, 1)):
             if value < least:
                 raise CleaningError(f"{name} is {value}; expected {least} or more.")
+        if self.captioner and not self.recaption:
+            raise CleaningError(f"no model for the captioner {self.captioner!r}; expected --recaption MODEL beside it.")
         if not 0 < self.threshold < 1:
             raise CleaningError(f"the threshold is {self.threshold}; expected a probability between 0 and 1.")
         for split in self.splits:
@@ -138,11 +145,22 @@ def clean(
     folder = Path(output) if output is not None else recipe.folder.with_name(f"{recipe.folder.name}-clean")
     with only_writer(folder, tell) as hold:
         ground, catalog, twins = _prepare(recipe, spec, anchor, chosen, make_folder(folder), hold.guard(tell))
+        author = _author(ground, chosen)
         verdicts = judge_pairs(ground, chosen.rounds)
         rounds = tuple({name: each.rates for name, each in by.items()} for by in verdicts)
         decisions = catalog.decide(verdicts[-1], twins, chosen.threshold, chosen.splits, merge=chosen.merge)
         decisions = [reviewed(each, review) for each in decisions]
-        return _write(ground, chosen, catalog, rounds, decisions, twins, start)
+        if author is not None:
+            decisions = recaption(decisions, author, ground.features, ground.layout, catalog.names, ground.folder)
+        return _write(ground, chosen, catalog, rounds, decisions, twins, start, author)
+
+
+def _author(ground: Ground, options: Options) -> Author | None:
+    """Return the captioner that the options name, before anything is trained."""
+    if options.recaption is None:
+        return None
+    fingerprints = {name: encoder.fingerprint for name, encoder in ground.encoders.items()}
+    return Author.of(options.recaption, options.captioner, ground.layout, fingerprints)
 
 
 def _prepare(
@@ -231,6 +249,7 @@ def _write(
     decisions: list[Decision],
     twins: Twins,
     start: float,
+    author: Author | None = None,
 ) -> Cleaning:
     """Write decisions, cleaned data and its recipe, and the summary last."""
     folder, recipe = ground.folder, ground.recipe
@@ -258,6 +277,7 @@ def _write(
         time.monotonic() - start,
         written,
         recipe,
+        None if author is None else {"model": str(options.recaption), "digest": author.digest},
     )
     write_json(folder / "cleaning.json", cleaning.to_json())
     return cleaning
