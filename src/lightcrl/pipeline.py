@@ -122,19 +122,15 @@ def check_tasks(recipe: Recipe) -> None:
 
     Raises:
         LightCRLError: see `Task.check`.
-        HeadError: a task reorders hits by a head that a model of the run lacks.
+        HeadError: a task needs a head that a model of the run lacks.
     """
     for label, (kind, spec) in recipe.evaluation.named().items():
         TASKS.load(kind).check(spec, recipe.kinds)
-        if (
-            isinstance(spec, RetrievalSpec)
-            and spec.rerank
-            and (spec.head not in recipe.heads or recipe.evaluation.baselines)
-        ):
+        if spec.needs and (spec.needs not in recipe.heads or recipe.evaluation.baselines):
             raise HeadError(
-                f"evaluation.tasks.{label} reorders hits by the head {spec.head!r}; the recipe has the heads "
-                f"{', '.join(recipe.heads) or 'none'}, and baselines have no heads. Add [heads.{spec.head}] and leave "
-                "out the baselines, or leave out rerank."
+                f"evaluation.tasks.{label} needs the head {spec.needs!r}; the recipe has the heads "
+                f"{', '.join(recipe.heads) or 'none'}, and baselines have no heads. Add [heads.{spec.needs}] and leave "
+                "out the baselines, or leave out the task."
             )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -53,6 +54,16 @@ CASES: dict[str, dict[str, Any]] = {
         "longest": 12,
         "judged": 8,
     },
+    "drawing": {
+        "size": 16,
+        "width": 16,
+        "channels": 8,
+        "blocks": 1,
+        "unconditional": 0.4,
+        "without_embedding": 0.4,
+        "judged": 8,
+    },
+    "prior": {"width": 16, "blocks": 1, "unconditional": 0.5, "steps": 4, "judged": 8},
 }
 
 every_head = pytest.mark.parametrize("name", HEADS)
@@ -86,7 +97,9 @@ def features(tmp_path_factory) -> Features:
         folder = tmp_path_factory.mktemp(name)
         stores |= make_features(folder, {name: items}, {name: names}, slots=SPECS[name].slots, sequence=True).stores
     captions = [Item(f"text{n}", "text", f"a thing of number {n // 2}") for n in range(len(sequences["text"]))]
-    return Features(stores, {"text": captions})
+    shades = (things[:, :3].sigmoid() * 255).byte().numpy()
+    pictures = [Item(f"image{n}", "image", Image.new("RGB", (20, 16), tuple(shade))) for n, shade in enumerate(shades)]
+    return Features(stores, {"text": captions, "image": pictures})
 
 
 def model(seed: int = 0) -> Checkpoint:
@@ -186,6 +199,10 @@ def test_the_loss_falls_in_training(name, features, tmp_path):
 def test_groups_set_apart_are_embedded_by_a_space_that_has_not_seen_them(name, features, tmp_path):
     base = model()
     spec = spec_of(name, apart=0.5, held_out=0.25, space_training={"epochs": 3, "batch_size": 10})
+    if HEADS.load(name).coordinates:
+        with pytest.raises(HeadError, match=r"apart is 0\.5; expected 0"):
+            train_head(base, name, spec, features, tmp_path / "heads" / name)
+        return
     head = train_head(base, name, spec, features, tmp_path / "heads" / name)
     (second,) = (tmp_path / "heads").glob("space-*")
     started = read_log(second)[0]
@@ -268,6 +285,8 @@ def test_its_options_are_checked_by_name_and_do_not_change(name):
 
 @every_head
 def test_every_key_of_its_table_is_in_the_docs(name):
-    text = "".join((Path(__file__).parents[2] / "docs" / page).read_text() for page in ("heads.md", "captions.md"))
+    text = "".join(
+        (Path(__file__).parents[2] / "docs" / page).read_text() for page in ("heads.md", "captions.md", "imagine.md")
+    )
     keys = {*HeadSpec.model_fields, *HEADS.load(name).Options.model_fields} - {"options"}
     assert not [key for key in sorted(keys) if f"`{key}`" not in text]

@@ -232,6 +232,6 @@ def test_a_run_trains_the_heads_of_its_recipe_and_reorders_by_them(tmp_path):
     assert page.exit_code == 0
     assert "Heads on the space of linear" in (done.folder / "report.html").read_text()
     for wrong in ({"heads": {}}, {"evaluation": table["evaluation"] | {"baselines": ["linear"]}}):
-        with pytest.raises(HeadError, match="reordered reorders hits by the head 'matching'"):
+        with pytest.raises(HeadError, match="reordered needs the head 'matching'"):
             lightcrl.run(make_recipe(table | wrong), output=tmp_path / "refused")
     assert "heads" not in make_recipe(table | {"heads": {}, "evaluation": {}}).model_dump(mode="json")

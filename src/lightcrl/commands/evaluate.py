@@ -238,6 +238,22 @@ def captioning(
     return settings | {"beams": beams, "retrieval": retrieval}
 
 
+@evaluation("prior", "prior")
+def prior(
+    data: Annotated[str, typer.Option(help="Table of groups with items of both modalities.")],
+    column: Annotated[list[str] | None, typer.Option(help="modality=COLUMN, of both modalities.")] = None,
+    key: Annotated[str | None, typer.Option(help="Column whose equal values make rows one group.")] = None,
+    source: Annotated[str, typer.Option(help="Modality of the given items.")] = "text",
+    target: Annotated[str | None, typer.Option(help="Modality of what the prior makes of them.")] = None,
+    head: Annotated[str | None, typer.Option(help="Name of the head; `prior` or the only prior by default.")] = None,
+    guidance: Annotated[list[float] | None, typer.Option(min=0, help="A strength to measure; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+) -> Mapping[str, Any]:
+    """Measure a prior's embeddings beside the true ones: lightcrl evaluate prior runs/mine --data test.jsonl."""
+    settings: dict[str, Any] = {"data": data, "columns": pairs(column, "--column") or None, "key": key, "head": head}
+    return settings | {"source": source, "target": target, "guidances": guidance, "seed": seed}
+
+
 @evaluation("", "own", hidden=True)
 def own(
     task: Annotated[str, typer.Argument(metavar="PACKAGE.MODULE:CLASS", help="Your own task.")],

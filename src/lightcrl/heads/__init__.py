@@ -12,5 +12,7 @@ HEADS: Table[type[Head]] = Table(
     {
         "matching": "lightcrl.heads.matching:Matching",
         "captioning": "lightcrl.heads.captioning.head:Captioning",
+        "prior": "lightcrl.heads.prior.head:Prior",
+        "drawing": "lightcrl.heads.drawing.head:Drawing",
     },
 )

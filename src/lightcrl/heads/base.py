@@ -135,7 +135,10 @@ class Head(nn.Module, ABC):
         defaults: values of `apart` and `held_out` (`HeadSpec`) where they differ from the default.
         sequences: true if the head reads the tokens after the slots; otherwise they are cut off.
         closed_form: true if `prepare` determines everything, so that there are no steps.
-        targets: modalities of which the head reads the raw items of the training data alone, such as captions.
+        targets: modalities of which the head reads no tokens: the raw items of the training data, such as captions, or
+            embeddings alone.
+        coordinates: true if the head gives embeddings of the space, or depends on more than their angles: no second
+            space can stand in for it (`HeadSpec.apart`).
     """
 
     Options: ClassVar[type[HeadOptions]] = HeadOptions
@@ -143,6 +146,7 @@ class Head(nn.Module, ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
     sequences: ClassVar[bool] = True
     closed_form: bool = False
+    coordinates: ClassVar[bool] = False
     targets: tuple[str, ...] = ()
 
     def __init__(self, space: Space, options: HeadOptions) -> None:

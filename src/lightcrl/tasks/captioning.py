@@ -15,7 +15,7 @@ from pydantic import Field
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.data import Dataset, DataSpec, Rejection, load_dataset
 from lightcrl.encoders.base import fingerprint
-from lightcrl.errors import DataError, HeadError, ModalityError
+from lightcrl.errors import DataError, ModalityError
 from lightcrl.features import FeatureStore
 from lightcrl.features.base import rows_by_item
 from lightcrl.features.embed import embed_rows
@@ -27,6 +27,7 @@ from lightcrl.heads.captioning.writer import CaptionWriter, Search
 from lightcrl.metrics.captions import ORDERS, Cider, bleu, bleu_counts, rouge_l
 from lightcrl.specs import parse
 from lightcrl.tasks.base import EMBEDDING, Figures, Outcome, Setting, Task
+from lightcrl.tasks.heads import head_names, load_head
 from lightcrl.tasks.spec import TaskSpec
 
 COUNTS = 2 * ORDERS + 2
@@ -143,7 +144,7 @@ class CaptioningTask(Task):
             HeadError: the model has no captioner, and the settings do not ask for retrieval.
         """
         outcome = {}
-        if self.spec.head is not None or captioner_names(checkpoint) or self.training is None:
+        if self.spec.head is not None or head_names(checkpoint, CAPTIONING) or self.training is None:
             head = load_captioner(checkpoint, self.spec.head)
             captions = self._write(checkpoint, head.writer, head.search(beams=self.spec.beams))
             outcome[EMBEDDING] = self._outcome(captions)
@@ -200,27 +201,13 @@ class CaptioningTask(Task):
         write_text(path, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
 
 
-def captioner_names(checkpoint: Checkpoint) -> list[str]:
-    """Return the names of the model's captioners."""
-    return [name for name, head in checkpoint.heads.items() if head.kind == CAPTIONING]
-
-
 def load_captioner(checkpoint: Checkpoint, name: str | None = None) -> Captioning:
     """Return a captioner of a model in eval mode: by default the one called `captioning`, or the only one.
 
     Raises:
         HeadError: there is none, or there are several, or the head called `name` is no captioner.
     """
-    names = captioner_names(checkpoint)
-    if name is None and CAPTIONING in names:
-        name = CAPTIONING
-    if name is None and len(names) != 1:
-        several = f"has the captioners {', '.join(names)}; name one of them" if names else "has no captioner; train one"
-        raise HeadError(f"the model {several}: lightcrl head MODEL RECIPE.toml with [heads.captioning] trains one.")
-    head = checkpoint.head(name or names[0])
-    if not isinstance(head, Captioning):
-        raise HeadError(f"head {name!r} is {type(head).__name__}; expected a captioner ({', '.join(names) or 'none'}).")
-    return head
+    return load_head(checkpoint, CAPTIONING, Captioning, "captioner", name)
 
 
 def _columns(captions: Sequence[str], references: Sequence[list[str]]) -> np.ndarray:

@@ -59,6 +59,11 @@ class RetrievalSpec(TaskSpec):
     rerank: int = Field(default=0, ge=0)
     head: str = "matching"
 
+    @property
+    def needs(self) -> str | None:
+        """The name of the head, if hits are reordered."""
+        return self.head if self.rerank else None
+
 
 @dataclass(frozen=True)
 class RetrievalTask(Task):
@@ -96,7 +101,7 @@ class RetrievalTask(Task):
     def prepare(cls, spec: RetrievalSpec, setting: Setting) -> RetrievalTask:
         """Encode the data, or take the recipe's split."""
         if spec.data is not None:
-            features, rejected = encode_groups(_data_spec(spec, setting.data), setting)
+            features, rejected = encode_groups(data_spec(spec, setting.data), setting)
             split = "test"
         elif setting.features is not None:
             features, rejected, split = setting.features, [], setting.split
@@ -223,7 +228,7 @@ def encode_groups(data: DataSpec, setting: Setting) -> tuple[Features, list[Reje
     return Features(stores), [*dataset.rejected, *rejected]
 
 
-def _data_spec(spec: RetrievalSpec, trained_on: DataSpec | None) -> DataSpec:
+def data_spec(spec: RetrievalSpec, trained_on: DataSpec | None) -> DataSpec:
     """Return the data's spec, with the recipe's settings by default."""
     columns = spec.columns or (trained_on.columns if trained_on else {})
     key = spec.key

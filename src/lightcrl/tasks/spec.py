@@ -23,6 +23,7 @@ TASKS: Table[type[Task]] = Table(
         "linear_probe": "lightcrl.tasks.linear_probe:LinearProbeTask",
         "fine_tuning": "lightcrl.tasks.fine_tuning:FineTuningTask",
         "captioning": "lightcrl.tasks.captioning:CaptioningTask",
+        "prior": "lightcrl.tasks.prior:PriorTask",
         "text_similarity": "lightcrl.tasks.text_similarity:TextSimilarityTask",
     },
 )
@@ -41,6 +42,11 @@ class TaskSpec(BaseModel):
 
     PATHS: ClassVar[tuple[str, ...]] = ("data",)
     """Keys of paths, or of ids on the hub."""
+
+    @property
+    def needs(self) -> str | None:
+        """The name of the head without which the task cannot be measured; None if it needs none."""
+        return None
 
 
 def make_task_spec(kind: str, settings: Mapping[str, Any], where: str = "") -> TaskSpec:

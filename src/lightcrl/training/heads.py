@@ -14,7 +14,7 @@ from torch import Tensor
 from lightcrl.checkpoint import Checkpoint
 from lightcrl.data import DataSpec
 from lightcrl.encoders.base import Encoder, fingerprint
-from lightcrl.errors import TrainingError
+from lightcrl.errors import HeadError, TrainingError
 from lightcrl.events import Tell
 from lightcrl.features.base import Store
 from lightcrl.features.embed import embed_rows
@@ -75,6 +75,11 @@ def train_head(
         CheckpointError: `folder` has a training with other settings.
     """
     head = make_head(spec.kind, checkpoint.space, spec.options, spec.seed)
+    if spec.apart and head.coordinates:
+        raise HeadError(
+            f"heads.{name or spec.kind}.apart is {spec.apart}; expected 0: {type(head).__name__} learns the "
+            "coordinates of the model's own space, and a second space has others."
+        )
     whole = features_of(head, features)
     space, features = _apart(checkpoint, name, spec, whole, folder.parent, tell)
     features = features.replace_stores({target: Rows(features.store(target)) for target in head.targets})

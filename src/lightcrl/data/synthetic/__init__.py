@@ -5,7 +5,7 @@ It needs no network and no disk, takes seconds, and is the same on every machine
 
 from lightcrl.data.synthetic.caption import describe
 from lightcrl.data.synthetic.picture import draw
-from lightcrl.data.synthetic.scene import ATTRIBUTES, Scene
+from lightcrl.data.synthetic.scene import ATTRIBUTES, Scene, unseen_combinations
 from lightcrl.data.synthetic.sound import sound
 from lightcrl.data.synthetic.source import Synthetic
 from lightcrl.data.synthetic.write import write_class_folder, write_table, write_wave
@@ -17,6 +17,7 @@ __all__ = [
     "describe",
     "draw",
     "sound",
+    "unseen_combinations",
     "write_class_folder",
     "write_table",
     "write_wave",

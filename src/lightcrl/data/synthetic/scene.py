@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from itertools import product
 
 import numpy as np
 
@@ -47,6 +49,23 @@ class Scene:
         return cls(**{attribute: values[rng.integers(len(values))] for attribute, values in ATTRIBUTES.items()})
 
     @property
+    def combination(self) -> tuple[str, str, str]:
+        """Shape, colour and count."""
+        return self.shape, self.colour, self.count
+
+    @property
     def number(self) -> int:
         """Number of shapes, from 1."""
         return ATTRIBUTES["count"].index(self.count) + 1
+
+
+@cache
+def unseen_combinations(share: float) -> frozenset[tuple[str, str, str]]:
+    """Return a fixed share of all combinations of shape, colour and count; a smaller share is a part of a larger.
+
+    >>> len(unseen_combinations(0.2)), unseen_combinations(0.1) < unseen_combinations(0.2)
+    (51, True)
+    """
+    every = list(product(*(ATTRIBUTES[name] for name in ("shape", "colour", "count"))))
+    order = np.random.default_rng(0).permutation(len(every))
+    return frozenset(every[number] for number in order[: round(share * len(every))].tolist())

@@ -12,7 +12,7 @@ import numpy as np
 from lightcrl.data.base import Item, Row, digest, text_item
 from lightcrl.data.synthetic.caption import describe
 from lightcrl.data.synthetic.picture import draw
-from lightcrl.data.synthetic.scene import Scene, Seed
+from lightcrl.data.synthetic.scene import Scene, Seed, unseen_combinations
 from lightcrl.data.synthetic.sound import sound
 from lightcrl.errors import DataError
 
@@ -46,6 +46,8 @@ class Synthetic:
         groups: number of groups.
         seed: seed of all content.
         captions: texts per group.
+        unseen: share of the combinations of shape, colour and count that no group has (`unseen_combinations`), to
+            measure what is made of them afterwards.
 
     Raises:
         DataError: a number is too small.
@@ -55,23 +57,26 @@ class Synthetic:
     groups: int = 2000
     seed: int = 0
     captions: int = 3
+    unseen: float = 0.0
 
     def __post_init__(self) -> None:
         for name, least in (("groups", 1), ("seed", 0), ("captions", 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise DataError(f"source 'synthetic': found {name} = {value!r}; expected a whole number from {least}.")
+        if not isinstance(self.unseen, (int, float)) or not 0 <= self.unseen < 0.9:
+            raise DataError(f"source 'synthetic': found unseen = {self.unseen!r}; expected a share from 0 to 0.9.")
 
     def rows(self) -> Iterator[Row]:
         """Yield every group, by number; pictures and sounds are generated on demand."""
         for number in range(self.groups):
-            scene = nth_scene(self.seed, number)
+            scene = nth_scene(self.seed, number, self.unseen)
             name = f"scene-{number:06}"
             before: Counter[str] = Counter()
             cells: dict[str, list[Item]] = {}
             for modality, kind in self.kinds.items():
                 if kind == "text":
-                    texts = nth_captions(self.seed, number, self.captions, before[kind])
+                    texts = nth_captions(self.seed, number, self.captions, before[kind], self.unseen)
                     cells[modality] = [text_item(text, name) for text in texts]
                 else:
                     made = Made(kind, scene, seed_of(kind, self.seed, number, before[kind]))
@@ -85,13 +90,16 @@ def seed_of(stream: str, seed: int, number: int, copy: int = 0) -> Seed:
     return (seed, number, STREAMS[stream], copy)
 
 
-def nth_scene(seed: int, number: int) -> Scene:
-    """Return the scene of a group."""
-    return Scene.random(np.random.default_rng(seed_of("scene", seed, number)))
+def nth_scene(seed: int, number: int, unseen: float = 0.0) -> Scene:
+    """Return the scene of a group: the first that is drawn without a combination of `unseen_combinations`."""
+    rng, barred = np.random.default_rng(seed_of("scene", seed, number)), unseen_combinations(unseen)
+    while (scene := Scene.random(rng)).combination in barred:
+        pass
+    return scene
 
 
-def nth_captions(seed: int, number: int, captions: int, copy: int = 0) -> list[str]:
+def nth_captions(seed: int, number: int, captions: int, copy: int = 0, unseen: float = 0.0) -> list[str]:
     """Return the texts of a group."""
     rng = np.random.default_rng(seed_of("text", seed, number, copy))
-    scene = nth_scene(seed, number)
+    scene = nth_scene(seed, number, unseen)
     return [describe(scene, rng) for _ in range(captions)]
