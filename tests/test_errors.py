@@ -32,6 +32,7 @@ from lightcrl.errors import (
     MediaTypeError,
     MissingExtraError,
     ModalityError,
+    NoCutError,
     NotReadyError,
     ProcessError,
     QueryError,
@@ -60,7 +61,7 @@ TREE = {
         StoreError, TrainingError, UnknownNameError, UnknownTaskError,
     ],
     DataError: [EmptyDatasetError, ItemError, TooManyRejectedError],
-    EncoderError: [EncoderNotFoundError],
+    EncoderError: [EncoderNotFoundError, NoCutError],
     StorageError: [LockedError],
     QueryError: [FilterError],
     RequestError: [
