@@ -162,7 +162,7 @@ class Matching(Head):
             tokens = self.tokens[name]
             assert isinstance(tokens, AlignedTokens)
             if self.options.width <= size:
-                tokens.start(method, name, rotation.to(tokens.weight))
+                tokens.start(method, name, rotation)
 
     def fit(self, modality: str, tokens: TokenBatch) -> None:
         """Set means and deviations of features that the space does not give."""
@@ -239,8 +239,9 @@ class Matching(Head):
         """
         source, target = names
         others, places = np.unique(lists, return_inverse=True)
-        queries = self.encode(source, material.batch({source: rows}, {}, self.sequences))
-        items = self.encode(target, material.batch({target: others}, {}, self.sequences))
+        device = self.scale.device
+        queries = self.encode(source, material.batch({source: rows}, {}, self.sequences).to(device))
+        items = self.encode(target, material.batch({target: others}, {}, self.sequences).to(device))
         return self.score_lists(names, queries, items, places.reshape(lists.shape))
 
     def score_lists(
@@ -273,7 +274,7 @@ class Matching(Head):
     def scores(self, material: Material, names: tuple[str, str], rows: np.ndarray, lists: np.ndarray) -> np.ndarray:
         """Return scores [N, K] of queries with lists of items, pairs in parts; arguments as in `score_rows`."""
         space, residual = self._in_parts(material, names, rows, lists)
-        return (space + self.weight * residual).numpy()
+        return (space + float(self.weight) * residual).numpy()
 
     @torch.inference_mode()
     def _in_parts(
@@ -284,7 +285,7 @@ class Matching(Head):
             self.score_rows(material, names, rows[start : start + step], lists[start : start + step])
             for start in range(0, len(rows), step)
         ]
-        return torch.cat([space for space, _ in parts]), torch.cat([residual for _, residual in parts])
+        return torch.cat([space for space, _ in parts]).cpu(), torch.cat([residual for _, residual in parts]).cpu()
 
     def judge(self, material: Material) -> Mapping[str, float]:
         """Choose the weight of the residual by mean R@1 of reordered hits on dev, and return figures of both.
