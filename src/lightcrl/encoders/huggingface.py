@@ -194,7 +194,9 @@ class HuggingFaceEncoder(Encoder):
         vector: TrainedVector | None = getattr(loaded.network, NAME, None)
         if vector is not None and loaded.last.trained is not None:
             widths, dim = [loaded.widths[layer] for layer in layers], loaded.last.trained.shape[-1]
-            made = vector.from_tokens(tokens.to(loaded.network.device), loaded.tokens, layers, widths, dim)
+            made = vector.from_tokens(
+                tokens.to(next(loaded.network.parameters()).device), loaded.tokens, layers, widths, dim
+            )
             if made is not None:
                 return made.to(tokens.values.device)
         return own_vectors(tokens, loaded.tokens, layers)
