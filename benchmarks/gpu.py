@@ -1,16 +1,20 @@
-"""Speed on a GPU: encoding, training, the loss of a large batch.
+"""Everything to be known of a GPU in one command of at most eight minutes: tests marked `gpu`, then speed.
 
-    python benchmarks/gpu.py
+    python benchmarks/gpu.py --json gpu.json
 
 Encoders of the size of ViT-B/16 and BERT-base with random weights, in bfloat16, plain and with `torch.compile`: items
 per second on prepared batches, transfers included, and the share of the device's rate of bfloat16 products. The DFE
 on pooled features and on 197 tokens per item: pairs per second, with features read from the host's memory as in
-training. InfoNCE of 65,536 pairs: seconds and peak memory. `--device cpu --small` runs the whole benchmark on a CPU.
+training. InfoNCE of 65,536 pairs: seconds and peak memory. Exact search of ten million vectors of 256 numbers.
+The file is written after every row; what does not fit into `--seconds` is left out and named. `--device cpu --small`
+runs all of it on a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lightcrl.encoders import EncoderSpec, load_encoder
 from lightcrl.encoders.huggingface import HuggingFaceEncoder
 from lightcrl.files.local import write_json
+from lightcrl.index.search import nearest
 from lightcrl.losses import info_nce
 from lightcrl.methods import Step
 from lightcrl.methods.spec import make_method
@@ -133,7 +138,7 @@ def training(limits: roofline.Limits, small: bool, repeats: int) -> Iterator[dic
         yield {"what": f"training, DFE, {name}", "rate": size / duration, "unit": "pairs/s", "share": share}
 
 
-def loss(limits: roofline.Limits, small: bool, repeats: int) -> dict[str, Any]:
+def loss(limits: roofline.Limits, small: bool, repeats: int) -> Iterator[dict[str, Any]]:
     """Measure value and gradient of InfoNCE."""
     size = 1024 if small else 65_536
     left, right = (
@@ -153,7 +158,33 @@ def loss(limits: roofline.Limits, small: bool, repeats: int) -> dict[str, Any]:
     share = 4 * 2 * size**2 * 256 / duration / limits.float32
     peak = torch.cuda.max_memory_allocated() - before if DEVICE == "cuda" else None
     figures = {"rate": size / duration, "unit": "pairs/s", "share": share, "peak": peak}
-    return {"what": f"InfoNCE, {size:,} pairs", **figures}
+    yield {"what": f"InfoNCE, {size:,} pairs", **figures}
+
+
+def searching(limits: roofline.Limits, small: bool, repeats: int) -> Iterator[dict[str, Any]]:
+    """Measure exact search of float16 vectors for the ten nearest, one query and 64 at a time."""
+    count = 20_000 if small else 10_000_000
+    # Made piece by piece: the float32 numbers of all would take 10 GB.
+    piece = torch.empty(min(count, 1_000_000), 256, device=DEVICE)
+    vectors = torch.empty(count, 256, dtype=torch.float16, device=DEVICE)
+    for part in vectors.split(len(piece)):
+        part.copy_(torch.nn.functional.normalize(piece[: len(part)].normal_()))
+    for queries in (1, 64):
+        asked = torch.nn.functional.normalize(torch.randn(queries, 256))
+        duration = seconds(lambda asked=asked: nearest(asked, vectors, 10), repeats)
+        # One query reads every vector once; a batch multiplies.
+        limit = limits.memory / (vectors.numel() * 2) if queries == 1 else limits.float32 / (2 * vectors.numel())
+        figures = {"rate": queries / duration, "unit": "queries/s", "share": queries / duration / limit}
+        yield {"what": f"search of {count:,} x 256, {queries} at a time", **figures}
+
+
+def tests() -> dict[str, Any]:
+    """Run the tests marked `gpu`; return the exit code and the last line."""
+    folder = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "gpu", str(folder / "tests/test_gpu.py")]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=180)
+    print(done.stdout[-4000:], flush=True)
+    return {"exit_code": done.returncode, "summary": done.stdout.strip().splitlines()[-1]}
 
 
 def main() -> None:
@@ -162,26 +193,32 @@ def main() -> None:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--small", action="store_true", help="small shapes, to see that all of it runs")
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--json", help="write the figures here")
+    parser.add_argument("--seconds", type=float, default=450, help="time for all of it; what does not fit is left out")
+    parser.add_argument("--no-tests", action="store_true", help="measure only")
+    parser.add_argument("--json", help="write the figures here, after every row")
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.exit(1, "no GPU here; --device cpu --small shows that all of it runs.\n")
-    DEVICE = given.device
+    DEVICE, begun = given.device, time.perf_counter()
+    tested = None if given.no_tests else tests()
     limits = roofline.measure(device=DEVICE, repeats=given.repeats)
     print(roofline.table([limits]))
-    print("\n| what | rate | of the device's matrix products | peak MiB |")
+    print("\n| what | rate | of the device's limit | peak MiB |")
     print("|---|---|---|---|")
-    rows = []
-    for row in (
-        *encoding(limits, given.small, given.repeats),
-        *training(limits, given.small, given.repeats),
-        loss(limits, given.small, given.repeats),
-    ):
-        rows.append(row)
-        peak = f"{row['peak'] / 2**20:,.0f}" if row.get("peak") is not None else ""
-        print(f"| {row['what']} | {row['rate']:,.0f} {row['unit']} | {row['share']:.0%} | {peak} |", flush=True)
-    if given.json:
-        write_json(Path(given.json), {"limits": vars(limits), "rows": rows})
+    rows: list[dict[str, Any]] = []
+    for part in (encoding, training, loss, searching):
+        if time.perf_counter() - begun > given.seconds:
+            rows.append({"what": part.__name__, "left_out": f"{given.seconds:.0f} s were over"})
+            continue
+        for row in part(limits, given.small, given.repeats):
+            rows.append(row)
+            peak = f"{row['peak'] / 2**20:,.0f}" if row.get("peak") is not None else ""
+            print(f"| {row['what']} | {row['rate']:,.0f} {row['unit']} | {row['share']:.0%} | {peak} |", flush=True)
+            if given.json:
+                took = time.perf_counter() - begun
+                write_json(
+                    Path(given.json), {"tests": tested, "limits": vars(limits), "rows": rows, "seconds": round(took, 1)}
+                )
 
 
 DEVICE = "cuda"

@@ -18,9 +18,10 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from copy import deepcopy
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ from lightcrl.features import encode_items
 from lightcrl.files.local import make_folder, write_json
 from lightcrl.methods import Method
 from lightcrl.tokens import TokenBatch
+
+Module = TypeVar("Module", bound=nn.Module)
 
 FORMAT = 1
 MANIFEST = "model.json"
@@ -99,13 +102,12 @@ def export_onnx(
     except ImportError as error:
         raise MissingExtraError("export to ONNX", "onnx") from error
     folder = make_folder(Path(folder))
-    embedder.method.to("cpu")
-    entries = {}
+    method, entries = _on_cpu(embedder.method), {}
     for modality in modalities if modalities is not None else embedder.modalities:
         encoder = embedder.encoder(modality)
         if isinstance(encoder, HuggingFaceEncoder):
             encoder = encoder.in_float32()  # ONNX Runtime has few products of lower precision on a CPU
-        graph, inputs, dynamic = _graph(encoder, embedder.method, modality)
+        graph, inputs, dynamic = _graph(encoder, method, modality)
         path = folder / f"{modality}.onnx"
         _write(graph.eval(), inputs, dynamic, path)
         if isinstance(graph, _Whole):
@@ -151,6 +153,7 @@ def _graph(encoder: Encoder, method: Method, modality: str) -> tuple[nn.Module, 
         # Neither one nor two items: the tracer takes a length of one for a constant.
         inputs = encoder.batch(encoder.trial() * 2)
         inputs = {name: value for name, value in inputs.items() if name in encoder.loaded.accepts}
+        encoder = encoder.with_network(_on_cpu(encoder.loaded.network))
         longest = getattr(encoder, "max_length", None)
         axes: dict[int, Any] = {0: batch} if longest is None else {0: batch, 1: torch.export.Dim("tokens", max=longest)}
         return _Whole(encoder, method, modality, list(inputs)), inputs, dict.fromkeys(inputs, axes)
@@ -161,6 +164,11 @@ def _graph(encoder: Encoder, method: Method, modality: str) -> tuple[nn.Module, 
     least = {"min": spec.slots + 1} if spec.sequence else {}
     axes = {0: batch} if fixed else {0: batch, 1: torch.export.Dim("tokens", **least)}
     return _Head(method, modality), inputs, dict.fromkeys(inputs, axes)
+
+
+def _on_cpu(module: Module) -> Module:
+    """Return a module on the CPU, where graphs are traced: itself, or a copy if it lies elsewhere."""
+    return module if next(module.parameters()).device.type == "cpu" else deepcopy(module).to("cpu")
 
 
 def _write(

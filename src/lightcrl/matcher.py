@@ -40,7 +40,7 @@ class Matcher:
         loaded = embedder.checkpoint.head(head)
         if not isinstance(loaded, Matching):
             raise HeadError(f"head {head!r} is {type(loaded).__name__}, which scores no pairs; expected 'matching'.")
-        self.embedder, self.head = embedder, loaded
+        self.embedder, self.head = embedder, loaded.to(embedder.device)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ class Matcher:
             places = np.tile(np.arange(len(items)), (len(some.vectors), 1))
             scored = self.head.score_lists((source, target), some, right, places, bool(self.head.weight))
             parts.append(scored.total(self.head.local, self.head.weight))
-        return torch.cat(parts).numpy()
+        return torch.cat(parts).cpu().numpy()
 
     def _encoded(self, items: Sequence[Any], modality: str) -> Encoded:
         wrapped = [Item(str(number), f"item {number}", item) for number, item in enumerate(items)]
@@ -93,4 +93,6 @@ class Matcher:
                 raise ItemError(f"item {place}: {outcome.reason}", outcome.detail)
         tokens = TokenBatch.from_ragged([torch.from_numpy(outcomes[place]).float() for place in range(len(items))])
         vectors = torch.from_numpy(self.embedder.encode_tokens(tokens, modality))
-        return self.head.encode(modality, HeadBatch({modality: tokens}, {modality: vectors}, {}))
+        return self.head.encode(
+            modality, HeadBatch({modality: tokens}, {modality: vectors}, {}).to(self.embedder.device)
+        )

@@ -194,7 +194,9 @@ class HuggingFaceEncoder(Encoder):
         vector: TrainedVector | None = getattr(loaded.network, NAME, None)
         if vector is not None and loaded.last.trained is not None:
             widths, dim = [loaded.widths[layer] for layer in layers], loaded.last.trained.shape[-1]
-            made = vector.from_tokens(tokens.to(self.device), loaded.tokens, layers, widths, dim)
+            made = vector.from_tokens(
+                tokens.to(next(loaded.network.parameters()).device), loaded.tokens, layers, widths, dim
+            )
             if made is not None:
                 return made.to(tokens.values.device)
         return own_vectors(tokens, loaded.tokens, layers)
@@ -233,8 +235,9 @@ class HuggingFaceEncoder(Encoder):
         self, network: Any, accepts: frozenset[str], inputs: Mapping[str, Tensor], hidden: bool, trained: bool
     ) -> list[Layer]:
         """Return outputs of the model's blocks, first to last, or the last only, with the trained vector if wanted."""
+        # A tower lies where it is trained, wherever its encoder was.
         inputs = {
-            name: value.to(self.device, network.dtype if value.is_floating_point() else None)
+            name: value.to(network.device, network.dtype if value.is_floating_point() else None)
             for name, value in inputs.items()
         }
         seen = {name: value for name, value in inputs.items() if name in accepts and name not in self.unseen}

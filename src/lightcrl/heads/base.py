@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -54,6 +54,14 @@ class HeadBatch:
     groups: Mapping[str, Tensor]
     rows: Mapping[str, np.ndarray] = field(default_factory=dict)
     done: float = 0.0
+
+    def to(self, device: torch.device) -> HeadBatch:
+        """Return the same items with all tensors on `device`."""
+        tokens = {name: tokens.to(device) for name, tokens in self.tokens.items()}
+        vectors, groups = (
+            {name: tensor.to(device) for name, tensor in each.items()} for each in (self.embeddings, self.groups)
+        )
+        return replace(self, tokens=tokens, embeddings=vectors, groups=groups)
 
 
 @dataclass(frozen=True)

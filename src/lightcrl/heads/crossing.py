@@ -79,6 +79,7 @@ class AlignedTokens(nn.Module):
             self.aligned = True
 
     def _set(self, kinds: slice, weight: Tensor, bias: Tensor, mean: Tensor, rotation: Tensor) -> None:
+        rotation = rotation.to(weight)  # the space may lie on another device than a head that is not yet trained
         self.weight[kinds], self.bias[kinds], self.mean[kinds] = weight @ rotation, bias @ rotation, mean
 
 

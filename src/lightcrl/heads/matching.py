@@ -168,7 +168,7 @@ class Matching(Head):
             tokens = self.tokens[name]
             assert isinstance(tokens, AlignedTokens)
             if self.options.width <= size:
-                tokens.start(method, name, rotation.to(tokens.weight))
+                tokens.start(method, name, rotation)
 
     def fit(self, modality: str, tokens: TokenBatch) -> None:
         """Set means and deviations of features that the space does not give."""
@@ -262,8 +262,9 @@ class Matching(Head):
         """
         source, target = names
         others, places = np.unique(lists, return_inverse=True)
-        queries = self.encode(source, material.batch({source: rows}, {}, self.sequences))
-        items = self.encode(target, material.batch({target: others}, {}, self.sequences))
+        device = self.scale.device
+        queries = self.encode(source, material.batch({source: rows}, {}, self.sequences).to(device))
+        items = self.encode(target, material.batch({target: others}, {}, self.sequences).to(device))
         return self.score_lists(names, queries, items, places.reshape(lists.shape), residual)
 
     def score_lists(
@@ -296,7 +297,7 @@ class Matching(Head):
     def scores(self, material: Material, names: tuple[str, str], rows: np.ndarray, lists: np.ndarray) -> np.ndarray:
         """Return scores [N, K] of queries with lists of items, pairs in parts; arguments as in `score_rows`."""
         scored = self._in_parts(material, names, rows, lists, bool(self.weight))
-        return scored.total(self.local, self.weight).numpy()
+        return scored.total(float(self.local), float(self.weight)).numpy()
 
     @torch.inference_mode()
     def _in_parts(

@@ -39,8 +39,9 @@ class Scored:
 
     @classmethod
     def joined(cls, parts: Sequence[Scored]) -> Scored:
-        """Return parts of the pairs one after another."""
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("space", "crowding", "residual")))
+        """Return parts of the pairs one after another, on the CPU."""
+        names = ("space", "crowding", "residual")
+        return cls(*(torch.cat([getattr(part, name) for part in parts]).cpu() for name in names))
 
 
 class Hits(NamedTuple):

@@ -208,9 +208,8 @@ class Captioning(Head):
         captions: list[list[Caption]] = []
         for start in range(0, len(rows), PART):
             batch = material.batch({self.source: rows[start : start + PART]}, {}, self.sequences)
-            device = next(self.buffers()).device
-            tokens, embeddings = batch.tokens[self.source].to(device), batch.embeddings[self.source].to(device)
-            captions += self.write(tokens, embeddings, search)
+            batch = batch.to(next(self.buffers()).device)
+            captions += self.write(batch.tokens[self.source], batch.embeddings[self.source], search)
         return captions
 
     def judge(self, material: Material) -> Mapping[str, float]:
