@@ -6,8 +6,9 @@
 Some of the training captions are exchanged between photographs (`--kind exchange`), or have one word replaced by
 another of its kind (`--kind word`: "a red car" becomes "a blue car"). Nothing is encoded twice: exchanged captions keep
 their features. Folds, evidence and verdicts are those of `lightcrl clean`; then a method is trained on the noisy, the
-cleaned and the original captions, and measured on dev. The method was tried out on another exchange (seed 100) of 2,000
-photographs.
+cleaned, the re-captioned and the original captions, and measured on dev; killed, it continues with the next of them.
+New captions come from retrieval in the cleaned space: training captions, whose features are there. The method was tried
+out on another exchange (seed 100) of 2,000 photographs.
 """
 
 from __future__ import annotations
@@ -16,16 +17,22 @@ import argparse
 import json
 import random
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lightcrl.checkpoint import load_folder
+from lightcrl.data import load_dataset
 from lightcrl.features import Features
-from lightcrl.features.embed import own_rows
+from lightcrl.features.embed import embed_rows, own_rows
 from lightcrl.features.table import Split, make_members
 from lightcrl.files.local import make_folder, write_json
+from lightcrl.heads.base import features_of
+from lightcrl.heads.captioning.head import Captioning
+from lightcrl.heads.spec import make_head
 from lightcrl.methods.spec import MethodSpec
 from lightcrl.pipeline import prepare, train_method
 from lightcrl.recipe import Recipe, load_recipe
@@ -34,6 +41,7 @@ from lightcrl.specs import parse
 from lightcrl.studies.clean.pairs import draw_folds, lay_out
 from lightcrl.studies.clean.run import THRESHOLD, judge_pairs
 from lightcrl.studies.clean.spaces import Ground
+from lightcrl.training.heads import gather_material
 
 PROJECT = Path(__file__).parents[1]
 KINDS = (
@@ -120,13 +128,8 @@ def measure(given: argparse.Namespace, noise: float, seed: int) -> dict[str, Any
         original, features = (
             each.replace_split("train", each.split("train").subset(chosen)) for each in (original, features)
         )
+    texts = texts_by_row(recipe, features)
     if given.kind == "word":
-        from lightcrl.data import load_dataset
-
-        dataset = load_dataset(recipe.data, recipe.kinds)
-        by_key = {item.key: str(item.raw) for item in dataset.items["text"]}
-        lines = features.store("text").metadata().to_pydict()
-        texts = {row: by_key[key] for row, key in zip(lines["row"], lines["item"], strict=True)}
         wrong = changed_links(features, features.names("train"), texts, changed)
     else:
         noisy, wrong = exchange(features.split("train"), "text", noise, seed)
@@ -172,14 +175,59 @@ def measure(given: argparse.Namespace, noise: float, seed: int) -> dict[str, Any
             }
         )
     result["judge_seconds"] = round(time.process_time() - start, 1)
-    result["recall@1"] = {}
-    if given.train:
-        tables = {"noisy": features, "cleaned": _without(features, suspected), "clean": original}
-        for name, table in tables.items():
-            result["recall@1"][name] = train_on(given, recipe, table, encoders, folder / f"{given.train}-{name}", seed)
-    result["seconds"] = round(time.process_time() - start, 1)
-    write_json(folder / "result.json", result)
+    path, cleaned = folder / "result.json", _without(features, suspected)
+    done = json.loads(path.read_text())["recall@1"] if path.exists() else {}
+    tables: dict[str, Callable[[], Features]] = {
+        "noisy": lambda: features,
+        "cleaned": lambda: cleaned,
+        "recaptioned": lambda: _recaptioned(cleaned, suspected, features, folder / f"{given.train}-cleaned", texts),
+        "clean": lambda: original,
+    }
+    for name, make in tables.items():
+        result["recall@1"] = done
+        if given.train and name not in done:
+            done[name] = train_on(given, recipe, make(), encoders, folder / f"{given.train}-{name}", seed)
+        result["seconds"] = round(time.process_time() - start, 1)
+        write_json(path, result)
     return result
+
+
+def texts_by_row(recipe: Recipe, features: Features) -> dict[int, str]:
+    """Return the caption of every row of the text store."""
+    by_key = {item.key: str(item.raw) for item in load_dataset(recipe.data, recipe.kinds).items["text"]}
+    lines = features.store("text").metadata().to_pydict()
+    return {row: by_key[key] for row, key in zip(lines["row"], lines["item"], strict=True) if key in by_key}
+
+
+def _recaptioned(
+    cleaned: Features, suspected: np.ndarray, noisy: Features, space: Path, texts: dict[int, str]
+) -> Features:
+    """Return the cleaned features with a training caption, by retrieval in their space, for each dropped one."""
+    checkpoint = load_folder(space / "best")
+    head = make_head("captioning", checkpoint.space, {"source": "image", "decoder": "retrieval"})
+    assert isinstance(head, Captioning)
+    split, images = cleaned.split("train"), cleaned.split("train").members["image"]
+    kept, dropped = split.members["text"], noisy.split("train").members["text"].groups[suspected]
+    rows = np.unique(kept.rows)
+    head.writer.learn(
+        [texts[row] for row in rows], lambda: embed_rows(checkpoint.method, cleaned.store("text"), "text", rows)
+    )
+    row_of = {texts[row]: row for row in rows.tolist()}
+    groups = np.unique(dropped)
+    material = gather_material(checkpoint, features_of(head, cleaned))
+    written = head.write_rows(material, images.rows[images.starts[groups]], head.search(beams=10))
+    said: dict[int, set[int]] = {group: set() for group in groups.tolist()}
+    for row, group in zip(kept.rows.tolist(), kept.groups.tolist(), strict=True):
+        said.setdefault(group, set()).add(row)
+    captions = {
+        group: [row for each in some if (row := row_of[each.text]) not in said[group]]
+        for group, some in zip(groups.tolist(), written, strict=True)
+    }
+    new = [(captions[group].pop(0), group) for group in dropped.tolist() if captions[group]]
+    both = np.concatenate([np.stack([kept.rows, kept.groups], 1), np.array(new)])
+    both = both[np.lexsort((both[:, 0], both[:, 1]))]
+    members = {**split.members, "text": make_members(both[:, 0], both[:, 1], len(split))}
+    return cleaned.replace_split("train", replace(split, members=members))
 
 
 def _without(features: Features, suspected: np.ndarray) -> Features:
@@ -202,7 +250,7 @@ def show(folder: Path) -> None:
     """Print a row for each finished part."""
     headings = (
         *("noise", "photographs", "seed", "AP, rounds", "estimated (95 %)", "true", "dropped", "precision, recall"),
-        *("R@1 noisy, cleaned, clean", "CPU s"),
+        *("R@1 noisy, cleaned, re-captioned, clean", "CPU s"),
     )
     rows = []
     for path in sorted(folder.glob("*/*/result.json")):
@@ -236,9 +284,7 @@ def main() -> None:
     parser.add_argument("--method", default="csa", help="method of the spaces that judge")
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument(
-        "--train", default="csa", help="method to train on noisy, cleaned and original captions; '' for none"
-    )
+    parser.add_argument("--train", default="csa", help="method to train on all four tables; '' for none")
     parser.add_argument("--features", default="runs/clean_flickr/features", type=Path)
     parser.add_argument("--output", default="runs/clean_flickr", type=Path)
     given = parser.parse_args()

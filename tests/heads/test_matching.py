@@ -13,9 +13,11 @@ from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import HeadError, RecipeError
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
+from lightcrl.heads.crowding import NEAREST, Crowding
 from lightcrl.heads.matching import Matching, row_scorer
 from lightcrl.heads.negatives import nearest, positives
 from lightcrl.heads.spec import HeadSpec
+from lightcrl.heads.weighing import Hits, Scored, choose_weights, figures
 from lightcrl.methods.spec import make_method
 from lightcrl.metrics.pairs import pair_accuracy
 from lightcrl.metrics.retrieval import Retrieval
@@ -110,6 +112,29 @@ def test_weights_of_zero_are_the_space(features, model):
     for direction, (counts, _) in retrieval.per_query(vectors).items():
         again = retrieval.reordered(vectors, direction, 8, scorer).ranks(counts)
         np.testing.assert_array_equal(again[:, 0], counts[:, 0])
+
+
+def test_hubs_are_ranked_by_their_own_standard():
+    """Half of the texts lie between all pictures, and win their searches; scaled by their crowding they do not."""
+    pictures, common = units(40, 8, seed=3).float(), torch.nn.functional.normalize(torch.ones(8), dim=0)
+    bank = torch.nn.functional.normalize(units(200, 8, seed=4).float() + 1.5 * common, dim=1)
+    pictures = torch.nn.functional.normalize(pictures + 1.5 * common, dim=1)
+    right = torch.nn.functional.normalize(pictures + 0.35 * units(40, 8, seed=5).float(), dim=1)
+    texts = torch.cat([right, torch.nn.functional.normalize(common + 0.2 * units(40, 8, seed=6).float(), dim=1)])
+    crowding = Crowding(8)
+    assert crowding(texts).tolist() == [0.0] * 80
+    crowding.take(bank)
+    space = pictures @ texts.T
+    expected = (texts @ bank.half().float().T).sort(1, descending=True).values[:, :NEAREST].mean(1)
+    torch.testing.assert_close(crowding(texts), expected)
+    scored = Scored(space, crowding(texts).expand(40, 80), torch.zeros(40, 80))
+    hits = [Hits(scored, torch.eye(40, 80, dtype=torch.bool))]
+    weights = choose_weights(hits)
+    values = figures(hits, weights)
+    assert weights.local > 0
+    assert weights.residual == 0
+    assert values["local/mean_recall@1"] > values["space/mean_recall@1"] + 0.1
+    assert values["mean_recall@1"] == values["local/mean_recall@1"]
 
 
 def test_negatives_are_the_nearest_of_other_groups_and_get_harder():

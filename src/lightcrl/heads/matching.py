@@ -312,14 +312,17 @@ class Matching(Head):
 
     def judge(self, material: Material) -> Mapping[str, float]:
         """Choose both weights by the reordered hits of dev, and return figures beside those of the space."""
-        hits = [self._hits(material, names) for names in (self._names, self._names[::-1])]
+        hits = self.hits(material)
         weights = choose_weights(hits)
         self.local.fill_(weights.local)
         self.weight.fill_(weights.residual)
         return figures(hits, weights)
 
+    def hits(self, material: Material) -> list[Hits]:
+        """Return the first hits of dev's queries in both directions."""
+        return [self._hits(material, names) for names in (self._names, self._names[::-1])]
+
     def _hits(self, material: Material, names: tuple[str, str]) -> Hits:
-        """Return the first hits of dev's queries."""
         split = material.features.split("dev")
         source, target = names
         own = positives(split, source, target)
