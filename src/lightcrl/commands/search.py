@@ -35,6 +35,9 @@ def search(
     rerank: Annotated[
         int, typer.Option(min=0, metavar="N", help="Number of first hits that the model's head `matching` reorders.")
     ] = 0,
+    prior: Annotated[
+        bool, typer.Option("--prior", help="Search with the embeddings that the model's prior makes of the texts.")
+    ] = False,
     json: Json = None,
     page: Annotated[
         Path | None, typer.Option(metavar="OUT.html", help="File for a page with the results and their pictures.")
@@ -45,6 +48,7 @@ def search(
     trust_remote_code: Trust = False,
 ) -> None:
     """Search an index: lightcrl search photos.index "two dogs in the snow"."""
+    from lightcrl.imaginer import TextPrior
     from lightcrl.index.outcome import look
     from lightcrl.report import index_console
 
@@ -56,7 +60,8 @@ def search(
         "minus": [*(_weighted(minus) or []), *(_weighted(minus_image, "image") or [])] or None,
     }
     opened = open_index(index, model, encoder, trust_remote_code)
-    outcome = look(opened, asked, where=where, modality=modality, k=k, rerank=rerank)
+    made = TextPrior(opened.embedder) if prior else None
+    outcome = look(opened, asked, where=where, modality=modality, k=k, rerank=rerank, prior=made)
     index_console.print_hits(outcome)
     if json is not None:
         write(json, outcome.to_json())

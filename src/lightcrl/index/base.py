@@ -115,12 +115,14 @@ class Part:
         weight: factor of its embedding in the sum.
         kind: `"text"`, `"image"`, `"audio"` or `"like"`; needed where the argument does not imply it (`minus`).
         modality: modality of the item, if the model has several of that kind.
+        vector: embedding [d] of modality `modality` in place of the item's own, such as one that a prior makes.
     """
 
     item: Any
     weight: float = 1.0
     kind: str | None = None
     modality: str | None = None
+    vector: np.ndarray | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

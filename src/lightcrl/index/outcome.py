@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lightcrl.imaginer import TextPrior
 from lightcrl.index.base import Hit, Part
+from lightcrl.index.imagined import through_prior
 from lightcrl.index.index import Index
 from lightcrl.index.reordering import reorder, single
 
@@ -78,10 +80,27 @@ class Outcome:
 
 
 def look(
-    index: Index, asked: Mapping[str, Any], *, where: str | None, modality: str | None, k: int, rerank: int = 0
+    index: Index,
+    asked: Mapping[str, Any],
+    *,
+    where: str | None,
+    modality: str | None,
+    k: int,
+    rerank: int = 0,
+    prior: TextPrior | None = None,
 ) -> Outcome:
-    """Search, and return the query with its results; the arguments are those of `Index.search`."""
-    query = index.query(**asked)
+    """Search, and return the query with its results.
+
+    Args:
+        index: the index.
+        asked: items by argument of `Index.search`.
+        where: filter of the results.
+        modality: modality of the results.
+        k: number of results.
+        rerank: number of first hits that are reordered.
+        prior: prior that makes the embeddings of texts.
+    """
+    query = index.query(**(asked if prior is None else through_prior(prior, index.modalities, asked)))
     hits = tuple(index.search_queries([query], where=where, modality=modality, k=max(k, rerank))[0])
     if rerank:
         hits = tuple(reorder(index.embedder, hits, single(asked, index.modalities, index.get), rerank))[:k]

@@ -65,7 +65,7 @@ def compose(
             ids.append(name)
         else:
             modality = part.modality or of_kind(embedder().modalities, kind)
-            vector = embedder().encode([part.item], modality)[0]
+            vector = embedder().encode([part.item], modality)[0] if part.vector is None else part.vector
         sums.append(sign * part.weight * vector.astype(np.float64))
         if sign > 0:
             weights[modality] = max(weights.get(modality, 0.0), part.weight)

@@ -227,6 +227,12 @@ def print_captions(
     _print_rejected(rejected)
 
 
+def print_pictures(texts: Sequence[str], paths: Sequence[Sequence[Path]]) -> None:
+    """Print each prompt with the files of its pictures."""
+    for text, made in zip(texts, paths, strict=True):
+        console.print(f"{text}: {', '.join(map(str, made))}", soft_wrap=True, markup=False, highlight=False)
+
+
 def print_exported(folder: Path) -> None:
     """Print the files of `lightcrl export` and their sizes."""
     for path in sorted(folder.glob("*.onnx")):

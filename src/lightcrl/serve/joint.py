@@ -33,6 +33,7 @@ class Search:
         modality: modality of the results, if the search asks for one.
         where: the filter, if there is one.
         k: number of results.
+        prior: true to search for texts by the embeddings that the model's prior makes.
     """
 
     given: Mapping[str, Sequence[Part]]
@@ -40,6 +41,7 @@ class Search:
     modality: str | None
     where: str | None
     k: int
+    prior: bool = False
 
     @property
     def contents(self) -> list[Part]:
@@ -51,7 +53,9 @@ class Search:
         """Return the search with vectors in place of contents; `vectors` by identity (`id`) of the part."""
 
         def encoded(parts: Sequence[Part]) -> list[Part]:
-            return [replace(part, item=vectors[id(part)]) if id(part) in vectors else part for part in parts]
+            return [
+                replace(part, item=vectors[id(part)], vector=None) if id(part) in vectors else part for part in parts
+            ]
 
         given = {kind: encoded(parts) for kind, parts in self.given.items()}
         return replace(self, given=given, minus=encoded(self.minus))

@@ -87,6 +87,9 @@ class SearchRequest(Parts):
     rerank: int = Field(
         default=0, ge=0, le=MOST_RERANKED, description="Number of first hits that the model's head `matching` reorders."
     )
+    prior: bool = Field(
+        default=False, description="Whether texts are searched for by the embeddings that the model's prior makes."
+    )
 
 
 class ItemAnswer(BaseModel):

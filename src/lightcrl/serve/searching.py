@@ -7,8 +7,9 @@ import base64
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -17,6 +18,7 @@ from pydantic_core import to_json
 
 from lightcrl.errors import DataError, LightCRLError, RequestError
 from lightcrl.index import Hit, Part, Record
+from lightcrl.index.imagined import through_prior
 from lightcrl.index.outcome import Outcome
 from lightcrl.index.reordering import reorder, single
 from lightcrl.serve.content import stored
@@ -60,13 +62,15 @@ async def read_search(service: Service, asked: SearchRequest) -> Search:
         raise RequestError(f"a query of {count} parts; expected at most {MOST_PARTS}.")
     decoded = {kind: await read_parts(service, kind, parts) for kind, parts in given.items()}
     minus = [part for kind, parts in away.items() for part in await read_parts(service, kind, parts)]
-    return Search(decoded, minus, asked.modality, asked.filter, max(asked.k, asked.rerank))
+    return Search(decoded, minus, asked.modality, asked.filter, max(asked.k, asked.rerank), asked.prior)
 
 
 async def find(service: Service, search: Search) -> Outcome:
     """Return the outcome of a search, made together with those of other clients if possible."""
     contents = search.contents
-    if contents and search.where is None and service.settings.batch > 1:
+    if search.prior:
+        (outcome,) = await service.searches.run(_through_prior, service, search)
+    elif contents and search.where is None and service.settings.batch > 1:
         future = service.batcher.submit([search], JOINT, len(contents))
         (outcome,) = await asyncio.wrap_future(future)
     else:
@@ -80,7 +84,31 @@ async def find(service: Service, search: Search) -> Outcome:
         )
     if isinstance(outcome, LightCRLError):
         raise outcome
-    return cast(Outcome, outcome)
+    return outcome
+
+
+def _through_prior(service: Service, search: Search) -> list[Outcome | LightCRLError]:
+    """Search with the embeddings that the model's prior makes.
+
+    Raises:
+        RequestError: the server encodes queries by an exported model, which gives no tokens.
+        HeadError: the model has no prior.
+        QueryError: the query has no text.
+    """
+    if service.settings.encoder is not None:
+        raise RequestError("this server encodes by an exported model; expected prior = false, or a server without it.")
+    asked = {**{kind: list(parts) for kind, parts in search.given.items()}, "minus": list(search.minus)}
+    made = through_prior(service.prior(), service.index.modalities, asked)
+    embedder = service.index.embedder
+    vectors = {
+        id(part): embedder.encode([part.item], str(part.modality))[0] if part.vector is None else part.vector
+        for parts in made.values()
+        for part in parts
+        if part.kind != "like"
+    }
+    minus = made.pop("minus")
+    ready = replace(search, given=made, minus=minus).with_vectors(vectors)
+    return search_together(service.index, [ready], service.like)
 
 
 async def reordered(service: Service, hits: Sequence[Hit], wanted: Search, count: int) -> Sequence[Hit]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from lightcrl.captioner import Captioner
 from lightcrl.errors import ItemError, ModalityError, NotReadyError, UnknownItemError, first_line
+from lightcrl.imaginer import TextPrior
 from lightcrl.index import Index, Record
 from lightcrl.index.catalog import NAME, Catalog
 from lightcrl.serve.batching import Batcher
@@ -93,6 +94,7 @@ class Service:
         self._ready = threading.Event()
         self._loading = threading.Lock()
         self._captioners: dict[str | None, Captioner] = {}
+        self._prior: TextPrior | None = None
         self._encoder: Encodes | None = None
         self.metrics.gauge("items", "Items of the index.", lambda: len(index))
         self.metrics.gauge("waiting_items", "Items that wait to be encoded.", lambda: self.batcher.waiting)
@@ -195,6 +197,18 @@ class Service:
             if head not in self._captioners:
                 self._captioners[head] = Captioner(self.index.embedder, head)
             return self._captioners[head]
+
+    def prior(self) -> TextPrior:
+        """Return the prior of the index's model, loaded on first use.
+
+        Raises:
+            HeadError: the model has no prior, several, or one that makes features in place of embeddings.
+        """
+        with self._loading:
+            if self._prior is None:
+                self._prior = TextPrior(self.index.embedder)
+                self._prior.need_embeddings()
+            return self._prior
 
     def _encode(self, items: Sequence[Any], modality: str) -> np.ndarray:
         if self._encoder is None:
