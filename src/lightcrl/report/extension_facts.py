@@ -24,7 +24,7 @@ from lightcrl.errors import CheckpointError, DataError
 from lightcrl.events import Tell
 from lightcrl.features.base import item_keys
 from lightcrl.features.embed import embed_split
-from lightcrl.growth.extend import sides
+from lightcrl.growth.extend import growth_training, sides
 from lightcrl.growth.groups import Groups, open_groups, read_old_and_new
 from lightcrl.growth.history import restore
 from lightcrl.growth.spec import GrowthRecipe
@@ -77,6 +77,7 @@ def gather_extension(folder: Path, tell: Tell) -> Report:
     for name in absent:
         collection = _from_elsewhere(collection, embedder, name, len(dataset.groups))
     fresh = sorted(recipe.encoders)
+    spec = growth_training(recipe.training, parent)
     rest = [name for name in by_kind(collection.kinds) if name not in fresh]
     return Report(
         name=recipe.name,
@@ -87,7 +88,7 @@ def gather_extension(folder: Path, tell: Tell) -> Report:
         groups=dict(Counter(dataset.splits)),
         modalities=tuple(_modality(name, collection, checkpoint, parent, groups) for name in collection.kinds),
         models=(model_facts(folder / "training", {**figures, **_named(checkpoint, recipe)}),),
-        settings=settings(parent.method.options.model_dump(mode="json"), recipe.training, folder / "training"),
+        settings=settings(parent.method.options.model_dump(mode="json"), spec, folder / "training"),
         confusion=None,
         classes=None,
         space=look(collection.vectors, collection.links),
