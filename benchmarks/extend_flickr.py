@@ -1,10 +1,10 @@
 """Another image encoder in the place of the one that a Flickr8k space was trained with, the index untouched.
 
-    python benchmarks/extend_flickr.py --old mobilenet --new vit --seeds 0 1
+    python benchmarks/extend_flickr.py --old mobilenet --new vit --seeds 0 1 2
 
 5,000 photographs to train on, 1,000 to test on (the last of the training file's), dev as it comes. Dev chooses
-checkpoints, test nothing. Prints a Markdown row per seed; figures are in extension.json of each folder. What is trained
-already is taken as it is.
+checkpoints, test nothing. Prints a Markdown row per seed; figures are in
+extension.json of each folder. What is trained already is taken as it is, and so is a space that `--model` names.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--old", choices=("mobilenet", "vit"), default="mobilenet")
     parser.add_argument("--new", choices=("mobilenet", "vit"), default="vit")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--model", type=Path, help="a space of the old encoder, by default trained here")
     parser.add_argument("--output", default="runs/extend_flickr", type=Path)
     given = parser.parse_args()
     folder = given.output.absolute()
@@ -72,7 +73,9 @@ def main() -> None:
         "features": {"folder": str(folder / "features")},
     }
     encoders = {"image": encoder(given.old), "text": encoder("text")}
-    base = lightcrl.run(make_recipe({"name": given.old, "encoders": encoders, **common}), output=folder / given.old)
+    model = given.model or folder / given.old
+    if given.model is None:
+        lightcrl.run(make_recipe({"name": given.old, "encoders": encoders, **common}), output=model)
     print("| seed | old/old | new/old | new/mixed | new/new | advice |\n|---|---|---|---|---|---|")
     for seed in given.seeds:
         recipe = parse(
@@ -87,10 +90,10 @@ def main() -> None:
             },
         )
         place = folder / f"{given.old}-{given.new}-{seed}"
-        found = lightcrl.extend(base.folder, recipe, replace="image", output=place).replacement
-        assert found is not None
-        cells = (f"{one.mean:.3f} ({one.items[0]:.3f}-{one.items[1]:.3f})" for one in found.recall.values())
-        print(f"| {seed} | {' | '.join(cells)} | {found.advice} |", flush=True)
+        replacement = lightcrl.extend(model, recipe, replace="image", output=place).replacement
+        assert replacement is not None
+        cells = (f"{each.mean:.3f} ({each.items[0]:.3f}-{each.items[1]:.3f})" for each in replacement.recall.values())
+        print(f"| {seed} | {' | '.join(cells)} | {replacement.advice} |", flush=True)
 
 
 if __name__ == "__main__":

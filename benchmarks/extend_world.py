@@ -47,6 +47,9 @@ KINDS = {"image": "image", "text": "text", "audio": "audio", "note": "text", "mi
 """`note` has further captions by the encoder of `text`, `mirror` others by an encoder of the same width."""
 
 
+NEW = ("audio", "note", "mirror")
+
+
 class Mirrored:
     """Texts read backwards by the built-in encoder: the same width, and nothing else in common."""
 
@@ -197,11 +200,15 @@ VARIANTS: dict[str, Callable[[Extension, str], None]] = {
 }
 
 
-def ablation(folder: Path, fusions: Sequence[str], seeds: Sequence[int], features: Features) -> dict[str, Any]:
+def ablation(
+    folder: Path, fusions: Sequence[str], seeds: Sequence[int], features: Features, new: Sequence[str] = NEW
+) -> dict[str, Any]:
     """Each part of a new modality frozen in turn; R@1 between it and pictures, which it never met."""
     result: dict[str, Any] = {}
-    cells = [(name, variant) for name in ("audio", "note", "mirror") for variant in VARIANTS]
-    cells.remove(("audio", "context only"))  # no other modality has its width
+    print("| fusion operation | new modality | trained | R@1 from and to pictures | both minus this |")
+    print("|---|---|---|---|---|")
+    # No other modality has the width of sounds, so they cannot have another's stem.
+    cells = [(name, variant) for name in new for variant in VARIANTS if (name, variant) != ("audio", "context only")]
     for fusion in fusions:
         sums: dict[tuple[str, str], list[np.ndarray]] = {cell: [] for cell in cells}
         for seed in seeds:
@@ -215,9 +222,16 @@ def ablation(folder: Path, fusions: Sequence[str], seeds: Sequence[int], feature
                 both = only(features, ("image", name))
                 vectors, links = embed_split(method, both, both.split("test"))
                 sums[name, variant].append(hit_sums(vectors, links, ("image", name)))
-        for (name, variant), found in sums.items():
-            print(f"| {fusion} | {name} | {variant} | {shown(recall(found))} |", flush=True)
-            result[f"{fusion}/{name}/{variant}"] = recall(found).values.tolist()
+        recalls = {cell: recall(counts) for cell, counts in sums.items()}
+        for (name, variant), figure in recalls.items():
+            less = difference(recalls[name, "both"], figure)
+            low, high = less.interval
+            worth = "" if variant == "both" else f"{less.mean:+.3f} ({low:+.3f} to {high:+.3f})"
+            print(f"| {fusion} | {name} | {variant} | {shown(figure)} | {worth} |", flush=True)
+            result[f"{fusion}/{name}/{variant}"] = {
+                "recall@1": figure.values.tolist(),
+                "both_minus_this": {"mean": less.mean, "interval": [low, high]},
+            }
     return result
 
 
@@ -243,14 +257,17 @@ def main() -> None:
     parser.add_argument("--fusions", nargs="+", default=list(OPERATIONS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--ablation", action="store_true")
+    parser.add_argument("--new", nargs="+", default=list(NEW), choices=NEW, help="new modalities of the ablation")
     parser.add_argument("--output", default="runs/extend_world", type=Path)
     given = parser.parse_args()
     sys.path.append(str(ROOT))  # of Mirrored
     folder = given.output.absolute()
     features, _, _ = prepare(world(tuple(KINDS), "addition", 0, folder))
-    study = ablation if given.ablation else emergent
-    found = study(folder, given.fusions, given.seeds, features)
-    write_json(folder / f"{study.__name__}.json", found)
+    if given.ablation:
+        result = ablation(folder, given.fusions, given.seeds, features, given.new)
+    else:
+        result = emergent(folder, given.fusions, given.seeds, features)
+    write_json(folder / ("ablation.json" if given.ablation else "emergent.json"), result)
 
 
 if __name__ == "__main__":

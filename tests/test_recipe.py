@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lightcrl.errors import LightCRLError, RecipeError, UnknownNameError
-from lightcrl.growth.head import load_head_recipe
-from lightcrl.growth.spec import GrowthRecipe, MeasuredSpec, VectorsSpec, load_growth_recipe
+from lightcrl.growth.head import HeadRecipe
+from lightcrl.growth.spec import GrowthRecipe, MeasuredSpec, VectorsSpec
 from lightcrl.methods import METHODS
 from lightcrl.recipe import Recipe, anchor_path, load_recipe, make_recipe
 
@@ -179,7 +179,7 @@ def test_a_recipe_survives_json(write):
 
 RECIPES = [path for path in sorted((PROJECT / "recipes").rglob("*.toml")) if path.name != "family.toml"]
 COMMANDS = {"# lightcrl run recipes/": load_recipe, "# lightcrl reproduce recipes/": load_recipe}
-COMMANDS |= {"# lightcrl extend runs/": load_growth_recipe, "# lightcrl head runs/": load_head_recipe}
+COMMANDS |= {"# lightcrl extend runs/": GrowthRecipe.read, "# lightcrl head runs/": HeadRecipe.read}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")

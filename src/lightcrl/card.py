@@ -195,7 +195,8 @@ def _data(checkpoint: Checkpoint, facts: CardFacts) -> list[str]:
         "## Training data",
         "",
         f"{data['groups']:,} groups ({counts}). Digest of the groups and their items: `{data['digest']}`. Two models "
-        "with the same digest were trained on the same groups; texts count by content, files by path, size and time.",
+        "with the same digest were trained on the same groups; texts count by content, files by path, size and time."
+        + (" Those of the steps before are in the history." if checkpoint.lineage else ""),
         "",
     ]
 

@@ -356,20 +356,21 @@ def info(checkpoint: CheckpointFolder, json: Json = None) -> None:
 @app.command(epilog="Example: lightcrl report runs/world runs/other --output both.html")
 def report(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Folders of finished runs; several stand side by side.")
+        list[Path],
+        typer.Argument(metavar="DIR...", help="Folders of finished runs or extensions; several stand side by side."),
     ],
     output: Annotated[
         Path | None,
         place(metavar="OUT.html", help="File for the page; DIR/report.html of the first run by default."),
     ] = None,
 ) -> None:
-    """Write one self-contained page of a run, or of several side by side."""
+    """Write one self-contained page of a run or an extended model, or of several side by side."""
     from lightcrl.report import console, progress
-    from lightcrl.report.facts import gather
+    from lightcrl.report.extension_facts import gather_model
     from lightcrl.report.run_page import render
 
     with progress.Live() as live:
-        html = render(*(gather(folder, tell=live.tell) for folder in folders))
+        html = render(*(gather_model(folder, tell=live.tell) for folder in folders))
     page = output or folders[0] / "report.html"
     write_page(page, html)
     console.print_page(page)

@@ -26,6 +26,7 @@ from lightcrl.errors import (
     ShapeError,
     StoreError,
     TooManyRejectedError,
+    TrainingError,
 )
 from lightcrl.growth.extend import extend
 
@@ -89,6 +90,13 @@ def test_too_many_groups_without_partner(place, tmp_path):
     refused(place, tmp_path, TooManyRejectedError, "8 of 20 items were set aside .*: 8 no partner", data=data)
     strict = {**data, "strict": True}
     refused(place, tmp_path, DataError, "no partner.*strict = true stops at the first such group", data=strict)
+
+
+def test_a_batch_larger_than_the_groups_with_both(place, tmp_path):
+    """Twelve of 20 groups have both, some of them on dev; the batch of 16 would fit all groups."""
+    data = rows(place, tmp_path, lambda row: {**row, "text": row["text"] if row["number"] < 12 else None})
+    message = r"training.batch_size is 16, but only \d groups of the training split have items of two modalities"
+    refused(place, tmp_path, TrainingError, message, data={**data, "max_rejected": 0.5})
 
 
 def test_a_few_groups_without_partner_are_set_aside(place, tmp_path):

@@ -13,7 +13,7 @@ import lightcrl
 from growing import base, recipe
 from lightcrl.cli import app
 from lightcrl.errors import RecipeError
-from lightcrl.growth.spec import load_growth_recipe
+from lightcrl.growth.spec import GrowthRecipe
 
 RECIPE = """
 partners = ["text"]
@@ -84,7 +84,7 @@ def test_paths_count_from_the_recipes_folder(tmp_path):
     (tmp_path / "more.toml").write_text(
         RECIPE + '[stores]\nimage = "kept/image"\n[vectors.text]\npath = "v.npy"\nids = "v.json"\n'
     )
-    found = load_growth_recipe(tmp_path / "more.toml")
+    found = GrowthRecipe.read(tmp_path / "more.toml")
     assert found.name == "more"
     assert found.stores == {"image": str(tmp_path / "kept/image")}
     assert (found.vectors["text"].path, found.vectors["text"].ids) == (

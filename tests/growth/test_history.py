@@ -18,6 +18,7 @@ from growing import base, encoder, items, recipe
 from lightcrl.checkpoint import Checkpoint, Tuned, load_checkpoint, load_folder
 from lightcrl.cli import app
 from lightcrl.commands.index import open_index
+from lightcrl.data import load_dataset
 from lightcrl.encoders.tower import TuningSpec
 from lightcrl.errors import DataError, ForeignModelError, GrowthError
 from lightcrl.growth.extend import extend, remove
@@ -27,6 +28,8 @@ from lightcrl.index import Index
 from lightcrl.lineage import Line, change, change_words, valid_modalities
 from lightcrl.methods.spec import make_method
 from lightcrl.report import growth as pages
+from lightcrl.report.extension_facts import gather_model
+from lightcrl.report.run_page import render
 
 NAMES = ("base", "three", "other", "less")
 
@@ -59,7 +62,45 @@ def test_every_step_says_what_it_changed_on_which_data_when_and_how_well(line):
     assert len(steps[0]["data"]) == 32
     assert steps[0]["data"] != steps[1]["data"]
     assert "data" not in steps[2]
+    seen = [load_checkpoint(line[name]).data for name in NAMES]
+    assert [each["items"].keys() for each in seen[:2]] == [{"image", "text"}, {"audio", "text"}]
+    assert seen[0]["digest"] == seen[2]["digest"] != seen[1]["digest"]  # the same pictures and texts, and sounds
+    assert load_checkpoint(line["less"]).data == seen[2]  # a removal trains nothing
+    assert f"`{seen[1]['digest']}`" in (line["three"] / "best" / "README.md").read_text()
     assert all(step["date"].endswith("+00:00") for step in steps)
+
+
+def test_the_report_searches_the_pictures_that_sounds_have_never_met(line):
+    """The data of sounds and texts has no pictures: those of the ancestor are searched, without right answers."""
+    report = gather_model(line["three"])
+    figures = json.loads((line["three"] / "extension.json").read_text())
+    assert report.growth is not None
+    assert report.growth.elsewhere == ("image",)
+    assert report.models[0].retrieval.to_json() == figures["retrieval"]
+    assert sum(report.models[0].parts.values()) == figures["parameters"]
+    asked = {(query.source, query.target) for query in report.gallery}
+    assert asked == {("audio", "image"), ("audio", "text"), ("image", "audio"), ("text", "audio")}
+    query = next(query for query in report.gallery if (query.source, query.target) == ("audio", "image"))
+    assert (query.rank, query.answer, query.why) == (0, None, "drawn")
+    assert query.size == sum(
+        split != "train" for split in load_dataset(recipe(line["base"].parent).data, {"image": "image"}).splits
+    )
+    scores = [result.score for result in query.found]
+    assert scores == sorted(scores, reverse=True)
+    assert all(result.item.uri and result.item.text for result in query.found)
+    page = render(report)
+    assert "no group has both, so there is no right answer" in page
+    assert "with audio" in page
+    assert load_checkpoint(line["base"]).digest[:12] in page
+
+
+def test_the_report_of_another_encoder_has_both(line):
+    """Old embeddings of the replaced modality, which the recipe leaves out here, are no right answers of anything."""
+    report = gather_model(line["other"])
+    assert report.growth is not None
+    assert [row[1] for row in report.growth.history] == ["trained", "with audio", "image by another encoder"]
+    assert {(query.source, query.target) for query in report.gallery} >= {("image", "text"), ("text", "image")}
+    assert report.models[0].method == "dfe image by another encoder"
 
 
 def test_done_again_it_keeps_its_date(line, tmp_path):

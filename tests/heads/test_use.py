@@ -19,7 +19,7 @@ from lightcrl.errors import GrowthError, HeadError, ItemError, QueryError
 from lightcrl.export import export_onnx
 from lightcrl.features import Features, FeatureStore
 from lightcrl.growth.extend import extend, remove
-from lightcrl.growth.head import add_heads, load_head_recipe
+from lightcrl.growth.head import HeadRecipe, add_heads
 from lightcrl.heads.base import features_of
 from lightcrl.heads.matching import Matching
 from lightcrl.heads.spec import make_head
@@ -185,7 +185,7 @@ def test_a_head_is_added_to_a_model_without_a_bit_of_change(headed):
     shown = CliRunner().invoke(app, ["info", str(folder)], catch_exceptions=False).output
     assert "matching" in shown
     with pytest.raises(GrowthError, match="own folder"):
-        add_heads(folder, load_head_recipe(folder.parent / "head.toml"), output=folder)
+        add_heads(folder, HeadRecipe.read(folder.parent / "head.toml"), output=folder)
 
 
 def test_a_model_that_grows_keeps_the_heads_of_modalities_that_stay(headed, tmp_path):

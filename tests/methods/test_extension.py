@@ -12,6 +12,7 @@ from lightcrl.errors import GrowthError, TrainingError
 from lightcrl.losses import info_nce, sigmoid
 from lightcrl.methods import METHODS, Method, MethodOptions, Step
 from lightcrl.methods.extension import Extension, grow, grown_up
+from lightcrl.methods.fusion import OPERATIONS
 from lightcrl.methods.solve import regress_stems
 from lightcrl.methods.spec import make_method
 from lightcrl.tokens import TokenBatch, TokenSpec
@@ -169,19 +170,42 @@ def test_regression_is_ridge_regression(shrinkage):
         {"audio": TokenBatch.full(x), "text": TokenBatch.from_vectors(vectors)},
         {"audio": torch.arange(40), "text": torch.tensor(groups)},
     )
-    regress_stems({"audio": stem}, [given], slice(2, 16), shrinkage)
+    regress_stems({"audio": stem}, [given], shrinkage)
     rows = stem.features(given.tokens["audio"]).double()
-    pairs, targets = rows[groups], vectors[:, 2:].double()
+    pairs, targets = rows[groups], vectors.double()
     covariance = torch.cov(rows.T, correction=0)
     share = 12 / (12 + 40) if shrinkage == "auto" else shrinkage
     cross = (pairs - pairs.mean(0)).T @ (targets - targets.mean(0)) / len(pairs)
     expected = torch.linalg.solve(covariance + share / (1 - share) * covariance.diagonal().diag(), cross)
     stem.eval()
     found = TokenBatch(stem(given.tokens["audio"]), given.tokens["audio"].mask).mean().double()
-    torch.testing.assert_close(found[:, :14], (rows - rows.mean(0)) @ expected, rtol=1e-3, atol=1e-5)
-    assert not found[:, 14:].any()
+    torch.testing.assert_close(found, (rows - rows.mean(0)) @ expected, rtol=1e-3, atol=1e-5)
     with pytest.raises(TrainingError, match="no item of 'audio' shares a group with an embedding"):
-        regress_stems({"audio": stem}, [step({"audio": [0], "text": [1]}, 16)], slice(None))
+        regress_stems({"audio": stem}, [step({"audio": [0], "text": [1]}, 16)])
+
+
+@pytest.mark.parametrize("sequence", [False, True])
+@pytest.mark.parametrize("fusion", OPERATIONS)
+def test_the_trained_stem_starts_where_the_embeddings_are(fusion, sequence):
+    """Features that are a rotation of the embeddings are mapped back to them before the first step, in every part."""
+    body = made(fusion=fusion, heads=2, feedforward=8, canonical=0.2)
+    vectors = units(600, body.dim).float()
+    turned = vectors @ torch.linalg.qr(randn(body.dim, body.dim, seed=3))[0]
+    tokens = turned.unflatten(1, (2, -1))
+    if sequence:
+        tokens = torch.cat([tokens, randn(600, 3, tokens.shape[2], seed=4)], 1)
+    spec = TokenSpec(tokens.shape[2], 2, sequence)
+    found = grow(body, "dfe", {"audio": spec}, ["text"], "info_nce")
+    given = Step(
+        {"audio": TokenBatch.full(tokens), "text": TokenBatch.from_vectors(vectors)},
+        dict.fromkeys(("audio", "text"), torch.arange(600)),
+    )
+    found.fit("audio", given.tokens["audio"])
+    found.solve([given])
+    with torch.no_grad():
+        mapped = found.eval()("audio", given.tokens["audio"])
+    for part, wanted in zip(mapped.chunk(3, 1), vectors.chunk(3, 1), strict=True):
+        assert torch.cosine_similarity(part, wanted).mean() > 0.97
 
 
 def test_it_is_no_member_of_the_table_and_cannot_grow_itself():

@@ -56,14 +56,14 @@ def extend(
         print_restored(roll_back(model, rollback, output), output)
         return
     from lightcrl.growth.extend import extend as extend_model
-    from lightcrl.growth.spec import load_growth_recipe
+    from lightcrl.growth.spec import GrowthRecipe
     from lightcrl.processes import is_main
 
     assert recipe is not None
     with progress.Live() as live:
         done = extend_model(
             model,
-            load_growth_recipe(recipe, override or (), output),
+            GrowthRecipe.read(recipe, override or (), output),
             replace=replace,
             encoders=pairs(encoder, "--encoder"),
             trust_remote_code=trust_remote_code,

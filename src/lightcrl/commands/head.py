@@ -22,14 +22,14 @@ def head(
     json: Json = None,
 ) -> None:
     """Train heads on a model (matching, captioning, ...); its space stays as it is, bit for bit."""
-    from lightcrl.growth.head import add_heads, load_head_recipe
+    from lightcrl.growth.head import HeadRecipe, add_heads
     from lightcrl.report import progress
     from lightcrl.report.growth import print_headed
 
     with progress.Live() as live:
         done = add_heads(
             model,
-            load_head_recipe(recipe, override or (), output),
+            HeadRecipe.read(recipe, override or (), output),
             encoders=pairs(encoder, "--encoder"),
             trust_remote_code=trust_remote_code,
             tell=live.tell,

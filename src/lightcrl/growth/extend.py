@@ -26,6 +26,7 @@ from lightcrl.embedder import Embedder, load
 from lightcrl.encoders import settled
 from lightcrl.events import Tell
 from lightcrl.features import Features
+from lightcrl.features.contents import training_data
 from lightcrl.features.embed import embed_split, embed_together
 from lightcrl.files.local import make_folder, write_json
 from lightcrl.files.locks import only_writer
@@ -34,7 +35,7 @@ from lightcrl.growth.history import dated_like, make_step
 from lightcrl.growth.proof import Proof, prove
 from lightcrl.growth.refusals import Growth, check_apart, check_growth
 from lightcrl.growth.replacement import Replacement, measure_replacement
-from lightcrl.growth.spec import GrowthRecipe, load_growth_recipe
+from lightcrl.growth.spec import GrowthRecipe
 from lightcrl.heads.state import TrainedHead
 from lightcrl.methods import METHODS, Method
 from lightcrl.methods.extension import NAME, Extension, grow, grown_up
@@ -123,11 +124,7 @@ def extend(
         LockedError: another process writes into the folder.
         LightCRLError: the recipe, the data or the machine does not allow the extension.
     """
-    if not isinstance(recipe, GrowthRecipe):
-        recipe = load_growth_recipe(recipe, overrides, output)
-    elif output is not None:
-        recipe = recipe.model_copy(update={"output": str(output)})
-    check_apart(model, recipe.folder)
+    recipe = GrowthRecipe.opened(recipe, model, overrides, output)
     embedder = load(model, encoders=encoders, trust_remote_code=trust_remote_code)
     if not is_main():
         return _extend(model, embedder, recipe, replace, tell)
@@ -189,6 +186,10 @@ def _train(
     method = grow(base.method, base.name, fresh, groups.names.values(), spec.loss, seed=recipe.seed, weights=weights)
     owner = {anchor: name for name, anchor in groups.names.items()}
     encoders = {name: settled(spec, groups.encoders[name]) for name, spec in recipe.encoders.items()}
+    seen = groups.only({*fresh, *(groups.names[name] for name in partners)})
+    split = seen.split("train")
+    if len(met := met_groups(split, fresh)) < len(split):  # groups of old items alone teach a new modality nothing
+        seen = seen.replace_split("train", split.subset(met))
     checkpoint = Checkpoint(
         method,
         name=NAME,
@@ -197,11 +198,8 @@ def _train(
         fingerprints={anchor: base.fingerprints[name] for anchor, name in owner.items()}
         | {name: encoder.fingerprint for name, encoder in groups.encoders.items()},
         recipe={"name": recipe.name},
+        data=training_data(seen),
     )
-    seen = groups.only({*fresh, *(groups.names[name] for name in partners)})
-    split = seen.split("train")
-    if len(met := met_groups(split, fresh)) < len(split):  # groups of old items alone teach a new modality nothing
-        seen = seen.replace_split("train", split.subset(met))
     apart = {groups.names[name] for name in recipe.encoders if name in groups.names}
     name = {"method": f"{base.name} with {', '.join(fresh)}", "seed": recipe.seed}
     trained = train(
@@ -268,6 +266,7 @@ def grown_checkpoint(
         lineage=[*base.lineage, step],
         former=base.former | former,
         heads=without(base.heads, fresh),
+        data=training.data,
     )
 
 
@@ -367,6 +366,7 @@ def remove(model: Path | str, modality: str, output: Path | str) -> Checkpoint:
         lineage=[*base.lineage, step],
         former=base.former | former,
         heads=without(base.heads, [modality]),
+        data=base.data,
     )
     with only_writer(folder):
         dated_like(smaller, folder).save(make_folder(folder) / "best")

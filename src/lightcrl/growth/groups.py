@@ -1,7 +1,8 @@
 """Groups of an extension: features of new items, and embeddings of old ones.
 
 All that can be refused is refused before the first item is encoded: data without old items, groups without partner,
-vectors of another width or model, stores of another encoder, encoders whose files have changed.
+vectors of another width or model, stores of another encoder, encoders whose files have changed, batches larger than
+the data.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from lightcrl.growth.anchors import anchor_items, anchor_vectors
 from lightcrl.growth.spec import GrowthRecipe
 from lightcrl.growth.vectors import read_vectors
 from lightcrl.training.early import report_groups
+from lightcrl.training.plan import check_batch
 
 LEAST = 2
 """Least number of training groups with a new item and an old one: a contrastive loss needs two."""
@@ -138,6 +140,7 @@ def check_partners(
 
     Raises:
         GrowthError: fewer than `LEAST` training groups have both a new item and one of `partners`.
+        TrainingError: a batch is larger than the training groups with a new item and another.
         DataError: `data.strict`, and a group has no partner.
         TooManyRejectedError: more groups have no partner than `data.max_rejected` allows.
     """
@@ -164,6 +167,8 @@ def check_partners(
     if rejected and recipe.data.strict:
         raise DataError(f"{rejected[0]}. strict = true stops at the first such group; strict = false sets it aside.")
     check_rejected(rejected, count - len(rejected), recipe.data.max_rejected)
+    sides = [trained, *(groups[new] for new in recipe.encoders)]
+    check_batch(recipe.training, sum(sum(name in side for side in sides) > 1 for name in train))
     return rejected
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from lightcrl.checkpoint import Checkpoint, load_checkpoint
 from lightcrl.data import DataSpec
@@ -27,29 +27,22 @@ from lightcrl.features.spec import FeaturesSpec
 from lightcrl.files.local import make_folder, write_json
 from lightcrl.files.locks import only_writer
 from lightcrl.growth.proof import Proof, prove
-from lightcrl.growth.refusals import check_apart
+from lightcrl.growth.spec import ChildRecipe
 from lightcrl.heads.spec import HeadSpec, name_heads
 from lightcrl.heads.state import TrainedHead
-from lightcrl.recipe import read_table
 from lightcrl.specs import parse
 from lightcrl.training.heads import head_features, head_training, train_head
 
 
-class HeadRecipe(BaseModel):
+class HeadRecipe(ChildRecipe):
     """The recipe of heads on a trained model.
 
     Attributes:
-        name: name of the model with its heads.
-        output: folder of the model; by default `runs/<name>` in the working directory.
         data: groups; by default those that the model was trained on.
         features: folder of feature stores; by default the model's.
         heads: heads by name.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(min_length=1)
-    output: str | None = None
     data: DataSpec | None = None
     features: FeaturesSpec | None = None
     heads: Annotated[dict[str, HeadSpec], BeforeValidator(name_heads)] = Field(min_length=1)
@@ -59,11 +52,6 @@ class HeadRecipe(BaseModel):
         for name, spec in self.heads.items():
             head_training(spec, name)
         return self
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the model with its heads."""
-        return Path(self.output) if self.output else Path("runs") / self.name
 
 
 @dataclass(frozen=True)
@@ -89,16 +77,6 @@ class Headed:
             },
             "unchanged": self.proof.to_json(),
         }
-
-
-def load_head_recipe(path: Path | str, overrides: Iterable[str] = (), output: Path | str | None = None) -> HeadRecipe:
-    """Read the recipe of heads, with overrides `section.key=value`.
-
-    Raises:
-        RecipeError: see `load_recipe`.
-    """
-    recipe: HeadRecipe = parse(HeadRecipe, read_table(path, overrides, output))
-    return recipe
 
 
 def add_heads(
@@ -130,11 +108,7 @@ def add_heads(
         LockedError: another process writes into the folder.
         LightCRLError: the recipe, the data or the machine does not allow the training.
     """
-    if not isinstance(recipe, HeadRecipe):
-        recipe = load_head_recipe(recipe, overrides, output)
-    elif output is not None:
-        recipe = recipe.model_copy(update={"output": str(output)})
-    check_apart(model, recipe.folder)
+    recipe = HeadRecipe.opened(recipe, model, overrides, output)
     embedder = load(model, device="cpu", encoders=encoders, trust_remote_code=trust_remote_code)
     with only_writer(recipe.folder, tell) as hold:
         return _add(model, embedder, recipe, hold.guard(tell))

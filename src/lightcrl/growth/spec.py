@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,6 +23,7 @@ from lightcrl.data import DataSpec
 from lightcrl.data.spec import VectorsSpec
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.features.spec import FeaturesSpec
+from lightcrl.growth.refusals import check_apart
 from lightcrl.recipe import read_table
 from lightcrl.specs import parse
 from lightcrl.training.spec import TrainingSpec
@@ -42,12 +43,56 @@ class MeasuredSpec(BaseModel):
     others: tuple[str, ...] = ()
 
 
-class GrowthRecipe(BaseModel):
+class ChildRecipe(BaseModel):
+    """Common keys of the recipes that make a model from another one: an extension, or heads.
+
+    Attributes:
+        name: name of the model.
+        output: folder of the model; by default `runs/<name>` in the working directory.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    output: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the model."""
+        return Path(self.output) if self.output else Path("runs") / self.name
+
+    @classmethod
+    def opened(
+        cls, recipe: Self | Path | str, model: Path | str, overrides: Iterable[str], output: Path | str | None
+    ) -> Self:
+        """Return a recipe or that of a file, with another `output` if one is given.
+
+        Raises:
+            RecipeError: see `load_recipe`.
+            GrowthError: the output is the folder of `model`, which it is made of.
+        """
+        if not isinstance(recipe, cls):
+            recipe = cls.read(recipe, overrides, output)  # type: ignore[arg-type]
+        elif output is not None:
+            recipe = recipe.model_copy(update={"output": str(output)})
+        check_apart(model, recipe.folder)
+        return recipe
+
+    @classmethod
+    def read(cls, path: Path | str, overrides: Iterable[str] = (), output: Path | str | None = None) -> Self:
+        """Read a recipe from its file, with overrides `section.key=value`.
+
+        Raises:
+            RecipeError: see `load_recipe`.
+        """
+        recipe: Self = parse(cls, read_table(path, overrides, output))
+        return recipe
+
+
+class GrowthRecipe(ChildRecipe):
     """The recipe of an extension.
 
     Attributes:
-        name: name of the extension.
-        output: folder of the extended model; by default `runs/<name>` in the working directory.
         seed: seed of fresh weights, batches and dropout.
         partners: old modalities in the training; by default all that are not in `evaluation.others`. A modality whose
             encoder is replaced stands for its old embeddings of the same items; by default these are only measured if
@@ -63,10 +108,6 @@ class GrowthRecipe(BaseModel):
         tuning: refused, since encoders of old modalities must not change, and those of new ones stay frozen too.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(min_length=1)
-    output: str | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
     partners: tuple[str, ...] | None = Field(default=None, min_length=1)
     data: DataSpec
@@ -88,20 +129,3 @@ class GrowthRecipe(BaseModel):
                 f"{', '.join(both)} among partners and evaluation.others; expected every modality in one of the two"
             )
         return self
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the extended model."""
-        return Path(self.output) if self.output else Path("runs") / self.name
-
-
-def load_growth_recipe(
-    path: Path | str, overrides: Iterable[str] = (), output: Path | str | None = None
-) -> GrowthRecipe:
-    """Read the recipe of an extension, with overrides `section.key=value`.
-
-    Raises:
-        RecipeError: see `load_recipe`.
-    """
-    recipe: GrowthRecipe = parse(GrowthRecipe, read_table(path, overrides, output))
-    return recipe

@@ -103,7 +103,7 @@ class LeastSquares(LinearBridge):
             TrainingError: no item of a new modality shares a group with an embedding.
         """
         stems = self.new_stems()
-        seen = moments_towards(stems, steps, slice(None))
+        seen = moments_towards(stems, steps)
         for name, stem in stems.items():
             own, cross = seen.own[name], seen.cross[name]
             share = seen.share(stem, self.options.shrinkage)
@@ -127,7 +127,7 @@ class Procrustes(LinearBridge):
     def solve(self, steps: Iterable[Step]) -> None:
         """Solve the rotations in one pass over the training split; errors as in `LeastSquares.solve`."""
         stems = self.new_stems()
-        seen = moments_towards(stems, steps, slice(None))
+        seen = moments_towards(stems, steps)
         for name, stem in stems.items():
             own, cross = seen.own[name], seen.cross[name]
             turned = rotation(cross.covariance)

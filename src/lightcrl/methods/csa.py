@@ -71,4 +71,4 @@ class CSA(Linear):
             TrainingError: see `solve`.
         """
         stems = {name: stem for name in fresh if isinstance(stem := self.stem(name), Stem)}
-        regress_stems(stems, steps, slice(None), self.options.shrinkage)
+        regress_stems(stems, steps, self.options.shrinkage)

@@ -16,11 +16,13 @@ from lightcrl.methods.attention_pool import SequencePool
 from lightcrl.methods.base import Method, MethodOptions, Stem, Step
 from lightcrl.methods.dropout import Dropout
 from lightcrl.methods.fusion import OPERATIONS, FusionName, shrink
-from lightcrl.methods.solve import regress_stems, solve_stems
+from lightcrl.methods.solve import moments_towards, ridge, set_affine, set_linear, solve_stems
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 # Limit on the features of all modalities together for the canonical part: some minutes and some gigabytes.
 MOST_FEATURES = 12_288
+# Steps of the inversion of the encoder; each halves the error.
+INVERSIONS = 12
 # Of a canonical part that is kept although nothing correlates.
 LEAST_SHARE = 1e-9
 
@@ -190,12 +192,57 @@ class DeepFusionEncoder(Method):
             self.share.fill_(solved.filled * solved.shrinkage / (1 + solved.shrinkage / 2))
 
     def solve_towards(self, fresh: Collection[str], steps: Iterable[Step]) -> None:
-        """Bring the canonical stems of `fresh` to the canonical part of the embeddings that there are.
+        """Solve the canonical stems of `fresh`, and start the trained ones where the embeddings in their groups are.
+
+        Both are ridge regressions from the slots: to the canonical part of these embeddings, and to the tokens that the
+        encoder would make their trained parts of. From there few groups train better stems than from random weights
+        (docs/LOG.md).
 
         Raises:
             TrainingError: see `solve`.
         """
-        regress_stems(self._canonical_stems(fresh), self._slots_of(fresh, steps), slice(self.options.dim, None))
+        stems = {name: stem for name in fresh if isinstance(stem := self.stem(name), Stem)}
+        mode = self.block.training
+        self.block.eval()
+        seen = moments_towards(stems, self._slots_of(fresh, steps), self._inverted)
+        self.block.train(mode)
+        for name, canonical in self._canonical_stems(fresh).items():
+            stem, own, cross = stems[name], seen.own[name], seen.cross[name]
+            directions = ridge(own.covariance, cross.covariance, seen.share(stem, "auto"))
+            set_affine(stem, directions[:, : self.options.dim], own.mean, cross.right_mean[: self.options.dim])
+            set_linear(canonical, directions[:, self.options.dim :], own.mean)
+            if name in self.pools:
+                self._quieten(name)
+
+    @torch.no_grad()
+    def _inverted(self, modality: str, embeddings: Tensor) -> Tensor:
+        """Return embeddings [B, D] with tokens that `encode` maps to their trained parts in place of these.
+
+        The iteration is u <- u + (e - encode(u)) / 2: near the start of a training the encoder is the identity, or
+        twice that with attention to a single token.
+        """
+        contexts = self.fusion.neutral + self.context(modality)
+        mask = torch.ones(len(embeddings), 1, dtype=torch.bool, device=embeddings.device)
+        tokens = []
+        trained = embeddings[:, : self.options.dim].chunk(len(contexts), -1)
+        for part, context in zip(trained, contexts, strict=True):
+            wanted = normalize(part, dim=-1)
+            token = wanted.clone()
+            for _ in range(INVERSIONS):
+                token += (wanted - self.encode(token[:, None], mask, context)) / 2
+            tokens.append(token)
+        return torch.cat([*tokens, embeddings[:, self.options.dim :]], -1)
+
+    @torch.no_grad()
+    def _quieten(self, modality: str) -> None:
+        """Make the pooled token of a sequence small, and the slots carry the mean of all tokens."""
+        pool, stem = self.pools[modality], self.stem(modality)
+        assert isinstance(pool, SequencePool)
+        assert isinstance(stem, Stem)
+        shrink(pool)
+        share = self.modalities[modality].slots / (self.modalities[modality].slots + 1)
+        stem.weight.div_(share)
+        stem.bias.div_(share)
 
     def _canonical_stems(self, names: Iterable[str]) -> dict[str, Stem]:
         return {name: stem for name in names if isinstance(stem := self.canonical[name], Stem)}

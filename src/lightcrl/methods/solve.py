@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
 from typing import Literal, NamedTuple
 
@@ -76,16 +76,13 @@ def solve_stems(
     weights = correlations.clamp(min=0) ** power * real
     for name, stem in stems.items():
         assert isinstance(stem, Stem)
-        _set(stem, maps[name] * weights, own[name].mean)
+        set_linear(stem, maps[name] * weights, own[name].mean)
     return Solved(shrinkage, min(1.0, int(real.sum()) / most))
 
 
 @torch.no_grad()
 def regress_stems(
-    stems: Mapping[str, Stem],
-    steps: Iterable[Step],
-    columns: slice,
-    shrinkage: float | Literal["auto"] = "auto",
+    stems: Mapping[str, Stem], steps: Iterable[Step], shrinkage: float | Literal["auto"] = "auto"
 ) -> None:
     """Make stems map to the embeddings of what stands in a group with their items, by regularised regression.
 
@@ -97,16 +94,15 @@ def regress_stems(
     Args:
         stems: stems by modality; their weights are overwritten.
         steps: one pass over the training split; the tokens of other modalities are embeddings [N, 1, d].
-        columns: columns of the embeddings, as many as the stems are wide, or fewer.
         shrinkage: p, of covariances; see `CSAOptions`.
 
     Raises:
         TrainingError: no item shares a group with an embedding.
     """
-    seen = moments_towards(stems, steps, columns)
+    seen = moments_towards(stems, steps)
     for name, stem in stems.items():
         directions = ridge(seen.own[name].covariance, seen.cross[name].covariance, seen.share(stem, shrinkage))
-        _set(stem, directions, seen.own[name].mean)
+        set_linear(stem, directions, seen.own[name].mean)
 
 
 class Towards(NamedTuple):
@@ -127,8 +123,13 @@ class Towards(NamedTuple):
         return stem.width / (stem.width + self.groups) if shrinkage == "auto" else shrinkage
 
 
-def moments_towards(stems: Mapping[str, Stem], steps: Iterable[Step], columns: slice) -> Towards:
-    """Return the moments of one pass over the training split; arguments and errors as in `regress_stems`."""
+def moments_towards(
+    stems: Mapping[str, Stem], steps: Iterable[Step], targets: Callable[[str, Tensor], Tensor] = lambda _, e: e
+) -> Towards:
+    """Return the moments of one pass over the training split; `steps` and errors as in `regress_stems`.
+
+    `targets` turns the embeddings [N, d] in the groups of a modality into what its features are correlated with.
+    """
     own = {name: Moments(stem.width, stem.width) for name, stem in stems.items()}
     cross: dict[str, Moments] = {}
     groups = torch.zeros(0, dtype=torch.int64)
@@ -137,10 +138,10 @@ def moments_towards(stems: Mapping[str, Stem], steps: Iterable[Step], columns: s
             features = stems[name].features(step.tokens[name])
             own[name].add(features, features)
             for other in step.tokens.keys() - stems.keys():
-                targets = step.tokens[other].values[:, 0, columns]
+                wanted = targets(name, step.tokens[other].values[:, 0])
                 left, right = (step.groups[name][:, None] == step.groups[other]).nonzero(as_tuple=True)
-                moments = cross.setdefault(name, Moments(stems[name].width, targets.shape[1]))
-                moments.add(features[left], targets[right])
+                moments = cross.setdefault(name, Moments(stems[name].width, wanted.shape[1]))
+                moments.add(features[left], wanted[right])
         groups = torch.unique(torch.cat([groups, *(numbers.cpu() for numbers in step.groups.values())]))
     for name in stems:
         if name not in cross or not cross[name].count:
@@ -165,11 +166,12 @@ def rotation(cross: Tensor) -> Tensor:
 @torch.no_grad()
 def set_affine(stem: Stem, directions: Tensor, mean: Tensor, target: Tensor) -> None:
     """Set a stem to the map x -> (x - mean) A + target of an item, A [F, k] as wide as the stem."""
-    _set(stem, directions, mean)
+    set_linear(stem, directions, mean)
     stem.bias.add_(target.to(stem.bias.device))
 
 
-def _set(stem: Stem, directions: Tensor, mean: Tensor) -> None:
+@torch.no_grad()
+def set_linear(stem: Stem, directions: Tensor, mean: Tensor) -> None:
     """Set a stem to the map x -> (x - mean) A [F, k] of an item."""
     directions = pad(directions, (0, stem.weight.shape[-1] - directions.shape[1]))
     # The mean over slots divides by their number.

@@ -38,6 +38,7 @@ from lightcrl.tasks.base import Setting
 from lightcrl.tasks.text_similarity import watched
 from lightcrl.tasks.zero_shot import ZeroShotSpec, ZeroShotTask
 from lightcrl.training.log import read_log
+from lightcrl.training.spec import TrainingSpec
 
 MOST = 8
 """Greatest number of classes with colours of their own in a figure."""
@@ -117,6 +118,23 @@ class Confusion:
 
 
 @dataclass(frozen=True)
+class GrowthFacts:
+    """The last step of an extended model.
+
+    Attributes:
+        change: the step in words.
+        figures: the content of extension.json.
+        history: every model of the line: digest, change, date, data, figures.
+        elsewhere: modalities whose items are from the data of an ancestor, since that of the step has none.
+    """
+
+    change: str
+    figures: Mapping[str, Any]
+    history: Sequence[Sequence[str]]
+    elsewhere: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """The content of a run's page.
 
@@ -136,6 +154,7 @@ class Report:
         gallery: queries with their results.
         notes: remarks on the data.
         heads: heads of the run's model by name.
+        growth: the last step of an extended model; None for a model that was trained whole.
     """
 
     name: str
@@ -153,6 +172,7 @@ class Report:
     gallery: tuple[Query, ...]
     notes: tuple[str, ...] = ()
     heads: Mapping[str, TrainedHead] = field(default_factory=dict)
+    growth: GrowthFacts | None = None
 
     @property
     def compared(self) -> tuple[ModelFacts, ...]:
@@ -216,16 +236,16 @@ def gather(
             ModalityFacts(
                 modality,
                 spec.kind,
-                _encoder_name(spec),
+                encoder_name(spec),
                 modality in checkpoint.towers,
-                _token_shape(store),
+                token_shape(store),
                 store.rows,
                 store.nbytes,
             )
             for (modality, spec), store in zip(recipe.encoders.items(), stores.values(), strict=True)
         ),
         models=tuple(_model(recipe, folder, number, entry) for number, entry in enumerate(figures["models"])),
-        settings=_settings(recipe, folder),
+        settings=settings(recipe.method.options, recipe.training, folder),
         confusion=_confusion(classified, method, zero_shot.templates or ()) if classified and zero_shot else None,
         classes=_classes(classified, method) if classified else None,
         space=look(collection.vectors, collection.links, attributes),
@@ -261,6 +281,11 @@ def _collect(method: Method, features: Features, dataset: Dataset, recipe: Recip
 def _model(recipe: Recipe, folder: Path, number: int, entry: Mapping[str, Any]) -> ModelFacts:
     # Runs may have been moved, so only the last part of the folder counts.
     place = folder / "others" / Path(entry["folder"]).name if number else folder
+    return model_facts(place, entry, recipe.evaluation.tasks)
+
+
+def model_facts(place: Path, entry: Mapping[str, Any], tasks: Iterable[str] = ()) -> ModelFacts:
+    """Return the facts of a model from the folder of its training and its figures; `tasks` are further evaluations."""
     log = read_log(place)
     steps = [(event["step"], event["loss"]) for event in log if event["event"] == "step"]
     evaluations = [event for event in log if event["event"] == "evaluation"]
@@ -272,9 +297,9 @@ def _model(recipe: Recipe, folder: Path, number: int, entry: Mapping[str, Any]) 
         load_checkpoint(place).parts(),
         entry["seconds"],
         Result.from_json(entry["retrieval"]),
-        Result.from_json(entry["zero_shot"]) if entry["zero_shot"] else None,
+        Result.from_json(entry["zero_shot"]) if entry.get("zero_shot") else None,
         Result.from_json(pairs) if pairs else None,
-        {label: Result.from_json(entry[label]) for label in recipe.evaluation.tasks if label in entry},
+        {label: Result.from_json(entry[label]) for label in tasks if label in entry},
         np.array(steps, dtype=np.float64).reshape(-1, 2),
         np.array(recall, dtype=np.float64).reshape(-1, 2),
         watched(evaluations),
@@ -303,18 +328,21 @@ def _classes(prepared: ZeroShotTask, method: Method) -> Space:
     return look(vectors, links, {"class": dict(enumerate(prepared.classes))})
 
 
-def _settings(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    start = next(event for event in read_log(folder) if event["event"] == "start")
-    training = recipe.training.model_dump(mode="json", include={"loss", "schedule", "weight_decay"})
+def settings(options: Mapping[str, Any], training: TrainingSpec, place: Path) -> dict[str, Any]:
+    """Return the settings of a training by name, from its recipe and its log in `place`."""
+    start = next(event for event in read_log(place) if event["event"] == "start")
+    chosen = training.model_dump(mode="json", include={"loss", "schedule", "weight_decay"})
     planned = {name: start[name] for name in ("batch_size", "items_per_group", "epochs", "steps")}
-    return {**recipe.method.options, **planned, **training}
+    return {**options, **planned, **chosen}
 
 
-def _encoder_name(spec: EncoderSpec) -> str:
+def encoder_name(spec: EncoderSpec) -> str:
+    """Return the name of an encoder for people: of a folder its last part."""
     return Path(spec.model).name if Path(spec.model).is_absolute() else spec.model
 
 
-def _token_shape(store: Store) -> str:
+def token_shape(store: Store) -> str:
+    """Return number and width of the tokens in a store, in words."""
     most = f"up to {store.longest}"
     count = f"{store.slots} + {most}" if store.sequence else str(store.slots) if store.slots > 1 else most
     return f"{count} × {store.dim}"

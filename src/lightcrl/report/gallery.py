@@ -1,11 +1,14 @@
-"""Queries with their results: two random queries, the best and the worst of each direction."""
+"""Queries with their results: two random queries, the best and the worst of each direction.
+
+Where no group has items of both modalities there are no right answers; such a direction has random queries alone.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
 import wave
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +25,8 @@ from lightcrl.metrics.ranks import ranks
 TARGETS = ("image", "text", "audio", "vectors")
 QUERIES = ("text", "audio", "image", "vectors")
 DRAWN = 2
+UNANSWERED = 8
+"""Number of random queries of a direction without right answers."""
 SHOWN = {"image": 5, "text": 4, "audio": 4, "vectors": 4}
 PIXELS = 128  # longer side of a picture on a page
 RATE = 16_000  # Hz
@@ -67,7 +72,7 @@ class Query:
         item: the query.
         found: the first results.
         answer: the best right result, if it is not among `found`.
-        rank: place of the best right result.
+        rank: place of the best right result; 0 if there is no right answer.
         size: number of items in the gallery.
     """
 
@@ -105,21 +110,40 @@ class Collection:
         return members
 
 
-def gallery(collection: Collection, seed: int = 0) -> tuple[Query, ...]:
-    """Return some queries of every modality to its preferred target; queries of texts come first.
+def gallery(
+    collection: Collection, seed: int = 0, directions: Sequence[tuple[str, str]] | None = None
+) -> tuple[Query, ...]:
+    """Return some queries of every direction.
 
     Args:
         collection: items to query and to search.
         seed: seed of the random choice.
+        directions: source and target of every direction; by default every modality to its preferred target, texts
+            first.
     """
     show = _shower(collection)
-    queries: list[Query] = []
-    for kind in QUERIES:
-        for source in (name for name, medium in collection.kinds.items() if medium == kind):
-            targets = (name for wanted in TARGETS for name, medium in collection.kinds.items() if medium == wanted)
-            target = next(name for name in targets if name != source)
-            queries += _direction(collection, source, target, show, seed)
-    return tuple(queries)
+    if directions is None:
+        directions = [
+            (source, next(target for target in by_kind(collection.kinds, TARGETS) if target != source))
+            for source in by_kind(collection.kinds, QUERIES)
+        ]
+    return tuple(
+        query
+        for source, target in directions
+        for query in (
+            *_direction(collection, source, target, show, seed),
+            *_unanswered(collection, source, target, show, seed),
+        )
+    )
+
+
+def by_kind(kinds: Mapping[str, str], order: Sequence[str] = TARGETS) -> list[str]:
+    """Return modalities in the order of their kinds.
+
+    >>> by_kind({"sound": "audio", "photo": "image"})
+    ['photo', 'sound']
+    """
+    return [name for kind in order for name, medium in kinds.items() if medium == kind]
 
 
 def _direction(
@@ -140,17 +164,39 @@ def _direction(
     for why, at in _choose(rank, likeness, seed):
         number = numbers[at]
         scores = (searched @ asking[number]).numpy()
-        results = tuple(
-            Found(show(target, item), float(scores[item]), place, item in right[number])
-            for place, item in enumerate(
-                np.argsort(-scores, kind="stable").tolist()[: SHOWN[collection.kinds[target]]], 1
-            )
-        )
+        results = _first(collection, target, scores, right[number], show)
         answer = None
         if not any(result.right for result in results):
             best = max(right[number], key=lambda item: (scores[item], -item))
             answer = Found(show(target, best), float(scores[best]), int(rank[at]), True)
         yield Query(why, source, target, show(source, number), results, answer, int(rank[at]), len(searched))
+
+
+def _first(
+    collection: Collection, target: str, scores: np.ndarray, right: set[int], show: Callable[[str, int], Shown]
+) -> tuple[Found, ...]:
+    """Return the first results of a query from its similarity [N] to every item of the gallery."""
+    best = np.argsort(-scores, kind="stable").tolist()[: SHOWN[collection.kinds[target]]]
+    return tuple(
+        Found(show(target, item), float(scores[item]), place, item in right) for place, item in enumerate(best, 1)
+    )
+
+
+def _unanswered(
+    collection: Collection, source: str, target: str, show: Callable[[str, int], Shown], seed: int
+) -> Iterator[Query]:
+    """Yield random queries, each with another text, if no group has items of both modalities."""
+    if collection.by_group(source).keys() & collection.by_group(target).keys():
+        return
+    searched, told = collection.vectors[target], set[str]()
+    for number in np.random.default_rng(seed).permutation(len(collection.vectors[source])).tolist():
+        item = show(source, number)
+        if len(told) == UNANSWERED or item.text in told:
+            continue
+        told.add(item.text)
+        scores = (searched @ collection.vectors[source][number]).numpy()
+        results = _first(collection, target, scores, set(), show)
+        yield Query("drawn", source, target, item, results, None, 0, len(searched))
 
 
 def _choose(rank: np.ndarray, likeness: np.ndarray, seed: int) -> list[tuple[str, int]]:

@@ -14,8 +14,8 @@ from lightcrl.growth.replacement import Replacement
 from lightcrl.lineage import change_words, figure_words
 from lightcrl.report.console import print_heads
 from lightcrl.report.progress import console
+from lightcrl.report.run_sheets import replacement_sheet
 from lightcrl.report.sheets import figures_sheet, print_sheet
-from lightcrl.sheets import Sheet
 
 
 def print_extended(done: Extended) -> None:
@@ -91,10 +91,5 @@ def print_history(checkpoint: Checkpoint) -> None:
 
 
 def _print_replacement(replacement: Replacement) -> None:
-    rows = [
-        (case, f"{estimate.mean:.3f}", "{:.3f}–{:.3f}".format(*estimate.items))
-        for case, estimate in replacement.recall.items()
-    ]
-    headings = ("queries/index", "mean R@1", "95 % interval")
-    print_sheet(Sheet(f"{replacement.modality}: queries/index, mean R@1 over directions", headings, rows))
+    print_sheet(replacement_sheet(replacement.to_json()))
     console.print(replacement.advice, soft_wrap=True, markup=False)

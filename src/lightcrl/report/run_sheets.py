@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightcrl.metrics.result import Result
-from lightcrl.report.facts import ModelFacts, Report
+from lightcrl.report.facts import GrowthFacts, ModelFacts, Report
 from lightcrl.report.sheets import figures_sheet, head_figures, parts_sheet, percent
 from lightcrl.sheets import Cell, Row, Sheet
 from lightcrl.tasks.text_similarity import aligned_spaces
@@ -62,6 +62,7 @@ def run_sheets(report: Report) -> dict[str, Any]:
         "modalities": modality_sheet(report),
         "models": model_sheet(report),
         "heads": head_sheet(report) if report.heads else None,
+        "growth": growth_sheets(report.growth) if report.growth else (),
         "parts": parts_sheet(f"Trained parameters of {own.method}", own.parts),
         "retrieval": retrieval_sheet(report),
         "zero_shot": zero_shot_sheet(report) if own.zero_shot else None,
@@ -69,6 +70,25 @@ def run_sheets(report: Report) -> dict[str, Any]:
         "similarity": similarity_sheet(report) if own.text_similarity else None,
         "others": {label: figures_sheet(result, title) for label, result in own.others.items()},
     }
+
+
+def growth_sheets(growth: GrowthFacts) -> tuple[Sheet, ...]:
+    """Return the line of an extended model, and recall with the old index and a new one if an encoder was replaced."""
+    rows = [[cell.strip("`") for cell in row[:4]] for row in growth.history]
+    headings = ("model", "change", "date", "data")
+    history = Sheet("Models of the line, the first first", headings, rows, words=frozenset(range(4)))
+    replacement = growth.figures["replacement"]
+    return (history, replacement_sheet(replacement)) if replacement else (history,)
+
+
+def replacement_sheet(replacement: Mapping[str, Any]) -> Sheet:
+    """Return mean R@1 by queries and index, from the JSON of a `Replacement`."""
+    rows = [
+        (case, Cell(f"{figure['mean']:.3f}", "{:.3f}–{:.3f}".format(*figure["interval"])))
+        for case, figure in replacement["mean_recall@1"].items()
+    ]
+    title = f"{replacement['modality']}: queries/index, mean R@1 over directions, 95 % intervals"
+    return Sheet(title, ("queries/index", "mean R@1"), rows)
 
 
 def modality_sheet(report: Report) -> Sheet:

@@ -61,12 +61,8 @@ def make_plan(spec: TrainingSpec, split: Split) -> Plan:
         raise TrainingError(
             f"{usable} groups with items of two modalities in the training split; a contrastive loss needs two or more."
         )
+    check_batch(spec, usable)
     batch_size = min(1024, max(16, usable // 4), usable) if spec.batch_size == "auto" else spec.batch_size
-    if batch_size > usable:
-        raise TrainingError(
-            f"training.batch_size is {batch_size}, but only {usable} groups of the training split have items of two "
-            'modalities. Give at most that, or "auto".'
-        )
     items = spec.items_per_group
     if items == "auto":
         means = [members.counts[members.counts > 0].mean() for members in split.members.values() if len(members.rows)]
@@ -74,6 +70,23 @@ def make_plan(spec: TrainingSpec, split: Split) -> Plan:
     per_epoch = count_batches(split, batch_size, items)
     epochs = min(100, max(20, round(400 / per_epoch))) if spec.epochs == "auto" else spec.epochs
     return Plan(batch_size, items, epochs, epochs * per_epoch, per_epoch)
+
+
+def check_batch(spec: TrainingSpec, usable: int) -> None:
+    """Refuse a batch that is larger than the data.
+
+    Args:
+        spec: training settings.
+        usable: number of training groups with items of two modalities.
+
+    Raises:
+        TrainingError: the batch is larger.
+    """
+    if spec.batch_size != "auto" and spec.batch_size > usable:
+        raise TrainingError(
+            f"training.batch_size is {spec.batch_size}, but only {usable} groups of the training split have items of "
+            'two modalities. Give at most that, or "auto".'
+        )
 
 
 def make_window(features: Features, split: Split, plan: Plan, memory: float, sequences: bool) -> Window | None:

@@ -16,7 +16,7 @@ from lightcrl.files.local import make_folder
 from lightcrl.growth.extend import growth_training, sides
 from lightcrl.growth.groups import met_groups, open_groups
 from lightcrl.growth.refusals import Growth, check_growth
-from lightcrl.growth.spec import GrowthRecipe, load_growth_recipe
+from lightcrl.growth.spec import GrowthRecipe
 from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.pipeline import RETRIEVAL
 from lightcrl.studies.compare.outcome import Comparison
@@ -62,22 +62,26 @@ def compare_extensions(
         UnknownNameError: there is no such contestant.
         RecipeError: there are fewer than two contestants.
         GrowthError: the extension is impossible.
+        TrainingError: a subset is smaller than a batch, or larger than the data.
         LightCRLError: another setting of the recipe, the data or the machine is invalid.
     """
     check_processes()
     if not isinstance(recipe, GrowthRecipe):
-        recipe = load_growth_recipe(recipe, overrides)
+        recipe = GrowthRecipe.read(recipe, overrides)
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     check_contest(numbers, target)
     entries = [given if isinstance(given, Entry) else parse_entry(given) for given in rivals or RIVALS]
     labels = [entry.label for entry in entries]
+    least = 2 if recipe.training.batch_size == "auto" else recipe.training.batch_size
+    check_sizes(scaling, least)
     if len(set(labels)) < 2 or len(set(labels)) < len(labels):
         raise RecipeError(f"contestants are {', '.join(labels)}; expected two or more, every label once.")
     folder = make_folder(Path(output) if output else recipe.folder.with_name(f"{recipe.folder.name}-compare"))
     scene = make_scene(model, recipe, replace, folder, tell)
     for entry in entries:
         scene.tries(entry, False)
-    sizes = [] if scaling is None else study_sizes(scaling, len(met_groups(scene.seen.split("train"), scene.fresh)))
+    have = len(met_groups(scene.seen.split("train"), scene.fresh))
+    sizes = [] if scaling is None else study_sizes(scaling, have, least)
     return contest(scene, entries, numbers, tune, sizes, target)
 
 
@@ -109,21 +113,34 @@ def make_scene(model: Path | str, recipe: GrowthRecipe, replaced: str | None, fo
     return Scene(base, recipe, folder, training, fresh, seen, whole, {RETRIEVAL: task}, tell)
 
 
-def study_sizes(wanted: Sequence[int] | str, have: int) -> list[int]:
+def check_sizes(wanted: Sequence[int] | str | None, least: int) -> None:
+    """Refuse subsets of fewer than `least` groups, before anything is encoded.
+
+    Raises:
+        TrainingError: a subset is smaller.
+    """
+    if not isinstance(wanted, str) and wanted is not None and min(wanted, default=least) < least:
+        raise TrainingError(
+            f"a subset of {min(wanted):,} groups was asked for, but a batch has {least:,}. Give larger ones, or "
+            'training.batch_size = "auto".'
+        )
+
+
+def study_sizes(wanted: Sequence[int] | str, have: int, least: int = 2) -> list[int]:
     """Return numbers of training groups, ascending, with the number of all groups last.
 
-    >>> study_sizes("auto", 500), study_sizes([100], 500)
-    ([60, 120, 240, 480, 500], [100, 500])
+    >>> study_sizes("auto", 500), study_sizes("auto", 500, 200), study_sizes([100], 500)
+    ([60, 120, 240, 480, 500], [240, 480, 500], [100, 500])
 
     Raises:
         TrainingError: a subset is larger than the data.
     """
     if isinstance(wanted, str):
-        return [size for size in (60 * 2**power for power in range(40)) if size < have] + [have]
+        return [size for size in (60 * 2**power for power in range(40)) if least <= size < have] + [have]
     sizes = sorted({*wanted, have})
-    if sizes[-1] > have or sizes[0] < 2:
+    if sizes[-1] > have:
         raise TrainingError(
             f"subsets of {', '.join(map(str, sorted(wanted)))} groups, but the training split has {have:,} with new "
-            "and old items. Give 2 to that."
+            "and old items. Give at most that."
         )
     return sizes
