@@ -14,6 +14,7 @@ from lightcrl.data.synthetic.source import Synthetic
 from lightcrl.growth.spec import GrowthRecipe
 from lightcrl.recipe import make_recipe
 from lightcrl.specs import parse
+from recipes import builtin
 
 GROUPS = 60
 KINDS = {"image": "image", "text": "text", "audio": "audio", "note": "text"}
@@ -23,7 +24,7 @@ TRAINING = {"epochs": 2, "batch_size": 16, "precision": "float32", "tensorboard"
 
 
 def encoder(name: str) -> dict[str, Any]:
-    return {"kind": KINDS[name], "model": "builtin"}
+    return builtin(KINDS[name])
 
 
 LARGER = DATA | {"options": {"groups": 240}}

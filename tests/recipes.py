@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+# Narrow: a closed form decomposes matrices as wide as the features of all modalities together.
+NARROW = {"text": {"dim": 64}, "image": {"size": 48, "grid": 2}, "audio": {"segments": 2}}
+
+
+def builtin(kind: str) -> dict[str, Any]:
+    """The table of a narrow encoder without weights."""
+    return {"kind": kind, "model": "builtin", "options": NARROW[kind]}
+
+
 SMALL_WORLD = """
 [data]
 path = "world/groups.jsonl"
@@ -10,10 +21,12 @@ dev_fraction = 0.3
 [encoders.image]
 kind = "image"
 model = "builtin"
+options = { size = 48, grid = 2 }
 
 [encoders.text]
 kind = "text"
 model = "builtin"
+options = { dim = 64 }
 
 [features]
 folder = "features"

@@ -15,6 +15,7 @@ from lightcrl.events import EVENTS, OPEN
 from lightcrl.pipeline import run
 from lightcrl.recipe import make_recipe
 from lightcrl.report.progress import Live
+from recipes import builtin
 
 SOURCE = Path(lightcrl.__file__).parent
 
@@ -70,7 +71,7 @@ def test_a_run_tells_what_is_declared_value_by_value(tmp_path):
     recipe = {
         "name": "small",
         "data": {"source": "synthetic", "options": {"groups": 24, "captions": 1}, "dev_fraction": 0.3},
-        "encoders": {name: {"kind": name, "model": "builtin"} for name in ("image", "text")},
+        "encoders": {name: builtin(name) for name in ("image", "text")},
         "features": {"folder": str(tmp_path / "features")},
         "training": {"epochs": 2, "batch_size": 8, "tensorboard": False, "precision": "float32"},
     }

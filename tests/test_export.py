@@ -51,8 +51,8 @@ def exported(tmp_path_factory):
     """A DFE of two transformers' models and a weightless one, and its export."""
     folder = tmp_path_factory.mktemp("export")
     specs = {
-        "image": EncoderSpec(kind="image", model=str(tiny.vit(folder / "vit"))),
-        "text": EncoderSpec(kind="text", model=str(tiny.bert(folder / "bert")), batch_size=2),
+        "image": EncoderSpec(kind="image", model=str(tiny.vit(folder / "vit", blocks=2))),
+        "text": EncoderSpec(kind="text", model=str(tiny.bert(folder / "bert", blocks=2)), batch_size=2),
         "words": EncoderSpec(kind="text", model="builtin"),
     }
     embedder = make_embedder(specs, "dfe", dim=32, heads=2, feedforward=24, fusion="scaled_dot_product")
@@ -62,7 +62,7 @@ def exported(tmp_path_factory):
 
 @pytest.mark.parametrize("tokens", ["auto", "last|all", "trained+last"])
 def test_an_export_has_the_last_token_and_the_vector_trained(tokens, tmp_path):
-    folder = tiny.qwen3(tmp_path / "model")
+    folder = tiny.qwen3(tmp_path / "model", blocks=2)
     kinds = {"": "Transformer", "1_Pooling": "Pooling"}
     modules = [
         {"idx": n, "path": path, "type": f"sentence_transformers.models.{kind}"}

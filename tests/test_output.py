@@ -30,9 +30,11 @@ captions = 1
 [encoders.image]
 kind = "image"
 model = "builtin"
+options = { size = 48, grid = 2 }
 [encoders.text]
 kind = "text"
 model = "builtin"
+options = { dim = 64 }
 [method]
 dim = 8
 heads = 2

@@ -99,10 +99,11 @@ def bert_words() -> Any:
     return tokenizer("[CLS]", "[SEP]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
 
 
-def bert(folder: Path, seed: int = 0) -> Path:
+def bert(folder: Path, seed: int = 0, blocks: int = 5) -> Path:
     from transformers import BertConfig
 
-    return save(folder, BertConfig(vocab_size=40, max_position_embeddings=24, **WIDE, **DROP), bert_words(), seed=seed)
+    size = {**WIDE, "num_hidden_layers": blocks}
+    return save(folder, BertConfig(vocab_size=40, max_position_embeddings=24, **size, **DROP), bert_words(), seed=seed)
 
 
 def fnet(folder: Path) -> Path:
@@ -125,14 +126,14 @@ def llama(folder: Path) -> Path:
     return save(folder, config, tokenizer("<s>", None, bos_token="<s>", eos_token="</s>"))
 
 
-def qwen3(folder: Path, side: str = "left") -> Path:
+def qwen3(folder: Path, side: str = "left", blocks: int = 5) -> Path:
     """A causal model as embedders have it: every text ends in a token of its own, padding stands where `side` says."""
     from transformers import Qwen3Config
 
     config = Qwen3Config(
         vocab_size=40, max_position_embeddings=24, num_key_value_heads=2,
         head_dim=8, attention_dropout=0.5, initializer_range=0.3,
-        **WIDE,
+        **{**WIDE, "num_hidden_layers": blocks},
     )  # fmt: skip
     words = tokenizer(None, "</s>", eos_token="</s>", pad_token="<pad>", padding_side=side)
     return save(folder, config, words)
@@ -196,10 +197,10 @@ def t5(folder: Path) -> Path:
     return save(folder, config, tokenizer(None, "</s>", eos_token="</s>", pad_token="<pad>"))
 
 
-def vit(folder: Path, seed: int = 0) -> Path:
+def vit(folder: Path, seed: int = 0, blocks: int = 5) -> Path:
     from transformers import ViTConfig, ViTImageProcessorPil
 
-    config = ViTConfig(image_size=32, patch_size=8, **WIDE, **DROP)
+    config = ViTConfig(image_size=32, patch_size=8, **{**WIDE, "num_hidden_layers": blocks}, **DROP)
     return save(folder, config, ViTImageProcessorPil(size={"height": 32, "width": 32}), seed=seed)
 
 

@@ -135,9 +135,12 @@ if os.environ.get("LIGHTCRL_MATRIX") == "all":
 def test_a_default_model_is_exported_as_it_embeds(place, tmp_path, method, tuning, tokens):
     run(make(place, method, tuning, "info_nce", "two", tokens), output=tmp_path / "run")
     embedder = lightcrl.load(tmp_path / "run")
-    exported = ExportedEmbedder(export_onnx(embedder, tmp_path / "onnx"), threads=1)
-    for items, modality in (([place / "0.png"], "image"), (["the red dog"], "text")):
-        np.testing.assert_allclose(exported.encode(items, modality), embedder.encode(items, modality), atol=1e-5)
+    items = {"text": ["the red dog"], "image": [place / "0.png"]}
+    # Of a DFE the graph of pictures is the same in both cells.
+    names = ["text"] if (method, tuning) == ("dfe", "frozen") else list(items)
+    exported = ExportedEmbedder(export_onnx(embedder, tmp_path / "onnx", names), threads=1)
+    for name in names:
+        np.testing.assert_allclose(exported.encode(items[name], name), embedder.encode(items[name], name), atol=1e-5)
 
 
 TOGETHER = [("dfe", "one tower"), ("csa", "frozen")]

@@ -24,6 +24,7 @@ dev_fraction = 0.3
 [encoders.audio]
 kind = "audio"
 model = "builtin"
+options = { segments = 2 }
 [features]
 folder = "features"
 [training]

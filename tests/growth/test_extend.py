@@ -297,4 +297,4 @@ def test_the_models_own_folder_is_not_written(place, model):
 
 def test_names_that_files_hold_are_literals():
     assert NAME == "lightcrl.methods.extension:Extension"
-    assert encoder("audio") == {"kind": "audio", "model": "builtin"}
+    assert encoder("audio") == {"kind": "audio", "model": "builtin", "options": {"segments": 2}}

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import lightcrl
 from lightcrl.cli import app
 from lightcrl.recipe import make_recipe
+from recipes import builtin
 from shelves import picture
 
 DOCS = Path(__file__).parents[2] / "docs" / "search.md"
@@ -35,7 +36,7 @@ def folder(tmp_path_factory):
         "name": "mine",
         "output": str(folder / "runs" / "mine"),
         "data": {"source": "synthetic", "dev_fraction": 0.25, "options": {"groups": 40}},
-        "encoders": {kind: {"kind": kind, "model": "builtin"} for kind in ("image", "text", "audio")},
+        "encoders": {kind: builtin(kind) for kind in ("image", "text", "audio")},
         "features": {"folder": str(folder / "features")},
         "method": {"name": "linear", "dim": 16},
         "training": {"epochs": 1, "batch_size": 16, "tensorboard": False},

@@ -17,6 +17,7 @@ from lightcrl.data.synthetic.source import Made, nth_scene, seed_of
 from lightcrl.index import Entry, Index
 from lightcrl.index.previews import OF_RUN, PIXELS
 from lightcrl.recipe import make_recipe
+from recipes import builtin
 from shelves import make_embedder
 
 GROUPS = 40
@@ -30,7 +31,7 @@ def run(tmp_path_factory):
         "name": "generated",
         "output": str(folder / "run"),
         "data": {"source": "synthetic", "dev_fraction": 0.25, "options": {"groups": GROUPS}},
-        "encoders": {kind: {"kind": kind, "model": "builtin"} for kind in ("image", "text", "audio")},
+        "encoders": {kind: builtin(kind) for kind in ("image", "text", "audio")},
         "features": {"folder": str(folder / "features")},
         "method": {"name": "linear", "dim": 16},
         "training": {"epochs": 1, "batch_size": 16, "tensorboard": False},

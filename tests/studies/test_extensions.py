@@ -138,7 +138,8 @@ def test_sizes_contestants_and_labels_are_checked(place):
 def test_the_command_takes_a_model_to_extend(place, tmp_path):
     (place / "sound.toml").write_text(
         '[data]\nsource = "synthetic"\noptions = { groups = 60 }\ndev_fraction = 0.3\n'
-        '[encoders.audio]\nkind = "audio"\nmodel = "builtin"\n[features]\nfolder = "features"\n'
+        '[encoders.audio]\nkind = "audio"\nmodel = "builtin"\noptions = { segments = 2 }\n'
+        '[features]\nfolder = "features"\n'
     )
     words = ["compare", str(place / "sound.toml"), "--extend", str(place / "dfe"), "--seeds", "1", "--no-tune"]
     words += ["--methods", "least_squares,procrustes", "--output", str(tmp_path), "--json", str(tmp_path / "out.json")]

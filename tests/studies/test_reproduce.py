@@ -41,10 +41,12 @@ columns = {columns}
 [encoders.{a}]
 kind = "{kind}"
 model = "builtin"
+options = {options}
 
 [encoders.text]
 kind = "text"
 model = "builtin"
+options = {{ dim = 64 }}
 
 [features]
 folder = "features"
@@ -160,8 +162,10 @@ def world(tmp_path_factory):
     family.mkdir()
     for part in ("world", "other", "shapes", "pairs.jsonl", "train.jsonl", "scores.jsonl"):
         (family / part).symlink_to(folder / part)
-    (family / "pictures.toml").write_text(RECIPE.format(columns="{}", a="image", kind="image"))
-    (family / "words.toml").write_text(RECIPE.format(columns='{ other = "text" }', a="other", kind="text"))
+    pictures = {"columns": "{}", "a": "image", "kind": "image", "options": "{ size = 48, grid = 2 }"}
+    words = {"columns": '{ other = "text" }', "a": "other", "kind": "text", "options": "{ dim = 64 }"}
+    (family / "pictures.toml").write_text(RECIPE.format(**pictures))
+    (family / "words.toml").write_text(RECIPE.format(**words))
     (family / "family.toml").write_text(FAMILY)
     output = call("reproduce", family, "--output", folder / "done")
     found = json.loads((folder / "done/reproduction.json").read_text())

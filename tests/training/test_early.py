@@ -15,6 +15,7 @@ from lightcrl.pipeline import prepare, run
 from lightcrl.recipe import make_recipe
 from lightcrl.training import early
 from lightcrl.training.early import split_of
+from recipes import builtin
 
 KINDS = {"image": "image", "text": "text"}
 
@@ -23,7 +24,7 @@ def recipe(folder: Path, changes: dict[str, Any]) -> Any:
     table: dict[str, Any] = {
         "name": "early",
         "data": {"source": "synthetic", "options": {"groups": 20, "captions": 2}, "dev_fraction": 0.3},
-        "encoders": {name: {"kind": kind, "model": "builtin"} for name, kind in KINDS.items()},
+        "encoders": {name: builtin(kind) for name, kind in KINDS.items()},
         "features": {"folder": str(folder / "features")},
         "training": {"batch_size": 4, "epochs": 1, "tensorboard": False},
     }

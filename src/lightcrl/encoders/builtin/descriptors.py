@@ -27,18 +27,17 @@ def oriented_gradients(rgb: np.ndarray, cell: int) -> np.ndarray:
     Returns:
         [H / cell - 1, W / cell - 1, 2, 2, 9], float32.
     """
-    down, right = np.zeros_like(rgb), np.zeros_like(rgb)
-    down[1:-1] = rgb[2:] - rgb[:-2]
-    right[:, 1:-1] = rgb[:, 2:] - rgb[:, :-2]
-    steepest = np.hypot(down, right).argmax(2)[..., None]
-    down, right = (np.take_along_axis(steps, steepest, 2)[..., 0].astype(float) for steps in (down, right))
+    planes = np.ascontiguousarray(np.moveaxis(rgb, 2, 0))
+    down, right = np.zeros_like(planes), np.zeros_like(planes)
+    down[:, 1:-1] = planes[:, 2:] - planes[:, :-2]
+    right[..., 1:-1] = planes[..., 2:] - planes[..., :-2]
+    steepest = np.hypot(down, right).argmax(0)
+    down, right = (np.choose(steepest, steps).astype(float) for steps in (down, right))
     histogram = _votes(down, right, cell)
     rows, columns = len(histogram) - 1, histogram.shape[1] - 1
-    blocks = np.empty((rows, columns, 2, 2, ORIENTATIONS), dtype=np.float32)
-    for row in range(rows):
-        for column in range(columns):
-            blocks[row, column] = _normalised(histogram[row : row + 2, column : column + 2])
-    return blocks
+    corners = [histogram[y : y + rows, x : x + columns] for y in (0, 1) for x in (0, 1)]
+    blocks = _normalised(np.stack(corners, 2).reshape(rows, columns, 4 * ORIENTATIONS))
+    return blocks.reshape(rows, columns, 2, 2, ORIENTATIONS).astype(np.float32)
 
 
 def _votes(down: np.ndarray, right: np.ndarray, cell: int) -> np.ndarray:
@@ -60,10 +59,11 @@ def _votes(down: np.ndarray, right: np.ndarray, cell: int) -> np.ndarray:
     return (sums / np.float32(cell**2)).reshape(rows, columns, ORIENTATIONS).astype(float)
 
 
-def _normalised(block: np.ndarray, epsilon: float = 1e-5, greatest: float = 0.2) -> np.ndarray:
-    unit = block / np.sqrt(np.sum(block**2) + epsilon**2)
+def _normalised(blocks: np.ndarray, epsilon: float = 1e-5, greatest: float = 0.2) -> np.ndarray:
+    """Return histograms [..., 36] of length 1, clipped, and of length 1 again."""
+    unit = blocks / np.sqrt(np.sum(blocks**2, -1, keepdims=True) + epsilon**2)
     clipped = np.minimum(unit, greatest)
-    return np.asarray(clipped / np.sqrt(np.sum(clipped**2) + epsilon**2))
+    return np.asarray(clipped / np.sqrt(np.sum(clipped**2, -1, keepdims=True) + epsilon**2))
 
 
 def binary_patterns(grey: np.ndarray, radius: int) -> np.ndarray:
@@ -81,27 +81,26 @@ def binary_patterns(grey: np.ndarray, radius: int) -> np.ndarray:
         [H, W], int64.
     """
     pixels = np.asarray(grey, dtype=np.float64)
+    padded = np.pad(pixels, margin := radius + 1)
     angles = 2 * np.pi * np.arange(NEIGHBOURS) / NEIGHBOURS
-    places = zip(np.round(-radius * np.sin(angles), 5), np.round(radius * np.cos(angles), 5), strict=True)
-    brighter = np.stack([_interpolated(pixels, down, right) >= pixels for down, right in places])
-    alternate = (brighter[1:] != brighter[:-1]).sum(0) > 2
-    return np.where(alternate, NEIGHBOURS + 1, brighter.sum(0))
+    down, right = np.round(-radius * np.sin(angles), 5), np.round(radius * np.cos(angles), 5)
+    # Neighbours above and below each other share the interpolation along the row.
+    along = {step: _interpolated(padded.T, step, margin).T for step in set(right.tolist())}
+    places = zip(down.tolist(), right.tolist(), strict=True)
+    brighter = np.stack([_interpolated(along[step], fall, margin) >= pixels for fall, step in places])
+    alternate = (brighter[1:] != brighter[:-1]).sum(0, dtype=np.uint8) > 2
+    return np.where(alternate, NEIGHBOURS + 1, brighter.sum(0, dtype=np.uint8)).astype(np.int64)
 
 
-def _interpolated(pixels: np.ndarray, down: float, right: float) -> np.ndarray:
-    """Return the brightness beside every pixel, `down` and `right` of it, [H, W]."""
-    rows, columns = np.arange(pixels.shape[0]) + down, np.arange(pixels.shape[1]) + right
-    top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
-    bottom, last = np.ceil(rows).astype(int), np.ceil(columns).astype(int)
-    margin = 1 + int(max(abs(down), abs(right)))
-    padded = np.pad(pixels, margin)
-    below, beyond = (rows - top)[:, None], (columns - left)[None]
-
-    def along(row: np.ndarray) -> np.ndarray:
-        near, far = (padded[np.ix_(row + margin, column + margin)] for column in (left, last))
-        return np.asarray((1 - beyond) * near + beyond * far)
-
-    return np.asarray((1 - below) * along(top) + below * along(bottom))
+def _interpolated(padded: np.ndarray, down: float, margin: int) -> np.ndarray:
+    """Return the brightness `down` of every row, without the `margin` above and below, [H - 2 margin, W]."""
+    count = len(padded) - 2 * margin
+    top, bottom = (margin + int(edge) for edge in (np.floor(down), np.ceil(down)))
+    if top == bottom:
+        return padded[top : top + count]
+    rows = np.arange(count) + down
+    below = (rows - np.floor(rows))[:, None]
+    return np.asarray((1 - below) * padded[top : top + count] + below * padded[bottom : bottom + count])
 
 
 def otsu_threshold(values: np.ndarray, bins: int = 256) -> float:

@@ -79,8 +79,10 @@ class ShapesAndColours(Encoder):
         cells = np.concatenate([self._gradients(rgb), mean, spread, np.sqrt(hues), np.sqrt(fine)], axis=1)
         overall = [rgb.mean((0, 1)), rgb.std((0, 1)), *(np.sqrt(part.mean(0)) for part in (hues, fine, coarse))]
         rows = [*cells, np.concatenate(overall), self._regions(rgb, patterns[1])]
-        width = max(map(len, rows))
-        return np.stack([np.pad(row, (0, width - len(row))) for row in rows]).astype(np.float32)
+        tokens = np.zeros((len(rows), max(map(len, rows))), dtype=np.float32)
+        for token, row in zip(tokens, rows, strict=True):
+            token[: len(row)] = row
+        return tokens
 
     def _means(self, maps: np.ndarray) -> np.ndarray:
         """Return means over the cells of maps [size, size, C], [grid * grid, C]."""
@@ -105,8 +107,10 @@ class ShapesAndColours(Encoder):
         for place, count, weight in ((hue * bins, bins, colourful), (value * 2, 3, 1 - colourful)):
             below = np.floor(place)
             nearness = 1 - (place - below)
-            lower = self._histogram(below % count, count, weight * nearness)
-            shares.append(lower + self._histogram((below + 1) % count, count, weight * (1 - nearness)))
+            first = below.astype(np.int64) % count
+            after = np.where(first == count - 1, 0, first + 1)
+            lower = self._histogram(first, count, weight * nearness)
+            shares.append(lower + self._histogram(after, count, weight * (1 - nearness)))
         return np.concatenate(shares, axis=1)
 
     def _gradients(self, rgb: np.ndarray) -> np.ndarray:
