@@ -12,6 +12,7 @@ import pytest
 from lightcrl import errors
 from lightcrl.errors import (
     AccessError,
+    BridgeError,
     BusyError,
     CheckpointError,
     CleaningError,
@@ -56,7 +57,7 @@ from lightcrl.files.remote import EXTRAS
 
 TREE = {
     LightCRLError: [
-        CheckpointError, CleaningError, DataError, EncoderError, EngineError, GrowthError, HeadError, HubError,
+        BridgeError, CheckpointError, CleaningError, DataError, EncoderError, EngineError, GrowthError, HeadError, HubError,
         MissingExtraError, ModalityError, QueryError, RecipeError, RequestError, ShapeError, StorageError,
         StoreError, TrainingError, UnknownNameError, UnknownTaskError,
     ],

@@ -127,7 +127,8 @@ class Cut:
 
     def _leave(self, states: TokenBatch) -> TokenBatch:
         encoder = self.encoder
-        states = states.to(encoder.device, encoder.loaded.network.dtype)  # type: ignore[arg-type]
+        weights = next(encoder.loaded.network.parameters())  # training may have moved them from the encoder's device
+        states = states.to(weights.device, weights.dtype)
         digits = states.values[:, 0, :4].round().long()
         own, real = (digits[:, place] * DIGIT + digits[:, place + 1] for place in (0, 2))
         entering = states.values[:, self.slots :, : encoder.loaded.widths[self.first - 1]]
