@@ -57,8 +57,8 @@ from lightcrl.files.remote import EXTRAS
 
 TREE = {
     LightCRLError: [
-        BridgeError, CheckpointError, CleaningError, DataError, EncoderError, EngineError, GrowthError, HeadError, HubError,
-        MissingExtraError, ModalityError, QueryError, RecipeError, RequestError, ShapeError, StorageError,
+        BridgeError, CheckpointError, CleaningError, DataError, EncoderError, EngineError, GrowthError, HeadError,
+        HubError, MissingExtraError, ModalityError, QueryError, RecipeError, RequestError, ShapeError, StorageError,
         StoreError, TrainingError, UnknownNameError, UnknownTaskError,
     ],
     DataError: [EmptyDatasetError, ItemError, TooManyRejectedError],
