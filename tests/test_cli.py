@@ -19,6 +19,7 @@ import lightcrl
 from forked import COMMAND, Program
 from lightcrl.cli import app, main
 from lightcrl.data.synthetic import write_class_folder, write_table
+from lightcrl.errors import RecipeError
 from lightcrl.report import progress
 
 
@@ -81,7 +82,12 @@ def test_the_same_recipe_again_encodes_and_trains_nothing(world):
 def test_a_run_with_views_encodes_them_alone_and_measures_plain_pictures(world, tmp_path):
     events = []
     words = ["encoders.image.views=2", "training.epochs=2", "evaluation.baselines=[]"]
-    done = lightcrl.run(world.recipe, words, tmp_path, events.append)
+    hubs = "evaluation.tasks.hubs={ task = 'retrieval', measures = ['recall'], bank = 40 }"
+    done = lightcrl.run(world.recipe, [*words, hubs], tmp_path, events.append)
+    corrected, plain = done.models[0].results["hubs"].metrics, done.models[0].retrieval.metrics
+    assert corrected["mean_recall@1"] != plain["mean_recall@1"]
+    with pytest.raises(RecipeError, match="bank is for the recipe's own split"):
+        lightcrl.run(world.recipe, [hubs.replace("bank", "data = 'a.csv', bank")], tmp_path)
     encoded = {event["modality"]: event for event in events if event["event"] == "encoded"}
     assert [name for name, event in encoded.items() if event["encoded"]] == ["image, view 1"]
     groups = next(event["groups"] for event in events if event["event"] == "data")
