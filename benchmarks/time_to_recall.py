@@ -47,7 +47,7 @@ from lightcrl.recipe import Recipe, load_recipe
 SCALE = 20.0
 WIDTH = 256
 # Batch size, peak rate and steps of each curve of the last layers' outputs.
-CURVES = ((128, 5e-3, 1000), (512, 1e-2, 500), (128, 2e-3, 1000))
+CURVES = ((128, 5e-3, 1000), (512, 1e-2, 500), (128, 2e-3, 1000), (128, 3e-3, 700))
 EVERY = 50
 SAMPLE = {"image": 64, "text": 1024}
 
@@ -234,16 +234,16 @@ def table(work: Path, goals: list[float]) -> str:
         reached = [point for point in parts.get("lightcrl", {}).get("curve", []) if point[1] >= goal][:1]
         for step, _, seconds in reached:
             lines.append(f"| {goal} | lightcrl | {step} | {seconds:,.0f} | {seconds + encoding:,.0f} |")
+        needed = [
+            (min(step for step, recall in entry["curve"] if recall >= goal), entry["batch"])
+            for entry in parts.get("curve", {}).get("curves", [])
+            if entry["curve"] and max(recall for _, recall in entry["curve"]) >= goal
+        ]
         for name in ("sentence-transformers", "plain"):
-            costs = {
-                f"{entry['batch']}": step * entry["batch"] / speeds["batch"] * speeds[name]
-                for entry in parts.get("curve", {}).get("curves", [])
-                for step, recall in entry["curve"]
-                if recall >= goal and name in speeds
-            }
-            if costs:
-                best = min(costs, key=costs.__getitem__)
-                lines.append(f"| {goal} | {name}, batch {best}, extrapolated | | {costs[best]:,.0f} | the same |")
+            if needed and name in speeds:
+                step, batch = min(needed, key=lambda pair: pair[0] * pair[1])
+                seconds = step * batch / speeds["batch"] * speeds[name]
+                lines.append(f"| {goal} | {name}, extrapolated | {step} of {batch} pairs | {seconds:,.0f} | the same |")
     return "\n".join(lines)
 
 
