@@ -195,7 +195,8 @@ def test_a_run_with_towers_is_loaded_measured_and_embeds_as_it_was_trained(place
 
 
 def test_stored_states_train_as_the_whole_tower_does(place, tmp_path):
-    tuning = {"text": {"blocks": 2, "learning_rate": 1e-3}, "image": {"blocks": 1, "crop": 1.0}}
+    image = {"blocks": 1, "crop": 1.0, "checkpointing": True}
+    tuning = {"text": {"blocks": 2, "learning_rate": 1e-3}, "image": image}
     logs, events = {}, list[Any]()
     for name, cache, dtype in (("whole", False, "float16"), ("states", True, "float32"), ("rounded", True, "float16")):
         table = recipe(place, {key: {**given, "cache": cache} for key, given in tuning.items()}).model_dump(mode="json")

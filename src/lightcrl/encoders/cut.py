@@ -5,8 +5,8 @@ states = cut.enter(prepared)        hidden states that enter it, [B, 1 + F + T, 
 tokens = cut.leave(states)          what `encoder.forward(prepared)` returns, with gradients of the trained part
 
 The network's own code runs on both sides. Below the cut it is stopped at the first trained block. Above the cut it runs
-on blank items: its embedding returns zeros, frozen blocks return what they receive, and the first trained block
-receives the stored states. Masks and positions are those of the network itself, so they follow the items' lengths.
+on blank items: its embedding returns zeros, and frozen blocks return the stored states. Masks and positions are those
+of the network itself, so they follow the items' lengths.
 """
 
 from __future__ import annotations
@@ -167,13 +167,10 @@ class Cut:
 
     @contextmanager
     def _above(self, entering: Tensor) -> Iterator[None]:
-        """Let the first trained block receive `entering` [B, T, D], and all before it do nothing."""
-
-        def swap(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-            return ((entering, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": entering})
-
+        """Let frozen blocks return `entering` [B, T, D], whatever they receive, and all before them do nothing."""
+        # A hook of the first trained block would be gone when a checkpoint runs that block again, backwards.
         idle: dict[nn.Module, Callable[..., Any]] = {
-            block: partial(_pass_on, count)
+            block: partial(_give, (entering, *[None] * (count - 1)) if count else entering)
             for block, count in zip(self._blocks[: self.first], self._returned, strict=True)
         }
         for module, (shape, place) in self._stubs.items():
@@ -182,13 +179,11 @@ class Cut:
                 size[place] = entering.shape[1]
             zeros = torch.zeros(size, dtype=entering.dtype, device=entering.device)
             idle[module] = partial(_give, zeros)
-        hook = self._blocks[self.first].register_forward_pre_hook(swap, with_kwargs=True)
         for module, forward in idle.items():
             vars(module)["forward"] = forward
         try:
             yield
         finally:
-            hook.remove()
             for module in idle:
                 del vars(module)["forward"]
 
@@ -345,13 +340,8 @@ def _equal(output: Tensor, other: Any) -> bool:
     return isinstance(other, Tensor) and output.shape == other.shape and bool((output == other).all())
 
 
-def _give(value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _give(value: Any, *args: Any, **kwargs: Any) -> Any:
     return value
-
-
-def _pass_on(count: int, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Return the argument as a block does: alone, or the first of `count` results."""
-    return (hidden_states, *[None] * (count - 1)) if count else hidden_states
 
 
 def _joined(parts: Sequence[TokenBatch]) -> TokenBatch:

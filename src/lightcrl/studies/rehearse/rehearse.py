@@ -261,9 +261,7 @@ def _forecast(
             rate = measure_training(recipe, spec, stores, dataset, encoders, place, seconds=TRAINING_SECONDS)
             training[spec.name] = rate, len(recipe.evaluation.seeds)
         if recipe.tuning:
-            done.notes.append(
-                "the steps of a trained encoder are not in the forecast: they run its network on every batch"
-            )
+            done.notes.append("the steps of a trained encoder and its stored states are not in the forecast")
         say(", ".join(f"{name} {rate.step * 1e3:,.0f} ms a step" for name, (rate, _) in training.items()))
     values = sum(each.values for each in encoding.values())
     limit = recipe.training.memory_bytes
