@@ -45,12 +45,13 @@ notebooks: install
 docs: install
 	$(BIN)/zensical build --clean --strict
 
-# The suite with the lowest versions that pyproject.toml admits, in an environment of its own.
+# The suite with the lowest versions that pyproject.toml admits, in an environment of its own. Old packages beside new
+# ones warn about each other, so that warnings are no errors there.
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet --disable-pip-version-check uv
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct -e '.[dev]'
-	.venv-lowest/bin/pytest -n 2 --dist loadfile
+	.venv-lowest/bin/pytest -n 2 --dist loadfile -W default
 
 clean:
 	rm -rf $(VENV) .venv-lowest build dist site .mypy_cache .ruff_cache .pytest_cache

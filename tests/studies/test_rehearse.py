@@ -84,6 +84,8 @@ def test_the_forecast_is_what_the_run_takes_and_nothing_stays(place: Path, tmp_p
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
     forecast = done.forecast
     assert forecast is not None
+    assert done.to_json()["forecast"]["core_hours"] == pytest.approx(forecast.seconds * done.cores / 3600)
+    assert 0.05 < done.cores * forecast.seconds < 60
     assert {name: seeds for name, (_, seeds) in forecast.training.items()} == {"linear": 2, "convirt": 2}
     lightcrl.run(recipe)
     stores = [path for path in (place / "features").iterdir() if "-" in path.name]

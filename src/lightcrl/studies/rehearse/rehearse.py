@@ -54,11 +54,13 @@ class Part:
     Attributes:
         name: name of the part.
         seconds: its duration.
+        processor: seconds of computing by this process, all of its threads together.
         outcome: its result in words.
     """
 
     name: str
     seconds: float
+    processor: float
     outcome: str
 
 
@@ -90,9 +92,15 @@ class Rehearsal:
     @contextmanager
     def part(self, name: str) -> Iterator[Callable[[str], None]]:
         """Time a part; the given function takes its result in words."""
-        start, words = time.perf_counter(), [""]
+        start, computed, words = time.perf_counter(), time.process_time(), [""]
         yield lambda outcome: words.__setitem__(0, outcome)
-        self.parts.append(Part(name, time.perf_counter() - start, words[0]))
+        self.parts.append(Part(name, time.perf_counter() - start, time.process_time() - computed, words[0]))
+
+    @property
+    def cores(self) -> float:
+        """Number of cores that this process had while rates were measured; below 1 on a busy machine."""
+        timed = [part for part in self.parts if part.name.startswith("rate of")]
+        return sum(part.processor for part in timed) / max(1e-9, sum(part.seconds for part in timed))
 
     def to_json(self) -> dict[str, Any]:
         """Return parts, problems and forecast as JSON."""
@@ -109,6 +117,7 @@ class Rehearsal:
         made = self.forecast
         forecast = {
             "hours": made.seconds / 3600,
+            "core_hours": made.seconds * self.cores / 3600,
             "feature_bytes": round(made.feature_bytes),
             "run_bytes": round(made.run_bytes),
             "memory_bytes": round(made.memory),
@@ -165,7 +174,6 @@ def _rehearse(recipe: Recipe, done: Rehearsal, place: Path, page: Callable[[Path
         done.groups = dict(Counter(dataset.splits))
         say(", ".join(f"{count:,} {split}" for split, count in done.groups.items()) + " groups")
     _note_data(done, dataset)
-    _note_load(done)
     with done.part("encoders") as say:
         encoders = {modality: load_encoder(spec) for modality, spec in recipe.encoders.items()}
         check_early(dataset, encoders, specs, recipe.training, recipe.tuning, recipe.evaluation.split)
@@ -177,6 +185,7 @@ def _rehearse(recipe: Recipe, done: Rehearsal, place: Path, page: Callable[[Path
         small = small_recipe(recipe, data, tasks, place)
         stores = _run_small(small, done, encoders, page, tell)
         done.forecast = _forecast(recipe, small, done, dataset, encoders, stores, tasks, specs)
+        _note_load(done, done.forecast)
         done.problems += find_problems(recipe, done.forecast)
     finally:
         release(data)
@@ -283,11 +292,15 @@ def _note_data(done: Rehearsal, dataset: Dataset) -> None:
         done.notes.append(f"{done.groups.get('dev', 0)} groups in dev: figures will have wide intervals")
 
 
-def _note_load(done: Rehearsal) -> None:
-    """Say that times are those of a busy machine, where the system tells its load."""
+def _note_load(done: Rehearsal, forecast: Forecast) -> None:
+    """Say that times are those of a busy machine, where the system tells its load, and what the run computes."""
     load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
     if load > 1.5 * cores:
-        done.notes.append(f"{load:.0f} processes compete for {cores} cores: alone, the run is faster than forecast")
+        done.notes.append(
+            f"{load:.0f} processes compete for {cores} cores, and this one had {done.cores:.2f} of a core: the run "
+            f"takes {forecast.seconds / 3600:.1f} h at this load, for {forecast.seconds * done.cores / 60:.0f} "
+            "core-minutes of computing"
+        )
 
 
 def _note_rejected(recipe: Recipe, done: Rehearsal, rates: Mapping[str, EncodingRate]) -> None:
