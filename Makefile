@@ -28,7 +28,7 @@ demo: $(DEMO)
 
 # Two workers, each with whole files: a file's models and data are made once.
 test: install lint types
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .
@@ -51,7 +51,7 @@ test-lowest:
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet --disable-pip-version-check uv
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct -e '.[dev]'
-	.venv-lowest/bin/pytest -n 2 --dist loadfile -W default
+	.venv-lowest/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -W default
 
 clean:
 	rm -rf $(VENV) .venv-lowest build dist site .mypy_cache .ruff_cache .pytest_cache

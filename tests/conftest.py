@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
-# Before torch is loaded, for the programs that tests start as well: on busy cores, spinning threads stall each other.
+# Before NumPy and torch are loaded, and for the programs and kernels that tests start: on busy cores, spinning threads
+# stall each other, and over tensors of a few numbers several threads only wait for each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -14,8 +17,29 @@ from hypothesis import settings
 settings.register_profile("fixed", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("fixed")
 
-# Over tensors of a few numbers, several threads only wait for each other.
 torch.set_num_threads(1)
+
+# Files of half a minute and more, the longest first: at the end of a run no worker waits for another one's long file.
+LONGEST = (
+    "test_notebooks.py",
+    "test_export.py",
+    "test_demo.py",
+    "contracts/test_methods.py",
+    "test_tutorials.py",
+    "studies/test_compare.py",
+    "contracts/test_defaults.py",
+    "test_real.py",
+    "test_processes.py",
+    "test_cli.py",
+    "test_two_commands.py",
+    "growth/test_extend.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring the longest files to the front (`--no-loadscope-reorder` keeps them there)."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")
