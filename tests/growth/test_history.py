@@ -100,7 +100,7 @@ def test_the_report_of_another_encoder_has_both(line):
     assert report.growth is not None
     assert [row[1] for row in report.growth.history] == ["trained", "with audio", "image by another encoder"]
     assert {(query.source, query.target) for query in report.gallery} >= {("image", "text"), ("text", "image")}
-    assert report.models[0].method == "dfe image by another encoder"
+    assert report.models[0].method == "dfe"
 
 
 def test_done_again_it_keeps_its_date(line, tmp_path):

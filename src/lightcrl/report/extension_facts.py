@@ -28,7 +28,7 @@ from lightcrl.growth.extend import growth_training, sides
 from lightcrl.growth.groups import Groups, open_groups, read_old_and_new
 from lightcrl.growth.history import restore
 from lightcrl.growth.spec import GrowthRecipe
-from lightcrl.lineage import change_words, history_table
+from lightcrl.lineage import history_table
 from lightcrl.report.facts import (
     GrowthFacts,
     ModalityFacts,
@@ -87,7 +87,7 @@ def gather_extension(folder: Path, tell: Tell) -> Report:
         split=recipe.evaluation.split,
         groups=dict(Counter(dataset.splits)),
         modalities=tuple(_modality(name, collection, checkpoint, parent, groups) for name in collection.kinds),
-        models=(model_facts(folder / "training", {**figures, **_named(checkpoint, recipe)}),),
+        models=(model_facts(folder / "training", {**figures, "method": checkpoint.name, "seed": recipe.seed}),),
         settings=settings(parent.method.options.model_dump(mode="json"), spec, folder / "training"),
         confusion=None,
         classes=None,
@@ -98,7 +98,6 @@ def gather_extension(folder: Path, tell: Tell) -> Report:
         ),
         heads=checkpoint.heads,
         growth=GrowthFacts(
-            change_words(checkpoint.lineage[-1]),
             figures,
             history_table(checkpoint.digest, checkpoint.lineage),
             tuple(name for name in absent if name in collection.items),
@@ -115,10 +114,6 @@ def _read(folder: Path) -> tuple[GrowthRecipe, dict[str, Any]]:
             f"no finished extension in {folder} ({error}). Expected recipe.json and {FIGURES}; extend the model first."
         ) from None
     return parse(GrowthRecipe, recipe), figures
-
-
-def _named(checkpoint: Checkpoint, recipe: GrowthRecipe) -> dict[str, Any]:
-    return {"method": f"{checkpoint.name} {change_words(checkpoint.lineage[-1])}", "seed": recipe.seed}
 
 
 def _items(

@@ -122,13 +122,11 @@ class GrowthFacts:
     """The last step of an extended model.
 
     Attributes:
-        change: the step in words.
         figures: the content of extension.json.
         history: every model of the line: digest, change, date, data, figures.
         elsewhere: modalities whose items are from the data of an ancestor, since that of the step has none.
     """
 
-    change: str
     figures: Mapping[str, Any]
     history: Sequence[Sequence[str]]
     elsewhere: tuple[str, ...]
