@@ -59,7 +59,7 @@ class PriorOptions(HeadOptions):
     input_dropout: float = Field(default=0.2, ge=0, lt=1)
     unconditional: float = Field(default=0.1, ge=0, lt=1)
     draws: int = Field(default=2, gt=0)
-    guidance: float = Field(default=1.0, ge=0)
+    guidance: float = Field(default=1.5, ge=0)
     steps: int = Field(default=32, gt=0, le=64)
     judged: int = Field(default=500, gt=1)
 
