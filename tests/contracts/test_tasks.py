@@ -169,7 +169,7 @@ def test_every_task_says_what_it_needs_before_it_encodes(name):
     assert isinstance(task.name, str)
     spec = make_task_spec(name, {"data": "anything"})
     wanted = {"zero_shot": ("image", "text"), "text_similarity": ("text",)}
-    expected = wanted.get(name, ("text", "image") if name == "retrieval" else ("image",))
+    expected = wanted.get(name, ("text", "image") if name in ("retrieval", "prior") else ("image",))
     assert tuple(task.modalities(spec, {"text": "text", "image": "image"})) == expected
     # A model without what the task needs: any two modalities do for retrieval.
     lacking = {"text_similarity": {"image": "image"}, "captioning": {"text": "text"}}

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from lightcrl import __version__
-from lightcrl.checkpoint import load_checkpoint
+from lightcrl.checkpoint import Checkpoint, load_checkpoint
 from lightcrl.data import Dataset, load_dataset
+from lightcrl.embedder import Embedder
 from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import CheckpointError
@@ -28,18 +29,23 @@ from lightcrl.features.base import item_keys
 from lightcrl.features.embed import embed_split
 from lightcrl.features.extract import encode_each
 from lightcrl.heads.state import TrainedHead
+from lightcrl.imaginer import DRAWING, Imaginer
 from lightcrl.methods import Method
 from lightcrl.metrics.result import Result
 from lightcrl.metrics.zero_shot import predict
 from lightcrl.recipe import Recipe, make_recipe
 from lightcrl.report.gallery import Collection, Query, gallery
+from lightcrl.report.imagining_page import Imagined, gather_imagined
 from lightcrl.report.space import Space, look
 from lightcrl.tasks.base import Setting
+from lightcrl.tasks.heads import head_names
 from lightcrl.tasks.text_similarity import watched
 from lightcrl.tasks.zero_shot import ZeroShotSpec, ZeroShotTask
 from lightcrl.training.log import read_log
 from lightcrl.training.spec import TrainingSpec
 
+PROMPTS, SAMPLES = 4, 4
+"""Numbers of texts that a decoder draws, and of pictures of each."""
 MOST = 8
 """Greatest number of classes with colours of their own in a figure."""
 
@@ -153,6 +159,7 @@ class Report:
         notes: remarks on the data.
         heads: heads of the run's model by name.
         growth: the last step of an extended model; None for a model that was trained whole.
+        imagined: pictures that its decoder draws of texts of the split, if it has a decoder.
     """
 
     name: str
@@ -171,6 +178,7 @@ class Report:
     notes: tuple[str, ...] = ()
     heads: Mapping[str, TrainedHead] = field(default_factory=dict)
     growth: GrowthFacts | None = None
+    imagined: tuple[Imagined, ...] = ()
 
     @property
     def compared(self) -> tuple[ModelFacts, ...]:
@@ -250,7 +258,17 @@ def gather(
         gallery=gallery(collection),
         notes=tuple(notes),
         heads=checkpoint.heads,
+        imagined=_imagined(checkpoint, collection),
     )
+
+
+def _imagined(checkpoint: Checkpoint, collection: Collection) -> tuple[Imagined, ...]:
+    """Return pictures of the first texts of the split, if the model has a decoder."""
+    if not head_names(checkpoint, DRAWING):
+        return ()
+    imaginer = Imaginer(Embedder(checkpoint, device="cpu"))
+    texts = [str(item.read()) for item in collection.items[imaginer.drawing.source][:PROMPTS]]
+    return gather_imagined(imaginer, texts, imaginer.imagine(texts, samples=SAMPLES), {})
 
 
 def _read(folder: Path) -> tuple[Recipe, dict[str, Any]]:

@@ -7,6 +7,7 @@ from itertools import chain
 
 from lightcrl.errors import MissingExtraError
 from lightcrl.report.facts import Report
+from lightcrl.report.imagining_page import picture_uri
 from lightcrl.report.run_sheets import run_sheets, together_sheet
 from lightcrl.tasks.text_similarity import aligned_spaces
 
@@ -37,4 +38,5 @@ def render(*reports: Report) -> str:
         together=together_sheet(dict(zip(labels, reports, strict=True)), directions, len(measured) == 1),
         outline=outline,
         aligned_spaces=aligned_spaces,
+        uri=picture_uri,
     )

@@ -17,7 +17,7 @@ from lightcrl.data import Rejection
 from lightcrl.encoders.base import fingerprint
 from lightcrl.errors import DataError, HeadError, ModalityError
 from lightcrl.features import Features
-from lightcrl.heads.base import Material
+from lightcrl.features.embed import embed_rows
 from lightcrl.heads.prior.head import Prior, choose, first_pairs
 from lightcrl.metrics.generation import diversity, frechet_distance
 from lightcrl.metrics.intervals import hits
@@ -28,7 +28,6 @@ from lightcrl.tasks.base import EMBEDDING, Figures, Outcome, Setting, Task, shar
 from lightcrl.tasks.heads import load_head
 from lightcrl.tasks.retrieval import RetrievalSpec, data_spec, encode_groups
 from lightcrl.tasks.spec import TaskSpec
-from lightcrl.training.heads import gather_material
 
 PRIOR = "prior"
 BEFORE = "before"
@@ -166,14 +165,21 @@ class PriorTask(Task):
             raise HeadError(
                 f"the prior makes {what}; expected {' -> '.join(self.names)}, embeddings. Name another head."
             )
-        material = gather_material(checkpoint, self.features)
+        stores = [self.features.store(name) for name in self.names]
         given, truths = (
-            material.vectors[name][torch.from_numpy(rows)] for name, rows in zip(self.names, self.pairs.T, strict=True)
+            embed_rows(checkpoint.method, store, name, rows).float()
+            for store, name, rows in zip(stores, self.names, self.pairs.T, strict=True)
         )
-        outcome = {EMBEDDING: self._drawn(head, material, self.pairs[:, 0], given, truths, None)}
-        outcome[BEFORE] = _columns(given, truths, np.zeros(len(given)))
+        draws = self.spec.draws or max(2, head.options.draws)
+
+        def drawn(guidance: float | None) -> np.ndarray:
+            settings = {"draws": draws, "guidance": guidance, "seed": self.spec.seed}
+            samples = head.generate_rows(stores[0], self.pairs[:, 0], given, **settings)
+            return _columns(choose(samples, given), truths, diversity(samples.numpy()))
+
+        outcome = {EMBEDDING: drawn(None), BEFORE: _columns(given, truths, np.zeros(len(given)))}
         for strength in self.spec.guidances if head.guided else ():
-            outcome[f"guidance {strength:g}"] = self._drawn(head, material, self.pairs[:, 0], given, truths, strength)
+            outcome[f"guidance {strength:g}"] = drawn(strength)
         return Outcome(outcome)
 
     def figures(self, space: str, outcome: np.ndarray) -> Figures:
@@ -194,13 +200,6 @@ class PriorTask(Task):
         """Return the recall of a constant query."""
         name, _, k = measure.partition("@")
         return min(1.0, int(k) / self.units) if name == "recall" else None
-
-    def _drawn(
-        self, head: Prior, material: Material, rows: np.ndarray, given: Tensor, truths: Tensor, guidance: float | None
-    ) -> np.ndarray:
-        draws = self.spec.draws or max(2, head.options.draws)
-        samples = head.generate_rows(material, rows, draws=draws, guidance=guidance, seed=self.spec.seed)
-        return _columns(choose(samples, given), truths, diversity(samples.numpy()))
 
 
 def _columns(vectors: Tensor, truths: Tensor, spread: np.ndarray) -> np.ndarray:

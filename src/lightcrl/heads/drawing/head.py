@@ -46,6 +46,8 @@ class DrawingOptions(HeadOptions):
         input_dropout: share of the encoder's features set to zero in training.
         unconditional: share of training in which words and embedding are hidden, for guidance.
         without_embedding: share of training in which the embedding alone is hidden: words should do without it.
+        embedding_noise: length of the noise that is added to the unit vector in training: a picture must not be known
+            by its embedding, and what a prior makes is not exact.
         guidance: strength of guidance; 1 has none.
         steps: number of steps of a drawing.
         judged: greatest number of groups that judge the head.
@@ -61,7 +63,8 @@ class DrawingOptions(HeadOptions):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     input_dropout: float = Field(default=0.1, ge=0, lt=1)
     unconditional: float = Field(default=0.1, ge=0, lt=1)
-    without_embedding: float = Field(default=0.3, ge=0, lt=1)
+    without_embedding: float = Field(default=0.4, ge=0, lt=1)
+    embedding_noise: float = Field(default=0.5, ge=0)
     guidance: float = Field(default=2.0, ge=0)
     steps: int = Field(default=24, gt=0, le=64)
     judged: int = Field(default=100, gt=0)
@@ -153,7 +156,10 @@ class Drawing(Head):
         rows = np.asarray(batch.rows[self.target])[taken.cpu().numpy()]
         drawn = torch.rand(len(rows), 1).to(self.mean.device)
         hidden, alone = drawn < self.options.unconditional, drawn >= 1 - self.options.without_embedding
-        condition = self._condition(batch.tokens[self.source].rows(owners), self._embeddings(rows), alone)
+        embeddings = self._embeddings(rows)
+        noise = torch.randn(embeddings.shape).to(embeddings.device) / embeddings.shape[1] ** 0.5
+        embeddings = embeddings + self.options.embedding_noise * noise
+        condition = self._condition(batch.tokens[self.source].rows(owners), embeddings, alone)
         condition = torch.where(hidden, self.nothing.to(condition.dtype), condition)
         times = draw_times(len(rows), MIDDLE).to(self.mean.device)
         return flow_loss(partial(self._predict, condition=condition), self._data(rows), times)

@@ -34,6 +34,9 @@ class PictureNetwork(nn.Module):
         self.wide_place = nn.Parameter(torch.randn(1, wide, cells // 2, cells // 2) * 0.02)
         self.down = nn.ModuleList(_Block(channels, channels, condition) for _ in range(blocks))
         self.narrow = nn.Conv2d(channels, wide, 2, stride=2)
+        # Modulation is the same everywhere; where things stand is told by a small map of its own.
+        self.layout = nn.Linear(condition, channels // 2 * (cells // 2) ** 2)
+        self.spread = nn.Conv2d(channels // 2, wide, 1)
         self.middle = nn.ModuleList(_Block(wide, wide, condition) for _ in range(2 * blocks))
         self.looks = nn.ModuleList(_Attention(wide) for _ in range(blocks))
         self.widen = nn.Conv2d(wide, 4 * channels, 1)
@@ -42,12 +45,14 @@ class PictureNetwork(nn.Module):
 
     def forward(self, pictures: Tensor, times: Tensor, condition: Tensor) -> Tensor:
         """Return predictions of the pictures [N, 3, S, S] from places [N, 3, S, S], times [N], conditions [N, c]."""
-        told = silu(condition + self.time(encode_times(times)))
+        # Linear in the condition: what words add up to in combinations seen, they add up to in others.
+        told = condition + self.time(encode_times(times))
         cells = pixel_unshuffle(pictures, PATCH).contiguous(memory_format=torch.channels_last)
         fine = self.entry(cells) + self.place
         for block in self.down:
             fine = block(fine, told)
-        values = self.narrow(fine) + self.wide_place
+        layout = self.layout(told).view(len(told), -1, *self.wide_place.shape[-2:])
+        values = self.narrow(fine) + self.wide_place + self.spread(layout)
         for number, block in enumerate(self.middle):
             values = block(values, told)
             if number % 2 == 0:
@@ -88,7 +93,9 @@ class _Attention(nn.Module):
         count, channels, height, width = values.shape
         cells = _norm(values).flatten(2).mT
         parts = self.ask(cells).view(count, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        seen = scaled_dot_product_attention(*parts.unbind(0)).transpose(1, 2).flatten(2)
+        # The gradient of attention in bfloat16 takes four times as long on a CPU.
+        with torch.autocast(values.device.type, enabled=False):
+            seen = scaled_dot_product_attention(*parts.float().unbind(0)).transpose(1, 2).flatten(2)
         return values + self.tell(seen).mT.view(count, channels, height, width)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lightcrl.errors import HeadError
+from lightcrl.features.base import Store
 from lightcrl.features.table import Split
 from lightcrl.heads.base import Head, HeadBatch, HeadOptions, Material, Space
 from lightcrl.heads.captioning.head import draw_owners
@@ -58,7 +59,7 @@ class PriorOptions(HeadOptions):
     input_dropout: float = Field(default=0.2, ge=0, lt=1)
     unconditional: float = Field(default=0.1, ge=0, lt=1)
     draws: int = Field(default=2, gt=0)
-    guidance: float = Field(default=1.0, ge=0)
+    guidance: float = Field(default=1.5, ge=0)
     steps: int = Field(default=32, gt=0, le=64)
     judged: int = Field(default=500, gt=1)
 
@@ -190,15 +191,21 @@ class Prior(Head):
         samples = self.sample(tokens, embeddings, **settings)
         return choose(samples, embeddings) if self.options.slot is None else samples[:, 0]
 
-    def generate_rows(self, material: Material, rows: np.ndarray, **settings: Any) -> Tensor:
-        """Return samples [N, K, out] for stored items at `rows` [N], whose numbers are 0, 1, ..."""
+    def generate_rows(self, store: Store, rows: np.ndarray, embeddings: Tensor, **settings: Any) -> Tensor:
+        """Return samples [N, K, out] for the stored items at `rows` [N], whose numbers are 0, 1, ...
+
+        Args:
+            store: store of the given modality.
+            rows: their rows.
+            embeddings: their embeddings [N, d].
+            settings: those of `sample`, without `numbers`.
+        """
         made = []
         for start in range(0, len(rows), PART):
-            batch = material.batch({self.source: rows[start : start + PART]}, {}, self.sequences)
-            tokens, embeddings = batch.tokens[self.source], batch.embeddings[self.source]
-            numbers = range(start, start + len(embeddings))
-            device = self.mean.device
-            made.append(self.sample(tokens.to(device), embeddings.to(device), numbers=numbers, **settings).cpu())
+            chosen = slice(start, start + PART)
+            tokens = store.gather(rows[chosen], sequence=self.sequences).to(self.mean.device, torch.float32)
+            given = embeddings[chosen].to(self.mean.device)
+            made.append(self.sample(tokens, given, numbers=range(start, start + len(given)), **settings).cpu())
         return torch.cat(made)
 
     def judge(self, material: Material) -> Mapping[str, float]:
@@ -211,11 +218,9 @@ class Prior(Head):
             )
         pairs = pairs[np.sort(np.random.default_rng(0).permutation(len(pairs))[: self.options.judged])]
         truths = normalize(self._targets(material, pairs[:, 1]), dim=1)
-        samples = self.generate_rows(material, pairs[:, 0])
-        if self.options.slot is None:
-            made = choose(samples, material.vectors[self.source][torch.from_numpy(pairs[:, 0])])
-        else:
-            made = normalize(samples[:, 0], dim=1)
+        given = material.vectors[self.source][torch.from_numpy(pairs[:, 0])]
+        samples = self.generate_rows(material.features.store(self.source), pairs[:, 0], given)
+        made = choose(samples, given) if self.options.slot is None else normalize(samples[:, 0], dim=1)
         own = np.stack([np.arange(len(pairs))] * 2, 1)
         recall = hits(ranks(made, truths, own), 1).mean()
         return {"dev_cosine": float((made * truths).sum(1).mean()), "dev_recall@1": float(recall)}
