@@ -70,12 +70,11 @@ SPACE = Weights(0.0, 0.0)
 
 
 def choose_weights(hits: Sequence[Hits]) -> Weights:
-    """Return the weights with the greatest mean R@1 of reordered hits.
+    """Return the weight of crowding, then that of the residual, by mean R@1 of reordered hits.
 
-    First that of crowding; then, of the residual, which has many parameters, the smallest weight within a standard
-    error of the best one, so that chance gains stay out.
+    Each is the smallest within a standard error of the best one, so that chance gains stay out.
     """
-    local = max(LOCAL, key=lambda each: _recall([some.shares(Weights(each, 0.0)) for some in hits]))
+    local = _least_weight({each: [some.shares(Weights(each, 0.0)) for some in hits] for each in LOCAL})
     by_weight = {weight: [some.shares(Weights(local, weight)) for some in hits] for weight in WEIGHTS}
     return Weights(local, _least_weight(by_weight))
 
