@@ -143,6 +143,14 @@ def test_evaluation_measures_captions_beside_retrieval_and_people(model, tmp_pat
     assert set(json.loads(lines[0])) == {"source", "caption", "references"}
 
 
+def test_figures_without_references_are_refused(model, tmp_path):
+    (tmp_path / "bare.jsonl").write_text('{"image": "a.png", "text": null}\n{"image": null, "text": "a dog"}\n')
+    pictures()[0].save(tmp_path / "a.png")
+    code, output = command("evaluate", "captioning", model, "--head", "nearest", "--data", tmp_path / "bare.jsonl")
+    assert code == 1
+    assert "has both an item of 'image' and a caption of 'text'" in " ".join(output.split())
+
+
 def test_exported_graphs_say_what_the_head_says(model, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     from lightcrl.export import export_onnx

@@ -230,7 +230,11 @@ def test_a_run_trains_the_heads_of_its_recipe_and_reorders_by_them(tmp_path):
     assert after.metrics["image_to_text/recall@10"] == pytest.approx(before.metrics["image_to_text/recall@10"])
     page = CliRunner().invoke(app, ["report", str(done.folder)], catch_exceptions=False)
     assert page.exit_code == 0
-    assert "Heads on the space of linear" in (done.folder / "report.html").read_text()
+    shown = (done.folder / "report.html").read_text()
+    assert "Heads on the space of linear" in shown
+    gain = 100 * (after.metrics["mean_recall@1"] - before.metrics["mean_recall@1"])
+    assert "What each objective adds: mean of 1 seed," in shown
+    assert f"{gain:+.1f}" in shown.partition("contrast + matching (reordered)")[2].partition("</tr>")[0]
     for wrong in ({"heads": {}}, {"evaluation": table["evaluation"] | {"baselines": ["linear"]}}):
         with pytest.raises(HeadError, match="reordered needs the head 'matching'"):
             lightcrl.run(make_recipe(table | wrong), output=tmp_path / "refused")

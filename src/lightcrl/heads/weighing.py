@@ -71,12 +71,11 @@ SPACE = Weights(0.0, 0.0)
 
 
 def choose_weights(hits: Sequence[Hits]) -> Weights:
-    """Return the weights with the greatest mean R@1 of reordered hits.
+    """Return the weight of crowding, then that of the residual, by mean R@1 of reordered hits.
 
-    First that of crowding; then, of the residual, which has many parameters, the smallest weight within a standard
-    error of the best one, so that chance gains stay out.
+    Each is the smallest within a standard error of the best one, and 0 if that one gains less than two standard errors.
     """
-    local = max(LOCAL, key=lambda each: _recall([some.shares(Weights(each, 0.0)) for some in hits]))
+    local = _least_weight({each: [some.shares(Weights(each, 0.0)) for some in hits] for each in LOCAL})
     by_weight = {weight: [some.shares(Weights(local, weight)) for some in hits] for weight in WEIGHTS}
     return Weights(local, _least_weight(by_weight))
 
@@ -99,12 +98,15 @@ def _recall(shares: Sequence[Tensor]) -> float:
 
 
 def _least_weight(by_weight: Mapping[float, Sequence[Tensor]]) -> float:
-    """Return the smallest weight whose R@1, by direction and query, is within a standard error of the best one's."""
+    """Return the smallest weight whose R@1, by direction and query, is within a standard error of the best one's.
+
+    The weight is 0 if the best one is not two standard errors better than that: spaces near their ceiling stay.
+    """
     best = max(by_weight, key=lambda weight: _recall(by_weight[weight]))
 
-    def within(weight: float) -> bool:
+    def within(weight: float, errors: float) -> bool:
         gaps = [first - own for first, own in zip(by_weight[best], by_weight[weight], strict=True)]
         error = torch.stack([gap.var(correction=0) / len(gap) for gap in gaps]).sum().sqrt() / len(gaps)
-        return _recall(gaps) <= float(error)
+        return _recall(gaps) <= errors * float(error)
 
-    return min(filter(within, by_weight))
+    return 0.0 if within(0.0, 2) else min(weight for weight in by_weight if within(weight, 1))

@@ -63,6 +63,7 @@ def run_sheets(report: Report) -> dict[str, Any]:
         "models": model_sheet(report),
         "heads": head_sheet(report) if report.heads else None,
         "growth": growth_sheets(report.growth) if report.growth else (),
+        "objectives": objectives_sheet(report),
         "parts": parts_sheet(f"Trained parameters of {own.method}", own.parts),
         "retrieval": retrieval_sheet(report),
         "zero_shot": zero_shot_sheet(report) if own.zero_shot else None,
@@ -134,6 +135,35 @@ def head_sheet(report: Report) -> Sheet:
         rows.append((name, ", ".join(head.modalities), f"{head.parameters:,}", seconds, head_figures(head)))
     headings = ("head", "modalities", "parameters", "seconds", "figures on the groups that chose it")
     return Sheet(f"Heads on the space of {report.models[0].method}", headings, rows, words=frozenset({0, 1, 4}))
+
+
+def objectives_sheet(report: Report) -> Sheet | None:
+    """Return what matching and captioning add to the space, over the seeds of the run's own method; None without heads.
+
+    Heads never change the space: what one adds does not depend on the others.
+    """
+    models = [model for model in report.models if model.method == report.models[0].method]
+    rows: list[Row] = [("contrast", _over_seeds(models, "", MEAN), "", "", "")]
+    for label, result in models[0].others.items():
+        if MEAN in result.metrics and result.counts == models[0].retrieval.counts:
+            gains = [100 * (each.others[label].metrics[MEAN] - each.retrieval.metrics[MEAN]) for each in models]
+            gain = Cell(f"{sum(gains) / len(gains):+.1f}", f"{min(gains):+.1f} to {max(gains):+.1f}")
+            rows.append((f"contrast + matching ({label})", _over_seeds(models, label, MEAN), gain, "", ""))
+        elif "bleu_4" in result.metrics:
+            figures = (_over_seeds(models, label, "bleu_4"), _over_seeds(models, label, "cider"))
+            rows.append((f"contrast + captioning ({label})", rows[0][1], "", *figures))
+    if not report.heads or len(rows) == 1:
+        return None
+    headings = ("objectives", "mean recall@1, %", "gain", "BLEU-4, %", "CIDEr-D, %")
+    title = f"What each objective adds: mean of {len(models)} seed{'s' * (len(models) > 1)}, least to greatest"
+    return Sheet(title, headings, rows, words=frozenset({0}))
+
+
+def _over_seeds(models: Sequence[ModelFacts], label: str, name: str) -> Cell:
+    """Return the mean of a figure in per cent; an empty label is the space's own retrieval."""
+    values = [100 * (each.others[label] if label else each.retrieval).metrics[name] for each in models]
+    ends = f"{min(values):.1f}–{max(values):.1f}" if len(values) > 1 else ""
+    return Cell(f"{sum(values) / len(values):.1f}", ends)
 
 
 def retrieval_sheet(report: Report) -> Sheet:
