@@ -70,14 +70,20 @@ def recipe_of(shared: Path, folder: str) -> Recipe:
 
 
 def train_to_goal(recipe: Recipe, work: Path, goal: float) -> dict[str, Any]:
-    """Train with the defaults until dev mean R@1 is `goal`; return the curve [step, R@1, seconds]."""
+    """Train with the defaults until dev mean R@1 is `goal`; return the curve [step, R@1, seconds].
+
+    A run that was stopped resumes, and so do its seconds, as of its last evaluation.
+    """
     features, encoders, _ = prepare(recipe)
-    begun, curve = time.process_time(), list[tuple[int, float, float]]()
+    file = work / "lightcrl.json"
+    curve = json.loads(file.read_text())["curve"] if file.exists() else []
+    begun = time.process_time() - (curve[-1][2] if curve else 0)
 
     def watch(event: Mapping[str, Any]) -> None:
         if event["event"] == "evaluation":
             curve.append((event["step"], event["dev_mean_recall@1"], time.process_time() - begun))
             print(curve[-1], flush=True)
+            write_json(file, {"curve": curve})
             if curve[-1][1] >= goal:
                 raise ReachedError
 
