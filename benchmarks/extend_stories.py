@@ -50,22 +50,23 @@ def main() -> None:
     folder = given.output.absolute()
     story = {"kind": "text", "model": str(SHARED / "models/stories260K")}
     encoders = {"image": encoder("vit"), "text": encoder("text"), "story": story}
-    common: dict[str, Any] = {
-        "data": {
-            "path": str(fewer(write_splits(folder), given.photographs)),
-            "root": str(SHARED / "data/flickr8k"),
-            "split_column": "split",
-            "key": "image",
-            "columns": {"image": "image", "text": "caption", "story": "caption"},
-        },
-        "features": {"folder": str(given.features or folder / "features")},
-        "training": {"evaluate_every": 5, "tensorboard": False},
-    }
+    table = str(fewer(write_splits(folder), given.photographs))
+
+    def common(*names: str) -> dict[str, Any]:
+        columns = {name: "image" if name == "image" else "caption" for name in names}
+        places = {"path": table, "root": str(SHARED / "data/flickr8k")}
+        return {
+            "data": {**places, "split_column": "split", "key": "image", "columns": columns},
+            "features": {"folder": str(given.features or folder / "features")},
+            "training": {"evaluate_every": 5, "tensorboard": False},
+        }
+
+    def run(*names: str) -> dict[str, Any]:
+        return {"name": "-".join(names), "encoders": {name: encoders[name] for name in names}, **common(*names)}
 
     def space(*names: str) -> Path:
-        table = {"name": "-".join(names), "encoders": {name: encoders[name] for name in names}, **common}
         place = folder / f"{'-'.join(names)}-{given.photographs}-{given.seed}"
-        lightcrl.run(make_recipe(table | {"evaluation": {"seeds": [given.seed]}}), output=place)
+        lightcrl.run(make_recipe(run(*names) | {"evaluation": {"seeds": [given.seed]}}), output=place)
         return place
 
     added = parse(
@@ -76,7 +77,7 @@ def main() -> None:
             "partners": ["text"],
             "encoders": {"story": story},
             "evaluation": {"others": ["image"], "split": "test"},
-            **common,
+            **common(*encoders),
         },
     )
     base = space("image", "text")
@@ -87,9 +88,7 @@ def main() -> None:
         "all three from the start": space("image", "text", "story"),
         "photographs and stories260K alone": space(*PAIR),
     }
-    features, _, _ = prepare(
-        make_recipe({"name": "pair", "encoders": {name: encoders[name] for name in PAIR}, **common})
-    )
+    features, _, _ = prepare(make_recipe(run(*PAIR)))
     pair, figures, first = only(features, PAIR), {}, None
     print("| space | R@1 between photographs and stories260K's captions | added minus this |\n|---|---|---|")
     for label, place in places.items():

@@ -129,10 +129,17 @@ def test_sizes_contestants_and_labels_are_checked(place):
     assert study_sizes("auto", 100) == [60, 100]
     with pytest.raises(TrainingError, match="subsets of 200 groups, but the training split has 100"):
         study_sizes([200], 100)
+    assert study_sizes("auto", 300, least=100) == [120, 240, 300]
     with pytest.raises(UnknownNameError, match="procrustes"):
         compare_extensions(place / "dfe", wanted, ["extension", "procrustos"], output=place / "study")
     with pytest.raises(RecipeError, match="expected two or more, every label once"):
         compare_extensions(place / "dfe", wanted, ["extension"], output=place / "study")
+
+
+def test_a_subset_smaller_than_a_batch_is_refused_before_anything_is_encoded(place, tmp_path):
+    with pytest.raises(TrainingError, match="a subset of 10 groups was asked for, but a batch has 16"):
+        compare_extensions(place / "dfe", recipe(tmp_path), scaling=[10, 20], output=tmp_path / "study")
+    assert not (tmp_path / "features").exists()
 
 
 def test_the_command_takes_a_model_to_extend(place, tmp_path):
