@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import coloured
 import lightcrl
@@ -22,6 +23,7 @@ from lightcrl.pipeline import Run, prepare, run
 from lightcrl.recipe import Recipe, make_recipe
 from lightcrl.report.console import print_run
 from lightcrl.report.facts import Report, gather
+from lightcrl.report.imagining_page import Imagined, Near, picture_uri
 from lightcrl.report.progress import Live, console
 from lightcrl.report.run_page import render
 from lightcrl.tasks.base import Setting
@@ -269,6 +271,19 @@ def test_what_was_not_watched_is_not_drawn_and_what_was_not_measured_not_told(re
     assert "<h2>Text similarity</h2>" in html
     html = render(replace(report, models=tuple(replace(model, text_similarity=None) for model in report.models)))
     assert "<h2>Text similarity</h2>" not in html
+
+
+def test_drawn_pictures_stand_beside_the_nearest_of_the_training(report):
+    first, second = (Image.new("RGB", (8, 8), shade) for shade in ("red", "blue"))
+    imagined = Imagined("two red dogs", (first, second), {0.0: second, 2.0: first}, (Near(second, 12.4),))
+    html = render(replace(report, imagined=(imagined,)))
+    page = Page(html)
+    shown = [given["src"] for tag, given in page.tags if tag == "img" and given["src"].startswith("data:image/png")]
+    assert shown == [picture_uri(each) for each in (first, second, second, first, second)]
+    assert "<h3>two red dogs</h3>" in html
+    captions = re.findall("<figcaption>([0-9]+)</figcaption>", html)
+    assert captions == ["1", "2", "0", "2", "12"]  # samples, guidance, difference
+    assert "Imagined pictures" not in render(report)
 
 
 @pytest.mark.parametrize("width", [1200, 390])

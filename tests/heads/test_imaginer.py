@@ -17,6 +17,7 @@ from lightcrl.data.synthetic import write_table
 from lightcrl.errors import HeadError, LightCRLError, QueryError
 from lightcrl.imaginer import Imaginer, TextPrior
 from lightcrl.index import Index
+from lightcrl.report.imagining_page import nearest
 from served import fill
 from shelves import make_embedder
 
@@ -83,6 +84,12 @@ def test_the_command_draws_and_writes_a_page(folder, embedder):
     page = (folder / "page.html").read_text()
     assert page.count("data:image/png;base64,") == 2 * (2 + 4)  # samples and guidance; the data of the model is unknown
     assert "three blue stars" in page
+
+
+def test_the_nearest_training_pictures_differ_least():
+    shades = np.array([0, 90, 100, 200], np.uint8)[:, None, None, None]
+    near = nearest(Image.new("RGB", (4, 4), (97, 97, 97)), np.broadcast_to(shades, (4, 4, 4, 3)), 2)
+    assert [(each.distance, each.picture.getpixel((0, 0))[0]) for each in near] == [(3, 100), (7, 90)]
 
 
 def test_the_nearest_pictures_of_an_index_are_copied(folder, embedder):
