@@ -34,7 +34,7 @@ from lightcrl.features.embed import embed_rows, own_rows
 from lightcrl.features.rows import Rows
 from lightcrl.features.table import Split, make_members
 from lightcrl.files.local import make_folder, write_json
-from lightcrl.heads.base import features_of
+from lightcrl.heads.base import Material
 from lightcrl.heads.captioning.head import Captioning
 from lightcrl.heads.spec import make_head
 from lightcrl.methods.spec import MethodSpec
@@ -46,7 +46,6 @@ from lightcrl.studies.clean.pairs import draw_folds, lay_out
 from lightcrl.studies.clean.run import THRESHOLD, judge_pairs
 from lightcrl.studies.clean.spaces import Ground
 from lightcrl.tokens import TokenBatch
-from lightcrl.training.heads import gather_material
 
 PROJECT = Path(__file__).parents[1]
 KINDS = (
@@ -264,7 +263,8 @@ def _recaptioned(
     )
     row_of = {texts[row]: row for row in rows.tolist()}
     groups = np.unique(dropped)
-    material = gather_material(checkpoint, features_of(head, cleaned))
+    pictures = cleaned.store("image")
+    material = Material(cleaned, {"image": embed_rows(checkpoint.method, pictures, "image", _rows(pictures))})
     written = head.write_rows(material, images.rows[images.starts[groups]], head.search(beams=10))
     said: dict[int, set[int]] = {group: set() for group in groups.tolist()}
     for row, group in zip(kept.rows.tolist(), kept.groups.tolist(), strict=True):
