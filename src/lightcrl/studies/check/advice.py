@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from lightcrl.encoders.base import Slot
 from lightcrl.encoders.layout import write_layout
 from lightcrl.studies.check.check import Check, Match, Modality
+from lightcrl.studies.check.forecast import FARTHEST, Need
 from lightcrl.studies.check.slots import Pair
 
 # With fewer dev groups, an interval of R@1 is wider than most differences between methods.
@@ -93,18 +95,38 @@ def _on_pair(pair: Pair, match: Match) -> list[Advice]:
                 "aligns them: they share information among much else. More groups help more than usual.",
             )
         )
-    gain = expected.growth[4] - expected.recall
+    gain, at_hand = expected.growth[4] - expected.recall, expected.groups
     more = "More groups help: " if gain > 0.03 else "More groups help little: "
     advice.append(
         Advice(
             "data",
             False,
             f"{names}: expect a mean R@1 of about {expected.recall:.2f} ({expected.low:.2f} to {expected.high:.2f}) "
-            f"among {expected.gallery:,} groups. {more}about {expected.growth[2]:.2f} with twice as many, "
-            f"{expected.growth[4]:.2f} with four times, {expected.growth[10]:.2f} with ten times.",
+            f"among {expected.gallery:,} groups, with 95 % confidence. {more}about {expected.growth[2]:.2f} with twice "
+            f"as many, {expected.growth[4]:.2f} with four times, {expected.growth[10]:.2f} with ten times"
+            f"{_on_need(expected.need, at_hand)}.",
         )
     )
     return advice
+
+
+def _on_need(need: Need, groups: int) -> str:
+    """Return the number of further groups for the next target in words; empty beyond the range of the forecast."""
+    if not math.isfinite(need.groups):
+        return ""
+    low, high = (_rounded(max(0.0, end - groups)) for end in (need.low, need.high))
+    return f"; about {_rounded(need.groups - groups)} more groups for {need.recall:.2f} ({low} to {high})"
+
+
+def _rounded(groups: float) -> str:
+    """Format a number of groups with two significant digits.
+
+    >>> _rounded(2871.3), _rounded(math.inf)
+    ('2,900', 'more than 10 times the data')
+    """
+    if not math.isfinite(groups):
+        return f"more than {FARTHEST:.0f} times the data"
+    return f"{float(f'{groups:.2g}'):,.0f}"
 
 
 def _on_noise(names: str, match: Match) -> list[Advice]:

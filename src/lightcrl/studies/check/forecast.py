@@ -1,17 +1,43 @@
-"""Forecast of the DFE's R@1 on all groups from the closed-form R@1 on a sample: a fit to measured runs."""
+"""Forecast of the DFE's R@1 on all groups from the closed-form R@1 on a sample: a fit to measured runs.
+
+With n groups in the sample, N in all, g groups of dev among which the closed form is smoothed, D in all, in logits:
+
+    R@1(DFE, N, D) = R@1(closed form, n, D) + a + b (500^-0.3 - N^-0.3)+ + c (n^-0.3 - N^-0.3)
+
+The closed form is what is at hand, and the forecast starts from it. b is the lead of training over the closed form,
+which begins at about 500 groups; c is how the closed form grows with its groups. Both have the shape of measured
+curves from 125 to 6,000 groups (docs/LOG.md). R@1 among more groups than the sample's follows a line in the logarithm
+of their number, whose slope is drawn to the usual one, since few small galleries say little of it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 
 import numpy as np
+from scipy.special import expit
 
-# Ridge of the fit towards "the DFE's logit is the closed form's plus a constant", in squared residuals: the slope needs
-# points of many levels, growth with the data fewer.
-PULL = (0.0, 1.0, 0.05)
+from lightcrl.metrics.curve import next_target
+
+# Usual values of a, b and c, and the squared residuals that a unit's distance from them costs in the fit.
+USUAL = np.array([0.0, 3.7, 11.0])
+PULL = np.diag([4.0, 0.01, 0.01])
+POWER = -0.3
+# Number of groups from which on training has a lead.
+LEAD = 500
+# Usual slope of the logit of R@1 over the log of the gallery's size, and its weight in squared logs.
+SLOPE, SLOPE_PULL = -0.55, 8.0
+# Errors in logits: of a run whose sample is all there is, and for each unit of the log by which gallery and data grow.
+OWN, FARTHER, MORE = 0.15, 0.12, 0.12
+NORMAL = 1.96
+"""Half the width of a normal 95 % interval, in standard errors."""
+FARTHEST = 10.0
+"""Multiple of the groups at hand up to which groups for a target are forecast."""
 
 
 @dataclass(frozen=True)
@@ -30,30 +56,58 @@ class Point:
     run: str
     sample: int
     closed_form: dict[int, float]
-    groups: int
+    groups: float
     gallery: int
     trained: float
 
     @property
     def features(self) -> np.ndarray:
-        """[3]: one, logit of the closed form's R@1 among `gallery` groups, log of the ratio of groups to sample."""
-        at = recall_among(self.closed_form, self.gallery)
-        return np.array([1.0, logit(at), np.log(self.groups / self.sample)])
+        """[3]: one, the lead of training, the growth of the closed form."""
+        lead, grown = LEAD**POWER - self.groups**POWER, self.sample**POWER - self.groups**POWER
+        return np.array([1.0, max(0.0, lead), grown])
+
+    @property
+    def base(self) -> float:
+        """Logit of the closed form's R@1 among `gallery` groups."""
+        return logit(recall_among(self.closed_form, self.gallery))
+
+    @property
+    def error(self) -> float:
+        """Standard error in logits that a run has by itself, without the noise of dev."""
+        farther = FARTHER * max(0.0, math.log(self.gallery / max(self.closed_form)))
+        return math.hypot(OWN, farther, MORE * max(0.0, math.log(self.groups / self.sample)))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fit: logit(DFE) = logit(closed form among as many) + a + b logit(closed form) + c log(groups / sample).
+    """A fit.
 
     Attributes:
-        weights: a, b, c.
-        error: root mean square error on left-out runs, in logits.
+        weights: a, b, c of the module's formula.
+        spread: root mean square of the errors of left-out runs in units of `Point.error`, at least 1.
         runs: number of runs of the fit.
     """
 
     weights: tuple[float, float, float]
-    error: float
+    spread: float
     runs: int
+
+
+@dataclass(frozen=True)
+class Need:
+    """The number of groups for a target.
+
+    Attributes:
+        recall: target of R@1.
+        groups: expected number of groups in all; infinite beyond `FARTHEST` times the groups at hand.
+        low: lower end of the 95 % interval, at least the groups at hand.
+        high: upper end, maybe infinite.
+    """
+
+    recall: float
+    groups: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -62,19 +116,23 @@ class Prediction:
 
     Attributes:
         recall: mean R@1 of both directions on all of dev.
-        low: recall minus an error: that of the fit on left-out runs, combined with the noise of the closed form.
-        high: recall plus that error.
+        low: lower end of its 95 % interval: errors of the fit on left-out runs, and the noise of dev.
+        high: upper end.
+        groups: number of groups that it is trained on.
         gallery: number of groups in the gallery.
         growth: expected R@1 with 2, 4 and 10 times the groups.
         runs: number of measured runs of the fit.
+        need: groups for the next multiple of 0.05.
     """
 
     recall: float
     low: float
     high: float
+    groups: int
     gallery: int
     growth: dict[int, float]
     runs: int
+    need: Need
 
 
 def logit(share: float, least: float = 1e-3) -> float:
@@ -86,23 +144,22 @@ def logit(share: float, least: float = 1e-3) -> float:
 def recall_among(measured: Mapping[int, float], size: int) -> float:
     """Return R@1 among `size` groups from R@1 among others: logits on a line over the logarithm of the size.
 
-    >>> round(recall_among({100: 0.5, 200: 0.4, 400: 0.3077}, 200), 2)
-    0.4
+    >>> round(recall_among({100: 0.5, 200: 0.4, 400: 0.3077}, 400), 4)
+    0.3077
     """
     sizes = np.log([*measured])
     values = np.array([logit(value) for value in measured.values()])
-    if len(measured) == 1:
-        return float(1 / (1 + np.exp(-values[0])))
     # The largest gallery has the least noise: the line goes through it.
     top = int(sizes.argmax())
-    steps = np.delete(sizes - sizes[top], top)
-    slope = min(0.0, float(steps @ np.delete(values - values[top], top) / (steps @ steps)))
-    return float(1 / (1 + np.exp(-(values[top] + slope * (np.log(size) - sizes[top])))))
+    steps = sizes - sizes[top]
+    slope = (steps @ (values - values[top]) + SLOPE_PULL * SLOPE) / (steps @ steps + SLOPE_PULL)
+    return float(expit(values[top] + min(0.0, slope) * (np.log(size) - sizes[top])))
 
 
 def fit(points: Sequence[Point]) -> Calibration | None:
-    """Fit by least squares with the ridge `PULL`, and its leave-one-run-out error; None for fewer than two runs, which
-    leave nothing to test the fit on.
+    """Fit by least squares with a ridge towards the usual values; its errors are those of left-out runs.
+
+    The result is None for fewer than two runs, which leave nothing to test the fit on.
     """
     runs = sorted({point.run for point in points})
     if len(runs) < 2:
@@ -110,23 +167,25 @@ def fit(points: Sequence[Point]) -> Calibration | None:
     misses = []
     for run in runs:
         weights = _solve([point for point in points if point.run != run])
-        mine = [_target(point) - point.features @ weights for point in points if point.run == run]
+        mine = [(_target(point) - point.features @ weights) / point.error for point in points if point.run == run]
         misses.append(float(np.mean(np.square(mine))))
     a, b, c = _solve(points).tolist()
-    return Calibration((a, b, c), float(np.sqrt(np.mean(misses))), len(runs))
+    return Calibration((a, b, c), max(1.0, float(np.sqrt(np.mean(misses)))), len(runs))
 
 
 def _target(point: Point) -> float:
-    return logit(point.trained) - float(point.features[1])
+    return logit(point.trained) - point.base
 
 
 def _solve(points: Sequence[Point]) -> np.ndarray:
     features = np.stack([point.features for point in points])
-    targets = np.array([_target(point) for point in points])
-    # Every run counts once, regardless of its number of samples.
+    targets = np.array([_target(point) for point in points]) - features @ USUAL
+    # Every run counts once, regardless of its number of samples; a point with more error counts less.
     counts = {point.run: sum(other.run == point.run for other in points) for point in points}
-    share = np.array([1 / counts[point.run] for point in points])
-    return np.linalg.solve((features.T * share) @ features + np.diag(PULL), (features.T * share) @ targets)
+    share = np.array([(OWN / point.error) ** 2 / counts[point.run] for point in points])
+    moved: np.ndarray = np.linalg.solve((features.T * share) @ features + PULL, features.T @ (share * targets))
+    weights: np.ndarray = USUAL + moved
+    return weights
 
 
 def predict(
@@ -139,18 +198,36 @@ def predict(
 ) -> Prediction:
     """Predict the R@1 of the DFE among `gallery` groups after training on `groups`, from the closed form on `sample`.
 
-    `interval` is the closed form's own, 95 %: its noise adds to the error of the fit.
+    `interval` is the closed form's own, 95 %, over the groups of its gallery; it is taken to be no narrower than that
+    of as many independent groups. Training is measured on these groups too, or on groups like them.
     """
-    noise = (logit(interval[1]) - logit(interval[0])) / 3.92 if interval else 0.0
-    error = float(np.hypot(calibration.error, noise))
+    top = max(closed_form)
+    # A recall of 0 or 1 among few groups is not certain: one more group, half right.
+    smoothed = {size: (recall * size + 0.5) / (size + 1) for size, recall in closed_form.items()}
+    own = (logit(interval[1]) - logit(interval[0])) / (2 * NORMAL) if interval else 0.0
+    least = 1 / math.sqrt(2 * top * smoothed[top] * (1 - smoothed[top])) if interval else 0.0
+    noise = max(own, least)
 
-    def at(times: int, errors: float = 0.0) -> float:
-        features = Point("", sample, dict(closed_form), groups * times, gallery, 0.5).features
-        value = features[1] + features @ np.array(calibration.weights) + errors * error
-        return float(1 / (1 + np.exp(-value)))
+    def at(number: float, errors: float = 0.0) -> float:
+        point = Point("", sample, smoothed, number, gallery, 0.5)
+        error = math.hypot(calibration.spread * point.error, noise)
+        return float(expit(point.base + point.features @ np.array(calibration.weights) + errors * NORMAL * error))
 
-    growth = {times: at(times) for times in (2, 4, 10)}
-    return Prediction(at(1), at(1, -1), at(1, 1), gallery, growth, calibration.runs)
+    recall = at(groups)
+    target = next_target(recall)
+    growing = [_first(groups, partial(at, errors=errors), target) for errors in (0.0, 1.0, -1.0)]
+    need = Need(target, *growing)
+    growth = {times: at(groups * times) for times in (2, 4, 10)}
+    return Prediction(recall, at(groups, -1), at(groups, 1), groups, gallery, growth, calibration.runs, need)
+
+
+def _first(groups: int, recall: Callable[[float], float], target: float) -> float:
+    """Return the least number of groups, from `groups` to `FARTHEST` times as many, whose recall reaches a target."""
+    if recall(groups) >= target:
+        return float(groups)
+    sizes = groups * np.geomspace(1, FARTHEST, 200)
+    reached = [size for size in sizes if recall(float(size)) >= target]
+    return float(reached[0]) if reached else math.inf
 
 
 def measured() -> list[Point]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
+from math import isfinite
 from typing import Any
 
 from torch import Tensor
@@ -92,7 +93,8 @@ def _pair_json(match: Match) -> dict[str, Any]:
     if match.noise is not None:
         values["noise"] = asdict(match.noise)
     if match.prediction is not None:
-        values["prediction"] = asdict(match.prediction)
+        need = {name: value if isfinite(value) else None for name, value in asdict(match.prediction.need).items()}
+        values["prediction"] = {**asdict(match.prediction), "need": need}
     return values
 
 
