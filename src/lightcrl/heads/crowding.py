@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightcrl.features.table import Split
+from lightcrl.metrics.hubness import nearness
 
 SAMPLE = 4_096
 """Greatest number of training items that items are compared with."""
@@ -43,8 +44,7 @@ class Crowding(nn.Module):
         """Return r [N] of unit vectors [N, d]."""
         if not len(self.bank):
             return vectors.new_zeros(vectors.shape[:1])
-        nearest = (vectors @ self.bank.to(vectors).T).topk(min(NEAREST, len(self.bank)), 1)
-        return nearest.values.mean(1)
+        return nearness(vectors, self.bank.to(vectors), NEAREST)
 
 
 def sample_rows(split: Split, modality: str) -> np.ndarray:

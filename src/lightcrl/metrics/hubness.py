@@ -33,7 +33,7 @@ def without_hubs(
     columns = {name: [values.float()] for name, values in vectors.items()}
     for left, right in combinations(vectors, 2):
         for name, other, place in ((left, right, 0), (right, left, 1)):
-            halves = -_nearness(vectors[name].float(), bank[other].float(), neighbours) / 2
+            halves = -nearness(vectors[name].float(), bank[other].float(), neighbours) / 2
             pair = [halves, torch.ones_like(halves)]
             columns[name] += [torch.stack(pair[::-1] if place else pair, 1)]
         for name in vectors.keys() - {left, right}:
@@ -41,7 +41,7 @@ def without_hubs(
     return {name: torch.cat(parts, 1) for name, parts in columns.items()}
 
 
-def _nearness(vectors: Tensor, bank: Tensor, neighbours: int) -> Tensor:
+def nearness(vectors: Tensor, bank: Tensor, neighbours: int) -> Tensor:
     """Return the mean similarity [N] of vectors [N, d] to their nearest items of a bank [B, d]."""
     count = min(neighbours, len(bank))
     parts = [vectors[start : start + CHUNK] @ bank.T for start in range(0, len(vectors), CHUNK)]
