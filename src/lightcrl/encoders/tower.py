@@ -57,7 +57,7 @@ class TuningSpec(BaseModel):
     crop: float = Field(default=0.5, gt=0, le=1)
     flip: bool = False
     checkpointing: bool = False
-    cache: bool = True
+    cache: Annotated[bool, Field(exclude_if=lambda cache: cache)] = True  # older checkpoints have no such key
 
     def rate(self, weights: str) -> float:
         """Return the peak learning rate for an encoder whose `weights` are `"random"` or `"pretrained"`."""
