@@ -24,8 +24,12 @@ def blocks(language: str, text: str = README) -> list[str]:
 
 
 def commands() -> list[str]:
+    """Commands in blocks, and whole commands within sentences and tables; `...` and `FOLDER` stand for words."""
     lines = [line for path in DOCS for block in blocks("bash", path.read_text()) for line in block.splitlines()]
-    return [line.partition("#")[0].strip() for line in lines if line.startswith("lightcrl ")]
+    texts = [re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL) for path in DOCS if path.name != "LOG.md"]
+    lines += [words for text in texts for words in re.findall(r"`(lightcrl [a-z]+ [^`\n]*)`", text)]
+    whole = [line.partition(" #")[0].strip() for line in lines if line.startswith("lightcrl ")]
+    return sorted({line for line in whole if not re.search(r"\.\.\.|[|<>…]", line)})
 
 
 @pytest.mark.parametrize("command", commands())
