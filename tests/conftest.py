@@ -19,6 +19,9 @@ settings.load_profile("fixed")
 
 torch.set_num_threads(1)
 
+# Its device can be registered once in a process, and doctests would load it a second time.
+collect_ignore = ["card.py"]
+
 # Files of half a minute and more, the longest first: at the end of a run no worker waits for another one's long file.
 LONGEST = (
     "test_notebooks.py",

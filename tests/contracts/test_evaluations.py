@@ -77,8 +77,8 @@ WITHOUT_CHANCE = ("median_rank", "precision", "recall", "f1")
 
 
 def test_every_evaluation_has_a_case():
-    # Captions are measured as texts, not as embeddings: tests/metrics/test_captions.py.
-    assert CASES.keys() == FIRST.keys() == set(TASKS) - {"captioning"}
+    # Captions are measured as texts, and priors by what they make: tests/metrics/test_captions.py, test_generation.py.
+    assert CASES.keys() == FIRST.keys() == set(TASKS) - {"captioning", "prior"}
 
 
 @pytest.fixture(params=sorted(CASES))

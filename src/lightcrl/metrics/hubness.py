@@ -33,7 +33,8 @@ def without_hubs(
     columns = {name: [values.float()] for name, values in vectors.items()}
     for left, right in combinations(vectors, 2):
         for name, other, place in ((left, right, 0), (right, left, 1)):
-            halves = -nearness(vectors[name].float(), bank[other].float(), neighbours) / 2
+            parts = torch.split(vectors[name].float(), CHUNK)
+            halves = -torch.cat([nearness(part, bank[other].float(), neighbours) for part in parts]) / 2
             pair = [halves, torch.ones_like(halves)]
             columns[name] += [torch.stack(pair[::-1] if place else pair, 1)]
         for name in vectors.keys() - {left, right}:
@@ -43,6 +44,4 @@ def without_hubs(
 
 def nearness(vectors: Tensor, bank: Tensor, neighbours: int) -> Tensor:
     """Return the mean similarity [N] of vectors [N, d] to their nearest items of a bank [B, d]."""
-    count = min(neighbours, len(bank))
-    parts = [vectors[start : start + CHUNK] @ bank.T for start in range(0, len(vectors), CHUNK)]
-    return torch.cat([part.topk(count, 1).values.mean(1) for part in parts])
+    return (vectors @ bank.T).topk(min(neighbours, len(bank)), 1).values.mean(1)

@@ -86,17 +86,17 @@ class _Attention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.heads = max(1, channels // 32)
-        self.ask, self.tell = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
-        nn.init.zeros_(self.tell.weight)
+        self.parts, self.output = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+        nn.init.zeros_(self.output.weight)
 
     def forward(self, values: Tensor) -> Tensor:
         count, channels, height, width = values.shape
         cells = _norm(values).flatten(2).mT
-        parts = self.ask(cells).view(count, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        parts = self.parts(cells).view(count, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         # The gradient of attention in bfloat16 takes four times as long on a CPU.
         with torch.autocast(values.device.type, enabled=False):
             seen = scaled_dot_product_attention(*parts.float().unbind(0)).transpose(1, 2).flatten(2)
-        return values + self.tell(seen).mT.view(count, channels, height, width)
+        return values + self.output(seen).mT.view(count, channels, height, width)
 
 
 def _norm(values: Tensor) -> Tensor:
