@@ -2,7 +2,8 @@
 
     python benchmarks/search.py --queries 1 64 1024
 
-searches random unit vectors in float16 for the ten nearest, alternating between all sides, and prints a Markdown
+searches random unit vectors in float16, with their codes of 8 bits, for the ten nearest, alternating between all
+sides, and prints a Markdown
 table of medians. faiss searches a float32 copy (`IndexFlatIP`) and float16 (`IndexScalarQuantizer`), usearch float16
 with `exact=True`; they need the extra `bench`. "right" is the share of the ten nearest by float64 in a side's
 results, for some queries. One query reads all vectors once, many queries are matrix products: shares refer to the
@@ -28,7 +29,7 @@ from usearch.index import search as usearch_search
 
 from lightcrl.files.local import write_json
 from lightcrl.index import nearest
-from lightcrl.metrics.scores import ALONE, quickest
+from lightcrl.metrics.scores import ALONE, Codes, quickest
 
 SLOW = 10.0
 """Seconds above which a single search suffices."""
@@ -52,6 +53,7 @@ def make_sides(vectors: np.ndarray, k: int, threads: int) -> dict[str, Search]:
     torch.set_num_threads(threads)
     faiss.omp_set_num_threads(threads)
     dim, ours = vectors.shape[1], torch.from_numpy(vectors)
+    codes = Codes.of(ours)
     flat = faiss.IndexFlatIP(dim)
     half = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     half.train(vectors[:1].astype(np.float32))
@@ -65,7 +67,7 @@ def make_sides(vectors: np.ndarray, k: int, threads: int) -> dict[str, Search]:
         return np.asarray(matches.keys).reshape(len(queries), -1)
 
     return {
-        OURS: lambda queries: nearest(torch.from_numpy(queries), ours, k)[0].numpy(),
+        OURS: lambda queries: nearest(torch.from_numpy(queries), ours, k, codes)[0].numpy(),
         "faiss float32": lambda queries: flat.search(queries, k)[1],
         "faiss float16": lambda queries: half.search(queries, k)[1],
         "usearch float16": usearch,
