@@ -185,7 +185,10 @@ def _exported(given: str | None) -> Any:
 def _bind(host: str, port: int, shared: bool = False) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=1024, reuse_port=shared)
+        bound = socket.create_server((host, port), family=family, backlog=1024, reuse_port=shared)
+        # asyncio sets this on sockets of its own alone; without it an answer waits 40 ms for an acknowledgement.
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return bound
     except OSError as error:
         raise LightCRLError(f"cannot listen on {host}, port {port}: {error.strerror}. Choose another --port.") from None
 
