@@ -151,11 +151,11 @@ def test_codes_are_the_vectors_to_half_a_step():
 @pytest.mark.skipif(not scores.multiplies_codes(16), reason="torch has no vector instructions for codes here")
 def test_codes_serve_few_queries_only():
     vectors = units(8, 16).half()
-    for queries, step in ((1, scores.BLOCK_ALONE), (scores.ALONE + 1, scores.BLOCK)):
+    for queries, step in ((1, scores.BLOCK_ALONE), (scores.CODED + 1, scores.BLOCK)):
         coded = scores.QuickScores(units(queries, 16), vectors, scores.Codes.of(vectors))
         plain = scores.QuickScores(units(queries, 16), vectors)
         assert coded.step == plain.step == step
-        assert torch.equal(coded(0), plain(0)) == (queries > scores.ALONE)
+        assert torch.equal(coded(0), plain(0)) == (queries > scores.CODED)
 
 
 def test_the_bound_grows_where_float32_products_are_made_of_less(product):

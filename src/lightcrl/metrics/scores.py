@@ -16,6 +16,9 @@ BLOCK = 4096
 ALONE = 3
 """Number of queries up to which each is multiplied with the stored vectors separately: reading those dominates."""
 
+CODED = 7
+"""The same number for vectors with codes: at eight queries, one product of all takes as long."""
+
 BLOCK_ALONE = 1_048_576
 
 LONGEST = 1.01
@@ -98,9 +101,10 @@ class QuickScores:
 
     def __init__(self, queries: Tensor, vectors: Tensor, codes: Codes | None = None) -> None:
         """Prepare queries [Q, d] float64 for vectors [N, d] float16 or float32 on the same device, and their codes."""
-        self._alone = len(queries) <= ALONE and vectors.device.type == "cpu"
+        coded = codes is not None and multiplies_codes(vectors.shape[1])
+        self._alone = len(queries) <= (CODED if coded else ALONE) and vectors.device.type == "cpu"
         self._vectors = vectors
-        self._codes = codes if self._alone and multiplies_codes(vectors.shape[1]) else None
+        self._codes = codes if self._alone and coded else None
         self.dtype = vectors.dtype if self._alone else quickest(vectors.device.type)
         if self._codes is not None:
             self.dtype = torch.bfloat16
