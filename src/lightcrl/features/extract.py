@@ -261,6 +261,15 @@ def encode_each(
     return stores, [rejection for extraction in done.values() for rejection in extraction.rejected]
 
 
+def named(tell: Tell, modality: str) -> Tell:
+    """Return a function that tells events under another name of their modality."""
+
+    def rename(event: Mapping[str, Any]) -> None:
+        tell({**event, "modality": modality} if "modality" in event else event)
+
+    return rename
+
+
 def encode_views(
     stores: Mapping[str, FeatureStore],
     encoders: Mapping[str, Encoder],
@@ -280,12 +289,15 @@ def encode_views(
     for modality, spec in specs.items():
         views = []
         for number in range(1, spec.views.count):
-
-            def label(event: Mapping[str, Any], name: str = f"{modality}, view {number}") -> None:
-                tell({**event, "modality": name} if "modality" in event else event)
-
             chosen = view_dataset(dataset, modality, number, spec)
-            done = encode_modality(encoders[modality], chosen, modality, features, label, max_rejected=max_rejected)
+            done = encode_modality(
+                encoders[modality],
+                chosen,
+                modality,
+                features,
+                named(tell, f"{modality}, view {number}"),
+                max_rejected=max_rejected,
+            )
             views.append(done.store)
         if views:
             viewed[modality] = ViewedStore(stores[modality], tuple(views))

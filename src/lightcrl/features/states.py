@@ -12,7 +12,7 @@ from lightcrl.encoders.base import Encoder
 from lightcrl.encoders.tower import TuningSpec, state_encoder
 from lightcrl.errors import ItemError, NoCutError
 from lightcrl.events import Tell
-from lightcrl.features.extract import encode_modality
+from lightcrl.features.extract import encode_modality, named
 from lightcrl.features.spec import FeaturesSpec
 from lightcrl.features.store import FeatureStore
 
@@ -68,9 +68,6 @@ def _store(
         report(0, str(error))
         return None
     report(round(len(items) * tokens * states.dim * np.dtype(features.dtype).itemsize))
-
-    def tell_states(event: Mapping[str, Any]) -> None:
-        tell({**event, "modality": f"{modality} states"} if "modality" in event else event)
-
     # Items that the encoder itself set aside are set aside here too, and were counted there.
-    return encode_modality(states, dataset, modality, features, tell_states, max_rejected=1.0).store
+    told = named(tell, f"{modality} states")
+    return encode_modality(states, dataset, modality, features, told, max_rejected=1.0).store

@@ -7,7 +7,7 @@ digest for each leaf (`heads.state`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -35,6 +35,11 @@ class Space:
 
     modalities: Mapping[str, TokenSpec]
     dim: int
+
+
+def other_modality(names: Iterable[str], name: str) -> str:
+    """Return the first of some modalities that is not `name`; `name` if there is no other."""
+    return next((other for other in names if other != name), name)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from lightcrl.errors import ShapeError
 from lightcrl.files.local import clear_errors, make_folder
 from lightcrl.index.base import Scope, Token
 from lightcrl.index.search import nearest
-from lightcrl.metrics.scores import Codes
+from lightcrl.metrics.scores import CODE_WIDTH, Codes
 
 BLOCK = 262_144
 """Number of rows searched at a time if the search excludes some rows."""
@@ -57,7 +57,7 @@ class Exact:
 
     def create(self) -> Token:
         make_folder(self._folder)
-        return {"file": 1, "rows": 0, "error": 0.0}
+        return self._empty(1)
 
     def append(self, token: Token, numbers: np.ndarray, vectors: np.ndarray, modalities: Sequence[str]) -> Token:
         file, rows = token["file"], token["rows"]
@@ -81,7 +81,7 @@ class Exact:
     def compact(self, token: Token, gone: np.ndarray) -> Token:
         old, file = self.open(token, gone), token["file"] + 1
         kept = np.flatnonzero(old.live)
-        fresh: Token = {"file": file, "rows": 0, "error": 0.0}
+        fresh = self._empty(file)
         for path in self._files(file):  # left by a killed compaction
             path.unlink(missing_ok=True)
         for start in range(0, len(kept), COPIED):
@@ -106,6 +106,10 @@ class Exact:
             scales = torch.from_numpy(np.fromfile(self._scales(file), "<i2", rows)).view(torch.bfloat16)
             codes = Codes(torch.from_numpy(rounded), scales, token["error"])
         return ExactView(stored, np.fromfile(self._numbers(file), "<i8", rows), gone, codes)
+
+    def _empty(self, file: int) -> Token:
+        """Return the token of no rows; vectors of a width whose codes no search reads get none."""
+        return {"file": file, "rows": 0} | ({"error": 0.0} if self._dim % CODE_WIDTH == 0 else {})
 
     def _vectors(self, file: int) -> Path:
         return self._folder / f"vectors-{file:05d}.bin"

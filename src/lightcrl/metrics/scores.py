@@ -19,6 +19,9 @@ ALONE = 3
 CODED = 7
 """The same number for vectors with codes: at eight queries, one product of all takes as long."""
 
+CODE_WIDTH = 16
+"""Number that the width of vectors with codes is a multiple of."""
+
 BLOCK_ALONE = 1_048_576
 
 LONGEST = 1.01
@@ -153,6 +156,6 @@ def multiply_codes(query: Tensor, coded: Codes) -> Tensor:
 def multiplies_codes(dim: int) -> bool:
     """Return True if torch has vector instructions of this processor for codes of a width.
 
-    At a width that is no multiple of 16 its kernel reads beyond the end of a row.
+    At a width that is no multiple of `CODE_WIDTH` its kernel reads beyond the end of a row.
     """
-    return dim % 16 == 0 and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    return dim % CODE_WIDTH == 0 and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")

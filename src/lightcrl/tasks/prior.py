@@ -18,6 +18,7 @@ from lightcrl.encoders.base import fingerprint
 from lightcrl.errors import DataError, HeadError, ModalityError
 from lightcrl.features import Features
 from lightcrl.features.embed import embed_rows
+from lightcrl.heads.base import other_modality
 from lightcrl.heads.prior.head import Prior, choose, first_pairs
 from lightcrl.metrics.generation import diversity, frechet_distance
 from lightcrl.metrics.intervals import hits
@@ -103,7 +104,7 @@ class PriorTask(Task):
     @classmethod
     def modalities(cls, spec: PriorSpec, kinds: Mapping[str, str]) -> Sequence[str]:
         """Return the modality of the given items, and that of what is made of them."""
-        names = (spec.source, spec.target or next((name for name in kinds if name != spec.source), spec.source))
+        names = (spec.source, spec.target or other_modality(kinds, spec.source))
         for name in names:
             if name not in kinds or names[0] == names[1]:
                 raise ModalityError(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightcrl.errors import HeadError
 from lightcrl.features.table import Split
-from lightcrl.heads.base import Graph, Head, HeadBatch, HeadOptions, Material, Space
+from lightcrl.heads.base import Graph, Head, HeadBatch, HeadOptions, Material, Space, other_modality
 from lightcrl.heads.captioning.search import Rules
 from lightcrl.heads.captioning.writer import DECODERS, Caption, CaptionWriter, Search
 from lightcrl.machine import multiplies_bfloat16
@@ -122,8 +122,7 @@ class Captioning(Head):
                 f"captioning learns from {self.target!r}, and the space has {', '.join(space.modalities)}. Name the "
                 "modality of the captions with heads.captioning.target."
             )
-        others = [name for name in space.modalities if name != self.target]
-        self.source = options.source or (others[0] if others else self.target)
+        self.source = options.source or other_modality(space.modalities, self.target)
         kind: Any = DECODERS.load(options.decoder)
         self.writer: CaptionWriter = kind(self.need(self.source), space.dim, options)
         self.closed_form = self.writer.closed_form

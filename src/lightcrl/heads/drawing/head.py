@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightcrl.encoders.image import read_image
 from lightcrl.errors import HeadError, ItemError
-from lightcrl.heads.base import Head, HeadBatch, HeadOptions, Material, Space
+from lightcrl.heads.base import Head, HeadBatch, HeadOptions, Material, Space, other_modality
 from lightcrl.heads.captioning.head import draw_owners
 from lightcrl.heads.condition import Condition
 from lightcrl.heads.drawing.network import GROUPS, PictureNetwork
@@ -103,7 +103,7 @@ class Drawing(Head):
     def __init__(self, space: Space, options: DrawingOptions) -> None:
         super().__init__(space, options)
         self.source = options.source
-        self.target = options.target or next((name for name in space.modalities if name != self.source), self.source)
+        self.target = options.target or other_modality(space.modalities, self.source)
         self.need(self.target)
         if self.target == self.source:
             raise HeadError(f"drawing makes {self.target!r} of itself; expected a modality of pictures as target.")

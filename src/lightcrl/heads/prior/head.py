@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from lightcrl.errors import HeadError
 from lightcrl.features.base import Store
 from lightcrl.features.table import Split
-from lightcrl.heads.base import Head, HeadBatch, HeadOptions, Material, Space
+from lightcrl.heads.base import Head, HeadBatch, HeadOptions, Material, Space, other_modality
 from lightcrl.heads.captioning.head import draw_owners
 from lightcrl.heads.flow import draw_noise
 from lightcrl.heads.prior.model import MODELS, PriorModel
@@ -88,7 +88,7 @@ class Prior(Head):
         super().__init__(space, options)
         self.source = options.source
         spec = self.need(self.source)
-        self.target = options.target or next((name for name in space.modalities if name != self.source), self.source)
+        self.target = options.target or other_modality(space.modalities, self.source)
         if self.target == self.source:
             raise HeadError(
                 f"a prior from {self.source!r} to itself; expected another modality, one of "
