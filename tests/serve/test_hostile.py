@@ -304,7 +304,7 @@ def test_a_full_queue_sends_away_and_says_when_to_come_back(serving):
     with pytest.raises(BusyError):
         served.service.batcher.submit(["a"], "text")
     answer = served.client.post("/search", json={"text": "a"})
-    refused(answer, 429, "wait to be encoded", "BusyError")
+    refused(answer, 429, "items wait", "BusyError")
     assert int(answer.headers["retry-after"]) >= 1
     # What needs no encoder goes on.
     assert served.client.post("/search", json={"like": "t0"}).status_code == 200

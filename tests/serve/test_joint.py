@@ -9,7 +9,7 @@ import pytest
 
 from lightcrl.errors import LightCRLError, UnknownItemError
 from lightcrl.index import Part
-from lightcrl.serve.joint import JOINT, Search, encode_searches, search_together
+from lightcrl.serve.joint import JOINT, Search, search_together
 from served import TEXTS
 
 
@@ -35,15 +35,17 @@ SEARCHES = [
 ]
 
 
+def encoded(searches, index):
+    """The searches with vectors in place of contents."""
+    return [
+        search.with_vectors({id(part): index.embedder.encode([part.item], "text")[0] for part in search.contents})
+        for search in searches
+    ]
+
+
 def test_every_search_of_a_batch_gives_what_it_gives_alone(shared):
-    index, calls = shared.index, []
-
-    def encode(items, modality):
-        calls.append(len(items))
-        return index.embedder.encode(items, modality)
-
-    together = search_together(index, encode_searches(SEARCHES, encode), shared.service.like)
-    assert calls == [sum(len(search.contents) for search in SEARCHES)]
+    index = shared.index
+    together = search_together(index, encoded(SEARCHES, index), shared.service.like)
     for search, outcome in zip(SEARCHES, together, strict=True):
         texts = [part.item for part in search.given["text"]]
         like = [part.item for part in search.given["like"]] or None
@@ -55,31 +57,28 @@ def test_every_search_of_a_batch_gives_what_it_gives_alone(shared):
 
 def test_the_error_of_one_search_is_its_own(shared):
     searches = [of_texts("two dogs"), of_texts("a boat", like="nowhere"), of_texts("a red car")]
-    encoded = encode_searches(searches, shared.index.embedder.encode)
-    first, second, third = search_together(shared.index, encoded, shared.service.like)
+    first, second, third = search_together(shared.index, encoded(searches, shared.index), shared.service.like)
     assert isinstance(second, UnknownItemError)
     assert not isinstance(first, LightCRLError)
     assert third.hits[0].id == f"t{TEXTS.index('a red car')}"
 
 
-def test_requests_that_wait_share_one_product(serving, monkeypatch):
+def test_searches_that_wait_share_one_product_while_the_encoder_works_on(serving, monkeypatch):
     served, gate, sizes = serving(batch=8), threading.Event(), []
-    batcher, index = served.service.batcher, served.index
+    service, index = served.service, served.index
+    searches = encoded([of_texts(f"{TEXTS[n % 4]} {n}") for n in range(9)], index)
     search_queries = type(index).search_queries
 
     def counted(self, queries, **given):
+        gate.wait(20)
         sizes.append(len(queries))
         return search_queries(self, queries, **given)
 
-    encode = index.embedder.encode
-
-    def wait(items, modality):
-        gate.wait(20)
-        return encode(items, modality)
-
     monkeypatch.setattr(type(index), "search_queries", counted)
-    monkeypatch.setattr(index.embedder, "encode", wait)
-    futures = [batcher.submit([of_texts(f"{TEXTS[n % 4]} {n}")], JOINT, 1) for n in range(9)]
+    futures = [service.finder.submit([search], JOINT) for search in searches]
+    # The searches wait at the gate; the encoder does not.
+    assert service.batcher.submit(["a dog"], "text").result(20).shape == (1, index.dim)
+    assert not any(future.done() for future in futures)
     gate.set()
     assert all(len(future.result(20)[0].hits) == 3 for future in futures)
     assert sum(sizes) == 9

@@ -93,7 +93,7 @@ class Batcher:
                 raise NotReadyError("the server is stopping.")
             if waiting and waiting + job.size > self._queue:
                 retry = max(1, math.ceil(waiting * self._each))
-                raise BusyError(f"{waiting:,} items wait to be encoded; ask again in {retry} s.", retry)
+                raise BusyError(f"{waiting:,} items wait; ask again in {retry} s.", retry)
             self._jobs.append(job)
             self._changed.notify()
         return job.results

@@ -1,7 +1,6 @@
-"""Searches of several clients at once: their contents are encoded in one batch, their queries searched in one product.
+"""Searches of several clients at once, whose queries are searched in one product.
 
-A product of many queries with a million vectors reads the vectors once; searches one by one read them once each. A
-search with a filter is encoded with the others, but searched alone: its filter may take seconds.
+A product of many queries with a million vectors reads the vectors once; searches one by one read them once each.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from lightcrl.errors import LightCRLError
 from lightcrl.index import Index, Part
 from lightcrl.index.outcome import Outcome
 from lightcrl.index.query import Query, compose
-from lightcrl.serve.batching import Encode
 
 JOINT = "searches"
 """Key of jobs that are searches."""
@@ -69,19 +67,6 @@ class _Encoded:
 
     def encode(self, items: Sequence[np.ndarray], modality: str) -> np.ndarray:
         return np.stack(items)
-
-
-def encode_searches(searches: Sequence[Search], encode: Encode) -> list[Search]:
-    """Return searches with vectors in place of contents, each modality encoded in one call."""
-    by_modality: dict[str, list[Part]] = {}
-    for search in searches:
-        for part in search.contents:
-            by_modality.setdefault(cast(str, part.modality), []).append(part)
-    vectors: dict[int, np.ndarray] = {}
-    for modality, parts in by_modality.items():
-        rows = encode([part.item for part in parts], modality)
-        vectors.update((id(part), row) for part, row in zip(parts, rows, strict=True))
-    return [search.with_vectors(vectors) for search in searches]
 
 
 def search_together(

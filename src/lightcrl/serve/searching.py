@@ -67,24 +67,28 @@ async def read_search(service: Service, asked: SearchRequest) -> Search:
 
 async def find(service: Service, search: Search) -> Outcome:
     """Return the outcome of a search, made together with those of other clients if possible."""
-    contents = search.contents
     if search.prior:
         (outcome,) = await service.searches.run(_through_prior, service, search)
-    elif contents and search.where is None and service.settings.batch > 1:
-        future = service.batcher.submit([search], JOINT, len(contents))
-        (outcome,) = await asyncio.wrap_future(future)
     else:
-        vectors: dict[int, np.ndarray] = {}
-        for modality in dict.fromkeys(str(part.modality) for part in contents):
-            parts = [part for part in contents if part.modality == modality]
-            rows = await encode(service, [part.item for part in parts], modality)
-            vectors.update((id(part), row) for part, row in zip(parts, rows, strict=True))
-        (outcome,) = await service.searches.run(
-            search_together, service.index, [search.with_vectors(vectors)], service.like
-        )
+        encoded = await encode_search(service, search)
+        if search.where is None and service.settings.batch > 1:
+            (outcome,) = await asyncio.wrap_future(service.finder.submit([encoded], JOINT))
+        else:  # a filter may take seconds
+            (outcome,) = await service.searches.run(search_together, service.index, [encoded], service.like)
     if isinstance(outcome, LightCRLError):
         raise outcome
     return outcome
+
+
+async def encode_search(service: Service, search: Search) -> Search:
+    """Return a search with vectors in place of contents, encoded in batches with items of other clients."""
+    contents = search.contents
+    vectors: dict[int, np.ndarray] = {}
+    for modality in dict.fromkeys(str(part.modality) for part in contents):
+        parts = [part for part in contents if part.modality == modality]
+        rows = await encode(service, [part.item for part in parts], modality)
+        vectors.update((id(part), row) for part, row in zip(parts, rows, strict=True))
+    return search.with_vectors(vectors)
 
 
 def _through_prior(service: Service, search: Search) -> list[Outcome | LightCRLError]:

@@ -17,7 +17,7 @@ from lightcrl.imaginer import TextPrior
 from lightcrl.index import Index, Record
 from lightcrl.index.catalog import NAME, Catalog
 from lightcrl.serve.batching import Batcher
-from lightcrl.serve.joint import JOINT, encode_searches, search_together
+from lightcrl.serve.joint import search_together
 from lightcrl.serve.keys import Keys
 from lightcrl.serve.limits import Limits
 from lightcrl.serve.metrics import Metrics
@@ -76,6 +76,7 @@ class Service:
         settings: settings of the server.
         metrics: metrics of the server.
         batcher: queue and thread of the encoder.
+        finder: queue and thread of searches that have their vectors and no filter.
         searches, writes, figures: pools for searches and media, for changes, and for whole-index figures.
         failure: error of the warm-up, or None.
         heads: heads of the model; none if queries are encoded by an exported one.
@@ -85,7 +86,9 @@ class Service:
         """Take an open index; `start` warms the server up."""
         self.index, self.settings, self.metrics = index, settings, Metrics()
         self.catalog = Catalog(Path(index.folder) / NAME)
-        self.batcher = Batcher(self._work, batch=settings.batch, queue=settings.queue, observe=self.metrics.batch)
+        self.batcher = Batcher(self._encode, batch=settings.batch, queue=settings.queue, observe=self.metrics.batch)
+        # A thread of its own: it searches for one batch while the encoder works on the next.
+        self.finder = Batcher(self._search, batch=settings.batch, queue=settings.queue)
         self.searches = Pool("searches", SEARCHES, settings.queue)
         self.writes = Pool("changes", 1, settings.queue)
         self.figures = Pool("figures of all items", 1, 8)
@@ -132,6 +135,7 @@ class Service:
         for pool in (self.searches, self.writes, self.figures):
             pool.close()
         self.batcher.close()
+        self.finder.close()
 
     def check_ready(self) -> None:
         """Return if the server is ready.
@@ -186,10 +190,8 @@ class Service:
             raise UnknownItemError(f"no item {name[:200]!r}.")
         return named[name][1]
 
-    def _work(self, items: Sequence[Any], key: str) -> Sequence[Any] | np.ndarray:
-        if key != JOINT:
-            return self._encode(items, key)
-        return search_together(self.index, encode_searches(items, self._encode), self.like)
+    def _search(self, searches: Sequence[Any], key: str) -> Sequence[Any]:
+        return search_together(self.index, searches, self.like)
 
     def captioner(self, head: str | None = None) -> Captioner:
         """Return a captioner of the index's model, loaded on first use; arguments and errors as in `Captioner`."""
