@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jupyter_client import KernelManager
 from nbformat import NotebookNode
 
 from lightcrl.data.synthetic.source import nth_scene
-from notebooks import NOTEBOOKS, code, execute, mark, printed, read
+from notebooks import NOTEBOOKS, code, execute, mark, printed, read, started_kernel
 
 ASKED = {
     "blip": {
@@ -63,10 +64,17 @@ class Executed:
     found: dict[str, Any]
 
 
-def run(name: str, tmp_path_factory: pytest.TempPathFactory) -> Executed:
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """One for all notebooks: half of the time of a small one is that of imports."""
+    with started_kernel(tmp_path_factory.mktemp("kernel")) as manager:
+        yield manager
+
+
+def run(name: str, kernel: KernelManager) -> Executed:
     (path,) = (path for path in NOTEBOOKS if path.stem == name)
     committed = read(path)
-    fresh, found = execute(committed, tmp_path_factory.mktemp(name), ASKED[name])
+    fresh, found = execute(committed, kernel, ASKED[name])
     # What the file shows is what running it shows, up to the rounding of other machines.
     for shown, now in zip(code(committed), code(fresh), strict=True):
         assert re.sub(NUMBER, "#", printed(shown)).split() == re.sub(NUMBER, "#", printed(now)).split()
@@ -78,28 +86,28 @@ def run(name: str, tmp_path_factory: pytest.TempPathFactory) -> Executed:
 
 
 @pytest.fixture(scope="module")
-def blip(tmp_path_factory):
-    return run("blip", tmp_path_factory).found
+def blip(kernel):
+    return run("blip", kernel).found
 
 
 @pytest.fixture(scope="module")
-def text_image(tmp_path_factory):
-    return run("text_image", tmp_path_factory).found
+def text_image(kernel):
+    return run("text_image", kernel).found
 
 
 @pytest.fixture(scope="module")
-def text_text(tmp_path_factory):
-    return run("text_text", tmp_path_factory).found
+def text_text(kernel):
+    return run("text_text", kernel).found
 
 
 @pytest.fixture(scope="module")
-def third_modality(tmp_path_factory):
-    return run("third_modality", tmp_path_factory).found
+def third_modality(kernel):
+    return run("third_modality", kernel).found
 
 
 @pytest.fixture(scope="module")
-def own_encoder(tmp_path_factory):
-    return run("own_encoder", tmp_path_factory).found
+def own_encoder(kernel):
+    return run("own_encoder", kernel).found
 
 
 def test_every_notebook_is_executed():

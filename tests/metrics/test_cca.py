@@ -82,6 +82,23 @@ def test_a_direction_that_does_not_vary_is_left_out():
     assert all(found.isfinite().all() for found in maps.values())
 
 
+@pytest.mark.parametrize("constant", [False, True])
+def test_two_sets_of_more_features_than_rows_are_the_eigenproblem_of_three(constant):
+    """A third set without a covariance to the others takes the other way through the code, and halves correlations."""
+    features = sets(count=30, widths=(50, 40))
+    if constant:
+        features["a"][:, 7] = 0.1
+    own, cross = covariances(features)
+    own = {name: c + c.diagonal().diag() * 45 / 30 for name, c in own.items()}
+    correlations, maps = canonical_variates(own, cross, dim=12)
+    wanted, others = canonical_variates(own | {"c": torch.eye(1, dtype=torch.float64)}, cross, dim=12)
+    torch.testing.assert_close(correlations, 2 * wanted, atol=1e-10, rtol=0)
+    for name, found in maps.items():
+        signs = (found * others[name]).sum(0).sign()
+        torch.testing.assert_close(found * signs * 1.5**0.5, others[name], atol=1e-9, rtol=0)
+    assert not constant or maps["a"][7].abs().max() < 1e-7
+
+
 def test_cca_finds_what_was_planted_and_no_more():
     shared = randn(4000, 2, seed=3, dtype=torch.float64)
     left = torch.cat(
