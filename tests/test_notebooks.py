@@ -156,14 +156,14 @@ def test_sentences_find_their_pictures(text_image):
         assert own["metrics"][key] > 0.75
         assert own["interval"][key][0] > 0.7 > 100 * own["chance"][key]
         assert own["metrics"][key] > linear["metrics"][key] - 0.05
-        assert own["counts"][f"{direction}/gallery"] >= 200
+        assert own["counts"][f"{direction}/gallery"] >= 150
     # Measured: 0.933.
     assert zero_shot["metrics"]["top1"] > 0.7 > 5 * zero_shot["chance"]["top1"]
 
 
 def test_the_search_by_hand_agrees_with_the_evaluation(text_image):
     ranks, first = np.array(text_image["ranks"]), np.array(text_image["first"])
-    assert ((ranks == 1) == (first == np.arange(200))).mean() > 0.99
+    assert ((ranks == 1) == (first == np.arange(150))).mean() > 0.99
     # One caption of three is asked here.
     assert (ranks == 1).mean() == pytest.approx(
         text_image["models"][0][1]["metrics"]["text_to_image/recall@1"], abs=0.08
@@ -172,7 +172,7 @@ def test_the_search_by_hand_agrees_with_the_evaluation(text_image):
 
 
 def test_axes_of_words_order_pictures_that_have_no_labels(text_image):
-    scenes = [nth_scene(2, number) for number in range(200)]
+    scenes = [nth_scene(2, number) for number in range(150)]
     right, up = np.array(text_image["plane"]).T
     # Measured: 0.94; blue -0.29, green 0.01, yellow 0.30.
     assert np.corrcoef(right, [scene.number for scene in scenes])[0, 1] > 0.75
