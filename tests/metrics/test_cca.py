@@ -83,19 +83,21 @@ def test_a_direction_that_does_not_vary_is_left_out():
 
 
 @pytest.mark.parametrize("constant", [False, True])
-def test_two_sets_of_more_features_than_rows_are_the_eigenproblem_of_three(constant):
-    """A third set without a covariance to the others takes the other way through the code, and halves correlations."""
-    features = sets(count=30, widths=(50, 40))
+@pytest.mark.parametrize("third", [False, True])
+def test_few_rows_give_the_eigenproblem_of_all_features_in_less_time(third, constant):
+    """Two sets are also compared: with a third of no covariance to them, which halves their correlations."""
+    features = sets(count=9, widths=(50, 40, 30) if third else (50, 40))
     if constant:
         features["a"][:, 7] = 0.1
     own, cross = covariances(features)
-    own = {name: c + c.diagonal().diag() * 45 / 30 for name, c in own.items()}
-    correlations, maps = canonical_variates(own, cross, dim=12)
-    wanted, others = canonical_variates(own | {"c": torch.eye(1, dtype=torch.float64)}, cross, dim=12)
-    torch.testing.assert_close(correlations, 2 * wanted, atol=1e-10, rtol=0)
+    own = {name: c + c.diagonal().diag() * 40 / 9 for name, c in own.items()}
+    correlations, maps = canonical_variates(own, cross, dim=6, rows=dict.fromkeys(own, 9))
+    alone = {} if third else {"c": torch.eye(1, dtype=torch.float64)}
+    wanted, others = canonical_variates(own | alone, cross, dim=6)
+    torch.testing.assert_close(correlations, wanted * (1 if third else 2), atol=1e-10, rtol=0)
     for name, found in maps.items():
         signs = (found * others[name]).sum(0).sign()
-        torch.testing.assert_close(found * signs * 1.5**0.5, others[name], atol=1e-9, rtol=0)
+        torch.testing.assert_close(found * signs * (1 if third else 1.5**0.5), others[name], atol=1e-9, rtol=0)
     assert not constant or maps["a"][7].abs().max() < 1e-7
 
 
