@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+import typer.testing
 from hypothesis import settings
 
 # The same examples on every machine: a red run is a change of ours, not of luck.
@@ -19,6 +21,9 @@ settings.register_profile("fixed", deadline=None, derandomize=True, database=Non
 settings.load_profile("fixed")
 
 torch.set_num_threads(1)
+
+# Each of some hundred calls of the command line would otherwise read the annotations of all commands again.
+typer.testing._get_command = cache(typer.testing._get_command)
 
 # Its device can be registered once in a process, and doctests would load it a second time.
 collect_ignore = ["card.py"]
