@@ -152,12 +152,12 @@ def test_sentences_find_their_pictures(text_image):
     assert (name, other) == ("dfe", "linear")
     for direction in ("text_to_image", "image_to_text"):
         key = f"{direction}/recall@1"
-        # Measured: 0.885 and 0.940; linear 0.847 and 0.890; chance 0.005.
+        # Measured: 0.833 and 0.913; linear 0.767 and 0.873; chance 0.007.
         assert own["metrics"][key] > 0.75
         assert own["interval"][key][0] > 0.7 > 100 * own["chance"][key]
         assert own["metrics"][key] > linear["metrics"][key] - 0.05
         assert own["counts"][f"{direction}/gallery"] >= 150
-    # Measured: 0.933.
+    # Measured: 0.808.
     assert zero_shot["metrics"]["top1"] > 0.7 > 5 * zero_shot["chance"]["top1"]
 
 
@@ -174,7 +174,7 @@ def test_the_search_by_hand_agrees_with_the_evaluation(text_image):
 def test_axes_of_words_order_pictures_that_have_no_labels(text_image):
     scenes = [nth_scene(2, number) for number in range(150)]
     right, up = np.array(text_image["plane"]).T
-    # Measured: 0.94; blue -0.29, green 0.01, yellow 0.30.
+    # Measured on 200 pictures: 0.94; blue -0.29, green 0.01, yellow 0.30.
     assert np.corrcoef(right, [scene.number for scene in scenes])[0, 1] > 0.75
     heights = {
         colour: np.mean([y for y, scene in zip(up, scenes, strict=True) if scene.colour == colour])
