@@ -31,17 +31,20 @@ collect_ignore = ["card.py"]
 # Files of half a minute and more, the longest first: at the end of a run no worker waits for another one's long file.
 LONGEST = (
     "test_notebooks.py",
-    "test_export.py",
-    "test_demo.py",
-    "contracts/test_methods.py",
-    "test_tutorials.py",
+    "serve/test_page.py",
+    "contracts/test_engines.py",
     "studies/test_compare.py",
+    "contracts/test_methods.py",
     "contracts/test_defaults.py",
+    "test_export.py",
+    "test_tutorials.py",
+    "growth/test_extend.py",
     "test_real.py",
+    "test_demo.py",
+    "studies/test_reproduce.py",
     "test_processes.py",
     "test_cli.py",
     "test_two_commands.py",
-    "growth/test_extend.py",
 )
 
 
