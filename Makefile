@@ -7,7 +7,7 @@ DEMO := $(VENV)/.demo
 DEV := $(VENV)/.dev
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test test-lowest lint types notebooks docs clean
+.PHONY: install demo test suite test-lowest lint types notebooks docs clean
 
 install: $(DEV)
 
@@ -26,8 +26,12 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/pip
 demo: $(DEMO)
 	$(BIN)/lightcrl demo
 
+# Types are checked beside the tests: mypy fills one core for half a minute.
+test: install lint
+	@$(MAKE) --no-print-directory --jobs=2 types suite
+
 # Two workers, each with whole files: a file's models and data are made once.
-test: install lint types
+suite: install
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install

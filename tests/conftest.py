@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import os
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+import typer.testing
 from hypothesis import settings
 
 # The same examples on every machine: a red run is a change of ours, not of luck.
@@ -19,23 +22,29 @@ settings.load_profile("fixed")
 
 torch.set_num_threads(1)
 
+# Each of some hundred calls of the command line would otherwise read the annotations of all commands again.
+typer.testing._get_command = cache(typer.testing._get_command)
+
 # Its device can be registered once in a process, and doctests would load it a second time.
 collect_ignore = ["card.py"]
 
 # Files of half a minute and more, the longest first: at the end of a run no worker waits for another one's long file.
 LONGEST = (
     "test_notebooks.py",
-    "test_export.py",
-    "test_demo.py",
-    "contracts/test_methods.py",
-    "test_tutorials.py",
+    "serve/test_page.py",
+    "contracts/test_engines.py",
     "studies/test_compare.py",
+    "contracts/test_methods.py",
     "contracts/test_defaults.py",
+    "test_export.py",
+    "test_tutorials.py",
+    "growth/test_extend.py",
     "test_real.py",
+    "test_demo.py",
+    "studies/test_reproduce.py",
     "test_processes.py",
     "test_cli.py",
     "test_two_commands.py",
-    "growth/test_extend.py",
 )
 
 
@@ -43,6 +52,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Bring the longest files to the front (`--no-loadscope-reorder` keeps them there)."""
     places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    """Take a million imported objects out of garbage collection: otherwise each full one goes through them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

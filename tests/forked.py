@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import types
@@ -24,6 +25,15 @@ LOADED = ["lightcrl.index", "lightcrl.pipeline", "lightcrl.serve.app", "shelves"
 
 COMMAND = "from lightcrl.cli import main\nmain()\n"
 """The command line; its words are the program's."""
+
+
+def ranks(processes: int) -> list[dict[str, str]]:
+    """The environment of each process of one training, as a launcher sets it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    job = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    local = {"LOCAL_WORLD_SIZE": str(processes)}
+    return [{**job, **local, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
 
 class Program:

@@ -135,16 +135,23 @@ def test_the_figures_take_their_colours_from_the_page(html):
     assert "predicted class" in html
 
 
-def test_what_people_wrote_cannot_break_the_page(report):
+@pytest.fixture(scope="module")
+def strange(report):
+    """The page of what people may write, in its title, notes, queries and classes."""
     query = report.gallery[0]
     evil = replace(query, item=replace(query.item, text='<script>alert("1")</script>'))
-    html = render(replace(report, title="<b>", gallery=(evil,), notes=("<i>",)))
+    classes = ("犬", "$x$ & y", *report.confusion.classes[2:])
+    confusion = replace(report.confusion, classes=classes)
+    return evil, render(replace(report, title="<b>", gallery=(evil,), notes=("<i>",), confusion=confusion))
+
+
+def test_what_people_wrote_cannot_break_the_page(strange):
+    evil, html = strange
     assert Page(html).count("script") == Page(html).count("i") - len(evil.found) - bool(evil.answer) == 0
 
 
-def test_names_of_any_language_and_with_dollars_are_drawn_as_they_are(report):
-    classes = ("犬", "$x$ & y", *report.confusion.classes[2:])
-    html = render(replace(report, confusion=replace(report.confusion, classes=classes)))
+def test_names_of_any_language_and_with_dollars_are_drawn_as_they_are(strange):
+    _, html = strange
     assert html.count(">犬</text>") == 2
     assert html.count(">$x$ &amp; y</text>") == 2
 

@@ -60,9 +60,9 @@ def exported(tmp_path_factory):
     return embedder, export_onnx(embedder, folder / "onnx"), folder
 
 
-@pytest.mark.parametrize("tokens", ["auto", "last|all", "trained+last"])
+@pytest.mark.parametrize("tokens", ["auto", "trained+last|all"])
 def test_an_export_has_the_last_token_and_the_vector_trained(tokens, tmp_path):
-    folder = tiny.qwen3(tmp_path / "model", blocks=2)
+    folder = tiny.qwen3(tmp_path / "model", blocks=1)
     kinds = {"": "Transformer", "1_Pooling": "Pooling"}
     modules = [
         {"idx": n, "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -103,12 +103,11 @@ def test_a_model_with_encoders_in_bfloat16_is_exported_in_float32(exported, tmp_
     fingerprints = {modality: load_encoder(spec).fingerprint for modality, spec in specs.items()}
     checkpoint = Checkpoint(embedder.method, name="dfe", loss="info_nce", encoders=specs, fingerprints=fingerprints)
     half = Embedder(checkpoint)
-    used = ExportedEmbedder(export_onnx(half, tmp_path / "onnx"), threads=1)
-    for modality in specs:
-        found = used.encode(ITEMS[modality], modality)
-        np.testing.assert_allclose(found, embedder.encode(ITEMS[modality], modality), atol=1e-5)
-        rounded = half.encode(ITEMS[modality], modality)
-        assert 1e-5 < np.abs(found - rounded).max() < 0.1
+    used = ExportedEmbedder(export_onnx(half, tmp_path / "onnx", ["text"]), threads=1)
+    found = used.encode(ITEMS["text"], "text")
+    np.testing.assert_allclose(found, embedder.encode(ITEMS["text"], "text"), atol=1e-5)
+    rounded = half.encode(ITEMS["text"], "text")
+    assert 1e-5 < np.abs(found - rounded).max() < 0.1
     manifest = json.loads((tmp_path / "onnx/model.json").read_text())
     assert manifest["modalities"]["text"]["fingerprint"] == fingerprints["text"]
 

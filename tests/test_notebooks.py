@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jupyter_client import KernelManager
 from nbformat import NotebookNode
 
 from lightcrl.data.synthetic.source import nth_scene
-from notebooks import NOTEBOOKS, code, execute, mark, printed, read
+from notebooks import NOTEBOOKS, code, execute, mark, printed, read, started_kernel
 
 ASKED = {
     "blip": {
@@ -63,10 +64,17 @@ class Executed:
     found: dict[str, Any]
 
 
-def run(name: str, tmp_path_factory: pytest.TempPathFactory) -> Executed:
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """One for all notebooks: half of the time of a small one is that of imports."""
+    with started_kernel(tmp_path_factory.mktemp("kernel")) as manager:
+        yield manager
+
+
+def run(name: str, kernel: KernelManager) -> Executed:
     (path,) = (path for path in NOTEBOOKS if path.stem == name)
     committed = read(path)
-    fresh, found = execute(committed, tmp_path_factory.mktemp(name), ASKED[name])
+    fresh, found = execute(committed, kernel, ASKED[name])
     # What the file shows is what running it shows, up to the rounding of other machines.
     for shown, now in zip(code(committed), code(fresh), strict=True):
         assert re.sub(NUMBER, "#", printed(shown)).split() == re.sub(NUMBER, "#", printed(now)).split()
@@ -78,28 +86,28 @@ def run(name: str, tmp_path_factory: pytest.TempPathFactory) -> Executed:
 
 
 @pytest.fixture(scope="module")
-def blip(tmp_path_factory):
-    return run("blip", tmp_path_factory).found
+def blip(kernel):
+    return run("blip", kernel).found
 
 
 @pytest.fixture(scope="module")
-def text_image(tmp_path_factory):
-    return run("text_image", tmp_path_factory).found
+def text_image(kernel):
+    return run("text_image", kernel).found
 
 
 @pytest.fixture(scope="module")
-def text_text(tmp_path_factory):
-    return run("text_text", tmp_path_factory).found
+def text_text(kernel):
+    return run("text_text", kernel).found
 
 
 @pytest.fixture(scope="module")
-def third_modality(tmp_path_factory):
-    return run("third_modality", tmp_path_factory).found
+def third_modality(kernel):
+    return run("third_modality", kernel).found
 
 
 @pytest.fixture(scope="module")
-def own_encoder(tmp_path_factory):
-    return run("own_encoder", tmp_path_factory).found
+def own_encoder(kernel):
+    return run("own_encoder", kernel).found
 
 
 def test_every_notebook_is_executed():
@@ -144,18 +152,18 @@ def test_sentences_find_their_pictures(text_image):
     assert (name, other) == ("dfe", "linear")
     for direction in ("text_to_image", "image_to_text"):
         key = f"{direction}/recall@1"
-        # Measured: 0.885 and 0.940; linear 0.847 and 0.890; chance 0.005.
+        # Measured: 0.833 and 0.913; linear 0.767 and 0.873; chance 0.007.
         assert own["metrics"][key] > 0.75
         assert own["interval"][key][0] > 0.7 > 100 * own["chance"][key]
         assert own["metrics"][key] > linear["metrics"][key] - 0.05
-        assert own["counts"][f"{direction}/gallery"] >= 200
-    # Measured: 0.933.
+        assert own["counts"][f"{direction}/gallery"] >= 150
+    # Measured: 0.808.
     assert zero_shot["metrics"]["top1"] > 0.7 > 5 * zero_shot["chance"]["top1"]
 
 
 def test_the_search_by_hand_agrees_with_the_evaluation(text_image):
     ranks, first = np.array(text_image["ranks"]), np.array(text_image["first"])
-    assert ((ranks == 1) == (first == np.arange(200))).mean() > 0.99
+    assert ((ranks == 1) == (first == np.arange(150))).mean() > 0.99
     # One caption of three is asked here.
     assert (ranks == 1).mean() == pytest.approx(
         text_image["models"][0][1]["metrics"]["text_to_image/recall@1"], abs=0.08
@@ -164,9 +172,9 @@ def test_the_search_by_hand_agrees_with_the_evaluation(text_image):
 
 
 def test_axes_of_words_order_pictures_that_have_no_labels(text_image):
-    scenes = [nth_scene(2, number) for number in range(200)]
+    scenes = [nth_scene(2, number) for number in range(150)]
     right, up = np.array(text_image["plane"]).T
-    # Measured: 0.94; blue -0.29, green 0.01, yellow 0.30.
+    # Measured on 200 pictures: 0.94; blue -0.29, green 0.01, yellow 0.30.
     assert np.corrcoef(right, [scene.number for scene in scenes])[0, 1] > 0.75
     heights = {
         colour: np.mean([y for y, scene in zip(up, scenes, strict=True) if scene.colour == colour])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from forked import Program
+from forked import Program, ranks
 from lightcrl.checkpoint import load_folder
 from lightcrl.features import Features, FeatureStore
 from lightcrl.methods.spec import make_method
@@ -61,18 +60,9 @@ def launch(program: Path, text: str, *words: object, processes: int) -> subproce
 
 def succeed(text: str, *words: object, processes: int) -> None:
     """Run a program in several processes, as a launcher starts them."""
-    job = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    started = [
-        Program(START + text, *words, **job, RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(processes))
-        for rank in range(processes)
-    ]
+    started = [Program(START + text, *words, **job) for job in ranks(processes)]
     said = [program.communicate() for program in started]
     assert [program.returncode for program in started] == [0] * processes, said
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def alike(left: Path, right: Path) -> None:

@@ -94,21 +94,6 @@ def changed_since(index: Line, model: Line) -> frozenset[str] | None:
     return dict(index.ancestors()).get(model.fingerprint)
 
 
-def valid_modalities(index: Line, model: Line, modalities: Sequence[str]) -> tuple[str, ...]:
-    """Return the modalities of a model whose queries an index answers.
-
-    All modalities of the index's model and of its descendants are valid; of an ancestor, those that have not changed
-    since. Models of another line have none.
-
-    Args:
-        index: model that the vectors of the index belong to.
-        model: model of the queries.
-        modalities: modalities of that model.
-    """
-    since = changed_since(index, model)
-    return () if since is None else tuple(name for name in modalities if name not in since)
-
-
 def check_valid(index: Line, model: Line, place: str, modality: str | None = None) -> None:
     """Refuse a model whose embeddings an index cannot be searched with.
 

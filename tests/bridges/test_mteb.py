@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-import warnings
 from types import SimpleNamespace
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import mteb_tasks
 import shelves
+from lazily import Lazily
 from lightcrl.cli import app
 from lightcrl.data import DataSpec, load_dataset
 from lightcrl.data.synthetic import write_class_folder, write_table
 from lightcrl.errors import ModalityError, UnknownTaskError
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from lightcrl.bridges.mteb import MtebEncoder, describe, find_tasks
-
+bridge = Lazily("lightcrl.bridges.mteb")
 pytestmark = pytest.mark.filterwarnings("ignore")
 TASKS = ("text_to_image", "image_to_text", "zero_shot", "pairs")
 SCORED = [
@@ -62,6 +58,8 @@ def world(tmp_path_factory) -> Any:
     mteb_tasks.write_retrieval(tasks / "i2t", data, "image", "text")
     mteb_tasks.write_classes(tasks / "classes", classes)
     mteb_tasks.write_pairs(tasks / "pairs", scored)
+
+    import datasets
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(mteb_tasks.FOLDER, str(tasks))
@@ -125,27 +123,26 @@ def test_results_lie_in_mtebs_files_and_are_read_the_second_time(world):
 
 
 def test_a_batch_of_pictures_with_texts_has_the_mean_of_both(world):
-    encoder = MtebEncoder.of(world.embedder, "owner/name")
+    encoder = bridge.MtebEncoder.of(world.embedder, "owner/name")
     picture = shelves.picture(world.folder / "a.png", 1)
     vectors = encoder.encode([{"text": ["red"], "image": [str(picture)]}])
     expected = world.embedder.encode(["red"], "text") + world.embedder.encode([picture], "image")
     np.testing.assert_allclose(vectors, expected / np.linalg.norm(expected), atol=1e-6)
     assert encoder.similarity(vectors, vectors).item() == pytest.approx(1)
-    assert describe(world.embedder, "owner/name").name == "owner/name"
+    assert bridge.describe(world.embedder, "owner/name").name == "owner/name"
     with pytest.raises(ModalityError, match="found a batch of video; this model takes text, image"):
         encoder.encode([{"video": [0]}])
 
 
 def test_a_task_that_mteb_lacks_is_refused_with_its_advice(monkeypatch):
-    import mteb
 
     def lacks(name: str) -> None:
         raise KeyError(f"{name!r} not found. Did you mean: 'STSBenchmark'?")
 
     # The real table of tasks takes seconds to load.
-    monkeypatch.setattr(mteb, "get_task", lacks)
-    monkeypatch.setattr(mteb, "get_benchmark", lacks)
+    monkeypatch.setattr(bridge.mteb, "get_task", lacks)
+    monkeypatch.setattr(bridge.mteb, "get_benchmark", lacks)
     with pytest.raises(UnknownTaskError, match=r"mteb has no task 'STSBenchmrk': .*mean: 'STSBenchmark'"):
-        find_tasks(["STSBenchmrk"])
+        bridge.find_tasks(["STSBenchmrk"])
     with pytest.raises(UnknownTaskError, match="mteb has no benchmark 'MTEB'"):
-        find_tasks([], ["MTEB"])
+        bridge.find_tasks([], ["MTEB"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,14 @@ import torch
 import lightcrl
 import shelves
 import tiny
+from lazily import Lazily
 from lightcrl.checkpoint import MODULE, write_layout
 from lightcrl.embedder import Embedder
 from lightcrl.errors import ItemError, ModalityError
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
-
-    from lightcrl.bridges.sentence_transformers import EmbedderModule, as_sentence_transformer
-
+library = Lazily("sentence_transformers")
+evaluation = Lazily("sentence_transformers.sentence_transformer.evaluation")
+bridge = Lazily("lightcrl.bridges.sentence_transformers")
 TEXTS = list(tiny.TEXTS)
 
 
@@ -45,7 +41,7 @@ def run(embedder, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(run) -> Any:
-    return SentenceTransformer(str(run), trust_remote_code=True, device="cpu")
+    return library.SentenceTransformer(str(run), trust_remote_code=True, device="cpu")
 
 
 def close(vectors: np.ndarray, expected: np.ndarray) -> None:
@@ -75,7 +71,7 @@ def test_similarity_and_prompts_are_the_librarys(model, run, embedder):
     vectors = embedder.encode(TEXTS, "text")
     torch.testing.assert_close(model.similarity(vectors, vectors), torch.from_numpy(vectors @ vectors.T))
     close(model.encode(TEXTS, prompt="a photo of "), embedder.encode([f"a photo of {text}" for text in TEXTS], "text"))
-    prompted = SentenceTransformer(str(run), trust_remote_code=True, device="cpu", prompts={"query": "find "})
+    prompted = library.SentenceTransformer(str(run), trust_remote_code=True, device="cpu", prompts={"query": "find "})
     close(prompted.encode_query(TEXTS), embedder.encode([f"find {text}" for text in TEXTS], "text"))
     close(prompted.encode_document(TEXTS), vectors)
 
@@ -84,7 +80,7 @@ def test_the_librarys_evaluator_ranks_as_our_retrieval_does(model, embedder):
     pictures = tiny.pictures()
     queries = {str(number): text for number, text in enumerate(TEXTS)}
     corpus = {str(number): picture for number, picture in enumerate(pictures)}
-    evaluator = InformationRetrievalEvaluator(
+    evaluator = evaluation.InformationRetrievalEvaluator(
         queries, corpus, {number: {number} for number in queries}, accuracy_at_k=[1, 2], write_csv=False
     )
     figures = evaluator(model)
@@ -96,7 +92,7 @@ def test_the_librarys_evaluator_ranks_as_our_retrieval_does(model, embedder):
 
 def test_what_the_library_saves_is_our_checkpoint_again(model, embedder, tmp_path):
     model.save_pretrained(str(tmp_path / "saved"))
-    again = SentenceTransformer(str(tmp_path / "saved"), trust_remote_code=True, device="cpu")
+    again = library.SentenceTransformer(str(tmp_path / "saved"), trust_remote_code=True, device="cpu")
     assert np.array_equal(again.encode(TEXTS), model.encode(TEXTS))
     assert np.array_equal(lightcrl.load(tmp_path / "saved").encode(TEXTS, "text"), embedder.encode(TEXTS, "text"))
     assert not list((tmp_path / "saved").rglob("*.py"))
@@ -104,14 +100,14 @@ def test_what_the_library_saves_is_our_checkpoint_again(model, embedder, tmp_pat
 
 
 def test_the_class_named_in_a_checkpoint_is_ours(run):
-    assert f"{EmbedderModule.__module__}.{EmbedderModule.__name__}" == MODULE
+    assert f"{bridge.EmbedderModule.__module__}.{bridge.EmbedderModule.__name__}" == MODULE
     # The library imports a class of another package only if it is told so.
     with pytest.raises(ValueError, match=r"trust_remote_code=True"):
-        SentenceTransformer(str(run), device="cpu")
+        library.SentenceTransformer(str(run), device="cpu")
 
 
 def test_without_the_argument_there_is_a_function(run, embedder):
-    model = as_sentence_transformer(run, prompts={"query": "find "})
+    model = bridge.as_sentence_transformer(run, prompts={"query": "find "})
     close(model.encode(TEXTS), embedder.encode(TEXTS, "text"))
     assert model.prompts["query"] == "find "
     assert model.similarity_fn_name == "cosine"
@@ -122,7 +118,7 @@ def test_a_modality_of_the_same_kind_is_named(tmp_path):
     checkpoint = embedder.checkpoint
     for table in (checkpoint.encoders, checkpoint.fingerprints):
         table["title"] = table["text"]
-    module = EmbedderModule(Embedder(checkpoint, device="cpu"))
+    module = bridge.EmbedderModule(Embedder(checkpoint, device="cpu"))
     assert module.preprocess(["a"], modality="title")["modality"] == "title"
     assert module.preprocess(["a"])["modality"] == "text"
     with pytest.raises(ModalityError, match="no modality 'sound' in this model; it has text, image, title"):
@@ -148,9 +144,9 @@ def test_code_of_an_encoder_needs_a_permission_of_its_own(tmp_path):
     spec = checkpoint.encoders["text"]
     checkpoint.encoders["text"] = spec.model_copy(update={"trust_remote_code": True})
     checkpoint.save(tmp_path)
-    model = SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu")
+    model = library.SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu")
     with pytest.raises(lightcrl.LightCRLError, match="runs code that comes with it"):
         model.encode(TEXTS)
     told = {"trust_remote_code": True, "encoders": {"text": "builtin"}}
-    trusted = SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu", model_kwargs=told)
+    trusted = library.SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu", model_kwargs=told)
     assert trusted[0].embedder._trusted

@@ -411,6 +411,16 @@ def world(folder: Path, shuffled: bool = False) -> Features:
     return Features(stores)
 
 
+@pytest.fixture(scope="module")
+def together(tmp_path_factory) -> Features:
+    return world(tmp_path_factory.mktemp("together"))
+
+
+@pytest.fixture(scope="module")
+def shuffled(tmp_path_factory) -> Features:
+    return world(tmp_path_factory.mktemp("shuffled"), shuffled=True)
+
+
 TINY = {
     "dim": 16, "input_dropout": 0.0, "feedforward": 16, "dropout": 0.0, "key_dropout": 0.0, "heads": 2, "hidden": 32,
     "neighbours": 20,
@@ -434,10 +444,10 @@ def learn(name: str, features: Features, folder: Path, report: Any = lambda even
 
 
 @every_method
-def test_right_pairs_are_learnt_and_shuffled_ones_give_chance(name, tmp_path):
+def test_right_pairs_are_learnt_and_shuffled_ones_give_chance(name, together, shuffled, tmp_path):
     """All pairs of modalities; where a third says who belongs together, that is no news of the text."""
-    right = learn(name, world(tmp_path / "right"), tmp_path / "a").result
-    wrong = learn(name, world(tmp_path / "wrong", shuffled=True), tmp_path / "b").result
+    right = learn(name, together, tmp_path / "a").result
+    wrong = learn(name, shuffled, tmp_path / "b").result
     for direction in ("image_to_text", "text_to_image", "layers_to_text", "text_to_layers"):
         key = f"{direction}/recall@10"
         assert right.metrics[key] > 2.5 * right.chance[key], direction
@@ -448,20 +458,19 @@ def test_right_pairs_are_learnt_and_shuffled_ones_give_chance(name, tmp_path):
 
 
 @every_method
-def test_interrupted_it_goes_on_as_if_nothing_had_happened(name, tmp_path, monkeypatch):
+def test_interrupted_it_goes_on_as_if_nothing_had_happened(name, together, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
-    features = world(tmp_path / "f")
     few = {"epochs": 2, "evaluate_every": 1}
 
     def stop(event: Any) -> None:
         if event.get("step") == 5:
             raise KeyboardInterrupt
 
-    learn(name, features, tmp_path / "whole", **few)
+    learn(name, together, tmp_path / "whole", **few)
     if not METHODS.load(name).closed_form:
         with pytest.raises(KeyboardInterrupt):
-            learn(name, features, tmp_path / "stopped", report=stop, **few)
-    learn(name, features, tmp_path / "stopped", **few)
+            learn(name, together, tmp_path / "stopped", report=stop, **few)
+    learn(name, together, tmp_path / "stopped", **few)
     one, other = (load_folder(tmp_path / run / "last").method.state_dict() for run in ("whole", "stopped"))
     torch.testing.assert_close(one, other, rtol=0, atol=0)
 

@@ -25,7 +25,7 @@ from lightcrl.growth.extend import extend, remove
 from lightcrl.growth.history import make_step, restore, rollback
 from lightcrl.growth.proof import same_bits
 from lightcrl.index import Index
-from lightcrl.lineage import Line, change, change_words, valid_modalities
+from lightcrl.lineage import Line, change, change_words, changed_since
 from lightcrl.methods.spec import make_method
 from lightcrl.report import growth as pages
 from lightcrl.report.extension_facts import gather_model
@@ -297,14 +297,13 @@ def test_the_folder_of_an_extended_model_is_no_source_of_items(line, tmp_path):
         made.add(line["three"])
 
 
-def test_which_modalities_are_valid():
+def test_what_has_changed_since_the_model_of_a_query():
     index = Line("c", [{"from": "a", "added": ["audio"]}, {"from": "b", "replaced": ["image"]}])
-    names = ("image", "text")
-    assert valid_modalities(index, Line("c"), names) == names
-    assert valid_modalities(index, Line("d", [{"from": "c", "removed": ["audio"]}]), names) == names
-    assert valid_modalities(index, Line("b"), names) == ("text",)
-    assert valid_modalities(index, Line("a"), names) == ("text",)
-    assert valid_modalities(index, Line("e", [{"from": "b", "added": ["note"]}]), names) == ()
+    assert changed_since(index, Line("c")) == frozenset()
+    assert changed_since(index, Line("d", [{"from": "c", "removed": ["audio"]}])) == frozenset()
+    assert changed_since(index, Line("b")) == {"image"}
+    assert changed_since(index, Line("a")) == {"audio", "image"}
+    assert changed_since(index, Line("e", [{"from": "b", "added": ["note"]}])) is None
 
 
 def test_vectors_of_old_modalities_are_read_from_an_index(line, index, tmp_path):

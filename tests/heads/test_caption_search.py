@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig, LlamaForCausalLM
 
+from lazily import Lazily
 from lightcrl.encoders.files import quiet
 from lightcrl.errors import HeadError
 from lightcrl.heads.captioning.agreement import WordAgreement, consensus
@@ -27,6 +27,8 @@ from lightcrl.metrics.captions import Cider, words
 from lightcrl.tokens import TokenBatch, TokenSpec
 from samples import GARBAGE, padded, ragged, randn, units
 from tiny import llama
+
+transformers = Lazily("transformers")
 
 TEXTS = ["A dog runs .", "a cat runs", "Two dogs and a cat sit on the mat, in the sun ."]
 WORDS = LearntWords.learn(TEXTS, 60)
@@ -149,7 +151,7 @@ def speaking(folder: Path) -> str:
     llama(folder)
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)
-        LlamaForCausalLM(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+        transformers.LlamaForCausalLM(transformers.AutoConfig.from_pretrained(folder)).save_pretrained(folder)
     return str(folder)
 
 

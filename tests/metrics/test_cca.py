@@ -82,6 +82,25 @@ def test_a_direction_that_does_not_vary_is_left_out():
     assert all(found.isfinite().all() for found in maps.values())
 
 
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("third", [False, True])
+def test_few_rows_give_the_eigenproblem_of_all_features_in_less_time(third, constant):
+    """Two sets are also compared: with a third of no covariance to them, which halves their correlations."""
+    features = sets(count=9, widths=(50, 40, 30) if third else (50, 40))
+    if constant:
+        features["a"][:, 7] = 0.1
+    own, cross = covariances(features)
+    own = {name: c + c.diagonal().diag() * 40 / 9 for name, c in own.items()}
+    correlations, maps = canonical_variates(own, cross, dim=6, rows=dict.fromkeys(own, 9))
+    alone = {} if third else {"c": torch.eye(1, dtype=torch.float64)}
+    wanted, others = canonical_variates(own | alone, cross, dim=6)
+    torch.testing.assert_close(correlations, wanted * (1 if third else 2), atol=1e-10, rtol=0)
+    for name, found in maps.items():
+        signs = (found * others[name]).sum(0).sign()
+        torch.testing.assert_close(found * signs * (1 if third else 1.5**0.5), others[name], atol=1e-9, rtol=0)
+    assert not constant or maps["a"][7].abs().max() < 1e-7
+
+
 def test_cca_finds_what_was_planted_and_no_more():
     shared = randn(4000, 2, seed=3, dtype=torch.float64)
     left = torch.cat(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score
 
+from lazily import Lazily
 from lightcrl.metrics.pairs import average_precision, pair_accuracy
+
+reference = Lazily("sklearn.metrics")
 
 
 def test_pair_accuracy_counts_each_right_and_wrong_pair_of_a_query():
@@ -18,5 +20,7 @@ def test_pair_accuracy_counts_each_right_and_wrong_pair_of_a_query():
 def test_average_precision_is_scikit_learns():
     rng = np.random.default_rng(0)
     scores, right = rng.integers(0, 12, (30, 5)) / 7, rng.random((30, 5)) < 0.3
-    assert average_precision(scores, right) == pytest.approx(average_precision_score(right.ravel(), scores.ravel()))
+    assert average_precision(scores, right) == pytest.approx(
+        reference.average_precision_score(right.ravel(), scores.ravel())
+    )
     assert np.isnan(average_precision(scores, np.zeros_like(right)))

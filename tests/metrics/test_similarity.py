@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn import metrics as reference
 
+from lazily import Lazily
 from lightcrl.errors import ShapeError
 from lightcrl.metrics.similarity import (
     calibrate,
@@ -22,6 +22,8 @@ from lightcrl.metrics.similarity import (
     evaluate,
     ranking,
 )
+
+reference = Lazily("sklearn.metrics")
 
 LABELS = {"similar": 1, "dissimilar": 0}
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from desk import Desk
+from lazily import Lazily
 from stub_server import HOSTILE, Stub, drawn, serving
 
-playwright = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("playwright")
+playwright = Lazily("playwright.sync_api")
 
 WIDTHS = {"desk": (1280, 860), "phone": (390, 844)}
 SEARCH_ZONE, ADD_ZONE = ".zone[data-use=search]", ".zone[data-use=add]"

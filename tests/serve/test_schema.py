@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
-from schemathesis.checks import not_a_server_error
-from schemathesis.generation import GenerationMode
 
+from lazily import Lazily
 from served import served_with
+
+schemathesis = Lazily("schemathesis")
 
 EXAMPLES = int(os.environ.get("LIGHTCRL_HOSTILE", "6"))
 
@@ -53,7 +53,7 @@ def schema(tmp_path_factory, embedder):
 
 
 @pytest.mark.timeout(0 if EXAMPLES > 100 else 300)
-@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize("mode", ["positive", "negative"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_no_request_breaks_the_server(schema, operation, mode):
     method, path = operation.split()
@@ -62,15 +62,15 @@ def test_no_request_breaks_the_server(schema, operation, mode):
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(st.data())
     def try_one(data):
-        case = data.draw(schema[path][method].as_strategy(generation_mode=mode))
+        case = data.draw(schema[path][method].as_strategy(generation_mode=schemathesis.GenerationMode(mode)))
         response = case.call()
-        case.validate_response(response, checks=[not_a_server_error])
+        case.validate_response(response, checks=[schemathesis.checks.not_a_server_error])
         tried.append(response.status_code)
 
     try:
         try_one()
     except Unsatisfiable:  # an operation without parameters: nothing can be wrong of it
-        assert mode is GenerationMode.NEGATIVE
+        assert mode == "negative"
         return
     assert tried
     assert all(status < 500 for status in tried)

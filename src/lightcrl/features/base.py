@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -62,6 +62,38 @@ class Store(Protocol):
 
     def in_memory(self) -> Store:
         """Return the same items, held in memory."""
+
+
+class WrappedStore:
+    """A `Store` over another one: what a subclass does not change is that of the other. It reads nothing from files.
+
+    Attributes:
+        wrapped: the other store.
+    """
+
+    memory: bool = True
+
+    def __init__(self, wrapped: Store) -> None:
+        self.wrapped = wrapped
+        self.fingerprint, self.rows, self.cut = wrapped.fingerprint, wrapped.rows, wrapped.cut
+        self.dim, self.slots, self.sequence = wrapped.dim, wrapped.slots, wrapped.sequence
+        self.longest, self.tokens, self.nbytes = wrapped.longest, wrapped.tokens, wrapped.nbytes
+
+    def metadata(self) -> pa.Table:
+        """Return the metadata of the other store."""
+        return self.wrapped.metadata()
+
+    def lines(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield the named columns of its metadata."""
+        return self.wrapped.lines(columns)
+
+    def count_lines(self) -> int:
+        """Return the number of lines of its metadata."""
+        return self.wrapped.count_lines()
+
+    def in_memory(self) -> Self:
+        """Return this store: there is nothing to read."""
+        return self
 
 
 def item_keys(store: Store) -> list[str]:

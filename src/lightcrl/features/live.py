@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from lightcrl.encoders.augment import crop_and_flip
 from lightcrl.encoders.image import read_image
 from lightcrl.encoders.tower import Tower
 from lightcrl.errors import StoreError
-from lightcrl.features.base import Store, item_keys, rows_by_item
+from lightcrl.features.base import Store, WrappedStore, item_keys, rows_by_item
 from lightcrl.features.states import prepared_sample
 from lightcrl.features.store import FeatureStore
 from lightcrl.tokens import TokenBatch
@@ -25,10 +24,10 @@ from lightcrl.tokens import TokenBatch
 STATE_TOKENS = 16_384
 
 
-class LiveStore:
+class LiveStore(WrappedStore):
     """A store whose items go through the tower on every request, from raw items or from stored states.
 
-    A `features.Store`: the store of the tower's initial outputs still provides the groups and the readable items.
+    The store of the tower's initial outputs, which it wraps, still provides the groups and the readable items.
     Outputs of the tower are not kept.
 
     Attributes:
@@ -42,8 +41,6 @@ class LiveStore:
         StoreError: `states` lacks items.
     """
 
-    memory = True  # no values of the wrapped store are read
-
     def __init__(
         self,
         store: Store,
@@ -54,10 +51,7 @@ class LiveStore:
         states: FeatureStore | None = None,
     ) -> None:
         """Wrap `store`, with the raw items of the data set that it was made from; `workers` is a number of threads."""
-        self._stored = store
-        self.fingerprint, self.rows, self.longest = store.fingerprint, store.rows, store.longest
-        self.tokens, self.nbytes, self.cut = store.tokens, store.nbytes, store.cut
-        self.dim, self.slots, self.sequence = store.dim, store.slots, store.sequence
+        super().__init__(store)
         self.tower = tower
         self.workers = workers
         by_key, keys = {item.key: item for item in items}, item_keys(store)
@@ -74,22 +68,6 @@ class LiveStore:
             self._places = np.array([places[key] for key in keys], dtype=np.int64)
             self.chunk = max(self.chunk, STATE_TOKENS * states.rows // max(1, states.tokens))
             tower.read_states(prepared_sample(tower.encoder, self.items))
-
-    def metadata(self) -> pa.Table:
-        """Return the metadata of the store before training; see `FeatureStore.metadata`."""
-        return self._stored.metadata()
-
-    def lines(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield the lines of the store before training; see `FeatureStore.lines`."""
-        return self._stored.lines(columns)
-
-    def count_lines(self) -> int:
-        """Return the number of lines of the store before training."""
-        return self._stored.count_lines()
-
-    def in_memory(self) -> LiveStore:
-        """Return this store: there is nothing to read."""
-        return self
 
     def hold(self, limit: float) -> None:
         """Read the states into memory if they have at most `limit` bytes."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
 from lightcrl.data.base import Dataset, Item
 from lightcrl.encoders.base import EncoderSpec, fingerprint
 from lightcrl.encoders.views import View, view_mark
-from lightcrl.features.base import Store
+from lightcrl.features.base import Store, WrappedStore
 from lightcrl.features.naming import digests, number_names
 from lightcrl.features.reading import Excerpt
 from lightcrl.features.store import FeatureStore
@@ -40,8 +40,7 @@ def view_dataset(dataset: Dataset, modality: str, number: int, spec: EncoderSpec
     return replace(dataset, items={modality: items}, links={modality: np.stack([places, links[:, 1]], 1)}, rejected=[])
 
 
-@dataclass(frozen=True)
-class ViewedStore:
+class ViewedStore(WrappedStore):
     """The store of a modality's items, with further views of them as rows behind its own; a `features.Store`.
 
     Rows, tokens and metadata are those of the plain items, so that no evaluation meets a view. Training replaces rows
@@ -50,10 +49,16 @@ class ViewedStore:
     Attributes:
         plain: store of the items.
         views: stores of view 1, 2 and so on, of the same shape.
+        stores: all stores, that of the plain items first.
     """
 
-    plain: FeatureStore
-    views: tuple[FeatureStore, ...]
+    def __init__(self, plain: FeatureStore, views: Sequence[FeatureStore]) -> None:
+        super().__init__(plain)
+        self.plain, self.views, self.stores = plain, tuple(views), (plain, *views)
+        self.fingerprint = fingerprint([store.fingerprint for store in self.stores])
+        self.memory = all(store.memory for store in self.stores)
+        self.longest = max(store.longest for store in self.stores)
+        self.nbytes = sum(store.nbytes for store in self.stores)
 
     @cached_property
     def addresses(self) -> np.ndarray:
@@ -73,76 +78,9 @@ class ViewedStore:
         """First row of every store."""
         return np.cumsum([0, self.plain.rows, *(store.rows for store in self.views)])[:-1]
 
-    @property
-    def stores(self) -> tuple[FeatureStore, ...]:
-        """All stores, that of the plain items first."""
-        return self.plain, *self.views
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Digest of the fingerprints of all stores."""
-        return fingerprint([store.fingerprint for store in self.stores])
-
-    @property
-    def rows(self) -> int:
-        """Number of plain items."""
-        return self.plain.rows
-
-    @property
-    def dim(self) -> int:
-        """D, width of a token."""
-        return self.plain.dim
-
-    @property
-    def slots(self) -> int:
-        """See `Encoder.slots`."""
-        return self.plain.slots
-
-    @property
-    def sequence(self) -> bool:
-        """See `Encoder.sequence`."""
-        return self.plain.sequence
-
-    @property
-    def memory(self) -> bool:
-        """True if all stores are held in memory."""
-        return all(store.memory for store in self.stores)
-
-    @property
-    def longest(self) -> int:
-        """Number of tokens of the longest item or view."""
-        return max(store.longest for store in self.stores)
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens of all plain items."""
-        return self.plain.tokens
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the values of all stores in bytes."""
-        return sum(store.nbytes for store in self.stores)
-
-    @property
-    def cut(self) -> np.ndarray:
-        """Rows of items that exceeded the encoder's length, ascending."""
-        return self.plain.cut
-
-    def metadata(self) -> pa.Table:
-        """Return the metadata of the plain items."""
-        return self.plain.metadata()
-
-    def lines(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield the named columns of the metadata of the plain items."""
-        return self.plain.lines(columns)
-
-    def count_lines(self) -> int:
-        """Return the number of lines of the metadata of the plain items."""
-        return self.plain.count_lines()
-
-    def in_memory(self) -> ViewedStore:
+    def in_memory(self) -> Self:
         """Return the same stores, read into memory and checked."""
-        return ViewedStore(self.plain.in_memory(), tuple(store.in_memory() for store in self.views))
+        return type(self)(self.plain.in_memory(), [store.in_memory() for store in self.views])
 
     def gather(self, rows: np.ndarray, *, sequence: bool = True) -> TokenBatch:
         """Return tokens of the items and views at `rows` [B] in that order, as `FeatureStore.gather`."""

@@ -70,7 +70,8 @@ def solve_stems(
     assert isinstance(stem, Stem)
     most = min(stem.weight.shape[-1], *width.values())
     pairs = {pair: moments.covariance for pair, moments in cross.items()}
-    correlations, maps = canonical_variates(regularised, pairs, stem.weight.shape[-1])
+    rows = {name: moments.count for name, moments in own.items()}
+    correlations, maps = canonical_variates(regularised, pairs, stem.weight.shape[-1], rows)
     # Rounding errors of a zero correlation are not directions.
     real = correlations > 1e-9
     weights = correlations.clamp(min=0) ** power * real

@@ -1,14 +1,17 @@
 """Canonical correlations of several sets by their covariances, and of two sets by their rows: pure functions.
 
-Both functions whiten every set and decompose the whitened cross-covariances:
+All functions whiten every set and decompose the whitened cross-covariances:
 
 | | whitening | decomposition |
 |---|---|---|
-| `canonical_variates` of M sets | eigenvectors of the covariance with nonzero variance | `eigh`, [sum F, sum F] |
-| `regularised_cca` of two | Cholesky, or the span of fewer rows than features | `svd`, [F, F], an eighth of the work |
+| `canonical_variates` of three and more | eigenvectors with nonzero variance | `eigh`, [sum F, sum F] |
+| of these with few rows | Cholesky, or as above where that is singular | `eigh`, [sum N, sum N] |
+| of two | Cholesky, or as above where that is singular | `svd`, [F, F], a fifth of the time |
+| `regularised_cca` of two | Cholesky, or the span of fewer rows than features | `svd`, [F, F] |
 
-For two sets they agree to 1e-10 in float64, up to the signs of the variates. Methods are solved by the first, whose
-bits must not change.
+For two sets they agree to 1e-10 in float64, up to the signs of the variates. Methods are solved by the
+first, whose bits for three sets and more
+that are not few must not change.
 """
 
 from __future__ import annotations
@@ -61,7 +64,10 @@ class Moments:
 
 
 def canonical_variates(
-    own: Mapping[str, Tensor], cross: Mapping[tuple[str, str], Tensor], dim: int
+    own: Mapping[str, Tensor],
+    cross: Mapping[tuple[str, str], Tensor],
+    dim: int,
+    rows: Mapping[str, int] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the maps A_m with the most correlated variates, and their correlations.
 
@@ -73,13 +79,19 @@ def canonical_variates(
         own: covariance C_aa [F_a, F_a] of a set, including its regularisation, by name.
         cross: covariance C_ab [F_a, F_b] by pair of names, once for each pair.
         dim: number of variates.
+        rows: number of rows by name, which bounds the ranks of the cross-covariances; unknown by default.
 
     Returns:
         Correlations rho [k], descending, k at most `dim`, and maps [F_m, k] by name. Variates have variance 1 for
         two sets, and on average over the sets for more.
     """
     names = list(own)
-    roots = {name: _inverse_root(covariance) for name, covariance in own.items()}
+    if len(names) == 2 and cross:
+        return _two_sets(own, cross, dim)
+    ranks = [min(len(own[name]), rows[name], sum(rows.values()) - rows[name]) for name in names] if rows else []
+    # Above a third it would still pay, but `recipes/world.toml` would no longer have the bits that it had.
+    few = bool(rows) and 3 * sum(ranks) < sum(map(len, own.values()))
+    roots = {name: (_triangular_root if few else _inverse_root)(covariance) for name, covariance in own.items()}
 
     def block(a: str, b: str) -> Tensor:
         if (b, a) in cross:
@@ -87,11 +99,50 @@ def canonical_variates(
         zeros = own[a].new_zeros(roots[a].shape[1], roots[b].shape[1])
         return roots[a].T @ cross[a, b] @ roots[b] if (a, b) in cross else zeros
 
-    matrix = torch.cat([torch.cat([block(a, b) for b in names], 1) for a in names])
+    def whitened() -> Tensor:
+        return torch.cat([torch.cat([block(a, b) for b in names], 1) for a in names])
+
+    matrix = whitened()
+    if few:
+        sides = torch.split(matrix, [root.shape[1] for root in roots.values()])
+        spans = map(_span, sides, ranks)
+        roots = {name: root @ span for (name, root), span in zip(roots.items(), spans, strict=True)}
+        matrix = whitened()
     values, vectors = torch.linalg.eigh(matrix)
     parts = (vectors.flip(1)[:, :dim] * len(names) ** 0.5).split([roots[name].shape[1] for name in names])
     maps = {name: roots[name] @ part for name, part in zip(names, parts, strict=True)}
     return values.flip(0)[:dim] / max(1, len(names) - 1), maps
+
+
+def _two_sets(
+    own: Mapping[str, Tensor], cross: Mapping[tuple[str, str], Tensor], dim: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return `canonical_variates` of two sets: the singular values and vectors of their whitened cross-covariance."""
+    ((names, covariance),) = cross.items()
+    roots = [_triangular_root(own[name]) for name in names]
+    left, correlations, right = torch.linalg.svd(roots[0].T @ covariance @ roots[1], full_matrices=False)
+    sides = (left[:, :dim], right.mT[:, :dim])
+    return correlations[:dim], {name: root @ side for name, root, side in zip(names, roots, sides, strict=True)}
+
+
+def _span(matrix: Tensor, rank: int) -> Tensor:
+    """Return an orthonormal basis [F, k] of the columns of a matrix [F, N] of at most this rank, from random ones."""
+    draws = torch.randn(matrix.shape[1], rank + 8, generator=torch.Generator().manual_seed(0), dtype=matrix.dtype)
+    return torch.linalg.qr(matrix @ draws.to(matrix.device))[0]
+
+
+def _triangular_root(covariance: Tensor) -> Tensor:
+    """Return `_inverse_root` up to a rotation, in a third of the time where no direction of it is left out."""
+    variances = covariance.diagonal()
+    varies = variances > 0.01 * RANK_TOLERANCE * variances.max()
+    factor, failed = torch.linalg.cholesky_ex(covariance[varies][:, varies])
+    inverse = torch.linalg.solve_triangular(factor.T, torch.eye(len(factor)).to(factor), upper=True)
+    # The least eigenvalue is at least 1 / |inverse|^2, the greatest at most |covariance|.
+    if failed or RANK_TOLERANCE * covariance.norm() * inverse.square().sum() > 1:
+        return _inverse_root(covariance)
+    root = covariance.new_zeros(len(covariance), len(factor))
+    root[varies] = inverse
+    return root
 
 
 def _inverse_root(covariance: Tensor) -> Tensor:

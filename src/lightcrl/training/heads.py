@@ -138,7 +138,7 @@ class _Vectors(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._made:
             store = self._stores[name]
-            whole = store.whole if isinstance(store, Rows) else store
+            whole = store.wrapped if isinstance(store, Rows) else store
             self._made[name] = embed_rows(self._method, whole, name, np.arange(whole.rows)).float()
         return self._made[name]
 

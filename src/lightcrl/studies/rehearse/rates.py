@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from lightcrl.data import Dataset
 from lightcrl.encoders.base import Encoder
 from lightcrl.errors import ItemError
 from lightcrl.features import Features, encode_items
-from lightcrl.features.base import Store
+from lightcrl.features.base import Store, WrappedStore
 from lightcrl.features.table import Split
 from lightcrl.methods import METHODS
 from lightcrl.methods.spec import MethodSpec, make_method
@@ -157,37 +156,17 @@ def measure_training(
     )
 
 
-class RepeatedStore:
-    """A `features.Store` of many rows, each a row of a small store; so that a timing reads as much as a whole run."""
-
-    memory = True
-    sequence: bool
+class RepeatedStore(WrappedStore):
+    """Many rows, each a row of a small store; so that a timing reads as much as a whole run."""
 
     def __init__(self, store: Store, rows: int) -> None:
-        self._store, self.rows, self.fingerprint = store.in_memory(), rows, store.fingerprint
-        self.dim, self.slots, self.sequence = store.dim, store.slots, store.sequence
-        self.longest, share = store.longest, rows / max(1, store.rows)
-        self.tokens, self.nbytes, self.cut = round(store.tokens * share), round(store.nbytes * share), store.cut
+        super().__init__(store.in_memory())
+        share = rows / max(1, store.rows)
+        self.rows, self.tokens, self.nbytes = rows, round(store.tokens * share), round(store.nbytes * share)
 
     def gather(self, rows: np.ndarray, *, sequence: bool = True) -> TokenBatch:
         """Return the tokens of `rows`, counted around the small store."""
-        return self._store.gather(np.asarray(rows) % max(1, self._store.rows), sequence=sequence)
-
-    def metadata(self) -> pa.Table:
-        """Return the metadata of the small store."""
-        return self._store.metadata()
-
-    def lines(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield lines of the small store's metadata."""
-        return self._store.lines(columns)
-
-    def count_lines(self) -> int:
-        """Return the number of lines of the small store's metadata."""
-        return self._store.count_lines()
-
-    def in_memory(self) -> RepeatedStore:
-        """Return this store."""
-        return self
+        return self.wrapped.gather(np.asarray(rows) % max(1, self.wrapped.rows), sequence=sequence)
 
 
 def repeated(stores: Mapping[str, Store], dataset: Dataset) -> tuple[Features, float]:
