@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightcrl.data.base import Dataset, Rejection, check_rejected
+import numpy as np
+
+from lightcrl.data.base import Dataset, Item, Rejection, check_rejected
 from lightcrl.encoders.base import Encoder, EncoderSpec, fingerprint
 from lightcrl.events import Tell
 from lightcrl.features.base import Store
+from lightcrl.features.copies import repeated
 from lightcrl.features.engines import ENGINES, Crew
 from lightcrl.features.linked import link_shards
 from lightcrl.features.shards import Job, plan_tasks, shard_count
@@ -103,7 +106,9 @@ def extract(
     job = Job(folder.uri, mark, encoder.fingerprint, dtype, strict, workers)
     with in_turn(local_place(folder.uri), tell):
         existing = _found(folder, mark, dataset, modality, progress)
-        return existing or _make(job, encoder, dataset, modality, root, max_rejected, engine, crew or Crew(), progress)
+        return existing or _make(
+            job, encoder, dataset, modality, root, max_rejected, engine, crew or Crew(), progress, tell
+        )
 
 
 def _found(
@@ -127,6 +132,7 @@ def _make(
     engine: str,
     crew: Crew,
     progress: Callable[[int, int], None],
+    tell: Tell,
 ) -> Extraction:
     """Encode the missing items, or link to vectors that are there; the manifest is written last."""
     items, folder, mark = dataset.items[modality], folder_at(job.folder), job.fingerprint
@@ -153,8 +159,27 @@ def _make(
     check()
     wanted = {"format": FORMAT, "dtype": job.dtype}
     siblings = Siblings(folder_at(root), wanted, encoder.fingerprint, exclude=folder.name)
-    tasks = plan_tasks(dataset, modality, siblings, set(shards))
     encoded = copied = 0
+    if len(shards) < shard_count(len(items)) and (several := _unknown(repeated(items), siblings)):
+        # Shards are made in any order, so what several of them hold is encoded first, in a store of its own.
+        links = np.stack([np.arange(len(several)), np.zeros(len(several), int)], 1)
+        first = Dataset(["copies"], ["train"], {modality: several}, {modality: links})
+        encoded = extract(
+            encoder,
+            first,
+            modality,
+            root,
+            dtype=job.dtype,
+            strict=job.strict,
+            max_rejected=1.0,
+            workers=job.workers,
+            engine=engine,
+            crew=crew,
+            tell=tell,
+        ).encoded
+        copied = -encoded  # each of them is counted again where it is copied
+        siblings = Siblings(folder_at(root), wanted, encoder.fingerprint, exclude=folder.name)
+    tasks = plan_tasks(dataset, modality, siblings, set(shards))
     shape: TokenSpec | None = None
     with closing(ENGINES.load(engine)(job, encoder, tasks, advance, crew)) as running:
         for made in running:
@@ -166,6 +191,12 @@ def _make(
     folder.tidy()
     store = FeatureStore(folder.uri, mark)
     return Extraction(store, encoded, copied, kept, _rejections(store.rejected, modality))
+
+
+def _unknown(items: list[Item], siblings: Siblings) -> list[Item]:
+    """Return the items that no finished store holds."""
+    places, _ = siblings.find(items)
+    return [item for place, item in enumerate(items) if place not in places]
 
 
 def _declare(
