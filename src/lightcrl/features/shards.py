@@ -99,22 +99,14 @@ def shard_count(count: int) -> int:
 
 def plan_tasks(dataset: Dataset, modality: str, siblings: Siblings, complete: Collection[int]) -> Iterator[Task]:
     """Yield the shards of a modality that are not `complete`."""
-    items, links = dataset.items[modality], dataset.links[modality]
+    items = dataset.items[modality]
     size = shard_size(len(items))
     for number in range(shard_count(len(items))):
-        if number in complete:
-            continue
-        part = list(items[number * size : (number + 1) * size])
-        first, last = np.searchsorted(links[:, 0], (number * size, (number + 1) * size))
-        yield Task(
-            number,
-            part,
-            [
-                (int(item) - number * size, dataset.groups[group], dataset.splits[group])
-                for item, group in links[first:last]
-            ],
-            *siblings.find(part),
-        )
+        if number not in complete:
+            first, last = number * size, (number + 1) * size
+            part = list(items[first:last])
+            links = [(item - first, group, split) for item, group, split in dataset.named_links(modality, first, last)]
+            yield Task(number, part, links, *siblings.find(part))
 
 
 def make_shard(

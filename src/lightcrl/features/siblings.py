@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lightcrl.data.base import Item
+from lightcrl.data.naming import digests
 from lightcrl.features.copies import content, extent
-from lightcrl.features.naming import digests
 from lightcrl.files.remote import Folder
 
 Place: TypeAlias = tuple[str, int]

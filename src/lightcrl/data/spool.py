@@ -1,0 +1,188 @@
+"""A table on disk that grows while a source is read, and the sequences of items and names that are read from it.
+
+The table is cut into parts, each a compressed Arrow record batch. A few are held in memory; then all are moved to a
+file without a name, which ends with the process, however that ends.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar, overload
+from weakref import finalize
+
+import numpy as np
+import pyarrow as pa
+
+from lightcrl.data.base import Item
+from lightcrl.data.naming import digests
+from lightcrl.files.local import cache_folder, clear_errors, make_folder
+
+T = TypeVar("T")
+PART = 4096
+"""Number of lines of a part."""
+HELD = 16 << 20
+"""Size in bytes from which a table is moved to a file."""
+RECENT = 8
+"""Number of parts that are kept as Python objects after they were read."""
+Column = Sequence[Any]
+
+
+class Spool:
+    """Lines of strings, paths and other objects; a part's column that has other objects stays in memory.
+
+    The first column identifies a line: its digests stay in memory until they are taken.
+    """
+
+    def __init__(self, *names: str) -> None:
+        """Make an empty table of columns `names`."""
+        self._names = names
+        self._lines: tuple[list[Any], ...] = tuple([] for _ in names)
+        self._count = 0
+        self._digests: list[np.ndarray] = []
+        self._held: dict[tuple[int, str], Column] = {}
+        self._paths: set[tuple[int, str]] = set()
+        self._places = array("q", [0])
+        self._memory: list[bytes] = []
+        self._file: Any = None
+        self.part = lru_cache(RECENT)(self._part)
+
+    def __len__(self) -> int:
+        return self._count + len(self._lines[0])
+
+    def append(self, *values: Any) -> None:
+        """Add a line."""
+        for column, value in zip(self._lines, values, strict=True):
+            column.append(value)
+        if len(self._lines[0]) == PART:
+            self._write()
+
+    def take_digests(self) -> np.ndarray:
+        """End the table, and return the digests [N, 2] of its first column, which are then no longer kept."""
+        if self._lines[0]:
+            self._write()
+        taken, self._digests = self._digests, []
+        return np.concatenate([np.zeros((0, 2), np.uint64), *taken])
+
+    def _write(self) -> None:
+        number, columns = len(self._places) - 1, {}
+        for name, values in zip(self._names, self._lines, strict=True):
+            types = set(map(type, values))
+            try:
+                strings = list(map(str, values)) if types == {type(Path())} else values
+                columns[name] = pa.array(strings, pa.large_string() if types <= {str, type(Path())} else pa.null())
+                self._paths.update([(number, name)] if strings is not values else [])
+            except (TypeError, ValueError):  # objects, or strings that are not Unicode
+                self._held[number, name] = values
+        keys = columns.get(self._names[0])
+        if keys is None:
+            keys = pa.array([name.encode("utf-8", "surrogatepass") for name in self._lines[0]], pa.large_binary())
+        self._digests.append(digests(keys))
+        self._count += len(keys)
+        self._lines = tuple([] for _ in self._names)
+        sink = pa.BufferOutputStream()
+        batch = pa.record_batch(columns)
+        with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+            writer.write_batch(batch)
+        self._memory.append(sink.getvalue().to_pybytes())
+        self._places.append(self._places[-1] + len(self._memory[-1]))
+        if self._file is not None or self._places[-1] > HELD:
+            self._spill()
+
+    def _spill(self) -> None:
+        folder = cache_folder() / "items"
+        with clear_errors(folder):
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=make_folder(folder), buffering=0)  # noqa: SIM115 - see finalize
+                finalize(self, self._file.close)
+            for data in self._memory:
+                self._file.write(data)
+        self._memory = []
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all parts in bytes."""
+        return self._places[-1]
+
+    def _part(self, number: int) -> tuple[Column, ...]:
+        """Return the columns of a part."""
+        start, end = self._places[number], self._places[number + 1]
+        data = os.pread(self._file.fileno(), end - start, start) if self._file else self._memory[number]
+        batch = pa.ipc.open_stream(data).read_next_batch()
+        columns: list[Column] = []
+        for name in self._names:
+            place = number, name
+            values = self._held[place] if place in self._held else batch[name].to_pylist()
+            columns.append(list(map(Path, values)) if place in self._paths else values)
+        return tuple(columns)
+
+
+class Lines(Sequence[T], ABC):
+    """A sequence that is read from a table on disk, part by part.
+
+    Attributes:
+        table: the table.
+        places: line of each element [N]; None if they are the lines in order.
+    """
+
+    def __init__(self, table: Spool, places: np.ndarray | None, count: int) -> None:
+        """Read `count` elements from `table`."""
+        self.table, self.places, self._count = table, places, count
+
+    @abstractmethod
+    def _read(self, lines: Sequence[int]) -> list[T]:
+        """Return the elements at some lines of the table."""
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> T: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[T]: ...
+    def __getitem__(self, at: int | slice) -> T | list[T]:
+        chosen = range(self._count)[at]
+        if isinstance(chosen, int):
+            return self._read([chosen if self.places is None else int(self.places[chosen])])[0]
+        return self._read(chosen if self.places is None else self.places[at].tolist())
+
+    def __iter__(self) -> Iterator[T]:
+        for start in range(0, self._count, PART):
+            yield from self[start : start + PART]
+
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, Sequence) and len(self) == len(other)
+        return same and all(mine == theirs for mine, theirs in zip(self, other, strict=True))  # type: ignore[call-overload]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to other processes as a list."""
+        return list, (list(self),)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Names(Lines[str]):
+    """Names of groups."""
+
+    def _read(self, lines: Sequence[int]) -> list[str]:
+        part = self.table.part
+        return [part(line // PART)[0][line % PART] for line in lines]
+
+
+class Items(Lines[Item]):
+    """Items, made when they are read."""
+
+    def _read(self, lines: Sequence[int]) -> list[Item]:
+        items: list[Item] = []
+        number, columns = -1, self.table.part(0) if lines else ()
+        for line in lines:
+            if line // PART != number:
+                number = line // PART
+                columns = self.table.part(number)
+            items.append(Item(*(column[line % PART] for column in columns)))
+        return items
