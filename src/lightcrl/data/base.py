@@ -115,14 +115,14 @@ class Dataset:
         """Return the item, the group's name and its split, for every link of the items from `first` up to `last`."""
         links = self.links[modality]
         low, high = (bisect_left(links[:, 0], item) for item in (first, last))
-        pairs = links[low:high].tolist()
-        start = min((group for _, group in pairs), default=0)
-        stop = max((group for _, group in pairs), default=0) + 1
-        # Groups of neighbouring items are mostly neighbours, which are read together.
-        near = stop - start <= 2 * len(pairs)
-        names = self.groups[start:stop] if near else [self.groups[group] for _, group in pairs]
-        places = [group - start for _, group in pairs] if near else range(len(pairs))
-        return [(item, names[at], self.splits[group]) for (item, group), at in zip(pairs, places, strict=True)]
+        items, groups = links[low:high].T.tolist()
+        start, stop = min(groups, default=0), max(groups, default=-1) + 1
+        if stop - start <= 2 * len(groups):  # groups of neighbouring items are mostly neighbours, and read together
+            near = self.groups[start:stop]
+            names = [near[group - start] for group in groups]
+        else:
+            names = [self.groups[group] for group in groups]
+        return list(zip(items, names, [self.splits[group] for group in groups], strict=True))
 
 
 def text_item(text: str, source: str) -> Item:

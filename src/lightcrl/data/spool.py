@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar, overload
 from weakref import finalize
@@ -135,8 +136,20 @@ class Lines(Sequence[T], ABC):
         self.table, self.places, self._count = table, places, count
 
     @abstractmethod
+    def _make(self, columns: Sequence[Column]) -> list[T]:
+        """Return the elements of some lines, from the columns of the table."""
+
     def _read(self, lines: Sequence[int]) -> list[T]:
-        """Return the elements at some lines of the table."""
+        made: list[T] = []
+        if isinstance(lines, range) and lines.step == 1:
+            for start in range(lines.start - lines.start % PART, lines.stop, PART):
+                here = slice(max(lines.start - start, 0), lines.stop - start)
+                made += self._make([column[here] for column in self.table.part(start // PART)])
+            return made
+        for number, members in groupby(lines, lambda line: line // PART):
+            places, columns = [line % PART for line in members], self.table.part(number)
+            made += self._make([[column[place] for place in places] for column in columns])
+        return made
 
     def __len__(self) -> int:
         return self._count
@@ -169,20 +182,12 @@ class Lines(Sequence[T], ABC):
 class Names(Lines[str]):
     """Names of groups."""
 
-    def _read(self, lines: Sequence[int]) -> list[str]:
-        part = self.table.part
-        return [part(line // PART)[0][line % PART] for line in lines]
+    def _make(self, columns: Sequence[Column]) -> list[str]:
+        return list(columns[0])
 
 
 class Items(Lines[Item]):
     """Items, made when they are read."""
 
-    def _read(self, lines: Sequence[int]) -> list[Item]:
-        items: list[Item] = []
-        number, columns = -1, self.table.part(0) if lines else ()
-        for line in lines:
-            if line // PART != number:
-                number = line // PART
-                columns = self.table.part(number)
-            items.append(Item(*(column[line % PART] for column in columns)))
-        return items
+    def _make(self, columns: Sequence[Column]) -> list[Item]:
+        return list(map(Item, *columns))
