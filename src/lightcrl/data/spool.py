@@ -7,10 +7,11 @@ file without a name, which ends with the process, however that ends.
 from __future__ import annotations
 
 import os
+import pickle
 import tempfile
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -22,6 +23,8 @@ import pyarrow as pa
 
 from lightcrl.data.base import Item
 from lightcrl.data.naming import digests
+from lightcrl.data.vectors import ArrayRow
+from lightcrl.data.webdataset import TarSlice
 from lightcrl.files.local import cache_folder, clear_errors, make_folder
 
 T = TypeVar("T")
@@ -35,7 +38,7 @@ Column = Sequence[Any]
 
 
 class Spool:
-    """Lines of strings, paths and other objects; a part's column that has other objects stays in memory.
+    """Lines of strings, paths, bytes and places in files; a part's column that has other objects stays in memory.
 
     The first column identifies a line: its digests stay in memory until they are taken.
     """
@@ -47,7 +50,7 @@ class Spool:
         self._count = 0
         self._digests: list[np.ndarray] = []
         self._held: dict[tuple[int, str], Column] = {}
-        self._paths: set[tuple[int, str]] = set()
+        self._load: dict[tuple[int, str], Callable[[Any], Any] | None] = {}
         self._places = array("q", [0])
         self._memory: list[bytes] = []
         self._file: Any = None
@@ -73,12 +76,11 @@ class Spool:
     def _write(self) -> None:
         number, columns = len(self._places) - 1, {}
         for name, values in zip(self._names, self._lines, strict=True):
-            types = set(map(type, values))
+            dump, load, kind = _form(set(map(type, values)))
             try:
-                strings = list(map(str, values)) if types == {type(Path())} else values
-                columns[name] = pa.array(strings, pa.large_string() if types <= {str, type(Path())} else pa.null())
-                self._paths.update([(number, name)] if strings is not values else [])
-            except (TypeError, ValueError):  # objects, or strings that are not Unicode
+                columns[name] = pa.array(list(map(dump, values)) if dump else values, kind)
+                self._load[number, name] = load
+            except (TypeError, ValueError):  # other objects, or strings that are not Unicode
                 self._held[number, name] = values
         keys = columns.get(self._names[0])
         if keys is None:
@@ -117,10 +119,21 @@ class Spool:
         batch = pa.ipc.open_stream(data).read_next_batch()
         columns: list[Column] = []
         for name in self._names:
-            place = number, name
-            values = self._held[place] if place in self._held else batch[name].to_pylist()
-            columns.append(list(map(Path, values)) if place in self._paths else values)
+            if (number, name) in self._held:
+                columns.append(self._held[number, name])
+            else:
+                load, values = self._load[number, name], batch[name].to_pylist()
+                columns.append(list(map(load, values)) if load else values)
         return tuple(columns)
+
+
+def _form(types: set[type]) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any] | None, pa.DataType]:
+    """Return writer, reader and Arrow's type for values of these types; Arrow refuses the values of others."""
+    if types == {type(Path())}:
+        return str, Path, pa.large_string()
+    if types <= {bytes, TarSlice, ArrayRow}:
+        return pickle.dumps, pickle.loads, pa.large_binary()
+    return None, None, pa.large_string() if types == {str} else pa.null()
 
 
 class Lines(Sequence[T], ABC):

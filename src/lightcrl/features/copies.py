@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lightcrl.data.base import Item
 from lightcrl.data.webdataset import TarSlice
 from lightcrl.encoders.views import View, view_mark
@@ -43,25 +45,33 @@ def content(item: Item) -> str | None:
 
 def repeated(items: Sequence[Item]) -> list[Item]:
     """Return the first item of each content that several items have; few files are read as a whole to find them."""
-    alike: dict[Any, list[Item]] = {}
-    for item in items:
-        if (part := extent(item.raw)) is not None:
-            alike.setdefault(part.size, []).append(item)
-    for mark in (_middle, content):
-        narrowed: dict[Any, list[Item]] = {}
-        for size, members in alike.items():
-            for item in members if len(members) > 1 else ():
-                narrowed.setdefault((size, mark(item)), []).append(item)
-        alike = narrowed
-    return [members[0] for (_, mark), members in alike.items() if mark is not None and len(members) > 1]
+    places = np.arange(len(items))
+    for mark in (_size, _middle):
+        # A few bytes an item: equal marks have equal hashes, and the rare others are told apart by the next mark.
+        marks = (mark(items[place]) for place in places.tolist())
+        hashes = np.fromiter((-1 if each is None else hash(each) for each in marks), np.int64, len(places))
+        _, numbers, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+        places = places[(counts[numbers] > 1) & (hashes != -1)]
+    first: dict[str | None, int] = {None: -1}
+    several: dict[int, None] = {}
+    for place in places.tolist():
+        if (at := first.setdefault(content(items[place]), place)) not in (place, -1):
+            several[at] = None
+    return [items[place] for place in sorted(several)]
 
 
-def _middle(item: Item) -> bytes | None:
-    """Return some bytes from the middle of an item's file."""
+def _size(item: Item) -> int | None:
+    part = extent(item.raw)
+    return part.size if part else None
+
+
+def _middle(item: Item) -> tuple[int, bytes] | None:
+    """Return the size of an item's file, and some bytes from its middle."""
     part = extent(item.raw)
     if part is None:
         return None
     try:
-        return TarSlice(part.path, part.offset + part.size // 2, min(SAMPLE, part.size - part.size // 2))()
+        data = TarSlice(part.path, part.offset + part.size // 2, min(SAMPLE, part.size - part.size // 2))()
     except ItemError:
         return None
+    return part.size, data
