@@ -275,12 +275,14 @@ def _unless_trivial(places: np.ndarray, count: int) -> np.ndarray | None:
 
 def _first(numbers: np.ndarray) -> np.ndarray:
     """Return the place where each number appears first; numbers are given by first appearance."""
+    if numbers.max(initial=-1) + 1 == len(numbers):  # all differ
+        return numbers
     return np.flatnonzero(np.diff(np.maximum.accumulate(numbers), prepend=-1) > 0).astype(np.int32)
 
 
 def _number_pairs(names: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Number pairs of a name and a code [N] by first appearance; names are numbered so already."""
-    if not len(codes) or (codes == codes[0]).all():
+    if names.max(initial=-1) + 1 == len(names) or (codes == codes[0]).all():
         return names
     _, first, numbers = np.unique(names.astype(np.int64) * 256 + codes, return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int32)
