@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -164,33 +165,38 @@ def test_a_list_of_what_was_set_aside_is_json_lines(tmp_path: Path) -> None:
     assert lines[1]["detail"] == "half \ud83d"
 
 
-SPLIT = st.sampled_from([None, None, "train", "dev", "test"])
-ROWS = st.lists(
-    st.tuples(st.integers(0, 7), st.integers(0, 7), st.lists(st.integers(0, 5), max_size=3), SPLIT), max_size=40
-)
-
-
-@given(ROWS, st.sampled_from([{}, {"dev": 0.4, "test": 0.2}]), st.sampled_from(["image", "vectors", "text"]))
-def test_groups_on_disk_are_those_of_dictionaries(
-    rows: list[tuple[int, int, list[int], str | None]], fractions: dict[str, float], kind: str
-) -> None:
+@pytest.mark.parametrize("kind", ["image", "vectors", "text"])
+@pytest.mark.parametrize("fractions", [{}, {"dev": 0.4, "test": 0.2}])
+@pytest.mark.parametrize("names", [4, 30])
+def test_groups_on_disk_are_those_of_dictionaries(names: int, fractions: dict[str, float], kind: str) -> None:
     """Names that repeat, with and without splits of their own, leaks and shared pictures, over parts of 3 lines."""
-    given_rows: list[Row | Rejection] = [BAD]
-    for number, (key, picture, texts, split) in enumerate(rows):
-        # A group may be called like a picture, and items of one key may have different sources.
-        name = f"file {key}.jpg" if key == 3 else f"key {key}"
-        cells = {"text": [Item(f"t{text}", f"row {number}", f"text {text}") for text in texts]}
-        if picture < 7:
-            raw = Path(f"{picture}.jpg") if picture % 2 else b"%d" % picture
-            cells["image"] = [Item(f"file {picture}.jpg", f"row {number}", raw)]
-        given_rows.append(Row(name, cells, split))
+    for seed in range(25):
+        dice = random.Random(seed)
+        rows = [random_row(dice, number, names) for number in range(dice.randrange(40))]
+        assert_as_by_dictionaries([BAD, *rows], {"text": "text", "image": kind}, fractions)
+
+
+def random_row(dice: random.Random, number: int, names: int) -> Row:
+    """A group may be called like a picture, and items of one key may have different sources."""
+    picture, key = dice.randrange(names + 1), dice.randrange(names)
+    cells = {"text": [Item(f"t{n}", f"row {number}", f"text {n}") for n in dice.choices(range(names), k=2)]}
+    if picture < names:
+        raw = Path(f"{picture}.jpg") if picture % 2 else b"%d" % picture
+        cells["image"] = [Item(f"file {picture}.jpg", f"row {number}", raw)]
+    name = f"file {key}.jpg" if key == 3 else f"key {key}"
+    return Row(name, cells, dice.choice([None, None, "train", "train", "dev"]))
+
+
+def assert_as_by_dictionaries(
+    rows: Sequence[Row | Rejection], kinds: dict[str, str], fractions: dict[str, float]
+) -> None:
     results = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spool, "PART", 3)
         patch.setattr(spool, "HELD", 2000)
         for read in (collect, plain_collect.collect):
             try:
-                data = read(given_rows, {"text": "text", "image": kind}, fractions=fractions, max_rejected=1)
+                data = read(rows, kinds, fractions=fractions, max_rejected=1)
             except EmptyDatasetError as error:
                 results.append(str(error))
                 continue
