@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from lightcrl.data.base import Item
+from lightcrl.data.columns import Cells, StoredCell
 from lightcrl.data.naming import digests
 from lightcrl.data.vectors import ArrayRow
 from lightcrl.data.webdataset import TarSlice
@@ -38,7 +39,7 @@ Column = Sequence[Any]
 
 
 class Spool:
-    """Lines of strings, paths, bytes and places in files; a part's column that has other objects stays in memory.
+    """Lines of strings, paths, bytes and places in files; the columns of a part with other objects stay in memory.
 
     The first column identifies a line: its digests stay in memory until they are taken.
     """
@@ -51,6 +52,7 @@ class Spool:
         self._digests: list[np.ndarray] = []
         self._held: dict[tuple[int, str], Column] = {}
         self._load: dict[tuple[int, str], Callable[[Any], Any] | None] = {}
+        self._tables: dict[int, Cells] = {}
         self._places = array("q", [0])
         self._memory: list[bytes] = []
         self._file: Any = None
@@ -76,7 +78,7 @@ class Spool:
     def _write(self) -> None:
         number, columns = len(self._places) - 1, {}
         for name, values in zip(self._names, self._lines, strict=True):
-            dump, load, kind = _form(set(map(type, values)))
+            dump, load, kind = self._form(set(map(type, values)))
             try:
                 columns[name] = pa.array(list(map(dump, values)) if dump else values, kind)
                 self._load[number, name] = load
@@ -126,14 +128,24 @@ class Spool:
                 columns.append(list(map(load, values)) if load else values)
         return tuple(columns)
 
+    def _form(self, types: set[type]) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any] | None, pa.DataType]:
+        """Return writer, reader and Arrow's type for values of these types; Arrow refuses the values of others."""
+        if types == {type(Path())}:
+            return str, Path, pa.large_string()
+        if types <= {bytes, TarSlice, ArrayRow}:
+            return pickle.dumps, pickle.loads, pa.large_binary()
+        if types == {StoredCell}:
+            return self._dump_cell, self._load_cell, pa.large_binary()
+        return None, None, pa.large_string() if types == {str} else pa.null()
 
-def _form(types: set[type]) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any] | None, pa.DataType]:
-    """Return writer, reader and Arrow's type for values of these types; Arrow refuses the values of others."""
-    if types == {type(Path())}:
-        return str, Path, pa.large_string()
-    if types <= {bytes, TarSlice, ArrayRow}:
-        return pickle.dumps, pickle.loads, pa.large_binary()
-    return None, None, pa.large_string() if types == {str} else pa.null()
+    def _dump_cell(self, cell: StoredCell) -> bytes:
+        """Write a cell without its table, which stays open for all cells."""
+        self._tables.setdefault(id(cell.table), cell.table)
+        return pickle.dumps((id(cell.table), cell.row, cell.column, cell.kind, cell.key))
+
+    def _load_cell(self, data: bytes) -> StoredCell:
+        table, *place = pickle.loads(data)
+        return StoredCell(self._tables[table], *place)
 
 
 class Lines(Sequence[T], ABC):
