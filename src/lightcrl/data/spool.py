@@ -49,7 +49,7 @@ class Spool:
         self._names = names
         self._lines: tuple[list[Any], ...] = tuple([] for _ in names)
         self._count = 0
-        self._digests: list[np.ndarray] = []
+        self._digests = array("Q")  # grows in place, so that nothing is left behind in pieces
         self._held: dict[tuple[int, str], Column] = {}
         self._load: dict[tuple[int, str], Callable[[Any], Any] | None] = {}
         self._tables: dict[int, Cells] = {}
@@ -72,8 +72,8 @@ class Spool:
         """End the table, and return the digests [N, 2] of its first column, which are then no longer kept."""
         if self._lines[0]:
             self._write()
-        taken, self._digests = self._digests, []
-        return np.concatenate([np.zeros((0, 2), np.uint64), *taken])
+        taken, self._digests = self._digests, array("Q")
+        return np.frombuffer(taken, np.uint64).reshape(-1, 2) if taken else np.zeros((0, 2), np.uint64)
 
     def _write(self) -> None:
         number, columns = len(self._places) - 1, {}
@@ -87,7 +87,7 @@ class Spool:
         keys = columns.get(self._names[0])
         if keys is None:
             keys = pa.array([name.encode("utf-8", "surrogatepass") for name in self._lines[0]], pa.large_binary())
-        self._digests.append(digests(keys))
+        self._digests.frombytes(digests(keys).tobytes())
         self._count += len(keys)
         self._lines = tuple([] for _ in self._names)
         sink = pa.BufferOutputStream()
