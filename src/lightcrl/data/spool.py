@@ -39,7 +39,7 @@ Column = Sequence[Any]
 
 
 class Spool:
-    """Lines of strings, paths, bytes and places in files; the columns of a part with other objects stay in memory.
+    """Lines of strings, paths and places in files; the columns of a part with other objects stay in memory.
 
     The first column identifies a line: its digests stay in memory until they are taken.
     """
@@ -83,7 +83,9 @@ class Spool:
                 columns[name] = pa.array(list(map(dump, values)) if dump else values, kind)
                 self._load[number, name] = load
             except (TypeError, ValueError):  # other objects, or strings that are not Unicode
-                self._held[number, name] = values
+                first: dict[str, Any] = {}  # five rows of a picture in memory hold it once
+                shared = name == self._names[-1]
+                self._held[number, name] = list(map(first.setdefault, self._lines[0], values)) if shared else values
         keys = columns.get(self._names[0])
         if keys is None:
             keys = pa.array([name.encode("utf-8", "surrogatepass") for name in self._lines[0]], pa.large_binary())
@@ -103,10 +105,11 @@ class Spool:
         folder = cache_folder() / "items"
         with clear_errors(folder):
             if self._file is None:
-                self._file = tempfile.TemporaryFile(dir=make_folder(folder), buffering=0)  # noqa: SIM115 - see finalize
+                self._file = tempfile.TemporaryFile(dir=make_folder(folder))  # noqa: SIM115 - see finalize
                 finalize(self, self._file.close)
             for data in self._memory:
                 self._file.write(data)
+            self._file.flush()
         self._memory = []
 
     @property
@@ -132,7 +135,7 @@ class Spool:
         """Return writer, reader and Arrow's type for values of these types; Arrow refuses the values of others."""
         if types == {type(Path())}:
             return str, Path, pa.large_string()
-        if types <= {bytes, TarSlice, ArrayRow}:
+        if types <= {TarSlice, ArrayRow}:
             return pickle.dumps, pickle.loads, pa.large_binary()
         if types == {StoredCell}:
             return self._dump_cell, self._load_cell, pa.large_binary()
