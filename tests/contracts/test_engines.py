@@ -157,8 +157,8 @@ def test_a_mistake_of_an_encoder_comes_with_where_it_happened(error, kind, text,
     monkeypatch.setattr(Worker, "make", make)
     threads = torch.get_num_threads()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    worker = Worker(None, None, Crew(cpus=threads), None)  # type: ignore[arg-type]
-    found = pickle.loads(worker({"task": pickle.dumps(None)})["made"])
+    worker = Worker(None, None, Crew(cpus=threads), None, {})  # type: ignore[arg-type]
+    found = pickle.loads(worker({"number": 0})["made"])
     assert (type(found), str(found)) == (kind, text)
     assert "in make" in found.__notes__[0]
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""

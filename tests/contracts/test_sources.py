@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from lightcrl.data import SOURCES, Dataset, DataSpec, Rejection, Row, load_dataset, open_sources
-from lightcrl.data.base import collect
+from lightcrl.data.groups import collect
 from lightcrl.data.synthetic import ATTRIBUTES, write_class_folder, write_table
 from lightcrl.errors import DataError, TooManyRejectedError
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightcrl.data.base import Item, Rejection, Row, collect, draw_split, text_item, write_rejected
+import plain_collect
+from lightcrl.data import spool
+from lightcrl.data.base import Item, Rejection, Row, draw_split, text_item, write_rejected
+from lightcrl.data.groups import collect
 from lightcrl.errors import DataError, EmptyDatasetError, TooManyRejectedError
 
 KINDS = {"image": "image", "text": "text"}
@@ -30,7 +34,7 @@ def test_five_rows_of_one_picture_are_one_group() -> None:
     assert [item.read() for item in data.items["text"]] == [f"caption {n}" for n in range(5)]
     assert data.links["image"].tolist() == [[0, 0], [1, 1]]
     assert data.links["text"].tolist() == [[0, 0], [0, 1], [1, 0], [2, 0], [3, 0], [4, 0]]
-    assert data.links["text"].dtype == np.int64
+    assert data.links["text"].dtype == np.int32
 
 
 def test_a_modality_may_be_missing_from_some_groups_or_all() -> None:
@@ -159,3 +163,59 @@ def test_a_list_of_what_was_set_aside_is_json_lines(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
     assert lines[0] == {"source": "t.jsonl:3", "modality": "text", "reason": "empty text", "detail": ""}
     assert lines[1]["detail"] == "half \ud83d"
+
+
+@pytest.mark.parametrize("kind", ["image", "vectors", "text"])
+@pytest.mark.parametrize("fractions", [{}, {"dev": 0.4, "test": 0.2}])
+@pytest.mark.parametrize("names", [4, 30])
+def test_groups_on_disk_are_those_of_dictionaries(names: int, fractions: dict[str, float], kind: str) -> None:
+    """Names that repeat, with and without splits of their own, leaks and shared pictures, over parts of 3 lines."""
+    for seed in range(25):
+        dice = random.Random(seed)
+        rows = [random_row(dice, number, names) for number in range(dice.randrange(40))]
+        assert_as_by_dictionaries([BAD, *rows], {"text": "text", "image": kind}, fractions)
+
+
+def random_row(dice: random.Random, number: int, names: int) -> Row:
+    """A group may be called like a picture, and items of one key may have different sources."""
+    picture, key = dice.randrange(names + 1), dice.randrange(names)
+    cells = {"text": [Item(f"t{n}", f"row {number}", f"text {n}") for n in dice.choices(range(names), k=2)]}
+    if picture < names:
+        raw = Path(f"{picture}.jpg") if picture % 2 else b"%d" % picture
+        cells["image"] = [Item(f"file {picture}.jpg", f"row {number}", raw)]
+    name = f"file {key}.jpg" if key == 3 else f"key {key}"
+    return Row(name, cells, dice.choice([None, None, "train", "train", "dev"]))
+
+
+def assert_as_by_dictionaries(
+    rows: Sequence[Row | Rejection], kinds: dict[str, str], fractions: dict[str, float]
+) -> None:
+    results = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool, "PART", 3)
+        patch.setattr(spool, "HELD", 2000)
+        for read in (collect, plain_collect.collect):
+            try:
+                data = read(rows, kinds, fractions=fractions, max_rejected=1)
+            except EmptyDatasetError as error:
+                results.append(str(error))
+                continue
+            links = {name: pairs.tolist() for name, pairs in data.links.items()}
+            items = {name: list(each) for name, each in data.items.items()}
+            results.append((list(data.groups), data.splits, items, links, data.rejected))
+    assert results[0] == results[1]
+
+
+def test_a_large_table_lies_in_a_file_that_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHTCRL_CACHE", str(tmp_path))
+    monkeypatch.setattr(spool, "HELD", 10_000)
+    odd = "caf\udce9.jpg"  # a file name that is not UTF-8
+    rows = [row(f"key {n}", f"{n}.jpg", f"text {n}") for n in range(9000)]
+    rows[7] = Row(odd, {"image": [Item(odd, odd, Path(odd))], "text": [text_item("odd", odd)]})
+    data = collect(rows, KINDS)
+    assert (data.groups[7], data.items["image"][7].raw, data.items["text"][7].source) == (odd, Path(odd), odd)
+    assert data.items["image"][-1] == Item("file 8999.jpg", "8999.jpg", Path("8999.jpg"))
+    assert data.items["text"][4090:4100] == [text_item(f"text {n}", f"key {n}") for n in range(4090, 4100)]
+    assert data.items["text"][::4000] == [data.items["text"][n] for n in (0, 4000, 8000)]
+    assert data.links["text"].tolist() == [[n, n] for n in range(9000)]
+    assert list((tmp_path / "items").iterdir()) == []  # it has no name

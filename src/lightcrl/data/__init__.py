@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightcrl.data.base import Dataset, Item, Rejection, Row, Source, collect
+from lightcrl.data.base import Dataset, Item, Rejection, Row, Source
+from lightcrl.data.groups import collect
 from lightcrl.data.joins import open_joins
 from lightcrl.data.spec import DataSpec
 from lightcrl.errors import DataError, EmptyDatasetError, ModalityError, UnknownNameError

@@ -1,25 +1,25 @@
 """A table of groups: a row is a group of items that belong together, a column is a modality.
 
-Sources yield rows (and rejections). `collect` merges rows of the same key into groups, gives every group its split and
-makes items unique, so that each is encoded once, however many pairs contain it.
+Sources yield rows (and rejections). `groups.collect` merges rows of the same key into groups, gives every group its
+split and makes items unique, so that each is encoded once, however many pairs contain it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from lightcrl.data.components import least_connected
 from lightcrl.data.files import name_below
 from lightcrl.data.vectors import ArrayRow, cell_vectors
-from lightcrl.errors import DataError, EmptyDatasetError, ItemError, TooManyRejectedError
+from lightcrl.errors import ItemError, TooManyRejectedError
 from lightcrl.files.local import write_text
 
 
@@ -95,21 +95,34 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Groups and their unique items.
+    """Groups and their unique items. Those that `collect` has read are on disk, and made when they are read.
 
     Attributes:
         groups: names of the groups, in order of first appearance.
         splits: split of each group.
         items: unique items by modality.
-        links: int64 [L, 2] by modality: item number, group number; sorted by item, each pair once.
+        links: integers [L, 2] by modality: item number, group number; sorted by item, each pair once.
         rejected: items and rows that were set aside.
     """
 
-    groups: list[str]
+    groups: Sequence[str]
     splits: list[str]
-    items: dict[str, list[Item]]
+    items: Mapping[str, Sequence[Item]]
     links: dict[str, np.ndarray]
     rejected: list[Rejection] = field(default_factory=list)
+
+    def named_links(self, modality: str, first: int, last: int) -> list[tuple[int, str, str]]:
+        """Return the item, the group's name and its split, for every link of the items from `first` up to `last`."""
+        links = self.links[modality]
+        low, high = (bisect_left(links[:, 0], item) for item in (first, last))
+        items, groups = links[low:high].T.tolist()
+        start, stop = min(groups, default=0), max(groups, default=-1) + 1
+        if stop - start <= 2 * len(groups):  # groups of neighbouring items are mostly neighbours, and read together
+            near = self.groups[start:stop]
+            names = [near[group - start] for group in groups]
+        else:
+            names = [self.groups[group] for group in groups]
+        return list(zip(items, names, [self.splits[group] for group in groups], strict=True))
 
 
 def text_item(text: str, source: str) -> Item:
@@ -226,85 +239,6 @@ def draw_split(key: str, fractions: Mapping[str, float]) -> str:
     return "train"
 
 
-def collect(
-    source: Iterable[Row | Rejection],
-    kinds: Mapping[str, str],
-    *,
-    fractions: Mapping[str, float] | None = None,
-    strict: bool = False,
-    max_rejected: float = 0.2,
-) -> Dataset:
-    """Read a source to its end: merge rows into groups, draw splits, set leaks aside.
-
-    A group has a single split. If the source gives none, it is drawn from the group's name; groups that share a picture
-    or a sound are drawn together. A group, picture or sound that the source itself puts both into `train` and into
-    another split is a leak: its group leaves `train`.
-
-    Args:
-        source: rows and rejections.
-        kinds: modality to `"text"`, `"image"`, `"audio"` or `"vectors"`.
-        fractions: shares of `"dev"` and `"test"` where splits are drawn; the rest is `"train"`.
-        strict: stop at the first thing that would be set aside.
-        max_rejected: greatest share of all items that may be set aside.
-
-    Raises:
-        DataError: `strict`, and something would be set aside.
-        TooManyRejectedError: more than `max_rejected`.
-        EmptyDatasetError: no group is left.
-    """
-    rejected: list[Rejection] = []
-
-    def set_aside(rejection: Rejection) -> None:
-        if strict:
-            raise DataError(f"{rejection}. strict = true stops at the first such item; strict = false sets it aside.")
-        rejected.append(rejection)
-
-    members: dict[tuple[str | None, str], dict[str, dict[str, Item]]] = {}
-    for row in source:
-        if isinstance(row, Rejection):
-            set_aside(row)
-        elif any(row.cells.values()):
-            cells = members.setdefault((row.split, row.key), {})
-            for modality, added in row.cells.items():
-                cells.setdefault(modality, {}).update((item.key, item) for item in added)
-
-    anchors = _anchors({key: cells for (given, key), cells in members.items() if given is None}, kinds)
-    placed: dict[tuple[str, str], dict[str, dict[str, Item]]] = {}
-    for (given, key), cells in members.items():
-        there = placed.setdefault((given or draw_split(anchors[key], fractions or {}), key), cells)
-        if there is not cells:  # rows with and without a split of their own
-            for modality, unique in cells.items():
-                there.setdefault(modality, {}).update(unique)
-
-    held_out = _held_out_names(placed, kinds)
-    groups: list[str] = []
-    splits: list[str] = []
-    items: dict[str, dict[str, tuple[int, Item]]] = {modality: {} for modality in kinds}
-    links: dict[str, list[tuple[int, int]]] = {modality: [] for modality in kinds}
-    for (split, key), cells in placed.items():
-        if split == "train" and (leak := _names(key, cells, kinds) & held_out):
-            set_aside(Rejection(key, "leak", f"{key if key in leak else min(leak)} is also in another split"))
-            continue
-        for modality, unique in cells.items():
-            for item in unique.values():
-                number, _ = items[modality].setdefault(item.key, (len(items[modality]), item))
-                links[modality].append((number, len(groups)))
-        groups.append(key)
-        splits.append(split)
-
-    dataset = Dataset(
-        groups,
-        splits,
-        {modality: [item for _, item in numbered.values()] for modality, numbered in items.items()},
-        {modality: np.array(sorted(set(pairs)), dtype=np.int64).reshape(-1, 2) for modality, pairs in links.items()},
-        rejected,
-    )
-    check_rejected(rejected, sum(map(len, dataset.items.values())), max_rejected)
-    if not groups:
-        raise EmptyDatasetError("the data has no groups: expected rows with at least one item each.")
-    return dataset
-
-
 def check_rejected(rejected: list[Rejection], kept: int, limit: float) -> None:
     """Raise `TooManyRejectedError` with the reasons counted if the share set aside is above `limit`."""
     total = len(rejected) + kept
@@ -323,39 +257,3 @@ def write_rejected(rejected: Iterable[Rejection], path: Path) -> None:
         for r in rejected
     ]
     write_text(path, "".join(f"{line}\n" for line in lines))
-
-
-Cells = Mapping[str, Mapping[str, Item]]
-
-
-def _media(cells: Cells, kinds: Mapping[str, str]) -> Iterator[str]:
-    """Keys of a group's pictures and sounds: texts repeat by chance ("a dog runs"), files do not.
-
-    Vectors may be those of texts, and count only if there are neither pictures nor sounds.
-    """
-    media = {"image", "audio"} & set(kinds.values()) or {"vectors"}
-    for modality, kind in kinds.items():
-        if kind in media:
-            yield from cells.get(modality, {})
-
-
-def _names(key: str, cells: Cells, kinds: Mapping[str, str]) -> set[str]:
-    return {key, *_media(cells, kinds)}
-
-
-def _anchors(members: Mapping[str, Cells], kinds: Mapping[str, str]) -> dict[str, str]:
-    """Return for each group the least name among the groups connected to it by shared pictures and sounds."""
-    keys = sorted(members)
-    first_with: dict[str, int] = {}
-    links = [
-        (number, first_with.setdefault(medium, number))
-        for number, key in enumerate(keys)
-        for medium in _media(members[key], kinds)
-    ]
-    least = least_connected(len(keys), np.array(links, dtype=np.int64).reshape(-1, 2))
-    return {key: keys[anchor] for key, anchor in zip(keys, least.tolist(), strict=True)}
-
-
-def _held_out_names(placed: Mapping[tuple[str, str], Cells], kinds: Mapping[str, str]) -> set[str]:
-    """Names of all groups, pictures and sounds that stand outside `train`."""
-    return {name for (split, key), cells in placed.items() if split != "train" for name in _names(key, cells, kinds)}

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from lightcrl.data.naming import digests
 from lightcrl.features.base import Store
-from lightcrl.features.naming import digests
 from lightcrl.features.table import Features
 
 

@@ -6,17 +6,23 @@ a finished store of the same encoder are copied (`siblings`).
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from lightcrl.data.base import Dataset, Rejection, check_rejected
+import numpy as np
+
+from lightcrl.data.base import Dataset, Item, Rejection, check_rejected
 from lightcrl.encoders.base import Encoder, EncoderSpec, fingerprint
 from lightcrl.events import Tell
 from lightcrl.features.base import Store
+from lightcrl.features.copies import repeated
 from lightcrl.features.engines import ENGINES, Crew
 from lightcrl.features.linked import link_shards
 from lightcrl.features.shards import Job, plan_tasks, shard_count
@@ -27,6 +33,9 @@ from lightcrl.features.views import ViewedStore, view_dataset
 from lightcrl.files.locks import in_turn
 from lightcrl.files.remote import Folder, folder_at, local_place
 from lightcrl.tokens import TokenSpec
+
+# Number of items whose names are in memory at a time while the data is identified.
+PORTION = 16_384
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,9 @@ def extract(
     job = Job(folder.uri, mark, encoder.fingerprint, dtype, strict, workers)
     with in_turn(local_place(folder.uri), tell):
         existing = _found(folder, mark, dataset, modality, progress)
-        return existing or _make(job, encoder, dataset, modality, root, max_rejected, engine, crew or Crew(), progress)
+        return existing or _make(
+            job, encoder, dataset, modality, root, max_rejected, engine, crew or Crew(), progress, tell
+        )
 
 
 def _found(
@@ -127,6 +138,7 @@ def _make(
     engine: str,
     crew: Crew,
     progress: Callable[[int, int], None],
+    tell: Tell,
 ) -> Extraction:
     """Encode the missing items, or link to vectors that are there; the manifest is written last."""
     items, folder, mark = dataset.items[modality], folder_at(job.folder), job.fingerprint
@@ -153,8 +165,27 @@ def _make(
     check()
     wanted = {"format": FORMAT, "dtype": job.dtype}
     siblings = Siblings(folder_at(root), wanted, encoder.fingerprint, exclude=folder.name)
-    tasks = plan_tasks(dataset, modality, siblings, set(shards))
     encoded = copied = 0
+    if len(shards) < shard_count(len(items)) and (several := _unknown(_repeated(encoder, items), siblings)):
+        # Shards are made in any order, so what several of them hold is encoded first, in a store of its own.
+        links = np.stack([np.arange(len(several)), np.zeros(len(several), int)], 1)
+        first = Dataset(["copies"], ["train"], {modality: several}, {modality: links})
+        encoded = extract(
+            encoder,
+            first,
+            modality,
+            root,
+            dtype=job.dtype,
+            strict=job.strict,
+            max_rejected=1.0,
+            workers=job.workers,
+            engine=engine,
+            crew=crew,
+            tell=tell,
+        ).encoded
+        copied = -encoded  # each of them is counted again where it is copied
+        siblings = Siblings(folder_at(root), wanted, encoder.fingerprint, exclude=folder.name)
+    tasks = plan_tasks(dataset, modality, siblings, set(shards))
     shape: TokenSpec | None = None
     with closing(ENGINES.load(engine)(job, encoder, tasks, advance, crew)) as running:
         for made in running:
@@ -166,6 +197,17 @@ def _make(
     folder.tidy()
     store = FeatureStore(folder.uri, mark)
     return Extraction(store, encoded, copied, kept, _rejections(store.rejected, modality))
+
+
+def _repeated(encoder: Encoder, items: Sequence[Item]) -> list[Item]:
+    """Return the first item of each content that several files have; texts are not files."""
+    return [] if encoder.kind == "text" else repeated(items)
+
+
+def _unknown(items: list[Item], siblings: Siblings) -> list[Item]:
+    """Return the items that no finished store holds."""
+    places, _ = siblings.find(items)
+    return [item for place, item in enumerate(items) if place not in places]
 
 
 def _declare(
@@ -192,9 +234,27 @@ def _declare(
 
 
 def _data_identity(dataset: Dataset, modality: str) -> str:
-    groups = [f"{name}\n{split}" for name, split in zip(dataset.groups, dataset.splits, strict=True)]
-    links = [[int(item), groups[group]] for item, group in dataset.links[modality]]
-    return fingerprint([[item.key for item in dataset.items[modality]], links])
+    """Return the `fingerprint` of [keys, links], links as [item, "group\nsplit"], with few in memory at a time."""
+    items = dataset.items[modality]
+    links = (
+        [item, f"{group}\n{split}"]
+        for start in range(0, len(items), PORTION)
+        for item, group, split in dataset.named_links(modality, start, start + PORTION)
+    )
+    state = hashlib.blake2b(digest_size=16)
+    for piece in chain("[", _json_list(item.key for item in items), ",", _json_list(links), "]"):
+        state.update(piece.encode())
+    return state.hexdigest()
+
+
+def _json_list(values: Iterator[Any]) -> Iterator[str]:
+    """Yield the JSON of a list in pieces."""
+    yield "["
+    separator = ""
+    while portion := list(islice(values, PORTION)):
+        yield separator + json.dumps(portion, separators=(",", ":"))[1:-1]
+        separator = ","
+    yield "]"
 
 
 def _rejections(entries: list[dict[str, str]], modality: str) -> list[Rejection]:

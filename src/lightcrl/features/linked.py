@@ -70,15 +70,14 @@ def linkable_files(folder: Folder, encoder: Encoder, items: Sequence[Item]) -> l
 
 def metadata_lines(dataset: Dataset, modality: str, first: int, last: int) -> dict[str, list[Any]]:
     """Return the metadata of the items from `first` up to `last` of a modality, a line per item and group."""
-    items, links = dataset.items[modality], dataset.links[modality]
-    low, high = np.searchsorted(links[:, 0], (first, last))
-    pairs = links[low:high].tolist()
+    items = dataset.items[modality][first:last]
+    links = [(item - first, group, split) for item, group, split in dataset.named_links(modality, first, last)]
     return {
-        "row": [item - first for item, _ in pairs],
-        "item": [items[item].key for item, _ in pairs],
-        "group": [dataset.groups[group] for _, group in pairs],
-        "split": [dataset.splits[group] for _, group in pairs],
-        "source": [items[item].source for item, _ in pairs],
+        "row": [row for row, _, _ in links],
+        "item": [items[row].key for row, _, _ in links],
+        "group": [group for _, group, _ in links],
+        "split": [split for _, _, split in links],
+        "source": [items[row].source for row, _, _ in links],
     }
 
 

@@ -7,6 +7,7 @@ the same batches, hence the same bytes, however often a shard was begun.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from lightcrl.data.base import Dataset, Item
 from lightcrl.encoders.base import Encoder
 from lightcrl.errors import DataError, ItemError
+from lightcrl.features.copies import content, extent
 from lightcrl.features.encoding import encode
 from lightcrl.features.siblings import Place, Siblings
 from lightcrl.features.store import FeatureStore, Shard, write_shard
@@ -52,12 +54,14 @@ class Task:
         items: items of the shard, in order.
         links: place of an item among them, its group and the group's split; in order of places.
         copies: location of an item in a finished store of the same encoder, by place.
+        contents: contents of files that are known already (`copies.content`), by place.
     """
 
     number: int
     items: list[Item]
     links: list[tuple[int, str, str]]
     copies: dict[int, Place]
+    contents: dict[int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +99,14 @@ def shard_count(count: int) -> int:
 
 def plan_tasks(dataset: Dataset, modality: str, siblings: Siblings, complete: Collection[int]) -> Iterator[Task]:
     """Yield the shards of a modality that are not `complete`."""
-    items, links = dataset.items[modality], dataset.links[modality]
+    items = dataset.items[modality]
     size = shard_size(len(items))
     for number in range(shard_count(len(items))):
-        if number in complete:
-            continue
-        part = list(items[number * size : (number + 1) * size])
-        first, last = np.searchsorted(links[:, 0], (number * size, (number + 1) * size))
-        yield Task(
-            number,
-            part,
-            [
-                (int(item) - number * size, dataset.groups[group], dataset.splits[group])
-                for item, group in links[first:last]
-            ],
-            {place: location for place, item in enumerate(part) if (location := siblings.find(item.key)) is not None},
-        )
+        if number not in complete:
+            first, last = number * size, (number + 1) * size
+            part = list(items[first:last])
+            links = [(item - first, group, split) for item, group, split in dataset.named_links(modality, first, last)]
+            yield Task(number, part, links, *siblings.find(part))
 
 
 def make_shard(
@@ -131,7 +127,7 @@ def make_shard(
         DataError: the job is `strict`, and an item is unreadable.
         StorageError: the shard cannot be written.
     """
-    tokens, cut, shape = _copied(task.copies)
+    tokens, cut, contents, shape = _copied(task.copies)
     fresh = [place for place in range(len(task.items)) if place not in tokens]
     rejected = []
     advance(len(tokens))
@@ -155,7 +151,7 @@ def make_shard(
         task.number,
         job.fingerprint,
         sequences,
-        _metadata(task, tokens),
+        _metadata(task, tokens, _contents(task, tokens, contents, job.workers)),
         rejected,
         shape.dim,
         job.dtype,
@@ -164,28 +160,43 @@ def make_shard(
     return Made(task.number, shard, shape, len(fresh) - len(rejected), len(task.copies))
 
 
-def _copied(copies: Mapping[int, Place]) -> tuple[dict[int, np.ndarray], set[int], TokenSpec | None]:
-    """Return tokens by place from other stores, the places of texts that were cut, and the shape of the tokens."""
+def _copied(
+    copies: Mapping[int, Place],
+) -> tuple[dict[int, np.ndarray], set[int], dict[int, str], TokenSpec | None]:
+    """Return from other stores tokens by place, places of texts that were cut, contents of files, and the shape."""
     stores = {folder: FeatureStore(folder) for folder in sorted({folder for folder, _ in copies.values()})}
     shapes = [TokenSpec(store.dim, store.slots, store.sequence) for store in stores.values()]
     copied: dict[Place, np.ndarray] = {}
+    contents: dict[Place, str] = {}
     for folder, store in stores.items():
         # All rows at once: neighbours are read together, and no file is opened twice.
         held = store.read(np.array([row for other, row in copies.values() if other == folder]))
         sequences = np.split(held.values, held.offsets[1:-1])
         copied |= {(folder, row): tokens for row, tokens in zip(held.rows.tolist(), sequences, strict=True)}
+        contents |= {(folder, row): mark for row, mark in store.contents(held.rows).items()}
     short = {(folder, row) for folder, store in stores.items() for row in store.cut.tolist()}
     cut = {place for place, copy in copies.items() if copy in short}
-    return {place: copied[copy] for place, copy in copies.items()}, cut, next(iter(shapes), None)
+    marks = {place: contents[copy] for place, copy in copies.items() if copy in contents}
+    return {place: copied[copy] for place, copy in copies.items()}, cut, marks, next(iter(shapes), None)
 
 
-def _metadata(task: Task, tokens: Mapping[int, Any]) -> dict[str, list[Any]]:
+def _contents(task: Task, tokens: Mapping[int, Any], copied: Mapping[int, str], workers: int) -> dict[int, str]:
+    """Return the contents of files by place; those that nothing tells are read, once more after decoding."""
+    told = {**copied, **task.contents}
+    unread = [place for place in tokens if place not in told and extent(task.items[place].raw) is not None]
+    with ThreadPoolExecutor(workers) as pool:
+        marks = pool.map(content, [task.items[place] for place in unread])
+        return told | {place: mark for place, mark in zip(unread, marks, strict=True) if mark is not None}
+
+
+def _metadata(task: Task, tokens: Mapping[int, Any], contents: Mapping[int, str]) -> dict[str, list[Any]]:
     rows = {place: row for row, place in enumerate(sorted(tokens))}
     kept = [link for link in task.links if link[0] in rows]
-    return {
+    columns: dict[str, list[Any]] = {
         "row": [rows[place] for place, _, _ in kept],
         "item": [task.items[place].key for place, _, _ in kept],
         "group": [group for _, group, _ in kept],
         "split": [split for _, _, split in kept],
         "source": [task.items[place].source for place, _, _ in kept],
     }
+    return {**columns, "content": [contents.get(place) for place, _, _ in kept]} if contents else columns

@@ -3,7 +3,7 @@
         manifest.json            format, fingerprint, encoder, sizes and digests of all files; written last
         values-00000.npy         [tokens, D] floats, the tokens of all items, concatenated
         offsets-00000.npy        [items + 1] int64, start of each item
-        items-00000.parquet      row, item, group, split, source; a line per item and group
+        items-00000.parquet      row, item, group, split, source, content of files; a line per item and group
         shard-00000.json         the shard's entry of the manifest; written when the shard is complete
 
 A store does not depend on encoders or data sets: `extract` fills it, training and evaluation read it. Values may be
@@ -45,6 +45,8 @@ METADATA = pa.schema(
         ("source", pa.string()),
     ]
 )
+CONTENT = pa.field("content", pa.string())
+"""A further column where items are files: `copies.content`. Stores of earlier versions lack it."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def write_shard(
 ) -> Shard:
     """Write a shard of items' tokens, each [T_i, D]; its entry is written last and makes it complete.
 
-    `cut` are the rows of texts whose end is not in their tokens.
+    `cut` are the rows of texts whose end is not in their tokens. `metadata` has the columns of `METADATA`, and
+    `content` if there are files.
     """
     offsets = np.zeros(len(sequences) + 1, dtype=np.int64)
     np.cumsum([len(sequence) for sequence in sequences], out=offsets[1:])
@@ -98,7 +101,8 @@ def write_shard(
             files[name] = _stamp(temporary)
     name = ITEMS.format(number)
     with folder.whole(name) as temporary:
-        pq.write_table(pa.table(metadata, schema=METADATA), temporary)
+        schema = METADATA.append(CONTENT) if CONTENT.name in metadata else METADATA
+        pq.write_table(pa.table(metadata, schema=schema), temporary)
         files[name] = _stamp(temporary)
     longest = int(np.diff(offsets).max(initial=0))
     shard = Shard(len(sequences), int(offsets[-1]), longest, rejected, files, list(cut))
@@ -250,6 +254,18 @@ class FeatureStore:
             with pq.ParquetFile(self.folder / f"items-{number:05d}.parquet") as file:
                 table = file.read(list(columns), use_threads=False)
             yield table.set_column(0, "row", pa.array(table["row"].to_numpy() + first))
+
+    def contents(self, rows: np.ndarray) -> dict[int, str]:
+        """Return the contents of the files at `rows` [N], ascending, by row, as far as they are known."""
+        marks: dict[int, str] = {}
+        cuts = np.searchsorted(rows, self._first_row)
+        for number in np.flatnonzero(np.diff(cuts)).tolist():
+            with pq.ParquetFile(self.folder / ITEMS.format(number)) as file:
+                if CONTENT.name in file.schema_arrow.names:
+                    lines = file.read(["row", CONTENT.name], use_threads=False).drop_null()
+                    local = lines["row"].to_numpy() + self._first_row[number]
+                    marks.update(zip(local.tolist(), lines[CONTENT.name].to_pylist(), strict=True))
+        return {row: marks[row] for row in rows.tolist() if row in marks}
 
     def count_lines(self) -> int:
         """Return the number of lines of the metadata: an item has a line for each of its groups."""

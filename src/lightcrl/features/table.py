@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightcrl.data.base import Item
+from lightcrl.data.naming import digests, number_names
 from lightcrl.errors import EmptyDatasetError, ModalityError
 from lightcrl.features.base import Store
-from lightcrl.features.naming import digests, number_names
 from lightcrl.features.store import FeatureStore
 from lightcrl.tokens import TokenSpec
 

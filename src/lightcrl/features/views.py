@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 import torch
 
 from lightcrl.data.base import Dataset, Item
+from lightcrl.data.naming import digests, number_names
 from lightcrl.encoders.base import EncoderSpec, fingerprint
 from lightcrl.encoders.views import View, view_mark
 from lightcrl.features.base import Store, WrappedStore
-from lightcrl.features.naming import digests, number_names
 from lightcrl.features.reading import Excerpt
 from lightcrl.features.store import FeatureStore
 from lightcrl.tokens import TokenBatch

@@ -216,7 +216,7 @@ def data_digest(dataset: Dataset) -> str:
     """Return a digest of groups, splits and items, whatever encodes them."""
     items = {name: [item.key for item in items] for name, items in sorted(dataset.items.items())}
     links = {name: pairs.tolist() for name, pairs in sorted(dataset.links.items())}
-    return fingerprint([dataset.groups, dataset.splits, items, links])
+    return fingerprint([list(dataset.groups), dataset.splits, items, links])
 
 
 def open_store(embedder: Embedder, modality: str, folder: str) -> FeatureStore:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def choose_pairs(decisions: tuple[Decision, ...]) -> list[Decision]:
     return [*first, *right[:: max(1, len(right) // SAMPLE)][:SAMPLE]]
 
 
-def _anchors(groups: list[str], links: Any, wanted: set[str]) -> dict[str, int]:
+def _anchors(groups: Sequence[str], links: Any, wanted: set[str]) -> dict[str, int]:
     """Return the first anchor of each wanted group."""
     first: dict[str, int] = {}
     for item, group in links.tolist():
@@ -84,7 +84,7 @@ def _anchors(groups: list[str], links: Any, wanted: set[str]) -> dict[str, int]:
 class _Shower:
     """Shows items by number, each read once."""
 
-    def __init__(self, items: list[Item], kind: str) -> None:
+    def __init__(self, items: Sequence[Item], kind: str) -> None:
         self.items, self.kind = items, kind
         self._read: dict[int, Any] = {}
 

@@ -12,7 +12,7 @@ import pickle
 import platform
 import traceback
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import cached_property
 from typing import Any
@@ -43,19 +43,20 @@ def run(
     except ImportError:
         raise MissingExtraError("features.engine = 'ray'", "ray") from None
 
-    rows, sizes = [], {}
-    for task in tasks:
-        rows.append({"task": ray.cloudpickle.dumps(task)})
-        sizes[task.number] = len(task.items)
-    if not rows:
-        return
     with _quiet():
         connect()
+        # Ray's store moves to disk what does not fit into memory.
+        stored, sizes = {}, {}
+        for task in tasks:
+            stored[task.number], sizes[task.number] = ray.put(task), len(task.items)
+        if not sizes:
+            return
+        rows = [{"number": number} for number in sizes]
         attempts = ray.remote(_Attempts).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
         held = _hold(encoder)
         data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             Worker,
-            fn_constructor_args=(job, held, crew, attempts),
+            fn_constructor_args=(job, held, crew, attempts, stored),
             compute=ray.data.ActorPoolStrategy(
                 size=min(_count(crew), len(rows)), max_tasks_in_flight_per_actor=IN_FLIGHT
             ),
@@ -83,20 +84,20 @@ def run(
 class Worker:
     """The code of an actor: it loads the encoder when it is first needed, and keeps it."""
 
-    def __init__(self, job: Job, held: Any, crew: Crew, attempts: Any) -> None:
+    def __init__(self, job: Job, held: Any, crew: Crew, attempts: Any, tasks: Mapping[int, Any]) -> None:
         import torch
 
         torch.set_num_threads(crew.cpus)
         if not crew.gpus:  # the machine's GPUs are not ours
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        self.job, self.held, self.attempts = job, held, attempts
+        self.job, self.held, self.attempts, self.tasks = job, held, attempts, tasks
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
+    def __call__(self, row: dict[str, int]) -> dict[str, bytes]:
         """Make the shard and return it as bytes; an error is returned as raised, without Ray's wrappers."""
         from ray import cloudpickle
 
         try:
-            return {"made": cloudpickle.dumps(self.make(pickle.loads(row["task"])))}
+            return {"made": cloudpickle.dumps(self.make(row["number"]))}
         except Exception as error:
             try:
                 pickle.loads(cloudpickle.dumps(error))
@@ -105,13 +106,14 @@ class Worker:
             error.add_note(f"On {platform.node()}:\n{traceback.format_exc()}")
             return {"made": cloudpickle.dumps(error)}
 
-    def make(self, task: Task) -> Made:
+    def make(self, number: int) -> Made:
         """Run `make_shard`, unless this machine lacks access or too many workers died on the shard."""
         import ray
 
-        if ray.get(self.attempts.begin.remote(task.number)) > ATTEMPTS:
+        task: Task = ray.get(self.tasks[number])
+        if ray.get(self.attempts.begin.remote(number)) > ATTEMPTS:
             raise EngineError(
-                f"{ATTEMPTS} workers died while they made shard {task.number} ({task.items[0].source} to "
+                f"{ATTEMPTS} workers died while they made shard {number} ({task.items[0].source} to "
                 f"{task.items[-1].source}). Most often memory runs out: take fewer actors on a machine, or a smaller "
                 "batch_size. Ray's logs say more (ray logs)."
             )

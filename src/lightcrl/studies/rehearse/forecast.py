@@ -95,7 +95,7 @@ def forecast_encoding(
     values = readable * rate.tokens * width
     wanted = {"format": FORMAT, "dtype": recipe.features.dtype}
     siblings = Siblings(folder_at(recipe.features.folder), wanted, encoder.fingerprint, exclude="")
-    stored = sum(siblings.find(item.key) is not None for item in items)
+    stored = len(siblings.find(items)[0])
     linked = bool(linkable_files(folder_at(recipe.features.folder), encoder, items))
     shards = sum(shard_count(len(each.items[modality])) for each in (dataset, *further))
     manifests = (1 + len(further)) * (small.folder / "manifest.json").stat().st_size

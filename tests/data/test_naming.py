@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightcrl.features.naming import LONG, digests, number_names
+from lightcrl.data.naming import LONG, digests, number_names
 
 NAMES = st.one_of(
     st.text(max_size=12), st.integers(0, 9).map(lambda n: "x" * (LONG - 5 + n)), st.sampled_from(["", "\0", "\0\0"])
