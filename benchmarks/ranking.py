@@ -3,6 +3,7 @@
     python benchmarks/ranking.py --pictures 100000 --processes 1 2 --rounds 1
 
 Each number of processes starts anew, one thread per process. The ranks of all of them must have one digest.
+Processor time (the least of all rounds) shows the division of the work on a machine that others use too.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ def measure(pictures: int, dim: int) -> None:
     """Rank, as one of the launched processes, and print seconds, peak memory and digest."""
     import torch
     from evaluation import make_world
+    from torch import distributed
 
     from lightcrl.data.base import digest
     from lightcrl.metrics.retrieval import Retrieval
-    from lightcrl.processes import is_main, main_first, wait_for_everyone
+    from lightcrl.processes import is_main, launched, main_first, wait_for_everyone
 
     torch.set_num_threads(1)
     vectors, links = make_world(pictures, CAPTIONS, dim)
@@ -35,13 +37,15 @@ def measure(pictures: int, dim: int) -> None:
     with main_first():
         pass
     wait_for_everyone()
-    begun = time.perf_counter()
+    begun, worked = time.perf_counter(), time.process_time()
     ranks = retrieval.per_query(vectors, together=True)
-    seconds = time.perf_counter() - begun
+    seconds, own = time.perf_counter() - begun, torch.tensor(time.process_time() - worked)
+    if launched() > 1:
+        distributed.all_reduce(own, distributed.ReduceOp.MAX)
     if is_main():
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         mark = digest(*(counts.tobytes() for counts, _ in ranks.values()))
-        print(json.dumps({"seconds": seconds, "peak": peak, "digest": mark}))
+        print(json.dumps({"seconds": seconds, "cpu": own.item(), "peak": peak, "digest": mark}))
 
 
 def launch(processes: int, given: argparse.Namespace) -> dict[str, Any]:
@@ -75,10 +79,16 @@ def main() -> None:
         raise SystemExit(f"ranks differ: {', '.join(sorted(marks))}")
     seconds = {count: median(run["seconds"] for run in done) for count, done in runs.items()}
     print(f"{given.pictures:,} x {CAPTIONS * given.pictures:,} of width {given.dim}, digest {marks.pop()}\n")
-    print("| processes | seconds | times as fast | peak memory of a process |\n|---|---|---|---|")
+    print(
+        "| processes | seconds | times as fast | processor s of the busiest | times less | peak memory of a process |"
+    )
+    print("|---|---|---|---|---|---|")
+    first = given.processes[0]
+    worked = {count: min(run["cpu"] for run in done) for count, done in runs.items()}
     for count, done in runs.items():
-        gain = seconds[given.processes[0]] / seconds[count]
-        print(f"| {count} | {seconds[count]:.1f} | {gain:.2f} | {done[0]['peak'] / 2**30:.2f} GiB |")
+        cells = [str(count), f"{seconds[count]:.1f}", f"{seconds[first] / seconds[count]:.2f}", f"{worked[count]:.1f}"]
+        cells += [f"{worked[first] / worked[count]:.2f}", f"{done[0]['peak'] / 2**30:.2f} GiB"]
+        print("| " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":
