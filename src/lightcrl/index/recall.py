@@ -109,12 +109,15 @@ def _groups(rows: Iterable[Row | Rejection], rejected: list[Rejection]) -> Itera
 
 
 def _batches(groups: Iterable[Group]) -> Iterator[list[Group]]:
+    """Yield groups until they have `BATCH` items together, then the next ones."""
     batch: list[Group] = []
+    count = 0
     for group in groups:
         batch.append(group)
-        if sum(len(items) for each in batch for items in each.values()) >= BATCH:
+        count += sum(map(len, group.values()))
+        if count >= BATCH:
             yield batch
-            batch = []
+            batch, count = [], 0
     yield batch
 
 
@@ -139,8 +142,10 @@ class _Measured:
             others = [name for name in answers if name != asking and self._ks[name]]
             queries = [(place, item) for place, group in enumerate(groups) for item in group.get(asking, ())]
             useful = [(place, item) for place, item in queries if any(answers[name][place] for name in others)]
-            vectors, rejected = self._index.embedder.encode_some([item for _, item in useful], asking)
-            self.rejected += rejected
+            vectors = np.zeros((0, self._index.dim), np.float32)
+            if useful:  # an encoder is not loaded in vain
+                vectors, rejected = self._index.embedder.encode_some([item for _, item in useful], asking)
+                self.rejected += rejected
             whole = ~np.isnan(vectors).any(1)
             for searched in others:
                 right = [sorted(answers[searched][place]) for place, _ in useful]
