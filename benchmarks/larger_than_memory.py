@@ -10,6 +10,9 @@ generates two modalities of that many items (384 numbers in float16, with a plan
    system's cache and dropped from it (block shuffling). The three trainings alternate, for some seconds each, since a
    machine's speed changes from minute to minute; medians over turns.
 
+`--dtypes float16 int8` compares stores of `--items` in these dtypes instead: both trainings read windows of files that
+are not cached, in turns. `--rate` is the greatest number of MB/s that a training reads, as from a slower disk.
+
 `--sorted` sorts items by class, so that neighbours are similar: the hard case for block shuffling. Needs 16 GB of
 disk; the stores are removed at the end unless `--keep` is given.
 """
@@ -41,8 +44,18 @@ CLASS = 5000
 GIB = 2**30
 
 
-def make(folder: Path, items: int, dim: int, *, ordered: bool, noise: float = NOISE) -> float:
+def make(
+    folder: Path,
+    items: int,
+    dim: int,
+    *,
+    ordered: bool,
+    noise: float = NOISE,
+    slots: int = 1,
+    dtype: str = "float16",
+) -> float:
     """Write both stores and return the seconds."""
+    from lightcrl.features.packing import pack
     from lightcrl.features.store import write_manifest, write_shard
 
     begun = time.perf_counter()
@@ -61,19 +74,21 @@ def make(folder: Path, items: int, dim: int, *, ordered: bool, noise: float = NO
         every = max(1, items // DEV)
         split = ["dev" if row % every == 0 else "train" for row in rows.tolist()]
         for place, (modality, basis) in enumerate(zip(MODALITIES, bases, strict=True)):
-            start = generator.integers(len(pool) - len(rows))
-            values = (latent @ basis + pool[start : start + len(rows)]).astype("f2")[:, None]
+            count = len(rows) * slots
+            start = generator.integers(len(pool) - count)
+            tokens = (latent @ basis)[:, None] + pool[start : start + count].reshape(len(rows), slots, dim)
+            values = pack(tokens.reshape(count, dim), dtype).reshape(len(rows), slots, -1)
             metadata = {"row": list(range(len(rows))), "item": names, "group": names, "split": split, "source": names}
             (folder / modality).mkdir(parents=True, exist_ok=True)
-            shard = write_shard(folder / modality, number, modality, list(values), metadata, [], dim, "float16")
+            shard = write_shard(folder / modality, number, modality, list(values), metadata, [], dim, dtype)
             shards[place].append(shard)
     for modality, entries in zip(MODALITIES, shards, strict=True):
-        write_manifest(folder / modality, modality, header(modality, dim), entries)
+        write_manifest(folder / modality, modality, header(modality, dim, slots, dtype), entries)
     return time.perf_counter() - begun
 
 
-def header(modality: str, dim: int) -> dict[str, Any]:
-    return {"modality": modality, "kind": "text", "encoder": {}, "dim": dim, "slots": 1, "dtype": "float16"}
+def header(modality: str, dim: int, slots: int = 1, dtype: str = "float16") -> dict[str, Any]:
+    return {"modality": modality, "kind": "text", "encoder": {}, "dim": dim, "slots": slots, "dtype": dtype}
 
 
 def make_part(folder: Path, whole: Path, items: int, number: int) -> None:
@@ -104,6 +119,20 @@ def evict(folder: Path) -> None:
         os.close(file)
 
 
+def slow_down(rate: float) -> None:
+    """Read at most `rate` MB/s from files."""
+    from lightcrl.features import reading
+
+    read, free = reading._read, [time.monotonic()]
+
+    def slowly(file: int, path: Path, position: int, into: np.ndarray) -> None:
+        read(file, path, position, into)
+        free[0] = max(free[0], time.monotonic()) + into.nbytes / (1e6 * rate)
+        time.sleep(max(0.0, free[0] - time.monotonic()))
+
+    reading._read = slowly
+
+
 class EnoughError(Exception):
     """The requested number of steps is done."""
 
@@ -120,6 +149,8 @@ def train_some(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     from lightcrl.training.spec import TrainingSpec
 
     torch.set_num_threads(1)
+    if given.rate:
+        slow_down(given.rate)
     base = resident()
     begun = time.perf_counter()
     stores = {modality: FeatureStore(folder / modality) for modality in MODALITIES}
@@ -187,7 +218,7 @@ class Child:
 
     def __init__(self, folder: Path, given: argparse.Namespace, memory: float, limit: float | None = None) -> None:
         words = ["--measure", str(folder), "--memory", memory, "--steps", given.steps, "--batch", given.batch]
-        words += ["--method", given.method, *(["--limit", int(limit)] if limit else [])]
+        words += ["--method", given.method, "--rate", given.rate, *(["--limit", int(limit)] if limit else [])]
         # Arrow's default pool reserves a GiB of unused addresses, which the limit would count.
         environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
         command = [sys.executable, __file__, *map(str, words)]
@@ -237,6 +268,37 @@ def in_turns(
             rates[name].append((last - first) / (ended - begun))
 
 
+def compare(given: argparse.Namespace) -> None:
+    """Print the speed of training on files that are not cached, by dtype of the stores."""
+    places = {dtype: Path(given.folder) / dtype for dtype in given.dtypes}
+    for dtype, place in places.items():
+        if not (place / MODALITIES[1] / "manifest.json").exists():
+            make(place, given.items, given.dim, ordered=given.sorted, slots=given.slots, dtype=dtype)
+        evict(place)
+    children = {dtype: Child(place, given, given.memory) for dtype, place in places.items()}
+    rates = in_turns(children, given.turn, {dtype: lambda p=place: evict(p) for dtype, place in places.items()})
+    runs = {dtype: child.figures() for dtype, child in children.items()}
+    first = given.dtypes[0]
+    rows = [["dtype", "MB a step", "steps/s", f"times {first}", "processor time of a step", "peak resident", "dev R@1"]]
+    for dtype, run in runs.items():
+        ratios = [own / other for own, other in zip(rates[dtype], rates[first], strict=False) if other]
+        rows.append(
+            [
+                dtype,
+                f"{given.batch * run['bytes'] / given.items / 1e6:.1f}",
+                f"{median(rates[dtype]):.2f}",
+                f"{median(ratios):.2f}",
+                f"{run['cpu_ms_per_step']:.0f} ms",
+                f"{run['resident']['all'] / 1e9:.2f} GB",
+                f"{run['recall@1']:.3f}",
+            ]
+        )
+    print(f"{given.items:,} x 2 items of {given.slots} x {given.dim}, {len(rates[first])} turns of {given.turn:g} s.\n")
+    table(rows)
+    if not given.keep:
+        shutil.rmtree(given.folder)
+
+
 def table(rows: list[list[str]]) -> None:
     print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
     for row in rows[1:]:
@@ -258,6 +320,9 @@ def main() -> None:
     parser.add_argument("--folder", default="runs/larger_than_memory", help="of the stores")
     parser.add_argument("--keep", action="store_true", help="leave the stores where they are")
     parser.add_argument("--json", help="write the figures here")
+    parser.add_argument("--dtypes", nargs="+", help="compare stores in these dtypes")
+    parser.add_argument("--slots", type=int, default=1, help="vectors of an item, with --dtypes")
+    parser.add_argument("--rate", type=float, default=0, help="greatest number of MB/s read; 0 is no limit")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--limit", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -269,6 +334,9 @@ def main() -> None:
         print(json.dumps(train_some(Path(given.measure), given)))
         return
 
+    if given.dtypes:
+        compare(given)
+        return
     import roofline
 
     folder = Path(given.folder)

@@ -40,7 +40,7 @@ from lightcrl.features import Features
 from lightcrl.features.embed import split_links
 from lightcrl.features.encoding import encode_items
 from lightcrl.files.local import write_json
-from lightcrl.metrics.retrieval import Retrieval
+from lightcrl.metrics.retrieval import Retrieval, mean_recall
 from lightcrl.pipeline import prepare, train_method
 from lightcrl.recipe import Recipe, load_recipe
 
@@ -130,7 +130,7 @@ def curve_of(features: Features, batch: int, rate: float, steps: int) -> list[tu
                     name: normalize(maps[name](outputs[name][np.unique(items.rows)]), dim=-1)
                     for name, items in dev.members.items()
                 }
-            curve.append((step, retrieval.mean_recall(vectors)))
+            curve.append((step, mean_recall(retrieval.per_query(vectors))))
     return curve
 
 

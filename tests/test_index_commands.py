@@ -76,6 +76,19 @@ def test_what_embed_wrote_is_added_and_that_of_another_model_refused(world, tmp_
     assert "Make both with lightcrl embed" in call("index", "add", tmp_path / "i", tmp_path / "v.npy", code=1)
 
 
+def test_recall_against_an_index_is_that_of_its_items_in_memory(world):
+    words = ("evaluate", "retrieval", world.run, "--data", world.folder / "world" / "groups.jsonl")
+    memory, index = as_json(*words), as_json(*words, "--index", world.index)
+    for name in ("image_to_text/recall@1", "text_to_image/recall@10", "mean_recall@1"):
+        assert index["metrics"][name] == pytest.approx(memory["metrics"][name], abs=0.01)  # the index keeps float16
+    assert index["counts"] == memory["counts"]
+    part = as_json(*words, "--index", world.index, "--filter", "path like '%7.%'")
+    assert list(part["counts"]) == [f"text_to_image/{name}" for name in ("queries", "gallery", "unanswered")]
+    assert part["counts"]["text_to_image/queries"] == 3 * part["counts"]["text_to_image/gallery"] == 27
+    assert "expected --index" in call(*words, "--filter", "split = 'dev'", code=2)
+    assert "rerank needs the tokens of the gallery" in call(*words, "--index", world.index, "--rerank", 4, code=1)
+
+
 def test_info_says_what_is_in_it(world):
     said = call("index", "info", world.index)
     for words in ("360 items", "90 image, 270 text", "exact, float16, d 48", "text to image (items of the index)"):

@@ -15,15 +15,16 @@ import torch
 
 from forked import Program, ranks
 from lightcrl.checkpoint import load_folder
-from lightcrl.features import Features, FeatureStore
+from lightcrl.features import Features, FeatureStore, embed
 from lightcrl.methods.spec import make_method
+from lightcrl.metrics.ranks import answer_places, mutual_ranks
 from lightcrl.processes import share
 from lightcrl.training.batches import Window, epoch_batches
 from lightcrl.training.gradient import Stepper
 from lightcrl.training.log import read_log
 from lightcrl.training.plan import make_accelerator
 from lightcrl.training.spec import TrainingSpec
-from samples import make_features, randn
+from samples import make_features, randn, units
 from training.test_loop import features, fit, losses
 
 # Batches of nine groups, which two and three processes share unevenly.
@@ -113,21 +114,42 @@ def gradients(data: Features) -> dict[str, torch.Tensor]:
     return found
 
 
+def ranked(data: Features) -> dict[str, np.ndarray]:
+    """Ranks and places with ties in several chunks of queries, and embeddings in several batches, by all processes."""
+    left, right = units(700, 6, 1, torch.float32), units(90, 6, 2, torch.float32)
+    left[::5], right[::4] = left[0], right[0]
+    pairs = np.stack([np.arange(700).repeat(2), np.tile(np.arange(90), 16)[:1400]], 1)
+    pairs = pairs[np.lexsort(pairs.T[::-1])]
+    embed.TOKENS_PER_BATCH = 30
+    method = make_method("linear", data.specs, {"dim": 16}, "info_nce", 0)
+    vectors, _ = embed.embed_together(method, data, data.split("train"))
+    of_left, of_right = mutual_ranks(left, right, pairs, together=True)
+    places = answer_places(left, right, pairs, together=True)
+    own = {name: each.numpy() for name, each in vectors.items()}
+    return {"left": of_left, "right": of_right, "places": places, **own}
+
+
 GRADIENTS = """
 found = gradients(opened(Path(sys.argv[1])))
 torch.save(found, f"{sys.argv[2]}/{os.environ['RANK']}.pt")
+np.savez(f"{sys.argv[2]}/{os.environ['RANK']}.npz", **ranked(opened(Path(sys.argv[1]))))
 """
 
 
-def test_loss_and_gradients_are_those_of_one_process(tmp_path):
-    whole = gradients(three(tmp_path / "f"))
+def test_loss_gradients_and_ranks_are_those_of_one_process(tmp_path):
+    data = three(tmp_path / "f")
+    whole, ranks = gradients(data), ranked(data)
     assert len(whole) > 40
+    assert (ranks["left"][:, 1] > 0).any()
     succeed(GRADIENTS, tmp_path / "f", tmp_path, processes=3)
     for rank in range(3):
         found = torch.load(tmp_path / f"{rank}.pt")
         for name, gradient in whole.items():
             scale = 1e-6 if "float32" in name else 1e-12
             torch.testing.assert_close(found[name], gradient, rtol=scale, atol=scale, msg=lambda text, n=name: n + text)
+        divided = np.load(tmp_path / f"{rank}.npz")
+        for name, numbers in ranks.items():
+            assert np.array_equal(divided[name], numbers), name
 
 
 def test_a_killed_process_ends_the_others_and_any_number_goes_on(tmp_path):
@@ -169,5 +191,7 @@ def test_each_process_has_a_part_of_the_window_to_itself(tmp_path):
 def test_shares_are_all_rows_once():
     for count in range(12):
         for processes in range(1, 5):
-            rows = [row for rank in range(processes) for row in range(count)[share(count, rank, processes)]]
-            assert rows == list(range(count))
+            for step in (1, 4):
+                shares = [share(count, rank, processes, step) for rank in range(processes)]
+                assert [row for part in shares for row in range(count)[part]] == list(range(count))
+                assert all(part.start % step == 0 or part.start == count for part in shares)

@@ -1,7 +1,7 @@
-"""Training in several processes: each embeds its share of a batch's rows, and all of them see all embeddings.
+"""Work of several processes: in training each embeds its share of a batch's rows, in evaluation it ranks its share.
 
-Launch with `accelerate launch` or `torchrun`. The result is that of a single process with the whole batch, except for
-dropout, which every process draws for its own rows.
+Launch with `accelerate launch` or `torchrun`. Training gives the result of a single process with the whole batch,
+except for dropout, which every process draws for its own rows. Evaluation gives that of a single process to the bit.
 """
 
 from __future__ import annotations
@@ -146,21 +146,21 @@ def wait_for_everyone() -> None:
             PartialState().wait_for_everyone()
 
 
-def share(count: int, number: int, processes: int) -> slice:
-    """Return the rows of `count` that process `number` embeds.
+def share(count: int, number: int, processes: int, step: int = 1) -> slice:
+    """Return the rows of `count` that process `number` works on, in whole chunks of `step` rows.
 
-    >>> [share(5, number, 2) for number in range(2)]
-    [slice(0, 3, None), slice(3, 5, None)]
+    >>> [share(5, number, 2) for number in range(2)], share(5, 1, 2, step=4)
+    ([slice(0, 3, None), slice(3, 5, None)], slice(4, 5, None))
     """
-    size, rest = divmod(count, processes)
+    size, rest = divmod(-(-count // step), processes)
     start = number * size + min(number, rest)
-    return slice(start, start + size + (number < rest))
+    return slice(min(count, start * step), min(count, (start + size + (number < rest)) * step))
 
 
-def gather_rows(own: Tensor, count: int) -> Tensor:
+def gather_rows(own: Tensor, count: int, step: int = 1) -> Tensor:
     """Return the rows [count, d] of all processes in order, from each `share` [n, d]; gradients reach the own rows."""
     processes, number = distributed.get_world_size(), distributed.get_rank()
-    shares = [share(count, other, processes) for other in range(processes)]
+    shares = [share(count, other, processes, step) for other in range(processes)]
     # The first process has the most rows; collective calls need equal sizes.
     padded = own.new_zeros(shares[0].stop, own.shape[1])
     padded[: len(own)] = own.detach()
@@ -170,6 +170,16 @@ def gather_rows(own: Tensor, count: int) -> Tensor:
     rows = [part[: mine.stop - mine.start] for part, mine in zip(parts, shares, strict=True)]
     rows[number] = own
     return torch.cat(rows)
+
+
+def sum_counts(counts: Tensor) -> Tensor:
+    """Return the sum of whole numbers on the CPU over all processes."""
+    # A group of GPUs sums nothing in the memory of a CPU.
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    total = counts.clone(memory_format=torch.contiguous_format).to(device)
+    with _meeting():
+        distributed.all_reduce(total)
+    return total.cpu()
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:

@@ -167,6 +167,10 @@ def test_the_sequence_of_auto_is_words_patches_or_segments():
     assert choose_tokens("auto", "text", TEXT, 1).endswith("|all")
     assert choose_tokens("auto", "audio", CAUSAL, 1).endswith("|grid:16")
     assert choose_tokens("auto", "image", IMAGE, 1).endswith("|grid:3"), "a grid is never finer than the model's"
+    assert choose_tokens("auto|grid:2", "image", IMAGE, 2) == "cls+mean,cls+mean|grid:2"
+    assert choose_tokens("auto|grid:9", "image", IMAGE, 1).endswith("|grid:3")
+    assert choose_tokens("auto|grid:9", "text", TEXT, 1).endswith("|grid:9"), "at most nine segments of words"
+    assert describe_layout("auto", "auto|grid:9", "text") != describe_layout("auto", "auto", "text")
     single = Layer(VALUES[:, :1], MASK[:, :1])
     assert "|" not in choose_tokens("auto", "image", single, 1)
     assert "|" not in choose_tokens("auto", "image", Layer(PATCHES[:, 2:3], IMAGE.mask[:, :1], grid=(1, 1)), 1)

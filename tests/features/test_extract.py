@@ -54,12 +54,13 @@ def test_an_item_is_encoded_once_however_many_groups_hold_it(tmp_path):
     assert store.metadata()["group"].to_pylist() == ["g0", "g1", "g2", "g0", "g2"]
 
 
-def test_more_data_encodes_only_what_is_new(tmp_path):
-    extract(Digits(), numbers(50), "text", tmp_path)
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_more_data_encodes_only_what_is_new(tmp_path, dtype):
+    extract(Digits(), numbers(50), "text", tmp_path, dtype=dtype)
     encoder = Digits()
-    more = extract(encoder, numbers(60), "text", tmp_path)
+    more = extract(encoder, numbers(60), "text", tmp_path, dtype=dtype)
     assert (more.encoded, more.copied, len(encoder.calls)) == (10, 50, 10)
-    alone = extract(Digits(), numbers(60), "text", tmp_path / "alone")
+    alone = extract(Digits(), numbers(60), "text", tmp_path / "alone", dtype=dtype)
     assert contents(more.store.folder) == contents(alone.store.folder)
 
 

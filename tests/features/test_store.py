@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from lightcrl.errors import StaleStoreError, StoreError, TornStoreError
 from lightcrl.features import reading
+from lightcrl.features.packing import pack
 from lightcrl.features.store import FeatureStore, write_manifest, write_shard
 
 HEADER = {"modality": "text", "kind": "text", "encoder": {"fingerprint": "e"}, "dim": 3, "slots": 1, "dtype": "float16"}
@@ -134,7 +135,7 @@ def test_a_newer_format_is_refused(tmp_path):
     write(tmp_path, sequences(3), 4)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
-    with pytest.raises(StoreError, match="format 99, this version reads up to 1"):
+    with pytest.raises(StoreError, match="format 99, this version reads up to 2"):
         FeatureStore(tmp_path)
 
 
@@ -181,3 +182,22 @@ def test_opening_takes_no_memory_to_speak_of(tmp_path):
     assert time.perf_counter() - start < 0.5
     assert store.gather(np.array([1])).values.shape == (1, 2, 3)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
+
+
+def test_int8_halves_the_bytes_and_errs_by_half_a_step_of_each_token(tmp_path):
+    generator = np.random.default_rng(0)
+    wanted = [generator.normal(size=(1 + n % 4, 96)).astype("f4") * 10.0 ** (n % 9 - 4) for n in range(40)]
+    wanted[7][0] = 0
+    header = {**HEADER, "dim": 96, "dtype": "int8"}
+    metadata = {"row": list(range(40)), **{name: ["g"] * 40 for name in ("item", "group", "split", "source")}}
+    shard = write_shard(tmp_path, 0, "f1", [pack(each, "int8") for each in wanted], metadata, [], 96, "int8")
+    write_manifest(tmp_path, "f1", header, [shard])
+    store, rows = FeatureStore(tmp_path), np.array([39, 7, 3, 3])
+    assert store.nbytes == np.load(tmp_path / "values-00000.npy").nbytes == 100 * store.tokens
+    for batch in (store.gather(rows), store.in_memory().gather(rows), store.read(np.arange(40)).gather(rows)):
+        assert batch.values.dtype == torch.float32
+        for row, tokens in zip(rows, batch.ragged(), strict=True):
+            step = np.abs(wanted[row]).max(1, keepdims=True) / 127
+            assert (np.abs(tokens.numpy() - wanted[row]) <= 0.5001 * step).all()
+    np.testing.assert_array_equal(store.item(39), batch.ragged()[0].numpy())
+    assert json.loads((tmp_path / "manifest.json").read_text())["format"] == 2, "others would misread the rows"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightcrl.errors import EmptyDatasetError
 from lightcrl.metrics import Result
-from lightcrl.metrics.retrieval import Retrieval, evaluate
+from lightcrl.metrics.retrieval import Retrieval, evaluate, mean_recall
 from samples import units
 
 
@@ -142,7 +142,7 @@ def test_pairs_of_modalities_that_share_no_group_have_no_direction():
 
 def test_mean_recall_alone_is_the_same_number():
     retrieval, vectors = Retrieval(TWO_CAPTIONS), {"image": IMAGES, "text": TEXTS}
-    assert retrieval.mean_recall(vectors) == retrieval(vectors).metrics["mean_recall@1"]
+    assert mean_recall(retrieval.per_query(vectors)) == retrieval(vectors).metrics["mean_recall@1"]
 
 
 def test_the_ks_can_be_chosen():

@@ -71,13 +71,24 @@ def _measure(
     features: Features = None,
 ) -> None:
     """Measure, print the figures, and write them where asked."""
+    from lightcrl.processes import is_main
     from lightcrl.report import console, progress
     from lightcrl.tasks.evaluate import evaluate
 
     given = {key: value for key, value in settings.items() if value is not None}
+    index = given.pop("index", None) if task == "retrieval" else None
+    if not is_main():
+        if index is None:
+            evaluate(task, checkpoint, load_embedder(checkpoint, encoder, trust_remote_code), given, features)
+        return
     with progress.Live() as live:
         embedder = load_embedder(checkpoint, encoder, trust_remote_code)
-        done = evaluate(task, checkpoint, embedder, given, features, live.tell)
+        if index is None:
+            done = evaluate(task, checkpoint, embedder, given, features, live.tell)
+        else:
+            from lightcrl.index.recall import evaluate_index
+
+            done = evaluate_index(index, embedder, given)
     console.print_result(done.result, done.rejected)
     data = str(given.get("data", ""))
     if json is not None:
@@ -138,6 +149,13 @@ def retrieval(
     vectors: Annotated[
         list[str] | None, typer.Option(help="modality=FILE of vectors with ids; the data then has ids in their column.")
     ] = None,
+    index: Annotated[
+        Path | None,
+        typer.Option(metavar="INDEX", help="Folder of an index in which the data's items are queries and answers."),
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option("--filter", metavar="CONDITION", help="Condition on the items of the index to search.")
+    ] = None,
 ) -> Mapping[str, Any]:
     """Measure recall between modalities: lightcrl evaluate retrieval runs/mine --data test.jsonl."""
     columns = {name: value for name, value in (("image", image_column), ("text", text_column)) if value}
@@ -146,7 +164,10 @@ def retrieval(
     path = str(place.absolute()) if place.exists() or place.suffix else data
     columns |= pairs(column, "--column")
     files = {name: {"path": file} for name, file in pairs(vectors, "--vectors").items()}
-    return {"data": path, "columns": columns, "key": key, "rerank": rerank, "vectors": files}
+    if where is not None and index is None:
+        raise typer.BadParameter("a condition on the items of an index; expected --index", param_hint="--filter")
+    given = {"data": path, "columns": columns, "key": key, "rerank": rerank, "vectors": files}
+    return given | {"index": index, "where": where}
 
 
 @evaluation("zero_shot", "zero-shot")

@@ -103,7 +103,7 @@ def _unread(spec: EncoderSpec) -> tuple[Path, str] | None:
     """Return folder and reason of a model whose trained vector only its library gives, if that vector is wanted."""
     root = find_folder(spec.model, spec.revision, code=spec.trust_remote_code, weights=spec.weights == "pretrained")
     sentence = read_sentence_model(root, spec.kind, spec.prompt)
-    if sentence is None or not sentence.unread or (sentence.hidden and spec.tokens not in ("auto", "trained")):
+    if sentence is None or not sentence.unread or (sentence.hidden and spec.pools not in ("auto", "trained")):
         return None
     return root, sentence.unread
 

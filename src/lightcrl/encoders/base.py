@@ -34,7 +34,7 @@ UNKNOWN_MAKER = "vectors"
 _POOL = "(cls|mean|max|last|trained)"
 _POOLS = rf"{_POOL}(\+{_POOL})*"
 _SEQUENCE = r"(all|grid:[1-9]\d*)"
-TOKENS = rf"^(auto|pooled|{_SEQUENCE}|{_POOLS}(,{_POOLS})*(\|{_SEQUENCE})?)$"
+TOKENS = rf"^(auto(\|{_SEQUENCE})?|pooled|{_SEQUENCE}|{_POOLS}(,{_POOLS})*(\|{_SEQUENCE})?)$"
 
 
 class ViewsSpec(BaseModel):
@@ -76,7 +76,8 @@ class EncoderSpec(BaseModel):
             pool `trained` of the last layer is the vector that the model was trained to give.
             Pools of several layers are tokens too; `grid:N` and `all` concatenate the layers of a position in one
             token. After pools and a `|`, `grid:N` or `all` adds the sequence of the first layer named:
-            `"cls+mean|grid:7"`.
+            `"cls+mean|grid:7"`; `"auto|grid:4"` has the pools of `"auto"` and at most N x N patches, or N segments of
+            words, each the mean of its tokens.
         max_length: longest text in tokens, or longest sound in seconds; the rest is cut off.
         prompt: name of a prompt that comes with a text model, put before every text: `"query"`, `"document"`; by
             default the model's default prompt, and none for `""`.
@@ -128,6 +129,11 @@ class EncoderSpec(BaseModel):
         if self.views.count > 1 and self.kind not in VIEWED:
             raise ValueError(NO_VIEWS.format(kind=self.kind))
         return self
+
+    @property
+    def pools(self) -> str:
+        """The tokens before a `|`."""
+        return self.tokens.partition("|")[0]
 
 
 @dataclass(frozen=True, slots=True)

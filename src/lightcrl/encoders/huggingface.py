@@ -325,7 +325,7 @@ class HuggingFaceEncoder(Encoder):
         """True if tokens depend on settings beside the transformer's own."""
         if self.sentence is None:
             return False
-        if self.spec.tokens == "auto":
+        if self.spec.pools == "auto":
             return self.kind != "text" or not self.sentence.plain
         return self.sentence.lower_case or "trained" in self.spec.tokens
 
@@ -339,7 +339,7 @@ class HuggingFaceEncoder(Encoder):
         """Refuse a model without its trained vector if the recipe's tokens are `"auto"` or contain `trained`."""
         if self.sentence is None or self.spec.weights != "pretrained":
             return
-        wanted = self.spec.tokens == "auto" or "trained" in self.spec.tokens
+        wanted = self.spec.pools == "auto" or "trained" in self.spec.tokens
         reason = self.sentence.unread
         if not reason and not self.sentence.poolings and not self._projects:
             reason = f"a {self.config.model_type} model has no vector of its own"

@@ -108,13 +108,15 @@ def choose_tokens(wanted: str, kind: Kind, last: Layer, layers: int, own: str | 
     cls = last.cls
     if wanted == "pooled":
         return POOLED[kind][0 if cls else 1]
-    if wanted == "auto":
+    start, _, given = wanted.partition("|")
+    if start == "auto":
         first, others = AUTO[kind][0 if cls else 1]
         if own is not None and own not in first.split("+"):
             first = f"{first}+{own}"
         pools = ",".join([first, *[others] * (layers - 1)])
-        # A grid only averages.
-        sequence = f"grid:{min(7, *last.grid)}" if last.grid else SEQUENCE[kind]
+        sequence = given or ("grid:7" if last.grid else SEQUENCE[kind])
+        if last.grid and sequence != "all":  # a grid only averages
+            sequence = f"grid:{min(int(sequence.removeprefix('grid:')), *last.grid)}"
         # A single position has no more information than the mean.
         return pools if last.content().mask.shape[1] == 1 or sequence == "grid:1" else f"{pools}|{sequence}"
     return wanted
@@ -122,9 +124,10 @@ def choose_tokens(wanted: str, kind: Kind, last: Layer, layers: int, own: str | 
 
 def describe_layout(layers: Sequence[int] | str, tokens: str, kind: Kind) -> dict[str, Any]:
     """Return both settings as JSON values for a fingerprint; `"auto"` includes its rule, so a new rule changes it."""
+    start, _, given = tokens.partition("|")
     return {
         "layers": ["auto", *auto_layers(100)] if isinstance(layers, str) else list(layers),
-        "tokens": ["auto", *map(list, AUTO[kind]), SEQUENCE[kind]] if tokens == "auto" else tokens,
+        "tokens": ["auto", *map(list, AUTO[kind]), given or SEQUENCE[kind]] if start == "auto" else tokens,
     }
 
 

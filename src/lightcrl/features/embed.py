@@ -18,13 +18,18 @@ from lightcrl.processes import gather_rows, launched, rank, share
 TOKENS_PER_BATCH = 65_536
 
 
+def batch_rows(store: Store) -> int:
+    """Return the number of a store's items per batch."""
+    return max(1, TOKENS_PER_BATCH // max(1, store.longest))
+
+
 @torch.inference_mode()
 def embed_rows(method: Method, store: Store, modality: str, rows: np.ndarray) -> Tensor:
     """Return unit vectors [N, d] float32 on the CPU of the items at `rows` [N], in eval mode."""
     was_training = method.training
     method.eval()
     device = next(method.parameters()).device
-    per_batch = max(1, TOKENS_PER_BATCH // max(1, store.longest))
+    per_batch = batch_rows(store)
     gather = partial(store.gather, sequence=method.sequences)
     parts = [
         method(modality, gather(rows[start : start + per_batch]).to(device)).cpu()
@@ -37,7 +42,7 @@ def embed_rows(method: Method, store: Store, modality: str, rows: np.ndarray) ->
 @torch.inference_mode()
 def own_rows(encoder: Encoder, store: Store, rows: np.ndarray) -> Tensor:
     """Return the encoder's own vectors [N, D] float32 (`Encoder.own_vectors`) of the items at `rows` [N]."""
-    per_batch = max(1, TOKENS_PER_BATCH // max(1, store.longest))
+    per_batch = batch_rows(store)
     parts = [
         encoder.own_vectors(store.gather(rows[start : start + per_batch]).to("cpu", torch.float32))
         for start in range(0, len(rows), per_batch)
@@ -55,7 +60,7 @@ def embed_split(method: Method, features: Features, split: Split) -> tuple[dict[
 
 
 def embed_together(method: Method, features: Features, split: Split) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
-    """Embed a split as `embed_split`, with all processes of a training; each embeds its share of the items."""
+    """Embed a split as `embed_split`, to the bit, with all processes; each embeds its share of the batches."""
     count = launched()
     if count == 1:
         return embed_split(method, features, split)
@@ -63,8 +68,9 @@ def embed_together(method: Method, features: Features, split: Split) -> tuple[di
     device = next(method.parameters()).device
     for modality, members in split.members.items():
         rows = np.unique(members.rows)
-        own = embed_rows(method, features.store(modality), modality, rows[share(len(rows), rank(), count)])
-        vectors[modality] = gather_rows(own.to(device), len(rows)).cpu()
+        store = features.store(modality)
+        own = embed_rows(method, store, modality, rows[share(len(rows), rank(), count, batch_rows(store))])
+        vectors[modality] = gather_rows(own.to(device), len(rows), batch_rows(store)).cpu()
     return vectors, split_links(split)
 
 

@@ -12,6 +12,7 @@ import torch
 from lightcrl.data.base import Item
 from lightcrl.encoders.base import Encoder
 from lightcrl.errors import ItemError, LightCRLError
+from lightcrl.features.packing import PACKED, pack
 
 # Number of items in a window, within which batches are sorted by length while the next window is decoded.
 WINDOW_BATCHES = 16
@@ -37,7 +38,7 @@ def encode(
     workers: int = 4,
     cut: Callable[[int], None] = lambda place: None,
 ) -> Iterator[tuple[int, np.ndarray | ItemError]]:
-    """Encode the items at `places` as in `encode_items`, with tokens in `dtype`.
+    """Encode the items at `places` as in `encode_items`, with tokens as they are stored in `dtype`.
 
     Threads decode a window ahead; batches are formed by length. `cut` is called with the place of every text whose end
     the encoder leaves out, before that text comes.
@@ -98,10 +99,10 @@ def _prepare_one(encoder: Encoder, item: Item) -> Any:
 
 
 def _stored(sequence: np.ndarray, dtype: str) -> np.ndarray | ItemError:
-    with np.errstate(over="ignore"):
-        stored = sequence.astype(dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        stored = pack(sequence, dtype)
     if len(stored) == 0:
         return ItemError("no tokens")
-    if not np.isfinite(stored).all():
+    if not np.isfinite(sequence if dtype == PACKED else stored).all():
         return ItemError("not finite", f"the encoder's output does not fit {dtype} or is not a number")
     return stored

@@ -25,10 +25,11 @@ from lightcrl.features.base import Store
 from lightcrl.features.copies import repeated
 from lightcrl.features.engines import ENGINES, Crew
 from lightcrl.features.linked import link_shards
+from lightcrl.features.packing import PACKED
 from lightcrl.features.shards import Job, plan_tasks, shard_count
 from lightcrl.features.siblings import Siblings
 from lightcrl.features.spec import FeaturesSpec
-from lightcrl.features.store import FORMAT, FeatureStore, Shard, complete_shards, write_manifest
+from lightcrl.features.store import FORMAT, FeatureStore, Shard, complete_shards, format_of, write_manifest
 from lightcrl.features.views import ViewedStore, view_dataset
 from lightcrl.files.locks import in_turn
 from lightcrl.files.remote import Folder, folder_at, local_place
@@ -82,7 +83,7 @@ def extract(
         dataset: groups and unique items.
         modality: modality of the items.
         root: folder of all stores, a path or a URI.
-        dtype: dtype of the stored values, `"float16"` or `"float32"`.
+        dtype: dtype of the stored values, `"float16"`, `"float32"` or `"int8"`.
         strict: true to stop at the first unreadable item.
         max_rejected: greatest share of items that may be set aside.
         workers: decoding threads in every encoding process.
@@ -142,7 +143,8 @@ def _make(
 ) -> Extraction:
     """Encode the missing items, or link to vectors that are there; the manifest is written last."""
     items, folder, mark = dataset.items[modality], folder_at(job.folder), job.fingerprint
-    if (linked := link_shards(folder, mark, encoder, dataset, modality)) is not None:
+    linked = None if job.dtype == PACKED else link_shards(folder, mark, encoder, dataset, modality)
+    if linked is not None:
         _declare(folder, mark, encoder, modality, linked.dtype, linked.shards)
         progress(len(items), len(items))
         store = FeatureStore(folder.uri, mark)
@@ -163,7 +165,7 @@ def _make(
         check_rejected(_rejections(aside, modality), len(items) - len(aside), max_rejected)
 
     check()
-    wanted = {"format": FORMAT, "dtype": job.dtype}
+    wanted = {"format": format_of(job.dtype), "dtype": job.dtype}
     siblings = Siblings(folder_at(root), wanted, encoder.fingerprint, exclude=folder.name)
     encoded = copied = 0
     if len(shards) < shard_count(len(items)) and (several := _unknown(_repeated(encoder, items), siblings)):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from lightcrl.errors import TornStoreError
+from lightcrl.features.packing import unpack
 from lightcrl.tokens import TokenBatch
 
 # Greatest gap in bytes between two items in a single read; the gap is discarded.
@@ -27,7 +28,7 @@ class Excerpt:
 
     Attributes:
         rows: rows of the store [N], ascending.
-        values: tokens [tokens, D] of the items, concatenated.
+        values: tokens of the items as stored, [tokens, W], concatenated.
         offsets: start of each item, [N + 1].
         slots: number of places in a batch without items.
     """
@@ -37,13 +38,19 @@ class Excerpt:
     offsets: np.ndarray
     slots: int
 
+    @property
+    def tokens(self) -> np.ndarray:
+        """Tokens [tokens, D] of the items, concatenated."""
+        tokens: np.ndarray = unpack(torch.from_numpy(self.values)).numpy()
+        return tokens
+
     def gather(self, rows: np.ndarray) -> TokenBatch:
         """Return the tokens of the items at `rows` [B], in that order; all of them must be in the excerpt."""
         return pad(self.values, self.offsets, np.searchsorted(self.rows, rows), self.slots)
 
 
 def pad(values: np.ndarray, offsets: np.ndarray, items: np.ndarray, slots: int, most: int | None = None) -> TokenBatch:
-    """Return tokens of `items` [B] out of `values` [tokens, D], padded to the longest; at most `most` of each item."""
+    """Return tokens of `items` [B] out of stored `values` [tokens, W], padded to the longest; at most `most` each."""
     starts = np.asarray(offsets[items])
     lengths = np.asarray(offsets[items + 1]) - starts
     if most is not None:
@@ -54,12 +61,12 @@ def pad(values: np.ndarray, offsets: np.ndarray, items: np.ndarray, slots: int, 
     # Padding repeats the item's first token: it is masked, and the index stays within the item.
     index = starts[:, None] + np.where(mask, places, 0)
     # Torch releases the interpreter lock meanwhile, unlike numpy.
-    padded = torch.from_numpy(values).index_select(0, torch.from_numpy(index.reshape(-1)))
-    return TokenBatch(padded.view(*index.shape, values.shape[1]), torch.from_numpy(mask))
+    padded = unpack(torch.from_numpy(values).index_select(0, torch.from_numpy(index.reshape(-1))))
+    return TokenBatch(padded.view(*index.shape, padded.shape[1]), torch.from_numpy(mask))
 
 
 def read_tokens(path: Path, header: int, starts: np.ndarray, counts: np.ndarray, out: np.ndarray) -> None:
-    """Fill `out` [sum(counts), D] with `counts` [N] tokens from each of `starts` [N], ascending, of an array in a file.
+    """Fill `out` [sum(counts), W] with `counts` [N] tokens from each of `starts` [N], ascending, of an array in a file.
 
     Args:
         path: path of a `.npy` file.

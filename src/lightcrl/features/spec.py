@@ -20,7 +20,7 @@ class FeaturesSpec(BaseModel):
 
     Attributes:
         folder: folder of all feature stores, a path or a URI of an object store (`s3://bucket/features`).
-        dtype: dtype of stored values.
+        dtype: dtype of stored values; `"int8"` has a scale for every token (`packing`).
         workers: number of threads that decode pictures and sounds, in every encoding process.
         engine: a member of `ENGINES`: `"local"` encodes in this process, `"ray"` on the machines of a Ray cluster; or
             `"package.module:function"` for the user's own.
@@ -32,7 +32,7 @@ class FeaturesSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     folder: str = Field(default_factory=default_features_folder)
-    dtype: Literal["float16", "float32"] = "float16"
+    dtype: Literal["float16", "float32", "int8"] = "float16"
     workers: int = Field(default=4, gt=0)
     engine: str = "local"
     actors: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"

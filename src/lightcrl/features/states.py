@@ -13,6 +13,7 @@ from lightcrl.encoders.tower import TuningSpec, state_encoder
 from lightcrl.errors import ItemError, NoCutError
 from lightcrl.events import Tell
 from lightcrl.features.extract import encode_modality, named
+from lightcrl.features.packing import PACKED
 from lightcrl.features.spec import FeaturesSpec
 from lightcrl.features.store import FeatureStore
 
@@ -67,6 +68,9 @@ def _store(
     except NoCutError as error:
         report(0, str(error))
         return None
+    # States are inputs of trained blocks, and hold sizes that 8 bits cannot.
+    if features.dtype == PACKED:
+        features = features.model_copy(update={"dtype": "float16"})
     report(round(len(items) * tokens * states.dim * np.dtype(features.dtype).itemsize))
     # Items that the encoder itself set aside are set aside here too, and were counted there.
     told = named(tell, f"{modality} states")

@@ -1,7 +1,7 @@
 """The feature store: outputs of a frozen encoder for every item, on disk, ragged and without padding.
 
         manifest.json            format, fingerprint, encoder, sizes and digests of all files; written last
-        values-00000.npy         [tokens, D] floats, the tokens of all items, concatenated
+        values-00000.npy         [tokens, D] floats, the tokens of all items, concatenated; int8: see `packing`
         offsets-00000.npy        [items + 1] int64, start of each item
         items-00000.parquet      row, item, group, split, source, content of files; a line per item and group
         shard-00000.json         the shard's entry of the manifest; written when the shard is complete
@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lightcrl.errors import StaleStoreError, StoreError, TornStoreError
+from lightcrl.features.packing import PACKED, row_width
 from lightcrl.features.reading import Excerpt, pad, read_tokens
 from lightcrl.files.local import file_digest, json_text
 from lightcrl.files.mirror import STREAMS, local_copy
@@ -33,6 +34,8 @@ from lightcrl.files.remote import Folder, LocalFolder, folder_at
 from lightcrl.tokens import TokenBatch
 
 FORMAT = 1
+# Format of a store in int8, whose rows a version without that dtype would misread.
+PACKED_FORMAT = 2
 # Number of files that are read in parallel: disks and networks are faster with several requests.
 READERS = 8
 ITEMS = "items-{:05d}.parquet"
@@ -85,14 +88,14 @@ def write_shard(
     dtype: str,
     cut: Sequence[int] = (),
 ) -> Shard:
-    """Write a shard of items' tokens, each [T_i, D]; its entry is written last and makes it complete.
+    """Write a shard of items' tokens, each [T_i, W] as stored (`pack`); its entry is written last and completes it.
 
     `cut` are the rows of texts whose end is not in their tokens. `metadata` has the columns of `METADATA`, and
     `content` if there are files.
     """
     offsets = np.zeros(len(sequences) + 1, dtype=np.int64)
     np.cumsum([len(sequence) for sequence in sequences], out=offsets[1:])
-    values = np.concatenate([np.zeros((0, dim), dtype), *sequences]).astype(dtype, copy=False)
+    values = np.concatenate([np.zeros((0, row_width(dim, dtype)), dtype), *sequences]).astype(dtype, copy=False)
     folder, files = folder_at(folder), {}
     for name, array in ((f"values-{number:05d}.npy", values), (f"offsets-{number:05d}.npy", offsets)):
         with folder.whole(name) as temporary:
@@ -156,8 +159,13 @@ def complete_shards(folder: Folder | Path, count: int, fingerprint: str) -> dict
 def write_manifest(folder: Folder | Path, fingerprint: str, header: Mapping[str, Any], shards: Sequence[Shard]) -> None:
     """Declare a store complete. `header` holds modality, kind, encoder, dim, slots, sequence and dtype."""
     entries = [shard.entry() for shard in shards]
-    content = {"format": FORMAT, "fingerprint": fingerprint, **header, "shards": entries}
+    content = {"format": format_of(header["dtype"]), "fingerprint": fingerprint, **header, "shards": entries}
     _write_json(folder_at(folder), "manifest.json", content)
+
+
+def format_of(dtype: str) -> int:
+    """Return the format of a store's manifest."""
+    return PACKED_FORMAT if dtype == PACKED else FORMAT
 
 
 class FeatureStore:
@@ -194,8 +202,8 @@ class FeatureStore:
             raise TornStoreError(
                 f"{self.folder / 'manifest.json'} is not JSON ({error}). Remove it and run again."
             ) from None
-        if self.manifest["format"] > FORMAT:
-            raise StoreError(f"{self.folder} has format {self.manifest['format']}, this version reads up to {FORMAT}.")
+        if (form := self.manifest["format"]) > PACKED_FORMAT:
+            raise StoreError(f"{self.folder} has format {form}, this version reads up to {PACKED_FORMAT}.")
         self.fingerprint: str = self.manifest["fingerprint"]
         if fingerprint is not None and self.fingerprint != fingerprint:
             raise StaleStoreError(
@@ -230,7 +238,12 @@ class FeatureStore:
     @property
     def nbytes(self) -> int:
         """Size of the values in bytes."""
-        return int(self.tokens * self.dim * np.dtype(self.manifest["dtype"]).itemsize)
+        return int(self.tokens * self._width * np.dtype(self.manifest["dtype"]).itemsize)
+
+    @property
+    def _width(self) -> int:
+        """Number of stored values of a token."""
+        return row_width(self.dim, self.manifest["dtype"])
 
     @property
     def cut(self) -> np.ndarray:
@@ -281,9 +294,9 @@ class FeatureStore:
         return self if self.memory else FeatureStore(self.folder, self.fingerprint, memory=True)
 
     def gather(self, rows: np.ndarray, *, sequence: bool = True) -> TokenBatch:
-        """Return tokens of the items at `rows` [B] in that order, padded to the longest of them, in the stored dtype.
+        """Return tokens of the items at `rows` [B] in that order, padded to the longest of them.
 
-        Without `sequence`, tokens after the slots are not read.
+        They have the stored dtype, or float32 if that is int8. Without `sequence`, tokens after the slots are not read.
         """
         rows = np.asarray(rows)
         if self._held is None:
@@ -306,12 +319,12 @@ class FeatureStore:
             spans.append((number, starts, counts if most is None else np.minimum(counts, most)))
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum(np.concatenate([offsets[:0], *(counts for _, _, counts in spans)]), out=offsets[1:])
-        values = np.empty((offsets[-1], self.dim), self.manifest["dtype"])
+        values = np.empty((offsets[-1], self._width), self.manifest["dtype"])
 
         def fill(span: tuple[int, np.ndarray, np.ndarray]) -> None:
             number, starts, counts = span
             name = f"values-{number:05d}.npy"
-            whole = self._shards[number].tokens * self.dim * values.itemsize
+            whole = self._shards[number].tokens * self._width * values.itemsize
             header = self._shards[number].files[name]["bytes"] - whole
             out = values[offsets[cuts[number]] : offsets[cuts[number + 1]]]
             read_tokens(self.folder / name, header, starts, counts, out)
@@ -324,8 +337,8 @@ class FeatureStore:
         return Excerpt(rows, values, offsets, self.slots)
 
     def item(self, row: int) -> np.ndarray:
-        """Return the tokens [T, D] of an item, as stored."""
-        return self.read(np.array([row])).values
+        """Return the tokens [T, D] of an item."""
+        return self.read(np.array([row])).tokens
 
     def verify(self) -> None:
         """Read every file and compare its digest with the manifest's.

@@ -42,7 +42,7 @@ from lightcrl.methods.extension import NAME, Extension, grow, grown_up
 from lightcrl.metrics.result import Result
 from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.processes import is_main, launched, main_first, wait_for_everyone
-from lightcrl.training.loop import Judge, Judgement, Trained, train
+from lightcrl.training.loop import Judge, Judgement, Trained, judge_ranks, train
 from lightcrl.training.refusals import Combination, check_combination
 from lightcrl.training.spec import TrainingSpec
 
@@ -233,7 +233,7 @@ def by_new_directions(fresh: Iterable[str], apart: Iterable[str]) -> Judge:
         vectors, links = embed_together(method, features, features.split("dev"))
         kept = links.keys() - skipped
         retrieval = Retrieval({name: links[name] for name in (kept if len(kept) > len(new) else links)}, of=new)
-        return Judgement({"dev_mean_recall@1": retrieval.mean_recall(vectors)}, lambda: retrieval(vectors))
+        return judge_ranks(retrieval, vectors)
 
     return judge
 

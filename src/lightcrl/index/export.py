@@ -70,7 +70,7 @@ def export_store(source: Path, folder: Path, part: int = PART) -> Path:
             for row, count in zip(held.rows.tolist(), counts, strict=True)
             for token in range(count)
         ]
-        _write(folder, modality, place, held.values, rows)
+        _write(folder, modality, place, held.tokens, rows)
     return folder
 
 

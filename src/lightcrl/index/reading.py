@@ -85,10 +85,10 @@ class Reader:
         numbers = [(named.get(id) or self.item(id))[0] for id in ids]
         return self.opened().view.vectors(np.array(numbers, dtype=np.int64))
 
-    def search(
-        self, queries: np.ndarray, k: int, where: str | None, modality: str | None, asked: str | None
-    ) -> list[list[Hit]]:
-        """Return the k items nearest to each query [Q, d], best first; shares need the modality `asked` of the queries.
+    def nearest(
+        self, queries: np.ndarray, k: int, where: str | None, modality: str | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return numbers and scores [Q, K] of the items nearest to each query [Q, d], as `View.search`.
 
         Raises:
             ShapeError: queries are of another width or not finite, or k is below 1.
@@ -101,7 +101,18 @@ class Reader:
                 "best 1."
             )
         opened = self.opened()
-        numbers, scores = opened.view.search(queries, k, self._scope(opened, where, modality))
+        return opened.view.search(queries, k, self._scope(opened, where, modality))
+
+    def search(
+        self, queries: np.ndarray, k: int, where: str | None, modality: str | None, asked: str | None
+    ) -> list[list[Hit]]:
+        """Return the k items nearest to each query [Q, d], best first; shares need the modality `asked` of the queries.
+
+        Raises:
+            LightCRLError: see `nearest`.
+        """
+        opened = self.opened()
+        numbers, scores = self.nearest(queries, k, where, modality)
         records = self._catalog.records(np.unique(numbers[numbers >= 0]))
         tails: Mapping[Any, Tail] = opened.calibration.tails if opened.calibration else {}
         hits: list[list[Hit]] = [[] for _ in queries]

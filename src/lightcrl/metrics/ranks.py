@@ -2,6 +2,10 @@
 
 The right items are given as pairs [P, 2]: number of a query, number of an item of the gallery; each pair once, in
 order of queries. Scores of right items are summed in float64; all other scores are float32 products.
+
+A gallery may be of float16 and mapped from a file: it is read and converted block by block. With `together`, which all
+processes must call, each process scores its share of the blocks, and all of them return the counts of all blocks.
+Blocks are those of a single process, so the counts are its counts to the bit.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from torch import Tensor
 
 from lightcrl.errors import ShapeError
 from lightcrl.metrics.scores import exact_scores
+from lightcrl.processes import launched, rank, share, sum_counts
 
 CHUNK = 256
 """Number of queries that are scored at once against a part of the gallery; their scores stay in the cache."""
@@ -42,16 +47,19 @@ def ranks(queries: Tensor, gallery: Tensor, pairs: np.ndarray) -> np.ndarray:
         ShapeError: sizes disagree, or a query has no right item.
     """
     _check(queries, gallery, pairs)
-    return _ranks(queries.float(), gallery.float(), pairs, 1)[0]
+    return _ranks(queries.float(), gallery, pairs, 1, False)[0]
 
 
-def mutual_ranks(left: Tensor, right: Tensor, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mutual_ranks(
+    left: Tensor, right: Tensor, pairs: np.ndarray, *, together: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Return `ranks` of each side's items in the other, at the cost of one product.
 
     Args:
         left: unit vectors [N, d], each item once.
         right: unit vectors [M, d], each item once.
         pairs: right pairs [P, 2], left and right; items without a pair are allowed.
+        together: true to divide the work among all processes.
 
     Returns:
         Counts [N, 3] and [M, 3]; three zeros for an item without a right one.
@@ -60,11 +68,11 @@ def mutual_ranks(left: Tensor, right: Tensor, pairs: np.ndarray) -> tuple[np.nda
         ShapeError: sizes disagree.
     """
     _check(left, right, pairs, every=False)
-    of_left, of_right = _ranks(left.float(), right.float(), pairs, 2)
+    of_left, of_right = _ranks(left.float(), right, pairs, 2, together)
     return of_left, of_right
 
 
-def answer_places(queries: Tensor, gallery: Tensor, pairs: np.ndarray) -> np.ndarray:
+def answer_places(queries: Tensor, gallery: Tensor, pairs: np.ndarray, *, together: bool = False) -> np.ndarray:
     """Return the place of every right item of every query, [P, 3]: number of its query, items better, items equal.
 
     Equal items are those within `TIE`, itself among them, right or wrong. They determine the expected number of right
@@ -74,16 +82,17 @@ def answer_places(queries: Tensor, gallery: Tensor, pairs: np.ndarray) -> np.nda
         queries: unit vectors [Q, d].
         gallery: unit vectors [N, d], each item once.
         pairs: right items [P, 2] of queries; every query has a right item.
+        together: true to divide the work among all processes.
 
     Raises:
         ShapeError: see `ranks`.
     """
     _check(queries, gallery, pairs)
-    queries, gallery = queries.float(), gallery.float()
+    queries = queries.float()
     row, column = torch.from_numpy(pairs.T.copy())
     scores = exact_scores(queries, gallery, row, column)
     places = torch.stack([row, torch.zeros_like(row), torch.zeros_like(row)], 1)
-    for start in range(0, len(queries), CHUNK):
+    for start in _starts(len(queries), together):
         part = slice(*np.searchsorted(pairs[:, 0], [start, start + CHUNK]))
         own = row[part] - start
         lengths = torch.bincount(own)
@@ -92,7 +101,7 @@ def answer_places(queries: Tensor, gallery: Tensor, pairs: np.ndarray) -> np.nda
         right[there] = scores[part]
         # Right items are counted by their own scores, wrong items block by block.
         better, equal = _count_sorted(right.sort(1).values, right, lengths[:, None])
-        for _, _, block in _blocks(queries[start : start + CHUNK], gallery, own, column[part]):
+        for _, _, block in _blocks(queries[start : start + CHUNK], gallery, own, column[part], range(1)):
             if right.shape[1] > FEW:
                 more = _count_sorted(block.sort(1).values, right, block.shape[1])
             else:
@@ -100,7 +109,27 @@ def answer_places(queries: Tensor, gallery: Tensor, pairs: np.ndarray) -> np.nda
                 more = torch.stack([above for above, _ in each], 1), torch.stack([equal for _, equal in each], 1)
             better, equal = better + more[0], equal + more[1]
         places[part, 1], places[part, 2] = better[there], equal[there]
+    if together and launched() > 1:
+        places[:, 1:] = sum_counts(places[:, 1:])
     return places.numpy()
+
+
+def listed_ranks(scores: np.ndarray, right: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return `ranks`' counts [Q, 3] from the best scores alone, and [Q] true where they decide hits within `most`.
+
+    A query without a right item in its list has at least as many better items as the list is long.
+
+    Args:
+        scores: [Q, N] float32, falling; minus infinity where there is no further item.
+        right: [Q, N] bool.
+        most: greatest number of first hits of interest.
+    """
+    best = np.where(right, scores, -np.inf).max(1, keepdims=True, initial=-np.inf)
+    above = scores > best + TIE
+    equal = (scores >= best - TIE) & ~above
+    counts = np.stack([(above & ~right).sum(1), (equal & ~right).sum(1), (equal & right).sum(1)], 1)
+    # Items that tie with the last of interest may tie with others beyond.
+    return counts, scores[:, -1] < scores[:, min(most, scores.shape[1]) - 1] - 2 * TIE
 
 
 def first_shares(scores: Tensor, right: Tensor) -> Tensor:
@@ -128,7 +157,7 @@ def first_shares(scores: Tensor, right: Tensor) -> Tensor:
     return shares
 
 
-def _ranks(left: Tensor, right: Tensor, pairs: np.ndarray, sides: int) -> list[np.ndarray]:
+def _ranks(left: Tensor, right: Tensor, pairs: np.ndarray, sides: int, together: bool) -> list[np.ndarray]:
     """Return counts [N, 3] for the left's items, and with two sides [M, 3] for the right's."""
     row, column = torch.from_numpy(pairs.T.copy())
     scores = exact_scores(left, right, row, column)
@@ -140,25 +169,36 @@ def _ranks(left: Tensor, right: Tensor, pairs: np.ndarray, sides: int) -> list[n
         count[:, 2] = torch.bincount(of[scores >= highest[of] - TIE], minlength=size)
         best.append(highest)
         counts.append(count)
-    for rows, columns, block in _blocks(left, right, row, column):
+    for rows, columns, block in _blocks(left, right, row, column, _starts(len(left), together)):
         for count, highest, part, axis in zip(counts, best, (rows, columns), (1, 0), strict=False):
             above, equal = _count(block, highest[part].unsqueeze(axis), axis)
             count[part, 0] += above
             count[part, 1] += equal
+    if together and launched() > 1:
+        for count in counts:
+            count[:, :2] = sum_counts(count[:, :2])
     return [count.numpy() for count in counts]
 
 
-def _blocks(left: Tensor, right: Tensor, row: Tensor, column: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+def _starts(count: int, together: bool) -> range:
+    """Return the first row of each chunk of `count` rows, or of this process's share of the chunks."""
+    mine = share(count, rank(), launched(), CHUNK) if together else slice(0, count)
+    return range(mine.start, mine.stop, CHUNK)
+
+
+def _blocks(
+    left: Tensor, right: Tensor, row: Tensor, column: Tensor, starts: range
+) -> Iterator[tuple[slice, slice, Tensor]]:
     """Yield rows, columns and scores of each block, with -inf for the pairs of `row` [P] and `column` [P].
 
-    Rows come in order.
+    Rows come in order, in chunks from each of `starts`.
     """
-    for start in range(0, len(left), CHUNK):
+    for start in starts:
         rows = slice(start, min(start + CHUNK, len(left)))
         here = slice(*torch.searchsorted(row, torch.tensor([rows.start, rows.stop])).tolist())
         for first in range(0, len(right), GALLERY_CHUNK):
             columns = slice(first, min(first + GALLERY_CHUNK, len(right)))
-            scores = left[rows] @ right[columns].T
+            scores = left[rows] @ right[columns].float().T
             inside = (column[here] >= columns.start) & (column[here] < columns.stop)
             scores[row[here][inside] - start, column[here][inside] - first] = -torch.inf
             yield rows, columns, scores

@@ -36,6 +36,10 @@ Scorer = Callable[[str, np.ndarray, str, np.ndarray], np.ndarray]
 """A function from a modality, its items [Q], another modality and lists of its items [Q, N] to scores [Q, N]."""
 
 
+PerQuery = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""Ranks [Q, 3] and groups [Q] of the queries, by direction."""
+
+
 @dataclass(frozen=True)
 class _Direction:
     """Retrieval from one modality to another.
@@ -54,11 +58,11 @@ class _Direction:
     pairs: np.ndarray
     groups: np.ndarray
 
-    def places(self, embeddings: Mapping[str, Tensor]) -> np.ndarray:
+    def places(self, embeddings: Mapping[str, Tensor], together: bool) -> np.ndarray:
         """Return `ranks.answer_places` of this direction."""
         vectors = embeddings[self.asking]
         chosen = vectors if len(self.queries) == len(vectors) else vectors[self.queries]
-        return answer_places(chosen, embeddings[self.searched], self.pairs)
+        return answer_places(chosen, embeddings[self.searched], self.pairs, together=together)
 
 
 class Retrieval:
@@ -90,18 +94,19 @@ class Retrieval:
         """Names of the directions, such as `("image_to_text", "text_to_image")`."""
         return tuple(self._directions)
 
-    def mean_recall(self, embeddings: Mapping[str, Tensor]) -> float:
-        """Return mean R@1 over all directions, without intervals, for use in training."""
-        return float(np.mean([hits(counts, 1).mean() for counts, _ in self.per_query(embeddings).values()]))
+    def per_query(self, embeddings: Mapping[str, Tensor], *, together: bool = False) -> PerQuery:
+        """Return the ranks of each query ([Q, 3], see `ranks.ranks`) and its group [Q], by direction.
 
-    def per_query(self, embeddings: Mapping[str, Tensor]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Return the ranks of each query ([Q, 3], see `ranks.ranks`) and its group [Q], by direction."""
+        Args:
+            embeddings: unit vectors [N_m, d] by modality.
+            together: true to divide the work among all processes, which then must all make this call.
+        """
         counts = {}
         for direction in self._directions.values():
             if direction.asking < direction.searched:
                 a, b = direction.asking, direction.searched
                 pairs = np.stack([direction.queries[direction.pairs[:, 0]], direction.pairs[:, 1]], 1)
-                counts[a, b], counts[b, a] = mutual_ranks(embeddings[a], embeddings[b], pairs)
+                counts[a, b], counts[b, a] = mutual_ranks(embeddings[a], embeddings[b], pairs, together=together)
         return {
             name: (counts[direction.asking, direction.searched][direction.queries], direction.groups)
             for name, direction in self._directions.items()
@@ -112,7 +117,13 @@ class Retrieval:
         return np.bincount(self._directions[direction].pairs[:, 0])
 
     def answers_within(
-        self, embeddings: Mapping[str, Tensor], direction: str, ks: np.ndarray, reordered: Reordered | None = None
+        self,
+        embeddings: Mapping[str, Tensor],
+        direction: str,
+        ks: np.ndarray,
+        reordered: Reordered | None = None,
+        *,
+        together: bool = False,
     ) -> np.ndarray:
         """Return the number of right answers among each query's first k, [Q, K], with ties broken at random.
 
@@ -121,9 +132,10 @@ class Retrieval:
             direction: one of `directions`.
             ks: values of k [K], none greater than the gallery.
             reordered: first hits in another order.
+            together: see `per_query`.
         """
         chosen = self._directions[direction]
-        places = chosen.places(embeddings)
+        places = chosen.places(embeddings, together)
         return found_within(places if reordered is None else reordered.places(places, chosen.pairs), ks)
 
     def reordered(self, embeddings: Mapping[str, Tensor], direction: str, count: int, scorer: Scorer) -> Reordered:
@@ -157,35 +169,62 @@ class Retrieval:
         sizes = {modality: len(vectors) for modality, vectors in embeddings.items()}
         return self.result(self.per_query(embeddings), sizes)
 
-    def result(self, per_query: Mapping[str, tuple[np.ndarray, np.ndarray]], sizes: Mapping[str, int]) -> Result:
+    def result(self, per_query: PerQuery, sizes: Mapping[str, int]) -> Result:
         """Return all figures, from the output of `per_query` and the number of items by modality.
 
         Keys are `a_to_b/recall@K`, `a_to_b/median_rank`, and `mean_recall@1` over all directions.
         """
-        result = Result({})
-        first: list[tuple[np.ndarray, np.ndarray]] = []
-        for name, (counts, groups) in per_query.items():
-            direction = self._directions[name]
-            size, right = sizes[direction.searched], np.bincount(direction.pairs[:, 0])
-            recalls = {f"{name}/recall@{k}": hits(counts, k) for k in self.ks}
-            result.metrics.update({key: float(hit.mean()) for key, hit in recalls.items()})
-            result.interval.update(mean_intervals(recalls, groups))
-            result.chance.update({f"{name}/recall@{k}": _chance(right, size, k) for k in self.ks})
+        answers = {name: self.answers(name) for name in per_query}
+        galleries = {name: self.gallery(name, sizes) for name in per_query}
+        return summarise(per_query, answers, galleries, dict.fromkeys(per_query, self.ks))
+
+
+def summarise(
+    per_query: PerQuery,
+    answers: Mapping[str, np.ndarray],
+    galleries: Mapping[str, int],
+    ks: Mapping[str, Sequence[int]],
+    *,
+    medians: bool = True,
+) -> Result:
+    """Return all figures of retrieval, from ranks by direction.
+
+    Args:
+        per_query: output of `Retrieval.per_query`.
+        answers: number of right answers of each query [Q], by direction.
+        galleries: size of the gallery, by direction.
+        ks: values K of R@K, by direction.
+        medians: false if only the first ranks are exact, so that there is no median.
+    """
+    result = Result({})
+    first: list[tuple[np.ndarray, np.ndarray]] = []
+    for name, (counts, groups) in per_query.items():
+        recalls = {f"{name}/recall@{k}": hits(counts, k) for k in ks[name]}
+        result.metrics.update({key: float(hit.mean()) for key, hit in recalls.items()})
+        result.interval.update(mean_intervals(recalls, groups))
+        chances = {f"{name}/recall@{k}": _chance(answers[name], galleries[name], k) for k in ks[name]}
+        result.chance.update(chances)
+        if medians:
             result.metrics[f"{name}/median_rank"] = median_rank(counts)
             result.interval[f"{name}/median_rank"] = median_interval(best_ranks(counts), groups)
-            result.counts[f"{name}/queries"], result.counts[f"{name}/gallery"] = len(direction.queries), size
-            first.append((hits(counts, 1), groups))
-        result.metrics["mean_recall@1"] = float(np.mean([hit.mean() for hit, _ in first]))
-        result.interval["mean_recall@1"] = _interval_of_means(first)
-        result.chance["mean_recall@1"] = float(
-            np.mean([result.chance.get(f"{name}/recall@1", np.nan) for name in self._directions])
-        )
-        return result
+        result.counts[f"{name}/queries"], result.counts[f"{name}/gallery"] = len(counts), galleries[name]
+        first.append((hits(counts, 1), groups))
+    result.metrics["mean_recall@1"] = float(np.mean([hit.mean() for hit, _ in first]))
+    result.interval["mean_recall@1"] = _interval_of_means(first)
+    result.chance["mean_recall@1"] = float(
+        np.mean([result.chance.get(f"{name}/recall@1", np.nan) for name in per_query])
+    )
+    return result
 
 
 def evaluate(embeddings: Mapping[str, Tensor], links: Mapping[str, np.ndarray]) -> Result:
     """Evaluate embeddings [N_m, d] with links [L_m, 2], both by modality, in a single call of `Retrieval`."""
     return Retrieval(links)(embeddings)
+
+
+def mean_recall(per_query: PerQuery) -> float:
+    """Return mean R@1 over all directions, without intervals, from the output of `Retrieval.per_query`."""
+    return float(np.mean([hits(counts, 1).mean() for counts, _ in per_query.values()]))
 
 
 def curve(within: np.ndarray, answers: np.ndarray, ks: np.ndarray) -> dict[str, list[float]]:

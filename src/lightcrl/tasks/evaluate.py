@@ -13,6 +13,7 @@ from lightcrl.embedder import Embedder
 from lightcrl.events import Tell
 from lightcrl.features.spec import FeaturesSpec
 from lightcrl.metrics.result import Result
+from lightcrl.processes import main_first
 from lightcrl.tasks.base import Setting
 from lightcrl.tasks.spec import TASKS, make_task_spec
 
@@ -59,7 +60,8 @@ def evaluate(
     encoders = {name: embedder.encoder(name) for name in kind.modalities(spec, embedder.modalities)}
     recipe = embedder.checkpoint.recipe
     data = DataSpec.model_validate(recipe["data"]) if "data" in recipe else None
-    prepared = kind.prepare(spec, Setting(encoders, storage(recipe, features), tell, data))
+    with main_first():
+        prepared = kind.prepare(spec, Setting(encoders, storage(recipe, features), tell, data))
     models = load_models(place) if kind.by_model else {embedder.checkpoint.name: embedder.checkpoint}
     for model in models.values():
         model.method.to(embedder.device)

@@ -16,7 +16,7 @@ from lightcrl.data import Dataset, DataSpec, Rejection, load_dataset
 from lightcrl.data.spec import VectorsSpec
 from lightcrl.errors import DataError, HeadError, ModalityError
 from lightcrl.features import Features
-from lightcrl.features.embed import embed_split, split_links
+from lightcrl.features.embed import embed_together, split_links
 from lightcrl.features.extract import encode_each
 from lightcrl.heads.matching import Matching, row_scorer
 from lightcrl.metrics.hubness import without_hubs
@@ -145,19 +145,20 @@ class RetrievalTask(Task):
 
     def measure(self, checkpoint: Checkpoint, folder: Path | None = None) -> Outcome:
         """Return, by direction, [Q, 5 + K]: counts of `ranks.ranks`, group, all answers, answers among the first k."""
-        vectors, _ = embed_split(checkpoint.method, self.features, self.features.split(self.split))
+        vectors, _ = embed_together(checkpoint.method, self.features, self.features.split(self.split))
         if self.spec.bank:
             train = self.features.split("train")
             drawn = np.random.default_rng(BANK_SEED).permutation(train.usable)[: self.spec.bank]
-            vectors = without_hubs(vectors, embed_split(checkpoint.method, self.features, train.subset(drawn))[0])
+            vectors = without_hubs(vectors, embed_together(checkpoint.method, self.features, train.subset(drawn))[0])
         reordered = self._reordered(checkpoint, vectors) if self.spec.rerank else {}
         outcome = {}
-        for direction, (counts, groups) in self.retrieval.per_query(vectors).items():
+        for direction, (counts, groups) in self.retrieval.per_query(vectors, together=True).items():
             again = reordered.get(direction)
             counts = counts if again is None else again.ranks(counts)
             outcome[direction] = np.column_stack([counts, groups, self.retrieval.answers(direction)])
             if "precision" in self.spec.measures:
-                within = self.retrieval.answers_within(vectors, direction, self._looks(direction), again)
+                looks = self._looks(direction)
+                within = self.retrieval.answers_within(vectors, direction, looks, again, together=True)
                 outcome[direction] = np.column_stack([outcome[direction], within])
         return Outcome(outcome)
 

@@ -36,7 +36,7 @@ from lightcrl.features.views import view_addresses
 from lightcrl.files.local import make_folder, recover_folder, whole_folder
 from lightcrl.methods import Method
 from lightcrl.metrics.result import Result
-from lightcrl.metrics.retrieval import Retrieval
+from lightcrl.metrics.retrieval import Retrieval, mean_recall
 from lightcrl.processes import together, wait_for_everyone
 from lightcrl.training.batches import Batch, draw_views, epoch_batches
 from lightcrl.training.gradient import Stepper, mix, parameter_groups
@@ -118,10 +118,16 @@ Judge = Callable[[Method, Features, int], Judgement]
 
 
 def by_retrieval(method: Method, features: Features, epoch: int) -> Judgement:
-    """Return mean R@1 over all directions on dev, which all processes embed together."""
+    """Return mean R@1 over all directions on dev, which all processes embed and rank together."""
     vectors, links = embed_together(method, features, features.split("dev"))
-    retrieval = Retrieval(links)
-    return Judgement({"dev_mean_recall@1": retrieval.mean_recall(vectors)}, lambda: retrieval(vectors))
+    return judge_ranks(Retrieval(links), vectors)
+
+
+def judge_ranks(retrieval: Retrieval, vectors: Mapping[str, torch.Tensor]) -> Judgement:
+    """Return mean R@1 over all directions of embeddings [N_m, d], which all processes rank together."""
+    per_query = retrieval.per_query(vectors, together=True)
+    sizes = {modality: len(each) for modality, each in vectors.items()}
+    return Judgement({"dev_mean_recall@1": mean_recall(per_query)}, lambda: retrieval.result(per_query, sizes))
 
 
 def train(
@@ -259,8 +265,7 @@ class _Loop:
                     event = self.evaluate(folder, progress)
                     progress.seconds = earlier + time.monotonic() - begun
                     log.write({**event, "seconds": round(progress.seconds, 3)})
-                    stopped = 0 < spec.patience <= progress.stale
-                    progress.finished = stopped or progress.epoch >= plan.epochs
+                    progress.finished = 0 < spec.patience <= progress.stale or progress.epoch >= plan.epochs
                     self.save_last(folder, progress, settings)
                     saved = time.monotonic()
 

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lightcrl.data import Dataset
 from lightcrl.encoders.base import Encoder
 from lightcrl.features.linked import linkable_files, metadata_lines
+from lightcrl.features.packing import PACKED
 from lightcrl.features.shards import shard_count
 from lightcrl.features.siblings import Siblings
-from lightcrl.features.store import FORMAT, METADATA, FeatureStore
+from lightcrl.features.store import METADATA, FeatureStore, format_of
 from lightcrl.features.views import view_dataset
 from lightcrl.files.remote import folder_at
 from lightcrl.recipe import Recipe
@@ -91,12 +91,11 @@ def forecast_encoding(
     further = [view_dataset(dataset, modality, number, spec) for number in range(1, spec.views.count)]
     items = [item for each in (dataset, *further) for item in each.items[modality]]
     readable = len(items) * (1 - len(rate.rejected) / max(1, rate.sampled))
-    width = small.dim * np.dtype(small.manifest["dtype"]).itemsize
-    values = readable * rate.tokens * width
-    wanted = {"format": FORMAT, "dtype": recipe.features.dtype}
+    values = readable * rate.tokens * small.nbytes / max(1, small.tokens)
+    wanted = {"format": format_of(recipe.features.dtype), "dtype": recipe.features.dtype}
     siblings = Siblings(folder_at(recipe.features.folder), wanted, encoder.fingerprint, exclude="")
     stored = len(siblings.find(items)[0])
-    linked = bool(linkable_files(folder_at(recipe.features.folder), encoder, items))
+    linked = recipe.features.dtype != PACKED and bool(linkable_files(folder_at(recipe.features.folder), encoder, items))
     shards = sum(shard_count(len(each.items[modality])) for each in (dataset, *further))
     manifests = (1 + len(further)) * (small.folder / "manifest.json").stat().st_size
     metadata = sum(_metadata_bytes(each, modality) for each in (dataset, *further))
