@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,11 +24,34 @@ MARK = 17
 """Length of the end of a view's key: "+" and its mark; the rest is the key of its item."""
 
 
+AUTO, AUTO_ITEMS = 3, (1_000, 20_000)
+"""The number of views that `"auto"` stands for, and between how many training pictures."""
+
+
 def view_item(item: Item, number: int, spec: EncoderSpec) -> Item:
     """Return view `number` of an item; view 0 is the item."""
     if number == 0:
         return item
     return Item(f"{item.key}+{view_mark(number, spec)}", item.source, View(item.raw, number, spec))
+
+
+def settled_views(
+    specs: Mapping[str, EncoderSpec], dataset: Dataset, tuned: Collection[str] = ()
+) -> dict[str, EncoderSpec]:
+    """Return the tables of the encoders with a number of views in place of `"auto"`.
+
+    It is `AUTO` for pictures of a model if the training split has between `AUTO_ITEMS` of them: fewer gain nothing that
+    was measurable, and for more the encoding costs more than the gain is worth (docs/LOG.md). Otherwise it is 1, also
+    for `tuned` modalities, whose encoders read every item anew.
+    """
+    settled = dict(specs)
+    for modality, spec in specs.items():
+        if spec.views.count == "auto":
+            training = len(view_dataset(dataset, modality, 0, spec).items[modality]) if spec.kind == "image" else 0
+            most = AUTO_ITEMS[1] if modality not in tuned and spec.model != "builtin" else 0
+            count = AUTO if AUTO_ITEMS[0] <= training <= most else 1
+            settled[modality] = spec.model_copy(update={"views": spec.views.model_copy(update={"count": count})})
+    return settled
 
 
 def view_dataset(dataset: Dataset, modality: str, number: int, spec: EncoderSpec) -> Dataset:
