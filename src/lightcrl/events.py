@@ -173,6 +173,27 @@ class Evaluation(Training):
     epoch: int
 
 
+class Corrected(TypedDict):
+    """A trained model has been corrected for hubs.
+
+    Attributes:
+        method: trained method.
+        seed: seed of the training.
+        bank: number of training items by modality.
+        before: mean R@1 on dev without the correction.
+        after: mean R@1 on dev with it.
+        kept: true if the model has it; false if dev's figure fell.
+    """
+
+    event: Literal["hubs"]
+    method: str
+    seed: int
+    bank: dict[str, int]
+    before: float
+    after: float
+    kept: bool
+
+
 class Trained(TypedDict):
     """A training has ended.
 
@@ -190,7 +211,7 @@ class Trained(TypedDict):
     folder: str
 
 
-Event = Waiting | Data | Encode | Encoded | States | Select | Start | Step | Evaluation | Trained
+Event = Waiting | Data | Encode | Encoded | States | Select | Start | Step | Evaluation | Corrected | Trained
 
 
 class Added(TypedDict):
@@ -219,6 +240,7 @@ EVENTS: Mapping[str, type[Any]] = {
     "start": Start,
     "step": Step,
     "evaluation": Evaluation,
+    "hubs": Corrected,
     "trained": Trained,
 }
 OPEN = frozenset({"evaluation"})

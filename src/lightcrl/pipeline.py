@@ -31,6 +31,7 @@ from lightcrl.features.contents import training_data
 from lightcrl.features.extract import encode_each, encode_views
 from lightcrl.features.live import LiveStore
 from lightcrl.features.states import store_states
+from lightcrl.features.views import settled_views
 from lightcrl.files.local import make_folder, write_json, write_text
 from lightcrl.files.locks import only_writer
 from lightcrl.methods import METHODS, Method
@@ -43,6 +44,7 @@ from lightcrl.tasks.retrieval import RetrievalSpec
 from lightcrl.tasks.spec import OWN_TABLES, TASKS
 from lightcrl.training.early import check_early, read_groups
 from lightcrl.training.heads import head_features, train_head
+from lightcrl.training.hubs import correct_hubs
 from lightcrl.training.loop import Judge, Judgement, Trained, by_retrieval, train
 from lightcrl.training.plan import make_plan
 from lightcrl.training.refusals import Combination, check_combination
@@ -135,7 +137,7 @@ def check_tasks(recipe: Recipe) -> None:
 
 
 def prepare(
-    recipe: Recipe, tell: Tell = lambda event: None, methods: Iterable[MethodSpec] = ()
+    recipe: Recipe, tell: Tell = lambda event: None, methods: Iterable[MethodSpec] = (), *, views: bool = True
 ) -> tuple[Features, dict[str, Encoder], list[Rejection]]:
     """Read the data and encode every item: features, encoders, and rejections.
 
@@ -143,6 +145,7 @@ def prepare(
         recipe: recipe whose data, encoders and features are read; its tuning of encoders is validated.
         tell: function that is called with events.
         methods: methods to train on the features; their refusals are raised before encoding.
+        views: true to encode the number of views that `"auto"` stands for; false for plain items there.
 
     Raises:
         DataError: the data is unusable.
@@ -157,9 +160,8 @@ def prepare(
     stores, rejected = encode_each(
         encoders, dataset, recipe.features, tell, strict=data.strict, max_rejected=data.max_rejected
     )
-    viewed = encode_views(
-        stores, encoders, recipe.encoders, dataset, recipe.features, tell, max_rejected=data.max_rejected
-    )
+    specs = settled_views(recipe.encoders, dataset, recipe.tuning) if views else recipe.encoders
+    viewed = encode_views(stores, encoders, specs, dataset, recipe.features, tell, max_rejected=data.max_rejected)
     raw = {modality: dataset.items[modality] for modality in recipe.tuning}
     states = store_states(encoders, recipe.tuning, dataset, recipe.features, tell)
     return Features(viewed, raw, states), encoders, [*dataset.rejected, *rejected]
@@ -290,7 +292,9 @@ def train_method(
         for modality, tuning in recipe.tuning.items()
     }
     trained = train(checkpoint, features, recipe.training, place, seed=seed, report=report, live=live, judge=judge)
-    return checkpoint, trained, features.replace_stores(live)
+    features, settings = features.replace_stores(live), recipe.training.suited(checkpoint.method)
+    result = correct_hubs(checkpoint, features, settings, trained, judge, report)
+    return checkpoint, replace(trained, result=result), features
 
 
 def watching(tasks: Iterable[Task]) -> Judge:

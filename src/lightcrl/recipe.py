@@ -76,9 +76,9 @@ class Recipe(BaseModel):
         for modality in self.tuning:
             if modality not in self.encoders:
                 raise UnknownNameError("modality of [tuning]", modality, self.encoders)
-            if (views := self.encoders[modality].views.count) > 1:
+            if further := self.encoders[modality].views.further:
                 raise RecipeError(
-                    f"encoders.{modality}.views is {views}, but the encoder is trained and reads all items anew. "
+                    f"encoders.{modality}.views is {1 + further}, but the encoder is trained and reads all items anew. "
                     f"Remove views; tuning.{modality}.crop and flip change the pictures of every step."
                 )
         if self.evaluation.text_similarity is not None and "text" not in self.kinds.values():

@@ -41,19 +41,25 @@ class ViewsSpec(BaseModel):
     """The `views` of an encoder's table; a number alone is the count (see `encoders.views`).
 
     Attributes:
-        count: number of views of an item, the plain item among them.
+        count: number of views of an item, the plain item among them; `"auto"` follows the number of training items
+            (`features.views.settled_views`).
         crop: least share of a picture's area, or of a sound's length, that a view keeps; 1 keeps all of it.
         flip: true to mirror views of pictures in half of the cases; wrong if captions tell left from right.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    count: int = Field(default=1, gt=0, le=32)
+    count: Annotated[int, Field(gt=0, le=32)] | Literal["auto"] = "auto"
     crop: float = Field(default=0.35, gt=0, le=1)
     flip: bool = True
 
+    @property
+    def further(self) -> int:
+        """Number of views that are certain to be wanted beside the plain item: none for `"auto"`."""
+        return 0 if self.count == "auto" else self.count - 1
 
-PLAIN = ViewsSpec()
+
+UNSAID = ViewsSpec()
 
 
 def _as_table(views: Any) -> Any:
@@ -108,7 +114,7 @@ class EncoderSpec(BaseModel):
     batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
-    views: Annotated[ViewsSpec, BeforeValidator(_as_table), Field(exclude_if=lambda views: views == PLAIN)] = PLAIN
+    views: Annotated[ViewsSpec, BeforeValidator(_as_table), Field(exclude_if=lambda views: views == UNSAID)] = UNSAID
     options: dict[str, Any] = {}
 
     @model_validator(mode="before")
@@ -126,7 +132,7 @@ class EncoderSpec(BaseModel):
             raise ValueError("prompt is for texts")
         if self.kind != "image" and self.max_pixels != type(self).model_fields["max_pixels"].default:
             raise ValueError("max_pixels is for images")
-        if self.views.count > 1 and self.kind not in VIEWED:
+        if self.views.further and self.kind not in VIEWED:
             raise ValueError(NO_VIEWS.format(kind=self.kind))
         return self
 

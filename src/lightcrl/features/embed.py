@@ -16,6 +16,8 @@ from lightcrl.processes import gather_rows, launched, rank, share
 
 # Number of tokens per batch, so that long sequences and single vectors take similar memory.
 TOKENS_PER_BATCH = 65_536
+SAMPLE = 4_096
+"""Greatest number of training items that items are compared with."""
 
 
 def batch_rows(store: Store) -> int:
@@ -80,3 +82,10 @@ def split_links(split: Split) -> dict[str, np.ndarray]:
         modality: np.stack([np.unique(members.rows, return_inverse=True)[1], members.groups], 1)
         for modality, members in split.members.items()
     }
+
+
+def sample_rows(split: Split, modality: str) -> np.ndarray:
+    """Return at most `SAMPLE` rows of a modality's items in a split, always the same."""
+    rows = np.unique(split.members[modality].rows)
+    drawn: np.ndarray = np.sort(np.random.default_rng(0).permutation(rows)[:SAMPLE])
+    return drawn

@@ -350,7 +350,7 @@ def encode_views(
     viewed: dict[str, Store] = dict(stores)
     for modality, spec in specs.items():
         views = []
-        for number in range(1, spec.views.count):
+        for number in range(1, 1 + spec.views.further):
             chosen = view_dataset(dataset, modality, number, spec)
             done = encode_modality(
                 encoders[modality],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Self
@@ -22,6 +22,8 @@ from lightcrl.tokens import TokenBatch
 
 MARK = 17
 """Length of the end of a view's key: "+" and its mark; the rest is the key of its item."""
+AUTO, AUTO_ITEMS = 3, (1_000, 20_000)
+"""The number of views that `"auto"` stands for, and between how many training pictures."""
 
 
 def view_item(item: Item, number: int, spec: EncoderSpec) -> Item:
@@ -31,13 +33,38 @@ def view_item(item: Item, number: int, spec: EncoderSpec) -> Item:
     return Item(f"{item.key}+{view_mark(number, spec)}", item.source, View(item.raw, number, spec))
 
 
+def settled_views(
+    specs: Mapping[str, EncoderSpec], dataset: Dataset, tuned: Collection[str] = ()
+) -> dict[str, EncoderSpec]:
+    """Return the tables of the encoders with a number of views in place of `"auto"`.
+
+    It is `AUTO` for pictures of a model if the training split has between `AUTO_ITEMS` of them: fewer gain nothing that
+    was measurable, and for more the encoding costs more than the gain is worth (docs/LOG.md). Otherwise it is 1, also
+    for `tuned` modalities, whose encoders read every item anew.
+    """
+    settled = dict(specs)
+    for modality, spec in specs.items():
+        if spec.views.count == "auto":
+            viewed = spec.kind == "image" and spec.model != "builtin" and modality not in tuned
+            training = len(np.unique(_training_links(dataset, modality)[:, 0])) if viewed else 0
+            count = AUTO if AUTO_ITEMS[0] <= training <= AUTO_ITEMS[1] else 1
+            settled[modality] = spec.model_copy(update={"views": spec.views.model_copy(update={"count": count})})
+    return settled
+
+
 def view_dataset(dataset: Dataset, modality: str, number: int, spec: EncoderSpec) -> Dataset:
     """Return the training items of a modality as views of that number, with their training groups."""
-    links = dataset.links[modality]
-    links = links[np.array([split == "train" for split in dataset.splits], bool)[links[:, 1]]]
+    links = _training_links(dataset, modality)
     chosen, places = np.unique(links[:, 0], return_inverse=True)
     items = [view_item(dataset.items[modality][item], number, spec) for item in chosen.tolist()]
     return replace(dataset, items={modality: items}, links={modality: np.stack([places, links[:, 1]], 1)}, rejected=[])
+
+
+def _training_links(dataset: Dataset, modality: str) -> np.ndarray:
+    """Return the links [L, 2] (item, group) of a modality in the training split."""
+    links = dataset.links[modality]
+    training: np.ndarray = links[np.array([split == "train" for split in dataset.splits], bool)[links[:, 1]]]
+    return training
 
 
 class ViewedStore(WrappedStore):

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightcrl.features.table import Split
 from lightcrl.metrics.hubness import nearness
 
-SAMPLE = 4_096
-"""Greatest number of training items that items are compared with."""
 NEAREST = 32
 """Number of nearest ones that count."""
 
@@ -45,10 +41,3 @@ class Crowding(nn.Module):
         if not len(self.bank):
             return vectors.new_zeros(vectors.shape[:1])
         return nearness(vectors, self.bank.to(vectors), NEAREST)
-
-
-def sample_rows(split: Split, modality: str) -> np.ndarray:
-    """Return at most `SAMPLE` rows of a modality's items in a split, always the same."""
-    rows = np.unique(split.members[modality].rows)
-    drawn: np.ndarray = np.sort(np.random.default_rng(0).permutation(rows)[:SAMPLE])
-    return drawn

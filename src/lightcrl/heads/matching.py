@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightcrl.errors import HeadError
-from lightcrl.features.embed import embed_rows
+from lightcrl.features.embed import embed_rows, sample_rows
 from lightcrl.features.table import Features
 from lightcrl.heads.base import Graph, Head, HeadBatch, HeadOptions, Material, Space, features_of
 from lightcrl.heads.crossing import AlignedTokens, Crossing
-from lightcrl.heads.crowding import Crowding, sample_rows
+from lightcrl.heads.crowding import Crowding
 from lightcrl.heads.negatives import Nearest, nearest, positives
 from lightcrl.heads.weighing import Hits, Scored, choose_weights, figures
 from lightcrl.methods.base import Method

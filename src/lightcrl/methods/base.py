@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from lightcrl.errors import GrowthError, ModalityError, ShapeError
 from lightcrl.losses import Loss, over_pairs
 from lightcrl.methods.dropout import Dropout
+from lightcrl.methods.hubs import Hubs
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 MAX_LOGIT_SCALE = 100.0
@@ -136,6 +137,7 @@ class Method(nn.Module, ABC):
         modalities: names and token shapes.
         logit_scale: learnable log of the scale s in the loss; log 1/0.07 at the start, never above log 100.
         logit_bias: learnable bias of the sigmoid loss; None for a loss without bias.
+        hubs: correction of embeddings for hubs; None before the end of a training, and without one.
         suits: values that `"auto"` resolves to in a recipe's `[training]` table, where they differ from the default
             (`TrainingSpec.suited`).
         grid: options that a fair comparison tries on dev, each on top of the defaults; the empty entry is the defaults.
@@ -171,6 +173,7 @@ class Method(nn.Module, ABC):
         self.stems = nn.ModuleDict({name: self.make_stem(name) for name in sorted(self.modalities)})
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.logit_bias: nn.Parameter | None = None
+        self.hubs: Hubs | None = None
 
     def make_stem(self, modality: str) -> Inlet:
         """Return a fresh stem for a modality; an `Inlet` if features are not projected one by one."""
@@ -226,11 +229,18 @@ class Method(nn.Module, ABC):
         """
         self.check(modality, tokens)
         # Lower precision is for products only.
-        return self.finish(self.embed(modality, self.visible(modality, tokens)).to(self.logit_scale.dtype))
+        vectors = self.finish(self.embed(modality, self.visible(modality, tokens)).to(self.logit_scale.dtype))
+        return vectors if self.training or self.hubs is None else self.hubs(modality, vectors)
 
     def finish(self, vectors: Tensor) -> Tensor:
         """Return vectors [B, d] at unit length; outputs that are no embedding, such as logits, stay as they are."""
         return normalize(vectors, dim=-1)
+
+    def match_hubs(self, leaves: Mapping[str, Tensor]) -> None:
+        """Make empty banks of the shapes of a state's leaves, or none if it has none."""
+        prefix = "hubs."
+        banks = {leaf.removeprefix(prefix): tensor for leaf, tensor in leaves.items() if leaf.startswith(prefix)}
+        self.hubs = Hubs.of(banks).to(self.logit_scale.device) if banks else None
 
     def visible(self, modality: str, tokens: TokenBatch) -> TokenBatch:
         """Return the tokens that the method reads."""
@@ -329,7 +339,9 @@ class Method(nn.Module, ABC):
         if self.logit_bias is not None:
             made.logit_bias = nn.Parameter(self.logit_bias.detach().clone())
         made.to(self.logit_scale.device)
-        own, state = self.state_dict(), made.state_dict()
+        own = self.state_dict()
+        made.match_hubs(own)
+        state = made.state_dict()
         kept = state.keys() - frozenset[str]().union(*map(made.leaves_of, fresh))
         for leaf in sorted(kept):
             if leaf not in own or own[leaf].shape != state[leaf].shape:

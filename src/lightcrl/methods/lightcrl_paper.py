@@ -57,6 +57,7 @@ class LightCRLPaper(Method):
     Options: ClassVar[type[MethodOptions]] = PaperOptions
     sequences: bool = True
     suits: ClassVar[Mapping[str, Any]] = {
+        "hubs": False,
         "batch_size": 64,
         "epochs": 5,
         "learning_rate": 1e-3,

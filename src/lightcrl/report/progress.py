@@ -53,6 +53,7 @@ class Live:
             "start": self._on_start,
             "step": self._on_step,
             "evaluation": self._on_evaluation,
+            "hubs": self._on_hubs,
             "trained": self._on_trained,
         }
 
@@ -128,6 +129,10 @@ class Live:
     def _on_evaluation(self, event: Mapping[str, Any]) -> None:
         figures = {"dev R@1": "dev_mean_recall@1", "dev top-1": "dev_top1", "test top-1": "test_top1"}
         self._recall = "".join(f" {words} {event[name]:.3f}" for words, name in figures.items() if name in event)
+
+    def _on_hubs(self, event: events.Corrected) -> None:
+        change = f"dev R@1 {event['before']:.3f} -> {event['after']:.3f}"
+        self._progress.print(f"corrected for hubs: {change}" + ("" if event["kept"] else ", not kept"))
 
     def _on_trained(self, event: events.Trained) -> None:
         method = escape(event["method"])

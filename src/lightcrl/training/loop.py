@@ -401,7 +401,9 @@ def _resume(folder: Path, stepper: Stepper, optimizer: torch.optim.Optimizer, se
 
 def _put_back(saved: Checkpoint, stepper: Stepper) -> None:
     """Restore the method and the towers from a checkpoint."""
-    stepper.method.load_state_dict(saved.method.state_dict())
+    state = saved.method.state_dict()
+    stepper.method.match_hubs(state)
+    stepper.method.load_state_dict(state)
     for name, store in stepper.live.items():
         store.tower.load(saved.towers[name].tensors)
 

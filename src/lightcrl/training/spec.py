@@ -32,6 +32,8 @@ class TrainingSpec(BaseModel):
         clip: greatest norm of the gradient; 0 does not clip.
         patience: number of evaluations without a better dev mean R@1 after which training stops; 0 never stops early.
         evaluate_every: epochs between two evaluations on dev.
+        hubs: correction of the finished model for hubs (`lightcrl.methods.hubs`), kept unless dev's figure falls;
+            `"auto"` is true unless the method is a published one or has fewer than `training.hubs.LEAST` groups.
         precision: precision of the forward pass; `"auto"` is bfloat16 if the GPU supports it, or the CPU for batches of
             256 and more.
         chunk: number of items per pass through a tower; the gradient is that of the whole batch. `"auto"` is the
@@ -60,6 +62,7 @@ class TrainingSpec(BaseModel):
     clip: float = Field(default=1.0, ge=0)
     patience: int = Field(default=0, ge=0)
     evaluate_every: int = Field(default=1, gt=0)
+    hubs: bool | Literal["auto"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     chunk: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     memory: float = Field(default=4.0, gt=0)
@@ -83,8 +86,8 @@ class TrainingSpec(BaseModel):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that determine the outcome, as JSON values, without device and chunk sizes."""
-        return self.model_dump(mode="json", exclude={"device", "tensorboard", "trackers", "chunk", "memory"})
+        """Return the settings that determine the trained weights, as JSON values, without device and chunk sizes."""
+        return self.model_dump(mode="json", exclude={"device", "tensorboard", "trackers", "chunk", "memory", "hubs"})
 
     @property
     def tracked_by(self) -> tuple[str, ...]:

@@ -167,7 +167,7 @@ def _prepare(
     recipe: Recipe, spec: MethodSpec, anchor: str, options: Options, folder: Path, tell: Tell
 ) -> tuple[Ground, Catalog, Twins]:
     """Encode the data, find duplicates and draw the folds; nothing is trained yet."""
-    features, encoders, _ = prepare(recipe, tell, (spec,))
+    features, encoders, _ = prepare(recipe, tell, (spec,), views=False)
     held = features.in_memory(recipe.training.memory_bytes)
     layout = lay_out(held, anchor)
     count = len(held.split("train").usable)

@@ -21,7 +21,7 @@ from lightcrl.features.packing import PACKED
 from lightcrl.features.shards import shard_count
 from lightcrl.features.siblings import Siblings
 from lightcrl.features.store import METADATA, FeatureStore, format_of
-from lightcrl.features.views import view_dataset
+from lightcrl.features.views import settled_views, view_dataset
 from lightcrl.files.remote import folder_at
 from lightcrl.recipe import Recipe
 from lightcrl.studies.rehearse.rates import EncodingRate, TrainingRate
@@ -87,8 +87,8 @@ def forecast_encoding(
     recipe: Recipe, encoder: Encoder, dataset: Dataset, modality: str, rate: EncodingRate, small: FeatureStore
 ) -> Encoding:
     """Return the forecast of a modality and its views; `small` is its store in the rehearsal."""
-    spec = recipe.encoders[modality]
-    further = [view_dataset(dataset, modality, number, spec) for number in range(1, spec.views.count)]
+    spec = settled_views(recipe.encoders, dataset, recipe.tuning)[modality]
+    further = [view_dataset(dataset, modality, number, spec) for number in range(1, 1 + spec.views.further)]
     items = [item for each in (dataset, *further) for item in each.items[modality]]
     readable = len(items) * (1 - len(rate.rejected) / max(1, rate.sampled))
     values = readable * rate.tokens * small.nbytes / max(1, small.tokens)

@@ -128,7 +128,7 @@ def _reproduce(family: Family, choice: Choice, folder: Path, tell: Tell) -> Repr
 
 def _prepare(choice: Choice, name: str, recipe: Recipe, tell: Tell) -> _Stage:
     """Read and encode the data of a recipe and of its tasks."""
-    features, encoders, _ = prepare(recipe, tell)
+    features, encoders, _ = prepare(recipe, tell, views=False)
     groups, have = choice.size(name), len(features.split("train").usable)
     if groups is not None and groups > have:
         raise TrainingError(
