@@ -1,8 +1,7 @@
 """Groups from the rows of a source: merged by name, split, freed of leaks, with items that are unique.
 
 Names, keys, sources and raw items go to disk while the source is read (`spool`). Groups and items are then numbered by
-16-byte digests of their names (`naming`), in arrays: about 60 bytes a pair while they are sorted, and 24 bytes a pair
-of texts afterwards.
+16-byte digests of their names (`naming`), in arrays: 130 bytes a pair of texts while they are sorted, 24 afterwards.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from lightcrl.data.components import least_connected
 from lightcrl.data.naming import number_names
 from lightcrl.data.spool import Items, Names, Spool
 from lightcrl.errors import DataError, EmptyDatasetError
+from lightcrl.machine import release_memory
 
 DRAWN = -1
 """Code of the split of a row whose split is drawn."""
@@ -73,6 +73,8 @@ def collect(
         items[modality], links[modality] = _items(read, groups, modality, number)
     names = Names(read.names, _unless_trivial(groups.rows[kept], len(read.names)), len(kept))
     splits = [read.splits[code] for code in groups.splits[kept].tolist()]
+    del read, groups
+    release_memory()
     check_rejected(rejected, sum(map(len, items.values())), max_rejected)
     if not len(names):
         raise EmptyDatasetError("the data has no groups: expected rows with at least one item each.")
