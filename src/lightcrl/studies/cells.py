@@ -157,12 +157,16 @@ def find_or_train(ground: Ground, label: str, spec: MethodSpec, seed: int, group
     """
     recipe, features = ground.recipe, ground.features
     train_split = features.split("train")
-    settings = recipe.training.suited(METHODS.load(spec.name)).identity()
+    training = recipe.training.suited(METHODS.load(spec.name))
+    settings = training.identity()
+    corrected = [] if training.hubs is False else ["hubs", training.hubs]
     stores = [f"{modality} {store.fingerprint}" for modality, store in sorted(features.stores.items())]
     tuning = [recipe.model_dump(mode="json", include={"tuning"})] if recipe.tuning else []
     # For stores outside memory, the allowed memory determines the shuffling.
     windows = [] if all(store.memory for store in features.stores.values()) else [recipe.training.memory]
-    identity = fingerprint([FORMAT, spec.name, spec.options, settings, seed, groups, stores, *tuning, *windows])
+    identity = fingerprint(
+        [FORMAT, spec.name, spec.options, settings, seed, groups, stores, *tuning, *windows, *corrected]
+    )
     subset = "" if groups is None else f"-{groups}"
     name = re.sub(r"[^\w.-]", ".", spec.name)
     folder = ground.folder / "cells" / f"{name}-seed{seed}{subset}-{identity[:10]}"

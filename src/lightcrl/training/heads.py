@@ -31,6 +31,7 @@ from lightcrl.methods.spec import make_method
 from lightcrl.metrics.result import Result
 from lightcrl.specs import parse
 from lightcrl.training.early import read_groups
+from lightcrl.training.hubs import measure_hubs
 from lightcrl.training.loop import Judge, Judgement, train
 from lightcrl.training.spec import TrainingSpec
 
@@ -188,6 +189,8 @@ def _apart(
         seed=APART_SEED,
         report=lambda event: tell({**label, **event}),
     )
+    if checkpoint.method.hubs is not None:
+        second.method.hubs = measure_hubs(second.method, rest)
     tell({"event": "trained", **label, "seconds": done.progress.seconds, "folder": str(done.folder)})
     splits = {"train": train_split.subset(order[held:count])}
     splits["dev"] = train_split.subset(order[:held]) if held else features.split("dev")

@@ -6,6 +6,7 @@ from lightcrl.checkpoint import Checkpoint
 from lightcrl.events import Tell
 from lightcrl.features.embed import embed_rows, sample_rows
 from lightcrl.features.table import Features
+from lightcrl.methods import Method
 from lightcrl.methods.hubs import Hubs
 from lightcrl.metrics.result import Result
 from lightcrl.processes import is_main, wait_for_everyone
@@ -37,26 +38,13 @@ def correct_hubs(
     if wanted == (method.hubs is not None) or (wanted and len(split.members) < 2):
         return trained.result
     before = trained.result
-    if wanted:
-        banks = {name: sample_rows(split, name) for name in split.members}
-        method.hubs = Hubs.measured(
-            {name: embed_rows(method, features.store(name), name, rows) for name, rows in banks.items()}
-        ).to(method.logit_scale.device)
-    else:
-        method.hubs = None
+    method.hubs = measure_hubs(method, features) if wanted else None
     result = judge(method, features, trained.progress.best_epoch).result()
     kept = not wanted or result.metrics[MAIN] >= before.metrics[MAIN]
-    if wanted:
-        sizes = {name: len(rows) for name, rows in banks.items()}
-        report(
-            {
-                "event": "hubs",
-                "bank": sizes,
-                "before": before.metrics[MAIN],
-                "after": result.metrics[MAIN],
-                "kept": kept,
-            }
-        )
+    if method.hubs is not None:
+        sizes = {name: len(method.hubs.bank(name)) for name in method.hubs.names}
+        figures = {"before": before.metrics[MAIN], "after": result.metrics[MAIN], "kept": kept}
+        report({"event": "hubs", "bank": sizes, **figures})
     if not kept:
         method.hubs = None
         return before
@@ -65,3 +53,10 @@ def correct_hubs(
         checkpoint.save(trained.folder / "best")
     wait_for_everyone()
     return result
+
+
+def measure_hubs(method: Method, features: Features) -> Hubs:
+    """Return the correction by a sample of the training items, as `method` embeds them without one."""
+    split, method.hubs = features.split("train"), None
+    banks = {name: embed_rows(method, features.store(name), name, sample_rows(split, name)) for name in split.members}
+    return Hubs.measured(banks).to(method.logit_scale.device)

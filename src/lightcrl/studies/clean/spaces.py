@@ -129,8 +129,12 @@ def _measure_fold(
 
         kept = ground.folds != fold
         features = training_features(ground.features, ground.layout, kept, dropped)
+        # A pair is judged by its similarity itself, not by its rank.
+        recipe = ground.recipe.model_copy(
+            update={"training": ground.recipe.training.model_copy(update={"hubs": False})}
+        )
         checkpoint, trained, _ = train_method(
-            ground.recipe, ground.spec, ground.seed, folder, features, ground.encoders, report
+            recipe, ground.spec, ground.seed, folder, features, ground.encoders, report
         )
         seconds = trained.progress.seconds
         tell({"event": "trained", "method": label, "seed": ground.seed, "seconds": seconds, "folder": str(folder)})
