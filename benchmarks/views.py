@@ -4,8 +4,8 @@
 
 prints a Markdown row for each size and number of views: mean R@1 and zero-shot top-1 with the difference from the first
 number of views, paired by groups and seeds, and the seconds of a training. With `--fold N` the training split is cut
-into folds of 1,000 groups, of which fold N takes the place of dev, so that nothing is chosen on dev. `--bank` adds R@1
-with similarities corrected for hubs. Finished trainings are reused. A view costs as much encoding as its items.
+into folds of 1,000 groups, of which fold N takes the place of dev, so that nothing is chosen on dev. Finished trainings
+are reused. A view costs as much encoding as its items.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ from lightcrl.pipeline import prepare
 from lightcrl.recipe import load_recipe
 from lightcrl.studies.cells import Ground, comparison_tasks, find_or_train
 from lightcrl.studies.compare.outcome import MAIN, judged
-from lightcrl.tasks.base import Setting, prepare_task
-from lightcrl.tasks.retrieval import RetrievalSpec
+from lightcrl.tasks.base import Setting
 
 FOLD = 1000
-MEASURES = (MAIN, "zero_shot/top1", "hubs/image_to_text/recall@1", "hubs/text_to_image/recall@1")
+MEASURES = (MAIN, "zero_shot/top1")
 
 
 def with_views(features: Features, count: int) -> Features:
@@ -61,7 +60,6 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, help="numbers of training groups; all by default")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--fold", type=int, help="measure on a fold of the training split in place of dev")
-    parser.add_argument("--bank", type=int, default=0, help="training groups for a correction of hubs")
     parser.add_argument("--output", default="runs/views", help="folder of the trainings and of views.json")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
     given = parser.parse_args()
@@ -73,8 +71,6 @@ def main() -> None:
     held = features.in_memory(recipe.training.memory_bytes)
     setting = Setting(encoders, recipe.features, data=recipe.data, features=held, split="dev")
     tasks = comparison_tasks(recipe, setting)
-    if given.bank:
-        tasks["hubs"] = prepare_task("retrieval", RetrievalSpec(measures=("recall",), bank=given.bank), setting)
     ground = Ground(recipe, make_folder(Path(given.output)), held, encoders, tasks, lambda event: None)
     rows = []
     for size in given.sizes or [None]:

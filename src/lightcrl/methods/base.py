@@ -236,6 +236,11 @@ class Method(nn.Module, ABC):
         """Return vectors [B, d] at unit length; outputs that are no embedding, such as logits, stay as they are."""
         return normalize(vectors, dim=-1)
 
+    def take_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load a state, its correction for hubs included."""
+        self.match_hubs(state)
+        self.load_state_dict(state)
+
     def match_hubs(self, leaves: Mapping[str, Tensor]) -> None:
         """Make empty banks of the shapes of a state's leaves, or none if it has none."""
         prefix = "hubs."

@@ -235,8 +235,7 @@ class FineTuningTask(TrainTestTask):
         method = make_method(NAME, base.method.modalities, options, "info_nce", self.spec.seed)
         assert isinstance(method, Classifier)
         state = {name: tensor for name, tensor in base.method.state_dict().items() if name != "logit_bias"}
-        method.body.match_hubs(state)
-        method.body.load_state_dict(state)
+        method.body.take_state(state)
         return Checkpoint(
             method,
             name=NAME,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from lightcrl.checkpoint import Checkpoint
@@ -19,7 +19,6 @@ from lightcrl.features import Features
 from lightcrl.features.embed import embed_together, split_links
 from lightcrl.features.extract import encode_each
 from lightcrl.heads.matching import Matching, row_scorer
-from lightcrl.metrics.hubness import without_hubs
 from lightcrl.metrics.intervals import curve_ks, hits
 from lightcrl.metrics.reordering import Reordered
 from lightcrl.metrics.result import Result
@@ -32,9 +31,6 @@ RANKS = 3
 """First columns of an outcome: the counts of `ranks.ranks`."""
 HEAD = RANKS + 2
 """Columns before the answers among the first k: ranks, group, number of answers."""
-
-BANK_SEED = 0
-"""Seed of the training groups of `RetrievalSpec.bank`."""
 
 
 class RetrievalSpec(TaskSpec):
@@ -51,8 +47,6 @@ class RetrievalSpec(TaskSpec):
         ks: values k of precision, up to the size of the gallery.
         rerank: number of first hits that a head of the model reorders; 0 leaves them as they are.
         head: name of that head; directions between modalities that it does not read stay as they are.
-        bank: number of training groups by whose items similarities are corrected for hubs (`metrics.hubness`), drawn by
-            a fixed seed; 0 leaves similarities as they are. Only on the recipe's own split.
     """
 
     data: str | None = None
@@ -64,13 +58,6 @@ class RetrievalSpec(TaskSpec):
     ks: tuple[int, ...] = Field(default=(1, 5, 10, 50, 100, 500), min_length=1)
     rerank: int = Field(default=0, ge=0)
     head: str = "matching"
-    bank: int = Field(default=0, ge=0)
-
-    @model_validator(mode="after")
-    def _check(self) -> RetrievalSpec:
-        if self.bank and (self.data is not None or self.rerank):
-            raise ValueError("bank is for the recipe's own split, whose training groups are at hand, without rerank")
-        return self
 
     @property
     def needs(self) -> str | None:
@@ -134,8 +121,7 @@ class RetrievalTask(Task):
         """Items, their split and the measures."""
         stores = sorted(store.fingerprint for store in self.features.stores.values())
         reordered = [self.spec.rerank, self.spec.head] if self.spec.rerank else []
-        bank = [["bank", self.spec.bank]] if self.spec.bank else []
-        return [stores, self.split, self.spec.measures, self._ks, *reordered, *bank]
+        return [stores, self.split, self.spec.measures, self._ks, *reordered]
 
     @property
     def headlines(self) -> Sequence[tuple[str, str]]:
@@ -146,10 +132,6 @@ class RetrievalTask(Task):
     def measure(self, checkpoint: Checkpoint, folder: Path | None = None) -> Outcome:
         """Return, by direction, [Q, 5 + K]: counts of `ranks.ranks`, group, all answers, answers among the first k."""
         vectors, _ = embed_together(checkpoint.method, self.features, self.features.split(self.split))
-        if self.spec.bank:
-            train = self.features.split("train")
-            drawn = np.random.default_rng(BANK_SEED).permutation(train.usable)[: self.spec.bank]
-            vectors = without_hubs(vectors, embed_together(checkpoint.method, self.features, train.subset(drawn))[0])
         reordered = self._reordered(checkpoint, vectors) if self.spec.rerank else {}
         outcome = {}
         for direction, (counts, groups) in self.retrieval.per_query(vectors, together=True).items():

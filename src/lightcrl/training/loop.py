@@ -401,9 +401,7 @@ def _resume(folder: Path, stepper: Stepper, optimizer: torch.optim.Optimizer, se
 
 def _put_back(saved: Checkpoint, stepper: Stepper) -> None:
     """Restore the method and the towers from a checkpoint."""
-    state = saved.method.state_dict()
-    stepper.method.match_hubs(state)
-    stepper.method.load_state_dict(state)
+    stepper.method.take_state(saved.method.state_dict())
     for name, store in stepper.live.items():
         store.tower.load(saved.towers[name].tensors)
 
