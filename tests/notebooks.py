@@ -96,10 +96,12 @@ def execute(
     notebook.cells.append(nbformat.v4.new_code_cell(f"import json\nprint(json.dumps({{{question}}}))"))
     client = NotebookClient(notebook, km=kernel, timeout=SECONDS, record_timing=False)
     with client.setup_kernel():
-        client.kc.execute(FORGET, silent=True)
-        for number, cell in enumerate(notebook.cells):
-            client.execute_cell(cell, number)
-        client.kc.stop_channels()
+        try:
+            client.kc.execute(FORGET, silent=True)
+            for number, cell in enumerate(notebook.cells):
+                client.execute_cell(cell, number)
+        finally:
+            client.kc.stop_channels()
     return notebook, json.loads(printed(notebook.cells.pop()))
 
 

@@ -35,7 +35,7 @@ from lightcrl.files.local import clear_errors, recover_folder, whole_folder, wri
 from lightcrl.heads.base import Head, Space
 from lightcrl.heads.state import FILE as HEAD
 from lightcrl.heads.state import TrainedHead
-from lightcrl.leaves import describe, read_tensors
+from lightcrl.leaves import describe, read_tensors, take_sizes
 from lightcrl.lineage import Line, identity
 from lightcrl.methods import Method
 from lightcrl.methods.spec import make_method
@@ -341,6 +341,7 @@ def load_folder(folder: Path) -> Checkpoint:
         for name, entry in config["modalities"].items()
     }
     method = make_method(config["method"]["name"], modalities, config["method"]["options"], config["method"]["loss"])
+    take_sizes(method, tensors)
     method.match_hubs(tensors)
     expected = {leaf: tensor.shape for leaf, tensor in method.state_dict().items()}
     if expected != {leaf: tensor.shape for leaf, tensor in tensors.items()}:
