@@ -23,7 +23,7 @@ from lightcrl.features.embed import embed_split
 from lightcrl.features.extract import encode_each, encode_views
 from lightcrl.features.spec import FeaturesSpec
 from lightcrl.features.store import write_manifest, write_shard
-from lightcrl.features.views import ViewedStore, view_addresses
+from lightcrl.features.views import ViewedStore, settled_views, view_addresses
 from lightcrl.methods import METHODS
 from lightcrl.methods.spec import make_method
 from lightcrl.recipe import make_recipe
@@ -271,13 +271,37 @@ def test_a_recipe_takes_a_number_or_a_table_and_says_what_has_no_views():
     assert recipe(views={"count": 2, "flip": False}).flip is False
     with pytest.raises(RecipeError, match=r"encoders\.one: items of kind 'text' have no views; expected pictures or"):
         recipe(kind="text", views=2)
-    with pytest.raises(RecipeError, match=r"encoders\.one\.views\.count: .* greater than 0, found 0"):
+    with pytest.raises(RecipeError, match=r"encoders\.one\.views\.count.* greater than 0, found 0"):
         recipe(views=0)
     with pytest.raises(RecipeError, match=r"unknown key 'encoders\.one\.views\.cropp'. Did you mean 'crop'"):
         recipe(views={"count": 2, "cropp": 1})
     with pytest.raises(RecipeError, match=r"encoders\.one\.views is 2, but the encoder is trained"):
         recipe(views=2, tuning=True)
     assert "views" not in EncoderSpec(kind="image", model="builtin").model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    ("training", "table", "tuned", "count"),
+    [
+        (999, {}, (), 1),
+        (1_000, {}, (), 3),
+        (20_000, {}, (), 3),
+        (20_001, {}, (), 1),
+        (1_000, {"kind": "audio"}, (), 1),
+        (1_000, {"model": "builtin"}, (), 1),
+        (1_000, {}, ("one",), 1),
+        (999, {"views": 2}, (), 2),
+        (1_000, {"views": 1}, (), 1),
+    ],
+)
+def test_the_number_of_views_follows_the_training_pictures(training, table, tuned, count):
+    """Links count once for each picture, and those of the five hundred of dev not at all."""
+    total = training + 500
+    splits = ["train" if number < training else "dev" for number in range(total)]
+    links = np.stack([np.arange(total).repeat(2), np.repeat(np.arange(total), 2)], 1)
+    dataset = Dataset([str(number) for number in range(total)], splits, {"one": [None] * total}, {"one": links})
+    spec = EncoderSpec(**{"kind": "image", "model": "a/model", **table})
+    assert settled_views({"one": spec}, dataset, tuned)["one"].views.count == count
 
 
 def test_an_embedder_gives_the_mean_of_views(tmp_path):
