@@ -14,7 +14,7 @@ from lightcrl.features import Features
 from lightcrl.features.embed import embed_split
 from lightcrl.methods import Method
 from lightcrl.methods.spec import make_method
-from lightcrl.metrics.retrieval import Retrieval
+from lightcrl.metrics.retrieval import Retrieval, mean_recall
 from lightcrl.training.hubs import MAIN, correct_hubs
 from lightcrl.training.loop import Judge, Judgement, by_retrieval, train
 from lightcrl.training.spec import TrainingSpec
@@ -62,7 +62,7 @@ def trained_in(folder: Path, data: Features, hubs: object, events: list[dict], m
 
 def recall(checkpoint: Checkpoint, data: Features) -> float:
     vectors, links = embed_split(checkpoint.method, data, data.split("dev"))
-    return Retrieval(links).mean_recall(vectors)
+    return mean_recall(Retrieval(links).per_query(vectors))
 
 
 def test_the_correction_is_measured_on_dev_saved_once_and_taken_away_again(data, tmp_path):
