@@ -73,7 +73,7 @@ def test_a_run_tells_what_is_declared_value_by_value(tmp_path):
         "data": {"source": "synthetic", "options": {"groups": 24, "captions": 1}, "dev_fraction": 0.3},
         "encoders": {name: builtin(name) for name in ("image", "text")},
         "features": {"folder": str(tmp_path / "features")},
-        "training": {"epochs": 2, "batch_size": 8, "tensorboard": False, "precision": "float32"},
+        "training": {"epochs": 2, "batch_size": 8, "tensorboard": False, "precision": "float32", "hubs": True},
     }
     run(make_recipe(recipe), output=tmp_path / "run", tell=lambda event: events.append(dict(event)))
     assert {event["event"] for event in events} == set(EVENTS) - {"waiting", "select", "added", "states"}
