@@ -37,5 +37,6 @@ def unpack(rows: Tensor) -> Tensor:
     """
     if rows.dtype != torch.int8:
         return rows
-    scales = rows[:, -SCALE:].contiguous().view(torch.float32)
+    # A copy begins at a multiple of four bytes, which a single row of another width does not.
+    scales = rows[:, -SCALE:].clone(memory_format=torch.contiguous_format).view(torch.float32)
     return rows[:, :-SCALE].float().mul_(scales)
