@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, final
 
 import numpy as np
+import torch
 from PIL import Image
 
 from lightcrl.captioner import Captioner
@@ -191,7 +193,9 @@ class Service:
         return named[name][1]
 
     def _search(self, searches: Sequence[Any], key: str) -> Sequence[Any]:
-        return search_together(self.index, searches, self.like)
+        # The encoder has the other cores; and in a product with block after block, threads wait for each other.
+        with one_thread() if len(searches) > 1 else nullcontext():
+            return search_together(self.index, searches, self.like)
 
     def captioner(self, head: str | None = None) -> Captioner:
         """Return a captioner of the index's model, loaded on first use; arguments and errors as in `Captioner`."""
@@ -228,3 +232,14 @@ class Service:
             self.index.search_vectors(vectors, 1)
         if self.settings.encoder is None:
             self.heads = tuple(self.index.embedder.checkpoint.heads)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Do the products of the calling thread on one core; other threads keep theirs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
