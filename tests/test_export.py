@@ -21,8 +21,10 @@ from lightcrl.encoders.base import EncoderSpec
 from lightcrl.errors import CheckpointError, ItemError, MissingExtraError, ModalityError
 from lightcrl.export import ExportedEmbedder, export_onnx
 from lightcrl.methods import Step
+from lightcrl.methods.hubs import Hubs
 from lightcrl.methods.spec import make_method
 from lightcrl.tokens import TokenSpec
+from samples import units
 
 ITEMS = {"image": tiny.pictures(), "text": list(tiny.TEXTS), "words": list(tiny.TEXTS)}
 
@@ -48,7 +50,7 @@ def make_embedder(specs: dict[str, EncoderSpec], name: str, **options: object) -
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A DFE of two transformers' models and a weightless one, and its export."""
+    """A DFE of two transformers' models and a weightless one, corrected for hubs, and its export."""
     folder = tmp_path_factory.mktemp("export")
     specs = {
         "image": EncoderSpec(kind="image", model=str(tiny.vit(folder / "vit", blocks=2))),
@@ -56,6 +58,8 @@ def exported(tmp_path_factory):
         "words": EncoderSpec(kind="text", model="builtin"),
     }
     embedder = make_embedder(specs, "dfe", dim=32, heads=2, feedforward=24, fusion="scaled_dot_product")
+    banks = {name: units(80, embedder.dim, seed).float() for seed, name in enumerate(specs)}
+    embedder.method.hubs = Hubs.measured(banks)
     embedder.checkpoint.save(folder / "model")
     return embedder, export_onnx(embedder, folder / "onnx"), folder
 

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from lightcrl.metrics.hubness import nearness
 
+# Models on disk rely on these numbers.
 WEIGHT = 0.5
 """w, the weight of crowding: that of the paper."""
 SPREAD = 0.5
@@ -49,13 +50,11 @@ class Hubs(nn.Module):
         places: [M] the coordinates given up.
         centres: [M] c, by modality in the order of their names.
         floors: [M] f, `FLOOR` standard deviations below zero.
-        neighbours: [M] number of nearest items of each bank that count.
     """
 
     places: Tensor
     centres: Tensor
     floors: Tensor
-    neighbours: Tensor
 
     def __init__(self, sizes: Mapping[str, int], dim: int) -> None:
         """Make empty banks of `sizes` items by modality for embeddings of width `dim`."""
@@ -66,7 +65,6 @@ class Hubs(nn.Module):
         self.register_buffer("places", torch.zeros(len(sizes), dtype=torch.int64))
         self.register_buffer("centres", torch.zeros(len(sizes)))
         self.register_buffer("floors", torch.zeros(len(sizes)))
-        self.register_buffer("neighbours", torch.ones(len(sizes), dtype=torch.int64))
 
     @classmethod
     def of(cls, leaves: Mapping[str, Tensor]) -> Self:
@@ -82,11 +80,8 @@ class Hubs(nn.Module):
         hubs = cls({name: len(vectors) for name, vectors in banks.items()}, dim)
         energy = torch.stack([banks[name].float().square().mean(0) for name in hubs.names]).sum(0)
         hubs.places.copy_(energy.argsort(stable=True)[: len(hubs.names)])
-        for number, name in enumerate(hubs.names):
+        for name in hubs.names:
             hubs.bank(name).copy_(banks[name])
-            least, most = NEIGHBOURS
-            wanted = min(most, max(least, round(len(banks[name]) / BANK_PER_NEIGHBOUR)))
-            hubs.neighbours[number] = min(wanted, len(banks[name]))
         for number, name in enumerate(hubs.names):
             crowding = hubs.crowding(name, hubs.bank(name).float())
             hubs.centres[number], hubs.floors[number] = crowding.mean(), -FLOOR * crowding.std(correction=0)
@@ -99,12 +94,8 @@ class Hubs(nn.Module):
 
     def crowding(self, modality: str, vectors: Tensor) -> Tensor:
         """Return r [N] of unit vectors [N, d]: the mean over the other modalities of the nearness to their banks."""
-        others = [
-            nearness(vectors, self.bank(name).to(vectors.dtype), int(count))
-            for name, count in zip(self.names, self.neighbours.tolist(), strict=True)
-            if name != modality
-        ]
-        return torch.stack(others).mean(0)
+        banks = [self.bank(name).to(vectors.dtype) for name in self.names if name != modality]
+        return torch.stack([nearness(vectors, bank, neighbours(len(bank))) for bank in banks]).mean(0)
 
     def forward(self, modality: str, vectors: Tensor) -> Tensor:
         """Return corrected unit vectors [N, d] of the unit vectors [N, d] of a modality."""
@@ -118,3 +109,9 @@ class Hubs(nn.Module):
             excess = torch.maximum(crowding - self.centres.mean(), self.floors.mean())
             columns = (SPREAD - (WEIGHT / SPREAD) * excess / (count - 1))[:, None].expand(-1, count)
         return normalize(vectors.index_copy(1, self.places, columns.to(vectors.dtype)), dim=-1)
+
+
+def neighbours(size: int) -> int:
+    """Return the number of nearest items that count in a bank of `size` items."""
+    least, most = NEIGHBOURS
+    return min(size, most, max(least, round(size / BANK_PER_NEIGHBOUR)))
