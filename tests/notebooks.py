@@ -94,7 +94,8 @@ def execute(
     notebook = nbformat.from_dict(json.loads(json.dumps(notebook)))
     question = ", ".join(f"{name!r}: {expression}" for name, expression in (asked or {}).items())
     notebook.cells.append(nbformat.v4.new_code_cell(f"import json\nprint(json.dumps({{{question}}}))"))
-    client = NotebookClient(notebook, km=kernel, timeout=SECONDS, record_timing=False)
+    # Otherwise two lines are one output or two, as time has it.
+    client = NotebookClient(notebook, km=kernel, timeout=SECONDS, record_timing=False, coalesce_streams=True)
     with client.setup_kernel():
         try:
             client.kc.execute(FORGET, silent=True)
