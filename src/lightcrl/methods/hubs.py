@@ -85,7 +85,7 @@ class Hubs(nn.Module):
         for number, name in enumerate(hubs.names):
             crowding = hubs.crowding(name, hubs.bank(name).float())
             hubs.centres[number], hubs.floors[number] = crowding.mean(), -FLOOR * crowding.std(correction=0)
-        return hubs.to(next(iter(banks.values())).device)
+        return hubs
 
     def bank(self, name: str) -> Tensor:
         """Return the bank [B, d] of a modality, float16."""

@@ -9,9 +9,8 @@ All functions whiten every set and decompose the whitened cross-covariances:
 | of two | Cholesky, or as above where that is singular | `svd`, [F, F], a fifth of the time |
 | `regularised_cca` of two | Cholesky, or the span of fewer rows than features | `svd`, [F, F] |
 
-For two sets they agree to 1e-10 in float64, up to the signs of the variates. Methods are solved by the
-first, whose bits for three sets and more
-that are not few must not change.
+For two sets they agree to 1e-10 in float64, up to the signs of the variates. Methods are solved by the first, whose
+bits for three sets and more must not change, unless their rows are few.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def forecast_encoding(
     recipe: Recipe, encoder: Encoder, dataset: Dataset, modality: str, rate: EncodingRate, small: FeatureStore
 ) -> Encoding:
     """Return the forecast of a modality and its views; `small` is its store in the rehearsal."""
-    spec = settled_views(recipe.encoders, dataset, recipe.tuning)[modality]
+    spec = settled_views({modality: recipe.encoders[modality]}, dataset, recipe.tuning)[modality]
     further = [view_dataset(dataset, modality, number, spec) for number in range(1, 1 + spec.views.further)]
     items = [item for each in (dataset, *further) for item in each.items[modality]]
     readable = len(items) * (1 - len(rate.rejected) / max(1, rate.sampled))
