@@ -27,6 +27,14 @@ def multiplies_bfloat16(device: torch.device | str) -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("arm_bf16"))
 
 
+def multiplies_int8() -> bool:
+    """Return true if torch multiplies matrices of 8-bit integers on this processor by its own instructions (VNNI)."""
+    import torch
+
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(able.get("avx512_vnni")) and torch.backends.mkldnn.is_available()
+
+
 def keep_freed_memory() -> None:
     """Let the process keep and reuse up to `KEPT` bytes of freed memory, in blocks of up to `LARGEST` bytes.
 
