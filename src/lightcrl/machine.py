@@ -32,7 +32,7 @@ def multiplies_int8() -> bool:
     import torch
 
     able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(able.get("avx512_vnni")) and torch.backends.mkldnn.is_available()
+    return bool(able.get("avx512_vnni") and torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def keep_freed_memory() -> None:

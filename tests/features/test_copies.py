@@ -96,12 +96,31 @@ def test_a_fresh_checkout_is_not_encoded_again(checkout, tmp_path):
     assert (done.encoded, done.copied, encoder.calls) == (1, COUNT - 1, [b"9999"])
     expected = [bytes_of(number) if number != 7 else b"9999" for number in range(COUNT)]
     assert tokens(done.store) == [[len(data), sum(data) % 1999] for data in expected]
+    assert done.store.fingerprint == done.store.manifest["fingerprint"]  # one file has changed
     # What was copied is known by its content again, and the same times need no look at the files.
     for path in (tmp_path / "files").iterdir():
         os.utime(path, ns=(1, 1))
     again = extract(Lengths(), files(tmp_path / "files"), "image", tmp_path / "features")
     assert (again.encoded, again.copied) == (0, COUNT)
-    assert extract(Lengths(), files(tmp_path / "files"), "image", tmp_path / "features").kept == COUNT
+    last = extract(Lengths(), files(tmp_path / "files"), "image", tmp_path / "features")
+    assert last.kept == COUNT
+    # What was trained on the one store is found again on the other.
+    for store in (again.store, last.store, last.store.in_memory()):
+        assert store.manifest["fingerprint"] != done.store.fingerprint == store.fingerprint
+
+
+def test_other_groups_or_splits_make_another_store(checkout, tmp_path):
+    shutil.copytree(checkout / "features", tmp_path / "features")
+    data = files(checkout / "files")
+    first = FeatureStore(next((tmp_path / "features").iterdir()))
+    for groups, splits in (
+        (data.groups, ["dev", *data.splits[1:]]),
+        ([f"h{number}" for number in range(COUNT)], data.splits),
+    ):
+        done = extract(Lengths(), Dataset(groups, splits, data.items, data.links), "image", tmp_path / "features")
+        assert (done.encoded, done.copied) == (0, COUNT)
+        assert tokens(done.store) == tokens(first)
+        assert done.store.fingerprint != first.fingerprint
 
 
 def without_first(data: Dataset) -> Dataset:

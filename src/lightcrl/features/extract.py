@@ -195,7 +195,9 @@ def _make(
             encoded, copied = encoded + made.encoded, copied + made.copied
             check()
 
-    _declare(folder, mark, encoder, modality, job.dtype, [shard for _, shard in sorted(shards.items())], shape)
+    made_shards = [shard for _, shard in sorted(shards.items())]
+    equal = siblings.equal(folder, made_shards)
+    _declare(folder, mark, encoder, modality, job.dtype, made_shards, shape, equal)
     folder.tidy()
     store = FeatureStore(folder.uri, mark)
     return Extraction(store, encoded, copied, kept, _rejections(store.rejected, modality))
@@ -220,8 +222,9 @@ def _declare(
     dtype: str,
     shards: Sequence[Shard],
     shape: TokenSpec | None = None,
+    equal: str | None = None,
 ) -> None:
-    """Write the manifest of a store whose shards are complete."""
+    """Write the manifest of a store whose shards are complete; `equal` is the fingerprint of a store that is equal."""
     shape = shape or TokenSpec(encoder.dim, encoder.slots, encoder.sequence)
     header = {
         "modality": modality,
@@ -231,7 +234,7 @@ def _declare(
         "slots": shape.slots,
         "sequence": shape.sequence,
         "dtype": dtype,
-    }
+    } | ({"equal": equal} if equal else {})
     write_manifest(folder, mark, header, shards)
 
 

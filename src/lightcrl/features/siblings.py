@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from lightcrl.data.base import Item
 from lightcrl.data.naming import digests
 from lightcrl.features.copies import content, extent
-from lightcrl.files.remote import Folder
+from lightcrl.features.store import ITEMS, Shard
+from lightcrl.files.remote import Folder, folder_at
 
 Place: TypeAlias = tuple[str, int]
 """Path or URI of a store, and a row in it."""
@@ -66,12 +67,14 @@ class Siblings:
             exclude: name of the store in the making.
         """
         self._folders: list[str] = []
+        self._manifests: list[dict[str, Any]] = []
         self._sizes: set[int] = set()
         keys, contents = [], []
         for name in root.folders():
             folder = root.below(name)
             if name == exclude or (manifest := _manifest(folder, wanted, encoder)) is None:
                 continue
+            self._manifests.append(manifest)
             for lines in _lines(folder, manifest):
                 keys.append((digests(lines["item"].combine_chunks()), len(self._folders), lines["row"].to_numpy()))
                 if "content" in lines.column_names and len(files := lines.drop_null()):
@@ -97,6 +100,19 @@ class Siblings:
             marks = pool.map(content, [items[place] for place in alike])
             contents = {place: mark for place, mark in zip(alike, marks, strict=True) if mark is not None}
         return places | self._located(self._contents, list(contents), list(contents.values())), contents
+
+    def equal(self, folder: Folder, shards: Sequence[Shard]) -> str | None:
+        """Return the fingerprint of a store with the features, groups and splits of the complete `shards` of a folder.
+
+        Such a store is left where only names or modification times of files have changed.
+        """
+        values = [(shard.rows, *_features(shard.files)) for shard in shards]
+        for uri, manifest in zip(self._folders, self._manifests, strict=True):
+            if values == [(shard["rows"], *_features(shard["files"])) for shard in manifest["shards"]]:
+                numbers = range(len(shards))
+                if all(_links(folder_at(uri), number).equals(_links(folder, number)) for number in numbers):
+                    return str(manifest.get("equal", manifest["fingerprint"]))
+        return None
 
     def _located(self, names: _Names, places: Sequence[int], wanted: Sequence[str]) -> dict[int, Place]:
         at = names.find(wanted)
@@ -124,8 +140,18 @@ def _lines(folder: Folder, manifest: Mapping[str, Any]) -> Iterator[pa.Table]:
     """Yield row, item and, if the items are files, content of every line of a store, shard by shard."""
     first = 0
     for number, shard in enumerate(manifest["shards"]):
-        file = pq.ParquetFile(io.BytesIO(folder.read(f"items-{number:05d}.parquet")))
+        file = pq.ParquetFile(io.BytesIO(folder.read(ITEMS.format(number))))
         present = [name for name in ("row", "item", "content") if name in file.schema_arrow.names]
         lines = file.read(present)
         yield lines.set_column(0, "row", pa.array(lines["row"].to_numpy() + first))
         first += shard["rows"]
+
+
+def _features(files: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    """Return the digests of a shard's files of features."""
+    return sorted((name, stamp["digest"]) for name, stamp in files.items() if not name.startswith("items-"))
+
+
+def _links(folder: Folder, number: int) -> pa.Table:
+    """Return the columns row, group and split of a shard."""
+    return pq.read_table(io.BytesIO(folder.read(ITEMS.format(number))), columns=["row", "group", "split"])

@@ -157,7 +157,8 @@ def complete_shards(folder: Folder | Path, count: int, fingerprint: str) -> dict
 
 
 def write_manifest(folder: Folder | Path, fingerprint: str, header: Mapping[str, Any], shards: Sequence[Shard]) -> None:
-    """Declare a store complete. `header` holds modality, kind, encoder, dim, slots, sequence and dtype."""
+    """Declare a store complete. `header` holds modality, kind, encoder, dim, slots, sequence, dtype,
+    and `equal` if there is an equal store."""
     entries = [shard.entry() for shard in shards]
     content = {"format": format_of(header["dtype"]), "fingerprint": fingerprint, **header, "shards": entries}
     _write_json(folder_at(folder), "manifest.json", content)
@@ -174,7 +175,8 @@ class FeatureStore:
     Attributes:
         folder: local folder of the store.
         manifest: its JSON manifest.
-        fingerprint: digest of encoder, tokens, dtype and data.
+        fingerprint: digest of encoder, tokens, dtype and data; that of the first of several equal stores, so that what
+            was trained on one is found again by the others.
         rows: number of items.
         dim: D, width of a token.
         slots: see `Encoder.slots`.
@@ -204,10 +206,10 @@ class FeatureStore:
             ) from None
         if (form := self.manifest["format"]) > PACKED_FORMAT:
             raise StoreError(f"{self.folder} has format {form}, this version reads up to {PACKED_FORMAT}.")
-        self.fingerprint: str = self.manifest["fingerprint"]
-        if fingerprint is not None and self.fingerprint != fingerprint:
+        self.fingerprint: str = self.manifest.get("equal", self.manifest["fingerprint"])
+        if fingerprint is not None and (its := self.manifest["fingerprint"]) != fingerprint:
             raise StaleStoreError(
-                f"the store in {self.folder} has fingerprint {self.fingerprint}, expected {fingerprint}: it was made "
+                f"the store in {self.folder} has fingerprint {its}, expected {fingerprint}: it was made "
                 "by another encoder, other settings or from other data. Remove the folder, or choose another."
             )
         self.dim: int = self.manifest["dim"]
@@ -291,7 +293,7 @@ class FeatureStore:
         Raises:
             TornStoreError: a file is missing or has another content.
         """
-        return self if self.memory else FeatureStore(self.folder, self.fingerprint, memory=True)
+        return self if self.memory else FeatureStore(self.folder, memory=True)
 
     def gather(self, rows: np.ndarray, *, sequence: bool = True) -> TokenBatch:
         """Return tokens of the items at `rows` [B] in that order, padded to the longest of them.
