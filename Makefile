@@ -30,7 +30,9 @@ demo: $(DEMO)
 test: install lint
 	@$(MAKE) --no-print-directory --jobs=2 types suite
 
-# Two workers, each with whole files: a file's models and data are made once.
+# Two workers, each with whole files: a file's models and data are made once. Tests start some hundred programs, and none
+# of them should compile the sources again.
+suite: export PYTHONDONTWRITEBYTECODE =
 suite: install
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 

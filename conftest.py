@@ -1,4 +1,4 @@
-"""Which files pytest collects."""
+"""Collection of tests and examples, of `tests` and `src` alike."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave modules of the library without examples alone: each worker would import them all for nothing."""
-    inside = Path(__file__).parent / "src" in collection_path.parents and collection_path.suffix == ".py"
-    return True if inside and ">>> " not in collection_path.read_text(encoding="utf-8") else None
+    """Collect no module without tests or examples: to look for them, pytest imports it and all that it builds on."""
+    name = collection_path.name
+    if not name.endswith(".py") or name.startswith("test_") or ">>>" in collection_path.read_text(encoding="utf-8"):
+        return None
+    return True

@@ -23,7 +23,8 @@ SOURCE = Path(lightcrl.__file__).parent
 def told() -> Iterator[tuple[str, str, frozenset[str], bool]]:
     """Place, name and keys of every literal event in the source, and whether others are put in beside them."""
     for path in sorted(SOURCE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)) if '"event"' in text else ():
             if not isinstance(node, ast.Dict):
                 continue
             items = {key.value: value for key, value in zip(node.keys, node.values, strict=True) if is_text(key)}

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import mteb_tasks
 import shelves
 from lazily import Lazily
 from lightcrl.cli import app
@@ -18,7 +17,7 @@ from lightcrl.data import DataSpec, load_dataset
 from lightcrl.data.synthetic import write_class_folder, write_table
 from lightcrl.errors import ModalityError, UnknownTaskError
 
-bridge = Lazily("lightcrl.bridges.mteb")
+bridge, mteb_tasks = Lazily("lightcrl.bridges.mteb"), Lazily("mteb_tasks")
 pytestmark = pytest.mark.filterwarnings("ignore")
 TASKS = ("text_to_image", "image_to_text", "zero_shot", "pairs")
 SCORED = [

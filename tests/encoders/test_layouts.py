@@ -15,31 +15,29 @@ import torch
 from torch import Tensor
 
 import tiny
+from lazily import Lazily
 from lightcrl.encoders import Encoder, EncoderSpec, load_encoder
 from lightcrl.encoders.files import quiet
 from lightcrl.encoders.library import LibraryEncoder
 from lightcrl.encoders.routes import read_router
 from lightcrl.errors import EncoderError, ItemError, MissingExtraError
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Normalize, Router, Transformer
-    from sentence_transformers.sentence_transformer.modules import Dense, Pooling, StaticEmbedding
-
+library = Lazily("sentence_transformers")
+base = Lazily("sentence_transformers.base.modules")
+modules = Lazily("sentence_transformers.sentence_transformer.modules")
 TEXTS = list(tiny.TEXTS)
 
 
 def save(folder: Path, *modules: Any) -> Path:
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
-        SentenceTransformer(modules=list(modules), device="cpu").save(str(folder), create_model_card=False)
+        library.SentenceTransformer(modules=list(modules), device="cpu").save(str(folder), create_model_card=False)
     return folder
 
 
 def transformer(folder: Path) -> Any:
     with quiet():
-        return Transformer(str(folder))
+        return base.Transformer(str(folder))
 
 
 def load(folder: Path, kind: str = "text", **settings: Any) -> Encoder:
@@ -53,7 +51,7 @@ def vectors(encoder: Encoder, items: Sequence[Any]) -> Tensor:
 def theirs(folder: Path, items: Sequence[Any], **settings: Any) -> Tensor:
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
-        model = SentenceTransformer(str(folder), device="cpu")
+        model = library.SentenceTransformer(str(folder), device="cpu")
         return torch.from_numpy(model.encode(list(items), show_progress_bar=False, **settings))
 
 
@@ -68,9 +66,9 @@ def assert_theirs(folder: Path, items: Sequence[Any], kind: str = "text", task: 
 def routed(tmp_path_factory) -> Path:
     """Queries and documents through different models."""
     place = tmp_path_factory.mktemp("routed")
-    query = [transformer(tiny.bert(place / "one")), Pooling(32, "mean"), Dense(32, 24)]
-    document = [transformer(tiny.qwen3(place / "two")), Pooling(32, "lasttoken"), Dense(32, 24)]
-    return save(place / "saved", Router.for_query_document(query, document), Normalize())
+    query = [transformer(tiny.bert(place / "one")), modules.Pooling(32, "mean"), modules.Dense(32, 24)]
+    document = [transformer(tiny.qwen3(place / "two")), modules.Pooling(32, "lasttoken"), modules.Dense(32, 24)]
+    return save(place / "saved", base.Router.for_query_document(query, document), base.Normalize())
 
 
 @pytest.mark.parametrize("task", ["query", "document", None])
@@ -84,9 +82,11 @@ def test_routes_have_fingerprints_of_their_own(routed):
 
 
 def test_a_router_takes_the_route_of_the_kind(tmp_path):
-    text = [transformer(tiny.bert(tmp_path / "bert")), Pooling(32, "mean")]
-    image = [transformer(tiny.vit(tmp_path / "vit")), Pooling(32, "mean")]
-    folder = save(tmp_path / "saved", Router({"text": text, "image": image}, allow_empty_key=False), Normalize())
+    text = [transformer(tiny.bert(tmp_path / "bert")), modules.Pooling(32, "mean")]
+    image = [transformer(tiny.vit(tmp_path / "vit")), modules.Pooling(32, "mean")]
+    folder = save(
+        tmp_path / "saved", base.Router({"text": text, "image": image}, allow_empty_key=False), base.Normalize()
+    )
     assert_theirs(folder, TEXTS)
     assert_theirs(folder, tiny.pictures(), "image")
     with pytest.raises(EncoderError, match=r"has no route for audio items; it has text, image"):
@@ -95,10 +95,11 @@ def test_a_router_takes_the_route_of_the_kind(tmp_path):
 
 def test_rules_of_a_router_come_in_the_librarys_order(tmp_path):
     parts = {
-        name: [transformer(tiny.bert(tmp_path / name, seed)), Pooling(32, "mean")] for seed, name in enumerate("ab")
+        name: [transformer(tiny.bert(tmp_path / name, seed)), modules.Pooling(32, "mean")]
+        for seed, name in enumerate("ab")
     }
     rules = {("query", "text"): "b", (None, "text"): "a"}
-    folder = save(tmp_path / "saved", Router(parts, route_mappings=rules))
+    folder = save(tmp_path / "saved", base.Router(parts, route_mappings=rules))
     assert read_router(folder).mappings == rules
     assert_theirs(folder, TEXTS)
     assert_theirs(folder, TEXTS, task="query")
@@ -134,7 +135,7 @@ def test_clip_encodes_texts_and_pictures(clip, kind):
 
 @pytest.mark.parametrize(("pooling", "tokens"), [("mean", "auto"), ("cls", "cls"), ("max", "cls+mean|all")])
 def test_a_pooling_of_pictures_counts_the_cls_token(pooling, tokens, tmp_path):
-    folder = save(tmp_path / "saved", transformer(tiny.vit(tmp_path / "vit")), Pooling(32, pooling))
+    folder = save(tmp_path / "saved", transformer(tiny.vit(tmp_path / "vit")), modules.Pooling(32, pooling))
     expected = theirs(folder, tiny.pictures())
     encoder = load(folder, "image", tokens=tokens, layers=(-1,))
     torch.testing.assert_close(vectors(encoder, tiny.pictures()), expected, rtol=1e-5, atol=1e-5)
@@ -147,8 +148,8 @@ def test_a_pooling_of_pictures_counts_the_cls_token(pooling, tokens, tmp_path):
 def static(tmp_path_factory) -> Path:
     """A model without a transformer."""
     weights = torch.randn(40, 24, generator=torch.Generator().manual_seed(0))
-    bag = StaticEmbedding(tiny.bert_words().backend_tokenizer, embedding_weights=weights)
-    return save(tmp_path_factory.mktemp("static") / "saved", bag, Normalize())
+    bag = modules.StaticEmbedding(tiny.bert_words().backend_tokenizer, embedding_weights=weights)
+    return save(tmp_path_factory.mktemp("static") / "saved", bag, base.Normalize())
 
 
 def test_a_model_without_a_transformer_is_run_by_the_library(static):
@@ -176,7 +177,7 @@ def test_a_module_that_is_rare_is_run_by_the_library(tmp_path):
     from sentence_transformers.sentence_transformer.modules import CNN
 
     torch.manual_seed(0)
-    parts = [transformer(tiny.bert(tmp_path / "bert")), CNN(32, 8), Pooling(24, "mean")]
+    parts = [transformer(tiny.bert(tmp_path / "bert")), CNN(32, 8), modules.Pooling(24, "mean")]
     folder = save(tmp_path / "saved", *parts)
     assert isinstance(load(folder), LibraryEncoder)
     assert_theirs(folder, TEXTS)
