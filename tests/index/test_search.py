@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch.nn.functional import normalize
 from lightcrl.errors import ShapeError
 from lightcrl.index import nearest, search
 from lightcrl.metrics import scores
+from lightcrl.metrics.sketches import Sketches, fit_basis, sketch, sketch_width
 from samples import randn, units
 
 
@@ -25,9 +27,17 @@ def by_force(queries: Tensor, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return order.indices[:, :k], order.values[:, :k]
 
 
+def coded_and_sketched(vectors: Tensor) -> scores.Codes:
+    codes = scores.Codes.of(vectors)
+    if not sketch_width(vectors.shape[1]):
+        return codes
+    basis = fit_basis(vectors[: max(1, len(vectors) // 2)])
+    return replace(codes, sketches=Sketches(basis, scores.Codes.of(sketch(vectors, basis).float())))
+
+
 def assert_exact(queries: Tensor, vectors: Tensor, k: int) -> None:
     wanted = by_force(queries, vectors, k)
-    codes = scores.Codes.of(vectors)
+    codes = coded_and_sketched(vectors)
     for coded, int8 in ((None, False), (codes, False), (codes, True)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(scores, "multiplies_int8", lambda int8=int8: int8)
@@ -47,6 +57,7 @@ def cut(monkeypatch, block: int, piece: int, queries: int = 1024) -> None:
     """Small blocks, so that small cases have many."""
     monkeypatch.setattr(scores, "BLOCK", block)
     monkeypatch.setattr(search, "BLOCK", block)
+    monkeypatch.setattr(search, "BOUNDED", block)
     monkeypatch.setattr(scores, "BLOCK_ALONE", 2 * block)
     monkeypatch.setattr(scores, "BLOCK_INT8", 4 * block)
     monkeypatch.setattr(search, "PIECE", piece)
@@ -88,6 +99,52 @@ def test_near_ties_are_told_apart_as_float64_does(monkeypatch, product, dtype, k
         asked - 0.97 * (asked @ base.T) * base
     )  # scores about 0, where no rounding of them hides errors of the product
     assert_exact(normalize(askew + 0.1 * units(queries, 16, seed=8), dim=1), vectors, 10)
+
+
+def few_directions(count: int, seed: int) -> Tensor:
+    """Unit vectors [count, 256] near eight directions, as embeddings are."""
+    inside = randn(count, 8, seed=seed, dtype=torch.float64) @ randn(8, 256, seed=20, dtype=torch.float64)
+    return normalize(normalize(inside, dim=1) + 0.1 * units(count, 256, seed=seed + 1), dim=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("kind", ["few directions", "random", "same", "sorted"])
+@pytest.mark.parametrize("queries", [1, 2, 5])
+def test_sketches_change_no_result(monkeypatch, dtype, kind, queries):
+    cut(monkeypatch, 256, 64)
+    vectors = {
+        "few directions": few_directions(3000, 21),
+        "random": units(3000, 256, seed=22),
+        "same": units(1, 256, seed=23).repeat(3000, 1),
+        "sorted": few_directions(3000, 24)[few_directions(3000, 24)[:, 0].argsort()],
+    }[kind].to(dtype)
+    for asked in (few_directions(queries, 25), units(queries, 256, seed=26), vectors[-queries:].double()):
+        assert_exact(asked, vectors, 10)
+
+
+@pytest.mark.skipif(not scores.multiplies_codes(64), reason="torch has no vector instructions for codes here")
+@pytest.mark.parametrize(("spread", "read"), [("few directions", 0), ("random", 1)])
+def test_sketches_spare_most_vectors_and_are_given_up_where_they_spare_few(monkeypatch, spread, read):
+    cut(monkeypatch, 1024, 64)
+    vectors = (few_directions(9000, 27) if spread == "few directions" else units(9000, 256, seed=28)).half()
+    asked = few_directions(1, 29) if spread == "few directions" else units(1, 256, seed=30)
+    whole, compared = [], []
+    quick, exact = scores.QuickScores.__call__, scores.exact_scores
+
+    def spy(self: scores.QuickScores, start: int) -> Tensor:
+        whole.append(self._vectors.shape[1])
+        return quick(self, start)
+
+    def count(queries: Tensor, vectors: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+        compared.append(len(rows))
+        return exact(queries, vectors, rows, places)
+
+    monkeypatch.setattr(scores.QuickScores, "__call__", spy)
+    monkeypatch.setattr(search, "exact_scores", count)
+    nearest(asked, vectors, 10, coded_and_sketched(vectors))
+    assert (256 in whole) == bool(read)
+    assert whole.count(64) == (1 if read else 9)
+    assert sum(compared) < 900
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,12 +2,19 @@
 
     vectors-<n>.bin   [rows, d] float16 or float32, one after another
     numbers-<n>.bin   [rows] int64, the number of each, ascending
-    codes-<n>.bin     [rows, d] int8, the vectors rounded, for single queries
+    codes-<n>.bin     [rows, d] int8, the vectors rounded, for some queries
     scales-<n>.bin    [rows] bfloat16, the scale of each vector's codes
 
-The token holds n, the number of rows that count and the error of the codes; in indexes older than the codes there is
-no such error until they are compacted. Rows after these come from a killed writer; the next writer
-overwrites them. `compact` writes the files of the next n.
+and for `SKETCHED` rows or more their sketches (`metrics/sketches.py`), for one or two queries
+
+    basis-<n>-<m>.bin           [d, p - 1] float32
+    sketches-<n>-<m>.bin        [rows, p] int8
+    sketch-scales-<n>-<m>.bin   [rows] bfloat16
+
+The token holds n, the number of rows that count, the error of the codes, and m, the error of the sketches and the
+number of rows that their basis was fitted to. In indexes older than the codes there is no such error until they are
+compacted. Rows after these come from a killed writer; the next writer overwrites them. `compact` writes the files of
+the next n. All rows are sketched again, as the next m, when there are twice as many as the basis was fitted to.
 """
 
 from __future__ import annotations
@@ -25,6 +32,7 @@ from lightcrl.files.local import clear_errors, make_folder
 from lightcrl.index.base import Scope, Token
 from lightcrl.index.search import nearest
 from lightcrl.metrics.scores import CODE_WIDTH, Codes
+from lightcrl.metrics.sketches import Sketches, fit_basis, sketch, sketch_width
 
 BLOCK = 262_144
 """Number of rows searched at a time if the search excludes some rows."""
@@ -34,6 +42,12 @@ SPARED = 64
 
 COPIED = 65_536
 """Number of rows rewritten at a time."""
+
+SKETCHED = 65_536
+"""Number of rows from which on they are sketched: among fewer, a query takes some milliseconds without."""
+
+SAMPLE = 16_384
+"""Number of rows that a basis is fitted to, evenly spread over all."""
 
 
 @final
@@ -67,10 +81,41 @@ class Exact:
         grown: dict[str, Any] = {"file": file, "rows": rows + len(numbers)}
         if "error" in token:
             codes = Codes.of(torch.from_numpy(stored))
-            self._write(self._codes(file), rows * self._dim, codes.codes.numpy())
-            self._write(self._scales(file), rows * 2, codes.scales.view(torch.int16).numpy())
+            self._write_codes(self._codes(file), self._scales(file), rows, codes)
             grown["error"] = max(token["error"], codes.error)
+            grown |= self._sketched(token.get("sketch"), grown, stored)
         return grown
+
+    def _sketched(self, before: Token | None, grown: Token, added: np.ndarray) -> Token:
+        """Write the sketches of the rows `added` last, or of all, and return their part of the token."""
+        rows = grown["rows"]
+        if rows < SKETCHED or not sketch_width(self._dim):
+            return {}
+        if before is not None and rows < 2 * before["fitted"]:
+            basis = torch.from_numpy(np.fromfile(self._basis(grown["file"], before["file"]), "<f4"))
+            basis = basis.view(self._dim, -1)
+            error = self._sketch(grown, before, basis, rows - len(added), added, before["error"])
+            return {"sketch": {**before, "error": error}}
+        state: dict[str, Any] = {"file": before["file"] + 1 if before else 1, "fitted": rows}
+        error = 0.0
+        stored = np.memmap(self._vectors(grown["file"]), self._dtype, "r", shape=(rows, self._dim))
+        basis = fit_basis(torch.from_numpy(stored[:: -(-rows // SAMPLE)].copy()))
+        self._write(self._basis(grown["file"], state["file"]), 0, basis.numpy())
+        for start in range(0, rows, COPIED):
+            error = self._sketch(grown, state, basis, start, np.array(stored[start : start + COPIED]), error)
+        return {"sketch": state | {"error": error}}
+
+    def _sketch(
+        self, grown: Token, state: Token, basis: torch.Tensor, start: int, vectors: np.ndarray, error: float
+    ) -> float:
+        """Write the sketches of the vectors from row `start` on, and return their greatest error, at least `error`."""
+        codes = Codes.of(sketch(torch.from_numpy(vectors), basis).float())
+        self._write_codes(*self._sketches(grown["file"], state["file"]), start, codes)
+        return max(error, codes.error)
+
+    def _write_codes(self, codes: Path, scales: Path, start: int, written: Codes) -> None:
+        self._write(codes, start * written.codes.shape[1], written.codes.numpy())
+        self._write(scales, start * 2, written.scales.view(torch.int16).numpy())
 
     def remove(self, token: Token, numbers: np.ndarray) -> Token:
         return token
@@ -82,7 +127,7 @@ class Exact:
         old, file = self.open(token, gone), token["file"] + 1
         kept = np.flatnonzero(old.live)
         fresh = self._empty(file)
-        for path in self._files(file):  # left by a killed compaction
+        for path in self._files(fresh):  # left by a killed compaction
             path.unlink(missing_ok=True)
         for start in range(0, len(kept), COPIED):
             part = kept[start : start + COPIED]
@@ -91,21 +136,30 @@ class Exact:
 
     def sweep(self, token: Token) -> None:
         for path in self._folder.glob("*.bin"):
-            if path not in self._files(token["file"]):
+            if path not in self._files(token):
                 path.unlink(missing_ok=True)  # a process that has the file open can still read it
 
     def open(self, token: Token, gone: np.ndarray) -> ExactView:
         rows = token["rows"]
         if rows == 0:
             return ExactView(np.zeros((0, self._dim), self._dtype), np.zeros(0, np.int64), gone)
-        file, codes = token["file"], None
+        file, codes, sketches = token["file"], None, None
         # Nothing writes to these pages, but torch requires writable ones.
         stored = np.memmap(self._vectors(file), self._dtype, "c", shape=(rows, self._dim))
+        if (state := token.get("sketch")) is not None:
+            basis = torch.from_numpy(np.fromfile(self._basis(file, state["file"]), "<f4")).view(self._dim, -1)
+            paths = self._sketches(file, state["file"])
+            sketches = Sketches(basis, self._read_codes(*paths, rows, basis.shape[1] + 1, state["error"]))
         if "error" in token:
-            rounded = np.memmap(self._codes(file), np.int8, "c", shape=(rows, self._dim))
-            scales = torch.from_numpy(np.fromfile(self._scales(file), "<i2", rows)).view(torch.bfloat16)
-            codes = Codes(torch.from_numpy(rounded), scales, token["error"])
+            codes = self._read_codes(self._codes(file), self._scales(file), rows, self._dim, token["error"], sketches)
         return ExactView(stored, np.fromfile(self._numbers(file), "<i8", rows), gone, codes)
+
+    def _read_codes(
+        self, codes: Path, scales: Path, rows: int, width: int, error: float, sketches: Sketches | None = None
+    ) -> Codes:
+        rounded = np.memmap(codes, np.int8, "c", shape=(rows, width))
+        read = torch.from_numpy(np.fromfile(scales, "<i2", rows)).view(torch.bfloat16)
+        return Codes(torch.from_numpy(rounded), read, error, sketches)
 
     def _empty(self, file: int) -> Token:
         """Return the token of no rows; vectors of a width whose codes no search reads get none."""
@@ -123,8 +177,19 @@ class Exact:
     def _scales(self, file: int) -> Path:
         return self._folder / f"scales-{file:05d}.bin"
 
-    def _files(self, file: int) -> tuple[Path, ...]:
-        return self._vectors(file), self._numbers(file), self._codes(file), self._scales(file)
+    def _basis(self, file: int, number: int) -> Path:
+        return self._folder / f"basis-{file:05d}-{number:05d}.bin"
+
+    def _sketches(self, file: int, number: int) -> tuple[Path, Path]:
+        """Return the files of the sketches and of their scales."""
+        names = (f"{name}-{file:05d}-{number:05d}.bin" for name in ("sketches", "sketch-scales"))
+        first, second = (self._folder / name for name in names)
+        return first, second
+
+    def _files(self, token: Token) -> tuple[Path, ...]:
+        file, state = token["file"], token.get("sketch")
+        sketches = (self._basis(file, state["file"]), *self._sketches(file, state["file"])) if state else ()
+        return self._vectors(file), self._numbers(file), self._codes(file), self._scales(file), *sketches
 
     def _write(self, path: Path, place: int, values: np.ndarray) -> None:
         with clear_errors(path), path.open("r+b" if path.exists() else "w+b") as stream:

@@ -2,7 +2,7 @@
 
 Blocks of vectors get quick scores, with a bound of the error (`QuickScores`). Vectors that may be among the k best by
 that bound get exact scores; no other vector can be among them. The result equals that of exact scores alone, for any
-block size.
+block size. Where vectors have sketches, most are ruled out before they are read.
 """
 
 from __future__ import annotations
@@ -14,12 +14,19 @@ from torch import Tensor
 
 from lightcrl.errors import ShapeError
 from lightcrl.metrics.scores import BLOCK, ROUNDING, Codes, QuickScores, exact_scores
+from lightcrl.metrics.sketches import sketch
 
 QUERIES = 1024
 """Number of queries searched at once."""
 
 PIECE = 512
 """Number of quick scores that are compared one by one only if the greatest of them is great enough."""
+
+BOUNDED = 131_072
+"""Greatest number of vectors per block of sketches: each block raises the score that the next must reach."""
+
+SHARE = 0.3
+"""Share of a block's vectors that sketches may leave; beyond, all are read."""
 
 MANY = 8
 """Multiple of k: a query with more candidates in one block gets exact scores of the k best of them first."""
@@ -35,7 +42,8 @@ def nearest(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None = None
         queries: [Q, d], any floating-point precision.
         vectors: unit vectors [N, d], float16 or float32, in memory or mapped from a file.
         k: number of vectors; all of them if there are fewer.
-        codes: the vectors in 8 bits, which speed up single queries on a CPU and change no result.
+        codes: the vectors in 8 bits, which speed up some queries on a CPU and change no result; so do their sketches,
+            for one or two queries.
 
     Returns:
         Places [Q, k] int64 and scores [Q, k] float32.
@@ -55,15 +63,23 @@ def nearest(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None = None
     if not torch.isfinite(queries).all():
         raise ShapeError("a query holds a number that is not finite; expected unit vectors.")
     asked, k = queries.to(vectors.device, torch.float64), min(k, len(vectors))
-    best = [
-        _nearest(asked[start : start + QUERIES], vectors, k, codes) for start in range(0, max(1, len(asked)), QUERIES)
-    ]
+    parts = [asked[start : start + QUERIES] for start in range(0, max(1, len(asked)), QUERIES)]
+    best = [_nearest(part, vectors, k, codes) for part in parts]
     return torch.cat([part.places for part in best]), torch.cat([part.scores for part in best])
 
 
 def _nearest(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None) -> _Best:
-    best, quick = _Best(queries, vectors, k), QuickScores(queries, vectors, codes)
-    for start in range(0, len(vectors) if len(queries) else 0, quick.step):
+    best, quick, bounds = _Best(queries, vectors, k), QuickScores(queries, vectors, codes), None
+    if codes is not None and (sketches := codes.sketches) is not None and quick.coded_alone:
+        bounds = QuickScores(sketch(queries, sketches.basis), sketches.codes.codes, sketches.codes)
+        bounds.step = min(bounds.step, BOUNDED)
+    start = 0
+    while start < len(vectors) and len(queries):
+        if bounds is not None:
+            if _admit_bounded(best, bounds, start, codes):
+                start += bounds.step
+                continue
+            bounds = None
         scores = quick(start)
         floor = best.scores[:, -1].clone()
         if start == 0:
@@ -77,7 +93,33 @@ def _nearest(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None) -> _
             still = scores[rows, columns].float() >= _low(floor, quick)[rows]
             rows, columns = rows[still], columns[still]
         best.admit(rows, start + columns)
+        start += quick.step
     return best
+
+
+def _admit_bounded(best: _Best, bounds: QuickScores, start: int, codes: Codes | None) -> bool:
+    """Admit the vectors of a block by upper bounds of their scores; return false, and admit none, if too many remain.
+
+    Where many remain for a query, their codes decide which of them get exact scores.
+    """
+    queries, vectors, k = best.queries, best.vectors, best.scores.shape[1]
+    scores, floor = bounds(start), best.scores[:, -1].clone()
+    if start == 0:
+        first = scores[:, : max(BLOCK, scores.shape[1] // 16)]
+        best.raise_floor(floor, torch.arange(len(queries)), first, start, MANY * k)
+    rows, columns = _at_least(scores, _low(floor, bounds), start)
+    if len(rows) > max(SHARE * scores.numel(), MANY * k * len(queries)):
+        return False
+    places = start + columns
+    counts = torch.bincount(rows, minlength=len(queries))
+    kept = torch.ones(len(rows), dtype=torch.bool)
+    ends = counts.cumsum(0).tolist()
+    for row in (counts > MANY * k).nonzero().squeeze(1).tolist():
+        own = slice(ends[row] - int(counts[row]), ends[row])
+        quick = QuickScores(queries[row : row + 1], vectors, codes)
+        kept[own] = quick.at(places[own]).float() >= _low(floor[row : row + 1], quick)
+    best.admit(rows[kept], places[kept])
+    return True
 
 
 def _low(floor: Tensor, quick: QuickScores) -> Tensor:
@@ -105,26 +147,32 @@ class _Best:
     """The k best vectors of each query among those searched so far.
 
     Attributes:
+        queries: [Q, d] float64.
+        vectors: [N, d].
         places: [Q, k] int64.
         scores: [Q, k] float32, falling, exact; minus infinity where there is no vector yet.
     """
 
     def __init__(self, queries: Tensor, vectors: Tensor, k: int) -> None:
-        self._queries, self._vectors = queries, vectors
+        self.queries, self.vectors = queries, vectors
         self.places = torch.zeros(len(queries), k, dtype=torch.int64, device=vectors.device)
         self.scores = torch.full((len(queries), k), -torch.inf, device=vectors.device)
 
-    def raise_floor(self, floor: Tensor, rows: Tensor, scores: Tensor, start: int) -> None:
-        """Raise `floor` [Q] of the queries `rows` to the least exact score of their k best in a block.
+    def raise_floor(
+        self, floor: Tensor, rows: Tensor, scores: Tensor, start: int, candidates: int | None = None
+    ) -> None:
+        """Raise `floor` [Q] of the queries `rows` to the k-th best exact score of their best candidates in a block.
 
-        The k-th best score of all vectors is no less, so fewer vectors need exact scores.
+        The k-th best score of all vectors is no less, so fewer vectors need exact scores. There are k candidates by
+        default.
         """
         k = self.scores.shape[1]
         if k > scores.shape[1]:
             return
-        columns = scores[rows].float().topk(k, 1, sorted=False).indices
-        exact = exact_scores(self._queries, self._vectors, rows.repeat_interleave(k), start + columns.flatten())
-        floor[rows] = torch.maximum(floor[rows], exact.reshape(-1, k).amin(1))
+        count = min(candidates or k, scores.shape[1])
+        columns = scores[rows].float().topk(count, 1, sorted=False).indices
+        exact = exact_scores(self.queries, self.vectors, rows.repeat_interleave(count), start + columns.flatten())
+        floor[rows] = torch.maximum(floor[rows], exact.reshape(-1, count).topk(k, 1).values[:, -1])
 
     def admit(self, rows: Tensor, places: Tensor) -> None:
         """Score pairs exactly and keep each query's k best.
@@ -132,7 +180,7 @@ class _Best:
         Pairs come in order of rows, then of places; the places lie after all those admitted before. The sort is stable,
         so of equal scores the first place comes first.
         """
-        scores = exact_scores(self._queries, self._vectors, rows, places)
+        scores = exact_scores(self.queries, self.vectors, rows, places)
         better = scores > self.scores[rows, -1]
         rows, places, scores = rows[better], places[better], scores[better]
         if len(rows) == 0:

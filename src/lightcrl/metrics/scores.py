@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
 
 from lightcrl.machine import multiplies_bfloat16, multiplies_int8
+
+if TYPE_CHECKING:
+    from lightcrl.metrics.sketches import Sketches
 
 BLOCK = 4096
 """Number of vectors per block, so that they and their scores stay in the cache until they are read again."""
@@ -75,11 +78,13 @@ class Codes:
         codes: [N, d] int8.
         scales: [N] bfloat16.
         error: greatest distance of a vector to its codes times its scale.
+        sketches: the sketches of the vectors, if there are any.
     """
 
     codes: Tensor
     scales: Tensor
     error: float
+    sketches: Sketches | None = None
 
     @classmethod
     def of(cls, vectors: Tensor) -> Codes:
@@ -92,7 +97,7 @@ class Codes:
         return cls(codes, scales, float(error.max()) if len(values) else 0.0)
 
     def __getitem__(self, rows: slice) -> Codes:
-        return Codes(self.codes[rows], self.scales[rows], self.error)
+        return Codes(self.codes[rows], self.scales[rows], self.error, self.sketches and self.sketches[rows])
 
 
 @final
@@ -142,6 +147,17 @@ class QuickScores:
         of_sum = 2 * vectors.shape[1] * ROUNDING[torch.float32]
         error = (queries - rounded).norm(dim=1) + rounded.norm(dim=1) * (of_vectors + of_sum)
         self.error = (LONGEST * error + 1e-6).float()
+
+    @property
+    def coded_alone(self) -> bool:
+        """True if each query is multiplied by itself, with the codes of the vectors."""
+        return self._alone and self._codes is not None
+
+    def at(self, places: Tensor) -> Tensor:
+        """Return scores [P] of a single query and the vectors at `places` [P], which have codes."""
+        assert self._codes is not None
+        picked = Codes(self._codes.codes[places], self._codes.scales[places], self._codes.error)
+        return multiply_codes(self._queries, picked)[0]
 
     def __call__(self, start: int) -> Tensor:
         """Return scores [Q, n] of the block of vectors that begins at `start`."""
