@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,7 @@ QUERIES = 1024
 PIECE = 512
 """Number of quick scores that are compared one by one only if the greatest of them is great enough."""
 
-BOUNDED = 131_072
+BOUNDED = 262_144
 """Greatest number of vectors per block of sketches: each block raises the score that the next must reach."""
 
 SHARE = 0.3
@@ -107,7 +108,9 @@ def _admit_bounded(best: _Best, bounds: QuickScores, start: int, codes: Codes | 
     if start == 0:
         first = scores[:, : max(BLOCK, scores.shape[1] // 16)]
         best.raise_floor(floor, torch.arange(len(queries)), first, start, MANY * k)
-    rows, columns = _at_least(scores, _low(floor, bounds), start)
+    # NumPy finds the few true ones of a million several times as fast as torch.
+    places = torch.from_numpy(np.flatnonzero((scores.float() >= _low(floor, bounds)[:, None]).numpy()))
+    rows, columns = places // scores.shape[1], places % scores.shape[1]
     if len(rows) > max(SHARE * scores.numel(), MANY * k * len(queries)):
         return False
     places = start + columns

@@ -61,7 +61,7 @@ def exact_scores(queries: Tensor, vectors: Tensor, rows: Tensor, places: Tensor)
     for start in range(0, len(rows), PAIRS):
         part = slice(start, start + PAIRS)
         # The conversion of float16 to float64 is faster through float32.
-        products = vectors[places[part]].float().double().mul_(queries[rows[part]])
+        products = vectors.index_select(0, places[part]).float().double().mul_(queries.index_select(0, rows[part]))
         scores[part] = products.sum(1).float()
     return scores
 
@@ -156,7 +156,8 @@ class QuickScores:
     def at(self, places: Tensor) -> Tensor:
         """Return scores [P] of a single query and the vectors at `places` [P], which have codes."""
         assert self._codes is not None
-        picked = Codes(self._codes.codes[places], self._codes.scales[places], self._codes.error)
+        # `index_select` copies rows; indexing copies number by number.
+        picked = Codes(self._codes.codes.index_select(0, places), self._codes.scales[places], self._codes.error)
         return multiply_codes(self._queries, picked)[0]
 
     def __call__(self, start: int) -> Tensor:
