@@ -100,7 +100,7 @@ def of_photographs() -> None:
     write("recipe.toml", DATA, encoders("image", "text"))
     Path("runs").mkdir()
     for name in ("dfe1", "dfe2", "dfe3"):
-        Path("runs", name).symlink_to("mine")
+        Path("runs", name).symlink_to("recipe")
     recipe = ('partners = ["text"]\n[data]\npath = "photos/groups.jsonl"', encoders("audio"), "[training]\nepochs = 2")
     write("sound.toml", *recipe)
     with Path("catalogue.csv").open("w", newline="") as file:
@@ -114,7 +114,8 @@ def of_photographs() -> None:
 
 
 def of_a_folder() -> None:
-    """A folder of photographs with a table of captions, for `lightcrl init`: docs/first_recipe.md."""
+    """A folder of photographs with a table of captions, and models on the machine: docs/first_recipe.md."""
+    tiny.vit(Path("models/vit"), blocks=3), tiny.bert(Path("models/bert"), blocks=3)
     table = write_table("photos", 16, captions=1)
     shutil.rmtree("photos/sounds")
     rows = [json.loads(line) for line in table.read_text().splitlines()]
