@@ -42,7 +42,7 @@ def read_stories() -> dict[str, dict[str, str]]:
 STORIES = read_stories()
 # Commands by a pattern: why they do not run here, the test of their command line, and a text by which it is known.
 ELSEWHERE: Mapping[str, tuple[str, str, str]] = {
-    "demo": ("a minute of training", "test_demo.py", "run_demo("),
+    "demo": ("a minute of training; its functions are called", "test_demo.py", "run_demo("),
     "serve .*": ("runs until it is stopped", "serve/test_process.py", '"serve"'),
     "reproduce .*": ("trains dozens of models", "studies/test_reproduce.py", 'call("reproduce"'),
     "mteb .*": ("imports half of the field, and needs tasks from the hub", "bridges/test_mteb.py", '"mteb"'),
