@@ -37,6 +37,7 @@ LONGEST = (
     "contracts/test_methods.py",
     "contracts/test_defaults.py",
     "test_export.py",
+    "test_docs_commands.py",
     "test_tutorials.py",
     "growth/test_extend.py",
     "test_real.py",

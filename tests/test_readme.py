@@ -23,13 +23,19 @@ def blocks(language: str, text: str = README) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
+def unquoted(line: str) -> str:
+    return re.sub(r'"[^"]*"', "", line)
+
+
 def commands() -> list[str]:
-    """Commands in blocks, and whole commands within sentences and tables; `...` and `FOLDER` stand for words."""
+    """Commands in blocks, and whole commands within sentences and tables; `...`, `A|B` and `[A]` make a synopsis."""
     lines = [line for path in DOCS for block in blocks("bash", path.read_text()) for line in block.splitlines()]
+    indented = re.compile(r"^    (lightcrl [a-z]+ .*)$", flags=re.MULTILINE)
+    lines += [line for path in DOCS for line in indented.findall(path.read_text())]
     texts = [re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL) for path in DOCS if path.name != "LOG.md"]
     lines += [words for text in texts for words in re.findall(r"`(lightcrl [a-z]+ [^`\n]*)`", text)]
     whole = [line.partition(" #")[0].strip() for line in lines if line.startswith("lightcrl ")]
-    return sorted({line for line in whole if not re.search(r"\.\.\.|[|<>…]", line)})
+    return sorted({line for line in whole if "..." not in line and not re.search(r"[|<>…]| \[", unquoted(line))})
 
 
 @pytest.mark.parametrize("command", commands())

@@ -12,6 +12,7 @@ from lightcrl.metrics.probe import evaluate as linear_probe
 from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.metrics.similarity import calibrate
 from lightcrl.metrics.similarity import evaluate as text_similarity
+from lightcrl.report.drawing import draw_lines, drawing, make_axes
 from lightcrl.report.result_page import TOLD, render_result
 from pages import Page, browse
 from samples import units
@@ -94,3 +95,11 @@ def test_scores_have_no_classes_to_draw():
 
 def test_a_browser_shows_it_on_a_phone(tmp_path):
     browse(render_result(pairs(), "text_similarity", "pairs.jsonl", "run"), tmp_path, 390)
+
+
+def test_a_line_of_one_point_at_step_0_has_an_axis():
+    with drawing():
+        _, axes = make_axes()
+        draw_lines(axes, {"csa": np.array([[0, 0.8]])}, marker="o")
+    assert axes.get_xlim() == (0, 1.02)
+    assert [text.get_text() for text in axes.texts] == ["csa"]

@@ -36,7 +36,6 @@ def recipe(folder: Path, changes: dict[str, Any]) -> Any:
 REFUSED: list[tuple[dict[str, Any], type[LightCRLError], str]] = [
     ({"tuning": {"text": {}}}, EncoderError, "HashedNgrams cannot be trained"),
     ({"training": {"batch_size": 64}}, TrainingError, "batch_size is 64, but only 15 groups"),
-    ({"evaluation": {"baselines": ["lightcrl_paper"]}, "training": {"batch_size": "auto"}}, TrainingError, "is 64"),
     ({"evaluation": {"split": "test"}}, EmptyDatasetError, "the data has no groups there"),
     ({"method": {"name": "sharelock", "locked": "sound"}}, ModalityError, "locked is 'sound'"),
     ({"method": {"name": "linear", "dim": 10**9}}, TrainingError, "weights of .* GiB"),

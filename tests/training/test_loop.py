@@ -395,6 +395,9 @@ def test_plan_follows_the_data():
     assert plan(20, 1) == (16, 1, 100)
     assert plan(10, 1) == (10, 1, 100)
     assert plan(6000, 5, batch_size=64, items_per_group=1, epochs=3) == (64, 1, 3)
+    # A method's own batch, which no recipe asked for, is as large as the data at most.
+    published = make_split({"image": [[n] for n in range(9)], "text": [[n] for n in range(9)]})
+    assert make_plan(TrainingSpec().suited(METHODS.load("lightcrl_paper")), published).batch_size == 9
 
 
 def test_too_little_data_is_refused_before_anything_is_written(tmp_path):

@@ -62,7 +62,7 @@ def make_plan(spec: TrainingSpec, split: Split) -> Plan:
             f"{usable} groups with items of two modalities in the training split; a contrastive loss needs two or more."
         )
     check_batch(spec, usable)
-    batch_size = min(1024, max(16, usable // 4), usable) if spec.batch_size == "auto" else spec.batch_size
+    batch_size = min(1024, max(16, usable // 4), usable) if spec.batch_size == "auto" else min(spec.batch_size, usable)
     items = spec.items_per_group
     if items == "auto":
         means = [members.counts[members.counts > 0].mean() for members in split.members.values() if len(members.rows)]
@@ -73,7 +73,7 @@ def make_plan(spec: TrainingSpec, split: Split) -> Plan:
 
 
 def check_batch(spec: TrainingSpec, usable: int) -> None:
-    """Refuse a batch that is larger than the data.
+    """Refuse a batch of the recipe that is larger than the data; a method's own batch size bends.
 
     Args:
         spec: training settings.
@@ -82,7 +82,7 @@ def check_batch(spec: TrainingSpec, usable: int) -> None:
     Raises:
         TrainingError: the batch is larger.
     """
-    if spec.batch_size != "auto" and spec.batch_size > usable:
+    if spec.batch_size != "auto" and spec.batch_size > usable and not spec.bends:
         raise TrainingError(
             f"training.batch_size is {spec.batch_size}, but only {usable} groups of the training split have items of "
             'two modalities. Give at most that, or "auto".'

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from lightcrl.losses import LOSSES
 from lightcrl.methods import Method
@@ -69,6 +69,12 @@ class TrainingSpec(BaseModel):
     device: str = "auto"
     tensorboard: bool = True
     trackers: tuple[str, ...] | None = None
+    _bends: bool = PrivateAttr(default=False)
+
+    @property
+    def bends(self) -> bool:
+        """True if `batch_size` is a wish of the method, which data with fewer groups may make smaller."""
+        return self._bends
 
     @model_validator(mode="after")
     def _check(self) -> TrainingSpec:
@@ -107,6 +113,7 @@ class TrainingSpec(BaseModel):
         preferred = {**usual, **method.suits}
         chosen = {key: value for key, value in preferred.items() if getattr(self, key) == "auto"}
         spec = self.model_copy(update=chosen)
+        spec._bends = self._bends or "batch_size" in chosen
         if spec.label_smoothing == "auto":
             spec = spec.model_copy(update={"label_smoothing": 0.1 if spec.loss == "info_nce" else 0.0})
         return spec
