@@ -28,7 +28,7 @@ import pyarrow as pa
 import torch
 from usearch.index import Index as Usearch
 
-from lightcrl.files.local import write_json
+from lightcrl.files.local import make_folder, write_json
 from lightcrl.index import ENGINES, nearest
 from lightcrl.index.lancedb import KINDS
 
@@ -193,7 +193,7 @@ def main() -> None:
         queries = embeddings(given.queries, given.dim, seed=2).astype(np.float32)
         right = nearest(torch.from_numpy(queries), torch.from_numpy(vectors), TOP)[0].numpy()
         for name in given.sides:
-            folder = Path(tempfile.mkdtemp(dir=given.folder))
+            folder = Path(tempfile.mkdtemp(dir=given.folder and make_folder(given.folder)))
             os.sched_setaffinity(0, cores)
             torch.set_num_threads(given.build_threads)
             faiss.omp_set_num_threads(given.build_threads)
