@@ -107,6 +107,15 @@ def test_a_fresh_checkout_is_not_encoded_again(checkout, tmp_path):
     # What was trained on the one store is found again on the other.
     for store in (again.store, last.store, last.store.in_memory()):
         assert store.manifest["fingerprint"] != done.store.fingerprint == store.fingerprint
+    # Both have one copy of the features on disk, and lose nothing with the other.
+    features = sorted(path.name for path in done.store.folder.glob("*.npy"))
+    assert len(features) == 4
+    for name in features:
+        assert (done.store.folder / name).samefile(again.store.folder / name)
+    expected = tokens(again.store)
+    shutil.rmtree(done.store.folder)
+    assert tokens(FeatureStore(again.store.folder, memory=True)) == expected
+    assert not list(again.store.folder.glob("*.tmp"))
 
 
 def test_other_groups_or_splits_make_another_store(checkout, tmp_path):

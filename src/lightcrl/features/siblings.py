@@ -104,13 +104,16 @@ class Siblings:
     def equal(self, folder: Folder, shards: Sequence[Shard]) -> str | None:
         """Return the fingerprint of a store with the features, groups and splits of the complete `shards` of a folder.
 
-        Such a store is left where only names or modification times of files have changed.
+        Such a store is left where only names or modification times of files have changed. On one disk, both then have
+        one copy of the features.
         """
         values = [(shard.rows, *_features(shard.files)) for shard in shards]
         for uri, manifest in zip(self._folders, self._manifests, strict=True):
             if values == [(shard["rows"], *_features(shard["files"])) for shard in manifest["shards"]]:
                 numbers = range(len(shards))
                 if all(_links(folder_at(uri), number).equals(_links(folder, number)) for number in numbers):
+                    for name in (name for shard in shards for name, _ in _features(shard.files)):
+                        folder.share(name, folder_at(uri))
                     return str(manifest.get("equal", manifest["fingerprint"]))
         return None
 

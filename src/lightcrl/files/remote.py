@@ -75,6 +75,10 @@ class Folder(ABC):
     def digest(self, name: str) -> str | None:
         """Return the `file_digest` of a file; None if that would require a download."""
 
+    def share(self, name: str, other: Folder) -> None:
+        """Make a file one with the equal file of another folder, where a disk lets a file have two names."""
+        return
+
     def tidy(self) -> None:
         """Remove the leftovers of killed writers."""
         return
@@ -116,6 +120,12 @@ class LocalFolder(Folder):
 
     def digest(self, name: str) -> str | None:
         return file_digest(self.path / name)
+
+    def share(self, name: str, other: Folder) -> None:
+        if isinstance(other, LocalFolder):
+            with suppress(OSError):
+                (linked := self.path / f"{name}.shared.tmp").hardlink_to(other.path / name)
+                linked.replace(self.path / name)
 
     def tidy(self) -> None:
         for leftover in self.path.glob("*.tmp"):
