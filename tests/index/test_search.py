@@ -122,6 +122,37 @@ def test_sketches_change_no_result(monkeypatch, dtype, kind, queries):
         assert_exact(asked, vectors, 10)
 
 
+@pytest.mark.parametrize("queries", [1, 5, 70])
+@pytest.mark.parametrize("share", ["most", "every third", "the last", "few", "one", "none"])
+@pytest.mark.parametrize("kind", ["few directions", "random", "same"])
+def test_only_allowed_vectors_are_found(monkeypatch, kind, share, queries):
+    cut(monkeypatch, 256, 64)
+    vectors = {
+        "few directions": few_directions(3000, 31),
+        "random": units(3000, 256, seed=32),
+        "same": units(1, 256, seed=33).repeat(3000, 1),
+    }[kind].half()
+    number = torch.arange(3000)
+    allowed = {
+        "most": number % 50 != 7,
+        "every third": number % 3 == 0,
+        "the last": number >= 2900,
+        "few": number % 700 == 350,
+        "one": number == 1234,
+        "none": number < 0,
+    }[share]
+    asked = few_directions(queries, 34)
+    wanted = by_force(asked, vectors[allowed], 10)
+    count = wanted[0].shape[1]
+    for int8 in (False, True):
+        monkeypatch.setattr(scores, "multiplies_int8", lambda int8=int8: int8)
+        for codes in (None, coded_and_sketched(vectors)):
+            places, values = nearest(asked, vectors, 10, codes, allowed)
+            assert torch.equal(places[:, :count], number[allowed][wanted[0]])
+            assert torch.equal(values[:, :count], wanted[1])
+            assert (values[:, count:] == -torch.inf).all()
+
+
 @pytest.mark.skipif(not scores.multiplies_codes(64), reason="torch has no vector instructions for codes here")
 @pytest.mark.parametrize(("spread", "read"), [("few directions", 0), ("random", 1)])
 def test_sketches_spare_most_vectors_and_are_given_up_where_they_spare_few(monkeypatch, spread, read):

@@ -20,7 +20,7 @@ the next n. All rows are sketched again, as the next m, when there are twice as 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -34,11 +34,11 @@ from lightcrl.index.search import nearest
 from lightcrl.metrics.scores import CODE_WIDTH, Codes
 from lightcrl.metrics.sketches import Sketches, fit_basis, sketch, sketch_width
 
-BLOCK = 262_144
-"""Number of rows searched at a time if the search excludes some rows."""
+SPARSE = 8
+"""Rows are copied before the search if fewer than one in this number is allowed."""
 
-SPARED = 64
-"""Greatest number of excluded rows of a block that the search includes first and drops afterwards."""
+BLOCK = 262_144
+"""Number of rows copied at a time."""
 
 COPIED = 65_536
 """Number of rows rewritten at a time."""
@@ -256,38 +256,33 @@ def search_rows(
     Returns:
         Rows [Q, K] int64, -1 where there is no further row, and scores [Q, K] float32.
     """
-    asked = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
+    asked, vectors = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)), torch.from_numpy(stored)
     if allowed is None:
-        places, values = nearest(asked, torch.from_numpy(stored), k, codes)
+        places, values = nearest(asked, vectors, k, codes)
         return places.numpy(), values.numpy()
-    best_rows, best_scores = np.full((len(queries), 0), -1, np.int64), np.zeros((len(queries), 0), np.float32)
-    for rows, scores in _search_blocks(asked, stored, k, allowed, codes):
-        best_rows = np.concatenate([best_rows, rows], 1)
-        best_scores = np.concatenate([best_scores, scores], 1)
+    chosen = np.flatnonzero(allowed)
+    if len(chosen) == 0:
+        return np.full((len(queries), 0), -1, np.int64), np.zeros((len(queries), 0), np.float32)
+    first, last = int(chosen[0]), int(chosen[-1]) + 1
+    if len(chosen) * SPARSE >= last - first:
+        part = None if codes is None else codes[first:last]
+        mask = torch.from_numpy(allowed[first:last])
+        places, values = nearest(asked, vectors[first:last], min(k, len(chosen)), part, mask)
+        return places.numpy() + first, values.numpy()
+    return _search_chosen(asked, stored, k, chosen)
+
+
+def _search_chosen(
+    asked: torch.Tensor, stored: np.ndarray, k: int, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `search_rows` does for the rows `chosen`, which are copied block by block."""
+    best_rows, best_scores = np.full((len(asked), 0), -1, np.int64), np.zeros((len(asked), 0), np.float32)
+    for start in range(0, len(chosen), BLOCK):
+        block = chosen[start : start + BLOCK]
+        places, scores = nearest(asked, torch.from_numpy(stored[block]), k)
+        best_rows = np.concatenate([best_rows, block[places.numpy()]], 1)
+        best_scores = np.concatenate([best_scores, scores.numpy()], 1)
         order = np.argsort(-best_scores, axis=1, kind="stable")[:, :k]
         best_rows = np.take_along_axis(best_rows, order, 1)
         best_scores = np.take_along_axis(best_scores, order, 1)
     return best_rows, best_scores
-
-
-def _search_blocks(
-    asked: torch.Tensor, stored: np.ndarray, k: int, allowed: np.ndarray, codes: Codes | None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the k nearest allowed rows of each block and their scores; -1 and minus infinity after the last."""
-    for start in range(0, len(stored), BLOCK):
-        block = np.flatnonzero(allowed[start : start + BLOCK]) + start
-        if len(block) == 0:
-            continue
-        first, last = int(block[0]), int(block[-1]) + 1
-        barred = last - first - len(block)
-        if barred <= SPARED:
-            part = None if codes is None else codes[first:last]
-            places, scores = nearest(asked, torch.from_numpy(stored[first:last]), k + barred, part)
-            rows, values = places.numpy() + first, scores.numpy()
-            if barred:
-                out = ~allowed[rows]
-                rows[out], values[out] = -1, -np.inf
-        else:
-            places, scores = nearest(asked, torch.from_numpy(stored[block]), k)
-            rows, values = block[places.numpy()], scores.numpy()
-        yield rows, values

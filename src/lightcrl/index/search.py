@@ -33,7 +33,9 @@ MANY = 8
 """Multiple of k: a query with more candidates in one block gets exact scores of the k best of them first."""
 
 
-def nearest(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None = None) -> tuple[Tensor, Tensor]:
+def nearest(
+    queries: Tensor, vectors: Tensor, k: int, codes: Codes | None = None, allowed: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the k vectors of the greatest inner product with each query, best first; of equal ones the first.
 
     Scores are inner products summed in float64 and rounded to float32. The memory used does not grow with the number
@@ -45,9 +47,10 @@ def nearest(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None = None
         k: number of vectors; all of them if there are fewer.
         codes: the vectors in 8 bits, which speed up some queries on a CPU and change no result; so do their sketches,
             for one or two queries.
+        allowed: [N] bool, the vectors that may be found; by default all.
 
     Returns:
-        Places [Q, k] int64 and scores [Q, k] float32.
+        Places [Q, k] int64 and scores [Q, k] float32, minus infinity where there is no further allowed vector.
 
     Raises:
         ShapeError: widths differ, k is below 1, or a number is not finite.
@@ -65,11 +68,11 @@ def nearest(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None = None
         raise ShapeError("a query holds a number that is not finite; expected unit vectors.")
     asked, k = queries.to(vectors.device, torch.float64), min(k, len(vectors))
     parts = [asked[start : start + QUERIES] for start in range(0, max(1, len(asked)), QUERIES)]
-    best = [_nearest(part, vectors, k, codes) for part in parts]
+    best = [_nearest(part, vectors, k, codes, allowed) for part in parts]
     return torch.cat([part.places for part in best]), torch.cat([part.scores for part in best])
 
 
-def _nearest(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None) -> _Best:
+def _nearest(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None, allowed: Tensor | None) -> _Best:
     best, quick, bounds = _Best(queries, vectors, k), QuickScores(queries, vectors, codes), None
     if codes is not None and (sketches := codes.sketches) is not None and quick.coded_alone:
         bounds = QuickScores(sketch(queries, sketches.basis), sketches.codes.codes, sketches.codes)
@@ -77,15 +80,14 @@ def _nearest(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None) -> _
     start = 0
     while start < len(vectors) and len(queries):
         if bounds is not None:
-            if _admit_bounded(best, bounds, start, codes):
+            if _admit_bounded(best, bounds, start, codes, allowed):
                 start += bounds.step
                 continue
             bounds = None
-        scores = quick(start)
+        scores = _allowed(quick(start), start, allowed)
         floor = best.scores[:, -1].clone()
         if start == 0:
-            first = scores[:, : max(BLOCK, scores.shape[1] // 16)]
-            best.raise_floor(floor, torch.arange(len(queries), device=floor.device), first, start)
+            best.raise_floors(floor, scores)
         low = _low(floor, quick)
         rows, columns = _at_least(scores, low, start)
         many = (torch.bincount(rows, minlength=len(queries)) > MANY * k).nonzero().squeeze(1)
@@ -98,16 +100,15 @@ def _nearest(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None) -> _
     return best
 
 
-def _admit_bounded(best: _Best, bounds: QuickScores, start: int, codes: Codes | None) -> bool:
+def _admit_bounded(best: _Best, bounds: QuickScores, start: int, codes: Codes | None, allowed: Tensor | None) -> bool:
     """Admit the vectors of a block by upper bounds of their scores; return false, and admit none, if too many remain.
 
     Where many remain for a query, their codes decide which of them get exact scores.
     """
     queries, vectors, k = best.queries, best.vectors, best.scores.shape[1]
-    scores, floor = bounds(start), best.scores[:, -1].clone()
+    scores, floor = _allowed(bounds(start), start, allowed), best.scores[:, -1].clone()
     if start == 0:
-        first = scores[:, : max(BLOCK, scores.shape[1] // 16)]
-        best.raise_floor(floor, torch.arange(len(queries)), first, start, MANY * k)
+        best.raise_floors(floor, scores, MANY * k)
     # NumPy finds the few true ones of a million several times as fast as torch.
     places = torch.from_numpy(np.flatnonzero((scores.float() >= _low(floor, bounds)[:, None]).numpy()))
     rows, columns = places // scores.shape[1], places % scores.shape[1]
@@ -126,9 +127,14 @@ def _admit_bounded(best: _Best, bounds: QuickScores, start: int, codes: Codes | 
 
 
 def _low(floor: Tensor, quick: QuickScores) -> Tensor:
-    """Return [Q] the least rounded quick score that a vector with an exact score of `floor` [Q] can have."""
-    low: Tensor = floor - quick.error
+    """Return [Q] the least rounded quick score that an allowed vector with an exact score of `floor` [Q] can have."""
+    low: Tensor = (floor - quick.error).clamp_min(torch.finfo(torch.float32).min / 2)
     return low.sub(low.abs(), alpha=2 * ROUNDING[quick.dtype])
+
+
+def _allowed(scores: Tensor, start: int, allowed: Tensor | None) -> Tensor:
+    """Return quick scores [Q, n] of the vectors from `start` on, minus infinity for those that are not allowed."""
+    return scores if allowed is None else scores.masked_fill_(~allowed[start : start + scores.shape[1]], -torch.inf)
 
 
 def _at_least(scores: Tensor, low: Tensor, start: int) -> tuple[Tensor, Tensor]:
@@ -137,7 +143,7 @@ def _at_least(scores: Tensor, low: Tensor, start: int) -> tuple[Tensor, Tensor]:
     each = scores.shape[1] // width
     pieces, low = scores.reshape(-1, width), low.repeat_interleave(each)
     highest = pieces.amax(1).float()
-    if not torch.isfinite(highest).all():
+    if not (highest < torch.inf).all():
         raise ShapeError(f"a vector from number {start} on holds a number that is not finite; expected unit vectors.")
     chosen = (highest >= low).nonzero().squeeze(1)
     piece, column = (pieces[chosen].float() >= low[chosen, None]).nonzero(as_tuple=True)
@@ -161,6 +167,15 @@ class _Best:
         self.places = torch.zeros(len(queries), k, dtype=torch.int64, device=vectors.device)
         self.scores = torch.full((len(queries), k), -torch.inf, device=vectors.device)
 
+    def raise_floors(self, floor: Tensor, scores: Tensor, candidates: int | None = None) -> None:
+        """Raise `floor` [Q] of all queries by a part of the first block, or by all of it where too few are allowed."""
+        rows = torch.arange(len(floor), device=floor.device)
+        part = max(BLOCK, scores.shape[1] // 16)
+        self.raise_floor(floor, rows, scores[:, :part], 0, candidates)
+        few = floor.isneginf().nonzero().squeeze(1)
+        if len(few) and scores.shape[1] > part:
+            self.raise_floor(floor, few, scores, 0, candidates)
+
     def raise_floor(
         self, floor: Tensor, rows: Tensor, scores: Tensor, start: int, candidates: int | None = None
     ) -> None:
@@ -173,9 +188,10 @@ class _Best:
         if k > scores.shape[1]:
             return
         count = min(candidates or k, scores.shape[1])
-        columns = scores[rows].float().topk(count, 1, sorted=False).indices
+        quick, columns = scores[rows].float().topk(count, 1, sorted=False)
         exact = exact_scores(self.queries, self.vectors, rows.repeat_interleave(count), start + columns.flatten())
-        floor[rows] = torch.maximum(floor[rows], exact.reshape(-1, count).topk(k, 1).values[:, -1])
+        exact = exact.reshape(-1, count).masked_fill(quick.isneginf(), -torch.inf)
+        floor[rows] = torch.maximum(floor[rows], exact.topk(k, 1).values[:, -1])
 
     def admit(self, rows: Tensor, places: Tensor) -> None:
         """Score pairs exactly and keep each query's k best.
