@@ -34,8 +34,8 @@ from lightcrl.index.search import nearest
 from lightcrl.metrics.scores import CODE_WIDTH, Codes
 from lightcrl.metrics.sketches import Sketches, fit_basis, sketch, sketch_width
 
-SPARSE = 8
-"""Rows are copied before the search if fewer than one in this number is allowed."""
+SPARSE = 8, 3
+"""Rows are copied before the search if fewer than one in this number is allowed: for one or two queries, and for more."""
 
 BLOCK = 262_144
 """Number of rows copied at a time."""
@@ -264,7 +264,7 @@ def search_rows(
     if len(chosen) == 0:
         return np.full((len(queries), 0), -1, np.int64), np.zeros((len(queries), 0), np.float32)
     first, last = int(chosen[0]), int(chosen[-1]) + 1
-    if len(chosen) * SPARSE >= last - first:
+    if len(chosen) * SPARSE[len(queries) > 2] >= last - first:
         part = None if codes is None else codes[first:last]
         mask = torch.from_numpy(allowed[first:last])
         places, values = nearest(asked, vectors[first:last], min(k, len(chosen)), part, mask)
