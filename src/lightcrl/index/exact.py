@@ -35,7 +35,7 @@ from lightcrl.metrics.scores import CODE_WIDTH, Codes
 from lightcrl.metrics.sketches import Sketches, fit_basis, sketch, sketch_width
 
 SPARSE = 8, 3
-"""Rows are copied before the search if fewer than one in this number is allowed; for up to two queries, and for more."""
+"""Rows are copied before the search if fewer than one in this number is allowed: for two queries, and for more."""
 
 BLOCK = 262_144
 """Number of rows copied at a time."""
