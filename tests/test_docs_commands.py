@@ -89,6 +89,7 @@ def folder(request: pytest.FixtureRequest, root: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("HOME", str(place))
     monkeypatch.delenv("LIGHTCRL_CACHE", raising=False)
     monkeypatch.setattr("tempfile.tempdir", str(place))
+    monkeypatch.setattr("lightcrl.report.progress.console.width", 200)  # paths stay on one line
     monkeypatch.setattr("webbrowser.open", lambda uri: typer.echo(f"opened {uri}"))
     return place
 
@@ -103,7 +104,7 @@ def tell(command: str, effect: str) -> None:
     """Run a command as it stands, and look for its effect."""
     kind, _, expected = effect.partition(" ")
     before = Path(expected).stat().st_mtime_ns if kind == "writes" and Path(expected).exists() else 0
-    done = CliRunner().invoke(app, words_of(command), env={"COLUMNS": "160", "NO_COLOR": "1"})
+    done = CliRunner().invoke(app, words_of(command), env={"COLUMNS": "200", "NO_COLOR": "1"})
     assert done.exit_code == 0, f"{command}\n{done.output}"
     if kind == "writes":
         assert Path(expected).exists(), f"{command} did not write {expected}\n{done.output}"
