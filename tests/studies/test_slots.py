@@ -11,7 +11,7 @@ from lightcrl.metrics.intervals import hits
 from lightcrl.metrics.ranks import ranks
 from lightcrl.studies.check.sample import Part
 from lightcrl.studies.check.slots import Fold, border, group_recall, paired_rows, select_slots
-from lightcrl.studies.check.spaces import sibling_recall
+from lightcrl.studies.check.spaces import fit_baseline, shared_groups, sibling_recall
 from samples import randn
 
 
@@ -120,3 +120,28 @@ def test_siblings_that_are_all_equal_find_each_other_by_chance():
     groups = torch.arange(25).repeat_interleave(2)
     assert sibling_recall(torch.ones(50, 4), groups) == pytest.approx(1 / 49)
     assert sibling_recall(torch.eye(25).repeat_interleave(2, 0), groups) == 1
+
+
+def named_sounds(groups: int, classes: int, shared: bool, seed: int) -> tuple[Part, Part]:
+    """Noisy sounds of some classes and the name of each one's class, one item for all or one for each sound."""
+    names, labels = 3 * randn(classes, 12, seed=3), torch.arange(groups) % classes
+    sounds = names[labels] + 0.3 * randn(groups, 12, seed=seed)
+    number = torch.arange(groups)
+    items = labels.numpy() if shared else number.numpy()
+    return Part([sounds], number, number.numpy()), Part([names[labels]], number, items)
+
+
+def test_groups_that_share_an_item_answer_each_other():
+    """As in an evaluation, which counts the name of a class once, with all its sounds as right answers."""
+    (sound, name), (other, text) = named_sounds(120, 6, True, 4), named_sounds(48, 6, True, 5)
+    assert shared_groups([other, text]).tolist() == [number % 6 for number in range(48)]
+    parts = {"train": sound, "dev": other}, {"train": name, "dev": text}
+    line = fit_baseline(parts, ([0], [0]), 0.01)
+    assert line is not None
+    assert line.recall > 0.99
+    # The same texts as items of their own: of eight equal ones, one is right.
+    (sound, name), (other, text) = named_sounds(120, 6, False, 4), named_sounds(48, 6, False, 5)
+    assert shared_groups([other, text]).tolist() == list(range(48))
+    alone = fit_baseline(({"train": sound, "dev": other}, {"train": name, "dev": text}), ([0], [0]), 0.01)
+    assert alone is not None
+    assert alone.recall == pytest.approx(1 / 8, abs=0.02)

@@ -167,7 +167,13 @@ def _members(groups: Tensor) -> dict[int, list[int]]:
 
 
 def group_recall(
-    left: Tensor, right: Tensor, right_length: Tensor, left_groups: Tensor, right_groups: Tensor, size: int
+    left: Tensor,
+    right: Tensor,
+    right_length: Tensor,
+    left_groups: Tensor,
+    right_groups: Tensor,
+    size: int,
+    alike: Tensor | None = None,
 ) -> Tensor:
     """Return the share of a group's items that retrieve an item of their own group first, [size], over both directions.
 
@@ -178,11 +184,14 @@ def group_recall(
         left_groups: groups [N].
         right_groups: groups [M].
         size: number of groups; those without items on both sides are NaN.
+        alike: label of each group, [size] or more; items of groups with one label answer each other. By default every
+            group has its own.
 
     Ties count as if broken at random: see `metrics.ranks`.
     """
     scores = left @ right.T
-    own = left_groups[:, None] == right_groups
+    labels = (left_groups, right_groups) if alike is None else (alike[left_groups], alike[right_groups])
+    own = labels[0][:, None] == labels[1]
     shares = []
     for length, groups, other, axis in (
         (right_length[None], left_groups, right_groups, 1),

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightcrl.data.components import least_connected
 from lightcrl.metrics.alignment import chance_knn, debiased_cka, mutual_knn, neighbours, u_centred
 from lightcrl.metrics.cca import held_out_correlations, regularised_cca
 from lightcrl.metrics.intervals import mean_interval
@@ -150,6 +151,8 @@ def fit_baseline(
     left, right = cca.variates(0, x) * cca.correlations, cca.variates(1, y)
     lengths = (right * cca.correlations).norm(dim=1)
 
+    alike = torch.from_numpy(shared_groups([first["dev"], second["dev"]]))
+
     def recalls(kept: np.ndarray) -> np.ndarray:
         mine, theirs = (torch.isin(part["dev"].groups, torch.from_numpy(kept)) for part in parts)
         shares = group_recall(
@@ -159,6 +162,7 @@ def fit_baseline(
             first["dev"].groups[mine],
             second["dev"].groups[theirs],
             int(both.max()) + 1,
+            alike,
         )
         return shares[~shares.isnan()].double().numpy()
 
@@ -179,6 +183,20 @@ def fit_baseline(
         smaller,
         held_out_correlations(cca, x[tried[0]], y[tried[1]]),
     )
+
+
+def shared_groups(parts: Sequence[Part]) -> np.ndarray:
+    """Return labels of groups, [G]: groups that share an item have the same, as sounds with the name of one class.
+
+    An evaluation counts such an item once, and every item of its groups as a right answer.
+    """
+    links = []
+    for part in parts:
+        _, first, numbers = np.unique(part.items, return_index=True, return_inverse=True)
+        groups = part.groups.numpy()
+        links.append(np.stack([groups[first[numbers]], groups], 1))
+    every = np.concatenate(links)
+    return least_connected(int(every.max(initial=-1)) + 1, every)
 
 
 def effective_dimensions(values: Tensor) -> float:
