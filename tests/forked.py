@@ -112,6 +112,8 @@ def _run(
 ) -> None:
     import torch
 
+    # A shell lets what it starts in the background ignore interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, writer in ((1, output), (2, error)):
         os.dup2(writer.fileno(), number)
         writer.close()
