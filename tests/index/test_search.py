@@ -107,17 +107,22 @@ def few_directions(count: int, seed: int) -> Tensor:
     return normalize(normalize(inside, dim=1) + 0.1 * units(count, 256, seed=seed + 1), dim=1)
 
 
+def vectors_of(kind: str, seed: int) -> Tensor:
+    """3,000 unit vectors [3000, 256]."""
+    if kind == "random":
+        return units(3000, 256, seed=seed + 1)
+    if kind == "same":
+        return units(1, 256, seed=seed + 2).repeat(3000, 1)
+    vectors = few_directions(3000, seed)
+    return vectors[vectors[:, 0].argsort()] if kind == "sorted" else vectors
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize("kind", ["few directions", "random", "same", "sorted"])
 @pytest.mark.parametrize("queries", [1, 2, 5])
 def test_sketches_change_no_result(monkeypatch, dtype, kind, queries):
     cut(monkeypatch, 256, 64)
-    vectors = {
-        "few directions": few_directions(3000, 21),
-        "random": units(3000, 256, seed=22),
-        "same": units(1, 256, seed=23).repeat(3000, 1),
-        "sorted": few_directions(3000, 24)[few_directions(3000, 24)[:, 0].argsort()],
-    }[kind].to(dtype)
+    vectors = vectors_of(kind, 21).to(dtype)
     for asked in (few_directions(queries, 25), units(queries, 256, seed=26), vectors[-queries:].double()):
         assert_exact(asked, vectors, 10)
 
@@ -127,11 +132,7 @@ def test_sketches_change_no_result(monkeypatch, dtype, kind, queries):
 @pytest.mark.parametrize("kind", ["few directions", "random", "same"])
 def test_only_allowed_vectors_are_found(monkeypatch, kind, share, queries):
     cut(monkeypatch, 256, 64)
-    vectors = {
-        "few directions": few_directions(3000, 31),
-        "random": units(3000, 256, seed=32),
-        "same": units(1, 256, seed=33).repeat(3000, 1),
-    }[kind].half()
+    vectors = vectors_of(kind, 31).half()
     number = torch.arange(3000)
     allowed = {
         "most": number % 50 != 7,

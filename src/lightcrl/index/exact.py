@@ -92,8 +92,7 @@ class Exact:
         if rows < SKETCHED or not sketch_width(self._dim):
             return {}
         if before is not None and rows < 2 * before["fitted"]:
-            basis = torch.from_numpy(np.fromfile(self._basis(grown["file"], before["file"]), "<f4"))
-            basis = basis.view(self._dim, -1)
+            basis = self._read_basis(grown["file"], before["file"])
             error = self._sketch(grown, before, basis, rows - len(added), added, before["error"])
             return {"sketch": {**before, "error": error}}
         state: dict[str, Any] = {"file": before["file"] + 1 if before else 1, "fitted": rows}
@@ -147,12 +146,15 @@ class Exact:
         # Nothing writes to these pages, but torch requires writable ones.
         stored = np.memmap(self._vectors(file), self._dtype, "c", shape=(rows, self._dim))
         if (state := token.get("sketch")) is not None:
-            basis = torch.from_numpy(np.fromfile(self._basis(file, state["file"]), "<f4")).view(self._dim, -1)
+            basis = self._read_basis(file, state["file"])
             paths = self._sketches(file, state["file"])
             sketches = Sketches(basis, self._read_codes(*paths, rows, basis.shape[1] + 1, state["error"]))
         if "error" in token:
             codes = self._read_codes(self._codes(file), self._scales(file), rows, self._dim, token["error"], sketches)
         return ExactView(stored, np.fromfile(self._numbers(file), "<i8", rows), gone, codes)
+
+    def _read_basis(self, file: int, number: int) -> torch.Tensor:
+        return torch.from_numpy(np.fromfile(self._basis(file, number), "<f4")).view(self._dim, -1)
 
     def _read_codes(
         self, codes: Path, scales: Path, rows: int, width: int, error: float, sketches: Sketches | None = None
