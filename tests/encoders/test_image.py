@@ -296,7 +296,7 @@ def test_a_grid_finer_than_the_patches_is_refused(vit):
 
 def test_bfloat16_is_near_float32(vit):
     exact, rough = (encode(vit, dtype=dtype) for dtype in ("float32", "bfloat16"))
-    assert float(torch.cosine_similarity(exact, rough, dim=-1).min()) > 0.999
+    assert float(torch.cosine_similarity(exact, rough, dim=-1).min()) > 0.998
     assert not torch.equal(exact, rough)
 
 
