@@ -119,3 +119,19 @@ def both(folder, done):
     stores = {name: FeatureStore(next((folder / "features").glob(f"{name}-*"))) for name in ("image", "text")}
     features = Features(stores)
     return embed_split(load_checkpoint(done.folder).method, features, features.split("dev"))
+
+
+@pytest.mark.parametrize(("bounds", "views"), [((20, 45), ["image, view 1", "image, view 2"]), ((46, 99), [])])
+def test_a_new_encoder_sees_as_many_views_of_its_training_pictures_as_in_a_run(tmp_path, monkeypatch, bounds, views):
+    monkeypatch.setattr("lightcrl.features.views.AUTO_ITEMS", bounds)
+    events = []
+    seen = {"kind": "image", "model": "growing:Seen"}
+    extend(
+        base(tmp_path),
+        recipe(tmp_path, partners=None, encoders={"image": seen}),
+        replace="image",
+        output=tmp_path / "grown",
+        tell=events.append,
+    )
+    encoded = [event["modality"] for event in events if event["event"] == "encoded" and event["encoded"]]
+    assert encoded == ["image", *views]

@@ -24,6 +24,7 @@ from lightcrl.events import Tell
 from lightcrl.features import Features, FeatureStore
 from lightcrl.features.extract import encode_each, encode_views
 from lightcrl.features.table import Split
+from lightcrl.features.views import settled_views
 from lightcrl.growth.anchors import anchor_items, anchor_vectors
 from lightcrl.growth.spec import GrowthRecipe
 from lightcrl.growth.vectors import read_vectors
@@ -90,7 +91,8 @@ def open_groups(
     kept, more = encode(old_encoders, dataset, recipe.features, tell)
     rejected += [*aside, *more]
     limit = recipe.data.max_rejected
-    viewed = encode_views(fresh, encoders, recipe.encoders, dataset, recipe.features, tell, max_rejected=limit)
+    specs = settled_views(recipe.encoders, dataset)
+    viewed = encode_views(fresh, encoders, specs, dataset, recipe.features, tell, max_rejected=limit)
     splits = dict(zip(dataset.groups, dataset.splits, strict=True))
     for name, store in kept.items():
         place = folder / names[name]
