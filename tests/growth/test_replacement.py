@@ -6,15 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from growing import base, encoder, recipe
+from growing import DATA, base, encoder, recipe
 from lightcrl.checkpoint import load_checkpoint
+from lightcrl.features.embed import embed_split
 from lightcrl.growth.extend import extend
 from lightcrl.growth.replacement import Replacement, measure_replacement
 from lightcrl.lineage import identity
-from lightcrl.metrics.retrieval import evaluate
+from lightcrl.metrics.retrieval import Retrieval, evaluate
 from lightcrl.metrics.statistics import Difference
+from lightcrl.pipeline import prepare
+from lightcrl.recipe import make_recipe
 
 COUNT = 8
+DIRECTIONS = {
+    added: [f"{asking}/recall@{place}" for asking in directions for place in (1, 5, 10)]
+    for added, directions in ((False, ("image_to_text", "text_to_image")), (True, ("audio_to_image", "text_to_audio")))
+}
 LINKS = {name: np.stack([np.arange(COUNT)] * 2, 1) for name in ("new", "old", "text")}
 
 
@@ -135,3 +142,19 @@ def test_a_new_encoder_sees_as_many_views_of_its_training_pictures_as_in_a_run(t
     )
     encoded = [event["modality"] for event in events if event["event"] == "encoded" and event["encoded"]]
     assert encoded == ["image", *views]
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_figures_are_those_of_the_finished_model_which_is_corrected_for_hubs(tmp_path, added):
+    model = base(tmp_path, epochs=10, hubs=True)
+    new = {"audio": encoder("audio")} if added else {"image": encoder("image") | {"options": {"grid": 3}}}
+    wanted = recipe(tmp_path, partners=None, encoders=new, training={"epochs": 4})
+    done = extend(model, wanted, replace=None if added else "image", output=tmp_path / "grown")
+    grown = load_checkpoint(tmp_path / "grown").method
+    assert grown.hubs is not None
+    encoders = {name: new.get(name) or encoder(name) for name in grown.modalities}
+    whole = {"name": "grown", "data": DATA, "encoders": encoders, "features": {"folder": str(tmp_path / "features")}}
+    features, _, _ = prepare(make_recipe(whole))
+    vectors, links = embed_split(grown, features, features.split("dev"))
+    metrics = {name: value for name, value in Retrieval(links)(vectors).metrics.items() if name in DIRECTIONS[added]}
+    assert metrics == pytest.approx({name: done.result.metrics[name] for name in DIRECTIONS[added]}, abs=1e-6)

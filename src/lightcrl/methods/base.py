@@ -230,7 +230,12 @@ class Method(nn.Module, ABC):
         self.check(modality, tokens)
         # Lower precision is for products only.
         vectors = self.finish(self.embed(modality, self.visible(modality, tokens)).to(self.logit_scale.dtype))
-        return vectors if self.training or self.hubs is None else self.hubs(modality, vectors)
+        return vectors if self.training or self.hubs is None else self.corrected(modality, vectors, self.hubs)
+
+    def corrected(self, modality: str, vectors: Tensor, hubs: Hubs) -> Tensor:
+        """Return unit vectors [B, d] of `modality` corrected for hubs."""
+        corrected: Tensor = hubs(modality, vectors)
+        return corrected
 
     def finish(self, vectors: Tensor) -> Tensor:
         """Return vectors [B, d] at unit length; outputs that are no embedding, such as logits, stay as they are."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from lightcrl.errors import TrainingError
 from lightcrl.losses import Loss
 from lightcrl.methods.base import Inlet, Method, MethodOptions, Stem, Step
+from lightcrl.methods.hubs import Hubs
 from lightcrl.methods.solve import moments_towards, ridge, rotation, set_affine
 from lightcrl.tokens import TokenBatch, TokenSpec
 
@@ -50,6 +51,10 @@ class LinearBridge(Method):
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
         """Return vectors [B, d]; those of an old modality are its tokens [B, 1, d]."""
         return self.pooled(modality, tokens) if modality in self.options.fresh else tokens.values[:, 0]
+
+    def corrected(self, modality: str, vectors: Tensor, hubs: Hubs) -> Tensor:
+        """Return vectors [B, d] of a new modality corrected as the model does; those of an old one are already."""
+        return super().corrected(modality, vectors, hubs) if modality in self.options.fresh else vectors
 
     def fit(self, modality: str, tokens: TokenBatch) -> None:
         """Set means and deviations of a new modality's features; old modalities have none."""

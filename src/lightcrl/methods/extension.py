@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import asdict, replace
 from itertools import combinations
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from lightcrl.errors import TrainingError
 from lightcrl.losses import Loss
 from lightcrl.methods import METHODS
 from lightcrl.methods.base import Inlet, Method, MethodOptions, Step
+from lightcrl.methods.hubs import Hubs
 from lightcrl.methods.spec import make_method
 from lightcrl.tokens import TokenBatch, TokenSpec
 
@@ -115,6 +117,10 @@ class Extension(Method):
             return tokens.values[:, 0]
         return self.body.embed(modality, self.body.visible(modality, tokens))
 
+    def corrected(self, modality: str, vectors: Tensor, hubs: Hubs) -> Tensor:
+        """Return vectors [B, d] of a new modality corrected as the model does; those of an old one are already."""
+        return super().corrected(modality, vectors, hubs) if modality in self.options.fresh else vectors
+
     def fit(self, modality: str, tokens: TokenBatch) -> None:
         """Set means and deviations of a new modality's features; old modalities have none."""
         if modality in self.options.fresh:
@@ -196,6 +202,7 @@ def grow(
     assert isinstance(made, Extension)
     state = {leaf: tensor for leaf, tensor in grown.state_dict().items() if not leaf.startswith("logit_")}
     made.body.load_state_dict(state, strict=False)
+    made.hubs = deepcopy(body.hubs)
     return made.to(body.logit_scale.device)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from lightcrl.specs import parse
 from lightcrl.studies.cells import FORMAT, Cell, PeakMemory, figures, read_cell, write_cell
 from lightcrl.studies.entries import Entry
 from lightcrl.tasks.base import Task
+from lightcrl.training.hubs import correct_hubs
 from lightcrl.training.loop import train
 from lightcrl.training.spec import TrainingSpec
 
@@ -116,7 +118,7 @@ class Scene:
         training = self.training.suited(METHODS.load(self.base.name))
         stores = [f"{name} {store.fingerprint}" for name, store in sorted(features.stores.items())]
         settings = [FORMAT, spec.name, spec.options, self.base.digest, training.identity(), seed, groups, stores]
-        identity = fingerprint([*settings, method.options])
+        identity = fingerprint([*settings, method.options, "corrected", training.hubs])
         subset = "" if groups is None else f"-{groups}"
         folder = self.folder / "cells" / f"{re.sub(r'[^a-z_]', '.', spec.name)}-seed{seed}{subset}-{identity[:10]}"
         measured = fingerprint([identity, self.recipe.evaluation.split])
@@ -163,7 +165,9 @@ class Scene:
         given = {"dim": self.base.method.dim, "fresh": sorted(self.fresh), **options}
         kind = METHODS.load(RIVALS[spec.name])
         checked: MethodOptions = parse(kind.Options, given, "method")
-        return make_method(RIVALS[spec.name], self.seen.specs, checked.model_dump(mode="json"), loss, seed)
+        made = make_method(RIVALS[spec.name], self.seen.specs, checked.model_dump(mode="json"), loss, seed)
+        made.hubs = deepcopy(self.base.method.hubs)
+        return made
 
     def _train(
         self,
@@ -189,6 +193,9 @@ class Scene:
         )
         judge = by_new_directions(self.fresh, ())
         trained = train(checkpoint, features, training, folder, seed=seed, report=report, judge=judge)
+        result = trained.result
+        if spec.name == "anew":  # the others have the correction of the model that they join
+            result = correct_hubs(checkpoint, features, training, trained, judge, report)
         memory = peak.read()
         outcomes = {name: self.measured(task, features).measure(checkpoint) for name, task in self.tasks.items()}
         plan = trained.plan
@@ -203,7 +210,7 @@ class Scene:
             sum(checkpoint.parts().values()),
             round(trained.progress.seconds, 3),
             memory,
-            trained.result.metrics["mean_recall@1"],
+            result.metrics["mean_recall@1"],
             outcomes,
             figures(self.tasks, outcomes),
             fresh=True,
