@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from packaging.version import Version
 from typer.testing import CliRunner
 
 import tiny
@@ -18,7 +19,7 @@ from lightcrl.cli import app
 from lightcrl.embedder import Embedder
 from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import EncoderSpec
-from lightcrl.errors import CheckpointError, ItemError, MissingExtraError, ModalityError
+from lightcrl.errors import CheckpointError, EncoderError, ItemError, MissingExtraError, ModalityError
 from lightcrl.export import ExportedEmbedder, export_onnx
 from lightcrl.methods import Step
 from lightcrl.methods.hubs import Hubs
@@ -64,6 +65,9 @@ def exported(tmp_path_factory):
     return embedder, export_onnx(embedder, folder / "onnx"), folder
 
 
+@pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.13"), reason="torch exports grouped-query attention from version 2.13 on"
+)
 @pytest.mark.parametrize("tokens", ["auto", "trained+last|all"])
 def test_an_export_has_the_last_token_and_the_vector_trained(tokens, tmp_path):
     folder = tiny.qwen3(tmp_path / "model", blocks=1)
@@ -80,6 +84,21 @@ def test_an_export_has_the_last_token_and_the_vector_trained(tokens, tmp_path):
     embedder = make_embedder({"text": spec, "words": EncoderSpec(kind="text", model="builtin")}, "linear", dim=8)
     used = ExportedEmbedder(export_onnx(embedder, tmp_path / "onnx", ["text"]), threads=1)
     np.testing.assert_allclose(used.encode(ITEMS["text"], "text"), embedder.encode(ITEMS["text"], "text"), atol=1e-5)
+
+
+def test_a_network_that_torch_cannot_export_is_named(tmp_path):
+    spec = EncoderSpec(kind="text", model=str(tiny.bert(tmp_path / "model", blocks=1)))
+    embedder = make_embedder({"text": spec, "words": EncoderSpec(kind="text", model="builtin")}, "linear", dim=8)
+    network = embedder.encoder("text").loaded.network  # type: ignore[attr-defined]
+    forward = network.forward
+
+    def branching(input_ids: torch.Tensor, **inputs: torch.Tensor):
+        assert int(input_ids.sum()) > 0, "a branch that depends on values"
+        return forward(input_ids=input_ids, **inputs)
+
+    network.forward = branching
+    with pytest.raises(EncoderError, match=r"^torch 2\S+ cannot export the graph of 'text': .+ A newer torch and "):
+        export_onnx(embedder, tmp_path / "onnx", ["text"])
 
 
 @pytest.mark.parametrize("modality", ITEMS)

@@ -34,7 +34,7 @@ from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import Encoder, EncoderSpec
 from lightcrl.encoders.huggingface import HuggingFaceEncoder
 from lightcrl.encoders.loaded import alike
-from lightcrl.errors import CheckpointError, ItemError, MissingExtraError, ModalityError
+from lightcrl.errors import CheckpointError, EncoderError, ItemError, MissingExtraError, ModalityError
 from lightcrl.features import encode_items
 from lightcrl.files.local import make_folder, write_json
 from lightcrl.methods import Method
@@ -94,6 +94,7 @@ def export_onnx(
     Raises:
         MissingExtraError: the extra `onnx` is not installed.
         ModalityError: the model has no such modality.
+        EncoderError: torch cannot export the network of an encoder.
         StorageError: the folder is not writable.
     """
     try:
@@ -175,16 +176,24 @@ def _write(
     graph: nn.Module, inputs: Mapping[str, Tensor], dynamic: Mapping[str, Any], path: Path, output: str = OUTPUT
 ) -> None:
     shapes = tuple(dynamic.values())
-    with _quiet(), torch.no_grad():
-        program = torch.export.export(
-            graph,
-            tuple(inputs.values()),
-            dynamic_shapes=(shapes,) if isinstance(graph, _Whole) else shapes,
-            strict=False,
-        )
-        torch.onnx.export(
-            program, (), path, input_names=list(inputs), output_names=[output], opset_version=OPSET, external_data=False
-        )
+    names = {"input_names": list(inputs), "output_names": [output]}
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.export.export(
+                graph,
+                tuple(inputs.values()),
+                dynamic_shapes=(shapes,) if isinstance(graph, _Whole) else shapes,
+                strict=False,
+            )
+            torch.onnx.export(program, (), path, **names, opset_version=OPSET, external_data=False)
+    except OSError:
+        raise
+    except Exception as error:  # the exporters have no common class of errors; every failure means the same here
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise EncoderError(
+            f"torch {torch.__version__} cannot export the graph of {path.stem!r}: {reason[0]} A newer torch and "
+            "onnxscript may; --modality exports the others."
+        ) from error
 
 
 def _quantise(path: Path) -> None:
