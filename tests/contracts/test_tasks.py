@@ -144,7 +144,9 @@ def test_a_setting_that_a_task_does_not_read_is_refused(world):
             make_task_spec(task, {"data": "x", "colour": 1})
     with pytest.raises(RecipeError, match=r"unknown key 'filez'. Did you mean 'files'\?"):
         make_task_spec(OWN, {"data": "x", "filez": "*"})
-    assert "No such option: --template" in call("evaluate", "retrieval", world / "run", "--template", "x", code=2)
+    error = call("evaluate", "retrieval", world / "run", "--template", "x", code=2)
+    assert "No such option" in error
+    assert "--template" in error
     error = call("evaluate", OWN, world / "run", "--set", "template=x", code=1)
     assert "unknown key 'template'" in error
     with pytest.raises(UnknownNameError, match=r"unknown task 'zero-shot'. Did you mean 'zero_shot'\?"):

@@ -27,7 +27,8 @@ def stored(store: FeatureStore) -> dict[str, np.ndarray]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    """Files of a store; hidden ones are locks, of which a kill may leave some."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
 
 
 def test_the_store_holds_what_the_encoder_says(tmp_path):
