@@ -135,7 +135,13 @@ def test_other_types_of_bodies_are_refused(strict, kind):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"--x", b"--x\r\n\r\n", b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\nhello\r\n--x--\r\n'],
+    [
+        b"",
+        b"--x",
+        b"--x\r\n\r\n",
+        b"--x\r\n[]--x--\r\n",
+        b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\nhello\r\n--x--\r\n',
+    ],
 )
 def test_broken_forms_are_refused(strict, content):
     headers = {"Content-Type": "multipart/form-data; boundary=x"}

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import ValidationError
+from python_multipart.exceptions import MultipartParseError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
@@ -174,7 +175,10 @@ async def items(
 async def add(service: Served, request: Request) -> schemas.AddedAnswer:
     """Add items. The answer comes after they are on the disk. Needs `--writable`."""
     if request.headers.get("content-type", "").lower().startswith("multipart/"):
-        return await writing.add(service, await _uploads(service, request))
+        try:
+            return await writing.add(service, await _uploads(service, request))
+        except MultipartParseError as error:
+            raise RequestError(f"the form cannot be read: {error}.") from None
     try:
         asked = schemas.NewItems.model_validate(await request.json())
     except ValidationError as error:
