@@ -176,7 +176,7 @@ def _write(
     graph: nn.Module, inputs: Mapping[str, Tensor], dynamic: Mapping[str, Any], path: Path, output: str = OUTPUT
 ) -> None:
     shapes = tuple(dynamic.values())
-    names = {"input_names": list(inputs), "output_names": [output]}
+    reads, writes = list(inputs), [output]
     try:
         with _quiet(), torch.no_grad():
             program = torch.export.export(
@@ -185,7 +185,9 @@ def _write(
                 dynamic_shapes=(shapes,) if isinstance(graph, _Whole) else shapes,
                 strict=False,
             )
-            torch.onnx.export(program, (), path, **names, opset_version=OPSET, external_data=False)
+            torch.onnx.export(
+                program, (), path, input_names=reads, output_names=writes, opset_version=OPSET, external_data=False
+            )
     except OSError:
         raise
     except Exception as error:  # the exporters have no common class of errors; every failure means the same here
