@@ -1,39 +1,30 @@
 """Plain maps of new modalities into a frozen space: the baselines of an extension (`lightcrl.studies.extensions`).
 
-Old modalities are embeddings, tokens [N, 1, d], as in `lightcrl.methods.extension`. Nothing of the method that made the
-space is used: a new modality is one affine map of its slots to the whole embedding.
+Nothing of the method that made the space is used: a new modality is one affine map of its slots to the whole embedding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import combinations
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from lightcrl.errors import TrainingError
 from lightcrl.losses import Loss
 from lightcrl.methods.base import Inlet, Method, MethodOptions, Stem, Step
-from lightcrl.methods.hubs import Hubs
+from lightcrl.methods.joining import Joining, JoiningOptions
 from lightcrl.methods.solve import moments_towards, ridge, rotation, set_affine
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 
-class BridgeOptions(MethodOptions):
-    """Options of a map into a frozen space.
+class BridgeOptions(JoiningOptions):
+    """Options of a map into a frozen space."""
 
-    Attributes:
-        fresh: names of the new modalities.
-    """
-
-    fresh: tuple[str, ...] = Field(min_length=1)
     input_dropout: float = Field(default=0.2, ge=0, lt=1)
 
 
-class LinearBridge(Method):
+class LinearBridge(Joining):
     """e = normalize(W x + b), trained with the loss of the extension."""
 
     Options: ClassVar[type[MethodOptions]] = BridgeOptions
@@ -44,37 +35,19 @@ class LinearBridge(Method):
     def make_stem(self, modality: str) -> Inlet:
         """Return the map of a new modality; an old one has none."""
         options: Any = self.options
-        if modality in options.fresh:
-            return super().make_stem(modality)
-        return Inlet(TokenSpec(1), options)
+        return super().make_stem(modality) if modality in options.fresh else Inlet(TokenSpec(1), options)
 
-    def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """Return vectors [B, d]; those of an old modality are its tokens [B, 1, d]."""
-        return self.pooled(modality, tokens) if modality in self.options.fresh else tokens.values[:, 0]
+    def embed_new(self, modality: str, tokens: TokenBatch) -> Tensor:
+        """Return mapped vectors [B, d]."""
+        return self.pooled(modality, tokens)
 
-    def corrected(self, modality: str, vectors: Tensor, hubs: Hubs) -> Tensor:
-        """Return vectors [B, d] of a new modality corrected as the model does; those of an old one are already."""
-        return super().corrected(modality, vectors, hubs) if modality in self.options.fresh else vectors
+    def fit_new(self, modality: str, tokens: TokenBatch) -> None:
+        """Set means and deviations of a new modality's features."""
+        Method.fit(self, modality, tokens)
 
-    def fit(self, modality: str, tokens: TokenBatch) -> None:
-        """Set means and deviations of a new modality's features; old modalities have none."""
-        if modality in self.options.fresh:
-            super().fit(modality, tokens)
-
-    def objective(self, loss: Loss, embeddings: Mapping[str, Tensor], step: Step) -> Tensor:
-        """Return the mean of the loss over pairs with a new modality.
-
-        Raises:
-            TrainingError: no new modality shares a group with another in this batch.
-        """
-        values = [
-            super(LinearBridge, self).objective(loss, {a: embeddings[a], b: embeddings[b]}, step)
-            for a, b in combinations(sorted(embeddings), 2)
-            if {a, b} & set(self.options.fresh) and torch.isin(step.groups[a], step.groups[b]).any()
-        ]
-        if not values:
-            raise TrainingError("no new modality shares a group with another in this batch; expected groups with both.")
-        return torch.stack(values).mean()
+    def align(self, loss: Loss, pair: Mapping[str, Tensor], step: Step) -> Tensor:
+        """Return the loss over two modalities."""
+        return Method.objective(self, loss, pair, step)
 
     def new_stems(self) -> dict[str, Stem]:
         """Return the maps of the new modalities."""

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from copy import deepcopy
 from dataclasses import asdict, replace
-from itertools import combinations
 from typing import Any, ClassVar
 
-import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from lightcrl.errors import TrainingError
 from lightcrl.losses import Loss
 from lightcrl.methods import METHODS
 from lightcrl.methods.base import Inlet, Method, MethodOptions, Step
-from lightcrl.methods.hubs import Hubs
+from lightcrl.methods.joining import Joining, JoiningOptions
 from lightcrl.methods.spec import make_method
 from lightcrl.tokens import TokenBatch, TokenSpec
 
@@ -28,32 +23,27 @@ It is no member of `METHODS`; the method that results from it is one.
 """
 
 
-class ExtensionOptions(MethodOptions):
+class ExtensionOptions(JoiningOptions):
     """Options of `Extension`.
 
     Attributes:
         method: name of the method below, the one that is extended; a member of `METHODS`.
         below: options of the method below.
         body: token shapes of all modalities of the method below, old and new.
-        fresh: names of the new modalities.
-        weights: weights of pairs with the embeddings of these names; by default 1.
         shared_dropout: true if dropout in the shared parts, whose weights are frozen, is on in training.
     """
 
     method: str
     below: dict[str, Any]
     body: dict[str, TokenSpec]
-    fresh: tuple[str, ...] = Field(min_length=1)
-    weights: dict[str, float] = Field(default_factory=dict)
     shared_dropout: bool = False
 
 
-class Extension(Method):
+class Extension(Joining):
     """The method below with only the stem, head, pool and context of the new modalities trained.
 
-    All other modalities are embeddings, tokens [N, 1, d] that never change. Training therefore needs neither old items
-    nor their encoder. The loss is the weighted mean of the loss of the method below over all pairs with a new modality.
-    Logit scale and bias are fresh and end with the training, since no embedding depends on them.
+    The loss is the weighted mean of the loss of the method below over all pairs with a new modality. Logit scale and
+    bias are fresh and end with the training, since no embedding depends on them.
 
     Dropout stays off in the shared parts unless `shared_dropout`: their weights cannot adapt to it (docs/LOG.md).
 
@@ -111,20 +101,18 @@ class Extension(Method):
             counts[name.partition(".")[0]] += parameter.numel() * parameter.requires_grad
         return {name: count for name, count in counts.items() if count}
 
-    def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
-        """Return vectors [B, d]; those of an old modality are its tokens [B, 1, d]."""
-        if modality not in self.options.fresh:
-            return tokens.values[:, 0]
+    def embed_new(self, modality: str, tokens: TokenBatch) -> Tensor:
+        """Return vectors [B, d] by the method below."""
         return self.body.embed(modality, self.body.visible(modality, tokens))
 
-    def corrected(self, modality: str, vectors: Tensor, hubs: Hubs) -> Tensor:
-        """Return vectors [B, d] of a new modality corrected as the model does; those of an old one are already."""
-        return super().corrected(modality, vectors, hubs) if modality in self.options.fresh else vectors
+    def fit_new(self, modality: str, tokens: TokenBatch) -> None:
+        """Set means and deviations of a new modality's features in the method below."""
+        self.body.fit(modality, tokens)
 
-    def fit(self, modality: str, tokens: TokenBatch) -> None:
-        """Set means and deviations of a new modality's features; old modalities have none."""
-        if modality in self.options.fresh:
-            self.body.fit(modality, tokens)
+    def align(self, loss: Loss, pair: Mapping[str, Tensor], step: Step) -> Tensor:
+        """Return the loss of the method below over two modalities; it sees the tokens of new ones alone."""
+        tokens = {name: tokens for name, tokens in step.tokens.items() if name in self.options.fresh}
+        return self.body.objective(loss, pair, replace(step, tokens=tokens))
 
     def solve(self, steps: Iterable[Step]) -> None:
         """Solve the closed-form weights of the new modalities in the method below."""
@@ -133,27 +121,6 @@ class Extension(Method):
     def solve_towards(self, fresh: Collection[str], steps: Iterable[Step]) -> None:
         """Solve the weights of the modalities `fresh` in the method below."""
         self.body.solve_towards(fresh, steps)
-
-    def objective(self, loss: Loss, embeddings: Mapping[str, Tensor], step: Step) -> Tensor:
-        """Return the scalar to minimise, from embeddings [N_m, d].
-
-        It is the weighted mean of the loss of the method below over pairs with a new modality.
-
-        Raises:
-            TrainingError: no new modality shares a group with another in this batch.
-        """
-        fresh, weights = self.options.fresh, self.options.weights
-        step = replace(step, tokens={name: tokens for name, tokens in step.tokens.items() if name in fresh})
-        total, mass = self.body.logit_scale.new_zeros(()), 0.0
-        for a, b in combinations(sorted(embeddings), 2):
-            weight = weights.get(a, 1.0) * weights.get(b, 1.0)
-            met = torch.isin(step.groups[a], step.groups[b]).any()
-            if weight and (a in fresh or b in fresh) and met:
-                pair = {a: embeddings[a], b: embeddings[b]}
-                total, mass = total + weight * self.body.objective(loss, pair, step), mass + weight
-        if not mass:
-            raise TrainingError("no new modality shares a group with another in this batch; expected groups with both.")
-        return total / mass
 
     def start_logits(self, scale: float, bias: float | None) -> None:
         """Set the initial logit scale and bias of the method below, and make the logit scale trainable."""
@@ -202,8 +169,7 @@ def grow(
     assert isinstance(made, Extension)
     state = {leaf: tensor for leaf, tensor in grown.state_dict().items() if not leaf.startswith("logit_")}
     made.body.load_state_dict(state, strict=False)
-    made.hubs = deepcopy(body.hubs)
-    return made.to(body.logit_scale.device)
+    return made.joined_to(body)
 
 
 def grown_up(body: Method, extension: Extension) -> Method:

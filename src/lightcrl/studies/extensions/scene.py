@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from lightcrl.growth.spec import GrowthRecipe
 from lightcrl.methods import METHODS, Method
 from lightcrl.methods.base import MethodOptions
 from lightcrl.methods.extension import NAME, grow
+from lightcrl.methods.joining import Joining
 from lightcrl.methods.spec import make_method
 from lightcrl.specs import parse
 from lightcrl.studies.cells import FORMAT, Cell, PeakMemory, figures, read_cell, write_cell
@@ -166,8 +166,8 @@ class Scene:
         kind = METHODS.load(RIVALS[spec.name])
         checked: MethodOptions = parse(kind.Options, given, "method")
         made = make_method(RIVALS[spec.name], self.seen.specs, checked.model_dump(mode="json"), loss, seed)
-        made.hubs = deepcopy(self.base.method.hubs)
-        return made
+        assert isinstance(made, Joining)
+        return made.joined_to(self.base.method)
 
     def _train(
         self,
