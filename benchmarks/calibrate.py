@@ -87,6 +87,7 @@ def main() -> None:
             "gallery": len(features.split("dev")),
             "trained": round(trained, 4),
             "method": recipe.method.name,
+            "alike": len({encoder.kind for encoder in encoders.values()}) == 1,
         }
         write([{**shared, **point} for point in points])
 
@@ -96,7 +97,7 @@ def write(points: list[dict]) -> None:
     table = json.loads(TABLE.read_text())
 
     def key(point: dict) -> tuple:
-        return point["encoders"], point["data"], point["groups"], point["sample"]
+        return point["encoders"], point["data"], point["groups"], point["gallery"], point["sample"]
 
     new = {key(point) for point in points}
     table["points"] = sorted([*(old for old in table["points"] if key(old) not in new), *points], key=key)

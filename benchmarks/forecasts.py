@@ -98,7 +98,8 @@ def measure(recipe: Recipe, features: Features, groups: int, dev: int, seed: int
         len(some["train"]), chosen, dict.fromkeys(names, ()),
     ).ridge  # fmt: skip
     line = fit_baseline((parts[0], parts[1]), (slots[0], slots[1]), ridge)
-    calibration = fit(measured())
+    alike = len(set(recipe.kinds.values())) == 1
+    calibration = fit([point for point in measured() if point.alike == alike])
     assert line is not None
     assert calibration is not None
     if given.solved:  # no training, hence no lead of training

@@ -74,6 +74,15 @@ def _on_pair(pair: Pair, match: Match) -> list[Advice]:
                 "(data.key, data.columns); if they do, choose another encoder.",
             )
         ]
+    if match.prediction is None and line.interval[0] > 2 * line.chance:
+        return [
+            Advice(
+                "fit",
+                False,
+                f"{names}: a linear map of this sample has R@1 {line.recall:.3f} on dev. No forecast: both are of one "
+                "kind, and their groups have several items, which training brings together and a linear map does not.",
+            )
+        ]
     if match.prediction is None:
         return [
             Advice(

@@ -33,6 +33,9 @@ from lightcrl.studies.check.spaces import (
 from lightcrl.studies.clean.pairs import choose_anchor
 from lightcrl.training.early import read_groups
 
+SIBLINGS = 1.5
+"""Mean number of items of a group from which on the group is taken for one of several items."""
+
 
 @dataclass(frozen=True)
 class Modality:
@@ -69,7 +72,8 @@ class Match:
     Attributes:
         likeness: similarity of the two spaces.
         baseline: the closed-form map.
-        prediction: expected recall of the trained DFE.
+        prediction: expected recall of the trained DFE; None near chance, and for two modalities of one kind whose
+            groups have several items.
         noise: share of wrong pairs.
     """
 
@@ -214,13 +218,20 @@ def _match(dataset: Dataset, sample: Sample, pair: Pair, selection: Selection, k
     if baseline.interval[0] <= 2 * baseline.chance:
         return Match(likeness, baseline, None)
     noise = _noise(sample, pair, selection, kinds)
-    calibration = fit(measured())
-    if calibration is None:
+    alike = kinds[a] == kinds[b]
+    calibration = fit([point for point in measured() if point.alike == alike])
+    # Between two encoders of the same items, training brings all items of a group together; a linear map does not.
+    if calibration is None or (alike and all(items_per_group(dataset, name) > SIBLINGS for name in pair)):
         return Match(likeness, baseline, None, noise)
-    prediction = predict(
-        calibration, closed_form, baseline.groups, int(groups), int(gallery), interval=baseline.interval
-    )
+    sizes = (baseline.groups, int(groups), int(gallery))
+    prediction = predict(calibration, closed_form, *sizes, interval=baseline.interval)
     return Match(likeness, baseline, prediction, noise)
+
+
+def items_per_group(dataset: Dataset, modality: str) -> float:
+    """Return the mean number of items of a modality in the groups that have any."""
+    groups = dataset.links[modality][:, 1]
+    return len(groups) / max(1, len(np.unique(groups)))
 
 
 def _noise(sample: Sample, pair: Pair, selection: Selection, kinds: Mapping[str, str]) -> Noise | None:

@@ -6,8 +6,9 @@ With n groups in the sample, N in all, g groups of dev among which the closed fo
 
 The closed form is what is at hand, and the forecast starts from it. b is the lead of training over the closed form,
 which begins at about 500 groups; c is how the closed form grows with its groups. Both have the shape of measured
-curves from 125 to 6,000 groups (docs/LOG.md). R@1 among more groups than the sample's follows a line in the logarithm
-of their number, whose slope is drawn to the usual one, since few small galleries say little of it.
+curves from 125 to 6,000 groups (docs/LOG.md). Two modalities of one kind, such as two encoders of the same texts, have
+a fit of their own. R@1 among more groups than the sample's follows a line in the logarithm of their number, whose slope
+is drawn to the usual one, since few small galleries say little of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
@@ -36,6 +38,10 @@ SLOPE, SLOPE_PULL = -0.55, 8.0
 OWN, FARTHER, MORE = 0.15, 0.12, 0.12
 NORMAL = 1.96
 """Half the width of a normal 95 % interval, in standard errors."""
+TAIL = 0.025
+"""Probability of an outcome on either side of a 95 % interval."""
+NODES = 40
+"""Number of nodes of the mean over the errors of a forecast."""
 FARTHEST = 10.0
 """Multiple of the groups at hand up to which groups for a target are forecast."""
 
@@ -51,6 +57,7 @@ class Point:
         groups: number of groups that the DFE was trained on.
         gallery: number of groups among which the DFE's R@1 was measured.
         trained: mean R@1 of the DFE on dev.
+        alike: true if both modalities are of one kind, such as two encoders of the same texts.
     """
 
     run: str
@@ -59,6 +66,7 @@ class Point:
     groups: float
     gallery: int
     trained: float
+    alike: bool = False
 
     @property
     def features(self) -> np.ndarray:
@@ -76,6 +84,12 @@ class Point:
         """Standard error in logits that a run has by itself, without the noise of dev."""
         farther = FARTHER * max(0.0, math.log(self.gallery / max(self.closed_form)))
         return math.hypot(OWN, farther, MORE * max(0.0, math.log(self.groups / self.sample)))
+
+    @property
+    def noise(self) -> float:
+        """Standard error in logits of both recalls, the closed form's and the outcome, over their groups of dev."""
+        top = max(self.closed_form)
+        return math.hypot(spread_of(self.closed_form[top], top), spread_of(self.trained, self.gallery))
 
 
 @dataclass(frozen=True)
@@ -141,6 +155,17 @@ def logit(share: float, least: float = 1e-3) -> float:
     return float(np.log(kept / (1 - kept)))
 
 
+def smoothed(recall: float, groups: int) -> float:
+    """Return a recall among groups with one more, half right: all or nothing among few groups is not certain."""
+    return (recall * groups + 0.5) / (groups + 1)
+
+
+def spread_of(recall: float, groups: int) -> float:
+    """Return the standard error, in logits, of a recall in two directions over independent groups."""
+    share = smoothed(recall, groups)
+    return 1 / math.sqrt(2 * groups * share * (1 - share))
+
+
 def recall_among(measured: Mapping[int, float], size: int) -> float:
     """Return R@1 among `size` groups from R@1 among others: logits on a line over the logarithm of the size.
 
@@ -167,14 +192,18 @@ def fit(points: Sequence[Point]) -> Calibration | None:
     misses = []
     for run in runs:
         weights = _solve([point for point in points if point.run != run])
-        mine = [(_target(point) - point.features @ weights) / point.error for point in points if point.run == run]
+        mine = [
+            (_target(point) - point.features @ weights) / math.hypot(point.error, point.noise)
+            for point in points
+            if point.run == run
+        ]
         misses.append(float(np.mean(np.square(mine))))
     a, b, c = _solve(points).tolist()
     return Calibration((a, b, c), max(1.0, float(np.sqrt(np.mean(misses)))), len(runs))
 
 
 def _target(point: Point) -> float:
-    return logit(point.trained) - point.base
+    return logit(smoothed(point.trained, point.gallery)) - point.base
 
 
 def _solve(points: Sequence[Point]) -> np.ndarray:
@@ -202,23 +231,26 @@ def predict(
     of as many independent groups. Training is measured on these groups too, or on groups like them.
     """
     top = max(closed_form)
-    # A recall of 0 or 1 among few groups is not certain: one more group, half right.
-    smoothed = {size: (recall * size + 0.5) / (size + 1) for size, recall in closed_form.items()}
+    shares = {size: smoothed(recall, size) for size, recall in closed_form.items()}
     own = (logit(interval[1]) - logit(interval[0])) / (2 * NORMAL) if interval else 0.0
-    least = 1 / math.sqrt(2 * top * smoothed[top] * (1 - smoothed[top])) if interval else 0.0
-    noise = max(own, least)
+    noise = max(own, spread_of(closed_form[top], top)) if interval else 0.0
 
-    def at(number: float, errors: float = 0.0) -> float:
-        point = Point("", sample, smoothed, number, gallery, 0.5)
+    def at(number: float, errors: float | np.ndarray = 0.0) -> Any:
+        point = Point("", sample, shares, number, gallery, 0.5)
         error = math.hypot(calibration.spread * point.error, noise)
-        return float(expit(point.base + point.features @ np.array(calibration.weights) + errors * NORMAL * error))
+        return expit(point.base + point.features @ np.array(calibration.weights) + errors * error)
 
-    recall = at(groups)
+    recall, low, high = (float(at(groups, errors)) for errors in (0.0, -NORMAL, NORMAL))
+    # Among few groups an outcome without any miss, or any hit, may be likely although no recall below 1 is one.
+    errors, weights = np.polynomial.hermite_e.hermegauss(NODES)
+    likely, weights = at(groups, errors), weights / weights.sum()
+    low = 0.0 if weights @ (1 - likely) ** gallery >= TAIL else low
+    high = 1.0 if weights @ likely**gallery >= TAIL else high
     target = next_target(recall)
-    growing = [_first(groups, partial(at, errors=errors), target) for errors in (0.0, 1.0, -1.0)]
+    growing = [_first(groups, partial(at, errors=errors), target) for errors in (0.0, NORMAL, -NORMAL)]
     need = Need(target, *growing)
-    growth = {times: at(groups * times) for times in (2, 4, 10)}
-    return Prediction(recall, at(groups, -1), at(groups, 1), groups, gallery, growth, calibration.runs, need)
+    growth = {times: float(at(groups * times)) for times in (2, 4, 10)}
+    return Prediction(recall, low, high, groups, gallery, growth, calibration.runs, need)
 
 
 def _first(groups: int, recall: Callable[[float], float], target: float) -> float:
@@ -235,12 +267,13 @@ def measured() -> list[Point]:
     table = json.loads(files("lightcrl.studies.check").joinpath("calibration.json").read_text(encoding="utf-8"))
     return [
         Point(
-            f"{entry['encoders']} {entry['groups']}",
+            f"{entry['encoders']} {entry['data']} {entry['groups']} {entry['gallery']}",
             entry["sample"],
             {int(size): value for size, value in entry["closed_form"].items()},
             entry["groups"],
             entry["gallery"],
             entry["trained"],
+            entry.get("alike", False),
         )
         for entry in table["points"]
     ]
