@@ -6,7 +6,8 @@
 Some of the training captions are exchanged between photographs (`--kind exchange`), or have one word replaced by
 another of its kind (`--kind word`: "a red car" becomes "a blue car"). Nothing is encoded twice: exchanged captions keep
 their features. Folds, evidence and verdicts are those of `lightcrl clean`; then a method is trained on the noisy, the
-cleaned, the re-captioned and the original captions, and measured on dev; killed, it continues with the next of them.
+cleaned, the re-captioned and the original captions, and on what a faultless cleaner keeps, and measured on dev; killed,
+it continues with the next of them.
 New captions come from retrieval in the cleaned space: training captions, whose features are there. The method was tried
 out on another exchange (seed 100) of 2,000 photographs.
 """
