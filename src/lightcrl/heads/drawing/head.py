@@ -19,12 +19,15 @@ from lightcrl.heads.captioning.head import draw_owners
 from lightcrl.heads.condition import Condition
 from lightcrl.heads.drawing.network import GROUPS, PictureNetwork
 from lightcrl.heads.flow import draw_noise, draw_times, flow_loss, guided, integrate, mix
+from lightcrl.heads.muon import Muon
 from lightcrl.heads.prior.head import first_pairs
 from lightcrl.machine import multiplies_bfloat16
 from lightcrl.tokens import TokenBatch
 
 MIDDLE = -0.8
 """Middle of the times of training, before the logistic function: most of them near the noise, where things arise."""
+MUON_SHARE = 5.0
+"""Rate of Muon relative to that of AdamW."""
 MOST_PIXELS = 50_000_000
 """Greatest number of pixels of a picture that is read."""
 JUDGED_AT = (0.2, 0.5, 0.8)
@@ -58,7 +61,7 @@ class DrawingOptions(HeadOptions):
     size: int = Field(default=64, ge=16, multiple_of=8)
     words: bool = True
     width: int = Field(default=128, gt=0)
-    channels: int = Field(default=32, gt=0, multiple_of=GROUPS)
+    channels: int = Field(default=48, gt=0, multiple_of=GROUPS)
     blocks: int = Field(default=1, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     input_dropout: float = Field(default=0.1, ge=0, lt=1)
@@ -90,9 +93,9 @@ class Drawing(Head):
     suits: ClassVar[Mapping[str, Any]] = {
         "learning_rate": 2e-3,
         "weight_decay": 0.01,
-        "batch_size": 64,
+        "batch_size": 24,
         "items_per_group": 1,
-        "epochs": 12,
+        "epochs": 15,
     }
     defaults: ClassVar[Mapping[str, Any]] = {"held_out": 0.02}
     coordinates: ClassVar[bool] = True
@@ -124,6 +127,10 @@ class Drawing(Head):
     def modalities(self) -> tuple[str, ...]:
         """The modality of the texts and that of the pictures, whose tokens are not read."""
         return self.source, self.target
+
+    def make_optimizer(self, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Return Muon for the inner weights of the network, AdamW for all others."""
+        return Muon(groups, self.network.hidden(), MUON_SHARE)
 
     def fit(self, modality: str, tokens: TokenBatch) -> None:
         """Set statistics of the texts' features."""
