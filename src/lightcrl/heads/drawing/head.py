@@ -93,9 +93,9 @@ class Drawing(Head):
     suits: ClassVar[Mapping[str, Any]] = {
         "learning_rate": 2e-3,
         "weight_decay": 0.01,
-        "batch_size": 24,
+        "batch_size": 16,
         "items_per_group": 1,
-        "epochs": 15,
+        "epochs": 12,
     }
     defaults: ClassVar[Mapping[str, Any]] = {"held_out": 0.02}
     coordinates: ClassVar[bool] = True
