@@ -26,6 +26,8 @@ from lightcrl.tokens import TokenBatch
 
 MIDDLE = -0.8
 """Middle of the times of training, before the logistic function: most of them near the noise, where things arise."""
+SHIFT = 3.0
+"""Shift of the steps of a drawing towards the noise, where number and place of things arise."""
 MUON_SHARE = 5.0
 """Rate of Muon relative to that of AdamW."""
 MOST_PIXELS = 50_000_000
@@ -68,7 +70,7 @@ class DrawingOptions(HeadOptions):
     unconditional: float = Field(default=0.1, ge=0, lt=1)
     without_embedding: float = Field(default=0.4, ge=0, lt=1)
     embedding_noise: float = Field(default=0.5, ge=0)
-    guidance: float = Field(default=2.0, ge=0)
+    guidance: float = Field(default=3.0, ge=0)
     steps: int = Field(default=24, gt=0, le=64)
     judged: int = Field(default=100, gt=0)
 
@@ -208,7 +210,7 @@ class Drawing(Head):
             options.guidance if guidance is None else guidance,
         )
         noise = draw_noise(seed, numbers, (3, size, size)).to(device)
-        pixels = integrate(predict, noise, steps or options.steps) * self.deviation + self.mean
+        pixels = integrate(predict, noise, steps or options.steps, SHIFT) * self.deviation + self.mean
         return pixels.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
 
     def judge(self, material: Material) -> Mapping[str, float]:
