@@ -15,6 +15,7 @@ from lightcrl.errors import HeadError
 from lightcrl.features import Features
 from lightcrl.heads.base import HeadBatch, Material, Space
 from lightcrl.heads.drawing.head import read_pixels
+from lightcrl.heads.flow import integrate
 from lightcrl.heads.spec import make_head
 from lightcrl.tokens import TokenBatch, TokenSpec
 from samples import make_features, randn, units
@@ -96,3 +97,16 @@ def test_pictures_are_read_at_the_size_of_the_decoder(material):
         make_head("drawing", Space(SPECS, DIM), {"unconditional": 0.6, "without_embedding": 0.5})
     with pytest.raises(HeadError, match="no raw items of 'image'"):
         make_head("drawing", Space(SPECS, DIM), OPTIONS).prepare(Material(Features(material.features.stores), {}))
+
+
+def test_a_shift_makes_the_steps_near_the_noise_shorter():
+    seen: list[tuple[float, float]] = []
+
+    def predict(places: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        seen.append((times.item(), places.item()))
+        return torch.full_like(places, 5)
+
+    assert integrate(predict, torch.ones(1, 1), 4, 3.0).item() == pytest.approx(5)
+    times = [0, 1 / 10, 1 / 4, 1 / 2]  # s / (s + 3 (1 - s)) of quarters
+    assert [time for time, _ in seen] == pytest.approx(times)
+    assert [place for _, place in seen] == pytest.approx([1 + 4 * time for time in times])

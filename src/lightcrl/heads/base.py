@@ -7,7 +7,7 @@ digest for each leaf (`heads.state`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -197,6 +197,10 @@ class Head(nn.Module, ABC):
 
     def attach(self, material: Material) -> None:
         """Receive the data whose rows batches name, without learning from it: for predictions of a loaded head."""
+
+    def make_optimizer(self, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Return the optimiser of groups of parameters (`training.gradient.parameter_groups`)."""
+        return torch.optim.AdamW(groups)
 
     @abstractmethod
     def loss(self, batch: HeadBatch) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -95,6 +95,10 @@ class HeadTraining(Method):
                 step.done,
             )
         )
+
+    def make_optimizer(self, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Return the head's optimiser."""
+        return self.head.make_optimizer(groups)
 
     def bound_logit_scale(self) -> None:
         """Do nothing: a head has its own scale, if any."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -202,6 +202,10 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
         """Return vectors [B, d] of any length; `forward` normalises them."""
+
+    def make_optimizer(self, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Return the optimiser of groups of parameters."""
+        return torch.optim.AdamW(groups)
 
     def augment(self, step: Step) -> Step:
         """Return the step that training sees in place of the given step."""

@@ -186,7 +186,7 @@ def train(
     stepper = Stepper(method, features, live, accelerator, spec)
     for module in stepper.modules().values():
         module.to(accelerator.device)
-    optimizer = torch.optim.AdamW(parameter_groups(method, spec, live))
+    optimizer = method.make_optimizer(parameter_groups(method, spec, live))
     with together(folder):
         if accelerator.is_main_process:
             recover_folder(folder / "best")

@@ -19,12 +19,17 @@ from lightcrl.heads.captioning.head import draw_owners
 from lightcrl.heads.condition import Condition
 from lightcrl.heads.drawing.network import GROUPS, PictureNetwork
 from lightcrl.heads.flow import draw_noise, draw_times, flow_loss, guided, integrate, mix
+from lightcrl.heads.muon import Muon
 from lightcrl.heads.prior.head import first_pairs
 from lightcrl.machine import multiplies_bfloat16
 from lightcrl.tokens import TokenBatch
 
 MIDDLE = -0.8
 """Middle of the times of training, before the logistic function: most of them near the noise, where things arise."""
+SHIFT = 3.0
+"""Shift of the steps of a drawing towards the noise, where number and place of things arise."""
+MUON_SHARE = 5.0
+"""Rate of Muon relative to that of AdamW."""
 MOST_PIXELS = 50_000_000
 """Greatest number of pixels of a picture that is read."""
 JUDGED_AT = (0.2, 0.5, 0.8)
@@ -58,14 +63,14 @@ class DrawingOptions(HeadOptions):
     size: int = Field(default=64, ge=16, multiple_of=8)
     words: bool = True
     width: int = Field(default=128, gt=0)
-    channels: int = Field(default=32, gt=0, multiple_of=GROUPS)
+    channels: int = Field(default=48, gt=0, multiple_of=GROUPS)
     blocks: int = Field(default=1, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     input_dropout: float = Field(default=0.1, ge=0, lt=1)
     unconditional: float = Field(default=0.1, ge=0, lt=1)
     without_embedding: float = Field(default=0.4, ge=0, lt=1)
     embedding_noise: float = Field(default=0.5, ge=0)
-    guidance: float = Field(default=2.0, ge=0)
+    guidance: float = Field(default=3.0, ge=0)
     steps: int = Field(default=24, gt=0, le=64)
     judged: int = Field(default=100, gt=0)
 
@@ -90,7 +95,7 @@ class Drawing(Head):
     suits: ClassVar[Mapping[str, Any]] = {
         "learning_rate": 2e-3,
         "weight_decay": 0.01,
-        "batch_size": 64,
+        "batch_size": 16,
         "items_per_group": 1,
         "epochs": 12,
     }
@@ -124,6 +129,10 @@ class Drawing(Head):
     def modalities(self) -> tuple[str, ...]:
         """The modality of the texts and that of the pictures, whose tokens are not read."""
         return self.source, self.target
+
+    def make_optimizer(self, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Return Muon for the inner weights of the network, AdamW for all others."""
+        return Muon(groups, self.network.hidden(), MUON_SHARE)
 
     def fit(self, modality: str, tokens: TokenBatch) -> None:
         """Set statistics of the texts' features."""
@@ -201,7 +210,7 @@ class Drawing(Head):
             options.guidance if guidance is None else guidance,
         )
         noise = draw_noise(seed, numbers, (3, size, size)).to(device)
-        pixels = integrate(predict, noise, steps or options.steps) * self.deviation + self.mean
+        pixels = integrate(predict, noise, steps or options.steps, SHIFT) * self.deviation + self.mean
         return pixels.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
 
     def judge(self, material: Material) -> Mapping[str, float]:

@@ -42,11 +42,16 @@ class PictureNetwork(nn.Module):
         self.widen = nn.Conv2d(wide, 4 * channels, 1)
         self.up = nn.ModuleList(_Block((1 + (n == 0)) * channels, channels, condition) for n in range(blocks))
         self.end = nn.Conv2d(channels, 3 * PATCH**2, 3, padding=1)
+        # Late in the path most of a pixel is known, and need not pass through the network.
+        self.keep = nn.Linear(2 * FREQUENCIES, 1)
+        for parameter in (*self.end.parameters(), *self.keep.parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, pictures: Tensor, times: Tensor, condition: Tensor) -> Tensor:
         """Return predictions of the pictures [N, 3, S, S] from places [N, 3, S, S], times [N], conditions [N, c]."""
         # Linear in the condition: what words add up to in combinations seen, they add up to in others.
-        told = condition + self.time(encode_times(times))
+        encoded = encode_times(times)
+        told = condition + self.time(encoded)
         cells = pixel_unshuffle(pictures, PATCH).contiguous(memory_format=torch.channels_last)
         fine = self.entry(cells) + self.place
         for block in self.down:
@@ -60,7 +65,14 @@ class PictureNetwork(nn.Module):
         values = torch.cat([fine, pixel_shuffle(self.widen(values), 2)], 1)
         for block in self.up:
             values = block(values, told)
-        return pixel_shuffle(self.end(silu(_norm(values))), PATCH)
+        made = pixel_shuffle(self.end(silu(_norm(values))), PATCH)
+        return made + self.keep(encoded).to(made.dtype)[..., None, None] * pictures
+
+    def hidden(self) -> list[Tensor]:
+        """Return the weights of all linear maps and convolutions from features to features."""
+        outer = (self.entry, self.end, self.keep)
+        inner = (m for m in self.modules() if isinstance(m, nn.Linear | nn.Conv2d) and m not in outer)
+        return [module.weight for module in inner]
 
 
 class _Block(nn.Module):
