@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -134,6 +135,10 @@ def _run(service: Any, bound: socket.socket) -> None:
 
     def failed(error: Exception) -> None:
         failures.append(error)
+        # Told to stop before it has started, uvicorn leaves out the end of the application, and prints a traceback.
+        latest = time.monotonic() + STOPPING
+        while not server.started and time.monotonic() < latest:
+            time.sleep(0.01)
         server.should_exit = True
 
     config = uvicorn.Config(
