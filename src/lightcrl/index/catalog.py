@@ -16,7 +16,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -292,7 +292,14 @@ class Catalog:
         place = f"file:{quote(str(self.path))}"
         for mode in ("mode=rw" if write else "mode=ro", "mode=ro", "mode=ro&immutable=1"):
             try:
-                connection = sqlite3.connect(f"{place}?{mode}", uri=True, timeout=_WAIT, isolation_level=None)
+                connection = sqlite3.connect(
+                    f"{place}?{mode}",
+                    uri=True,
+                    timeout=_WAIT,
+                    isolation_level=None,
+                    check_same_thread=False,
+                    factory=_Connection,
+                )
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("SELECT count(*) FROM state").fetchone()
             except sqlite3.OperationalError:
@@ -301,6 +308,18 @@ class Catalog:
                 raise TornStoreError(f"{self.path} cannot be read ({error}). Build the index again.") from None
             return connection
         raise StoreError(f"{self.path} cannot be opened. Build the index again.")
+
+
+@final
+class _Connection(sqlite3.Connection):
+    """A connection that closes with its last use: threads end, and catalogs are given up, without a word.
+
+    It may be closed by another thread, though only one thread uses it.
+    """
+
+    def __del__(self) -> None:
+        with suppress(sqlite3.ProgrammingError):  # a file that cannot be opened
+            self.close()
 
 
 @final
