@@ -242,14 +242,14 @@ def test_the_space_states_gaps_and_takes_the_label_that_its_axes_show():
         "half": {group: str(group < 20) for group in range(40)},
         "parity": {group: str(group % 2) for group in range(40)},
     }
-    found = look({"left": left, "right": -left}, {"left": links, "right": links}, labels)
-    assert found.label == "half"
+    found = look({"left": left, "right": -left}, {"left": links, "right": links})
+    assert found.label == ""
     assert found.gaps["left", "right"] == pytest.approx(2 * float(left.mean(0).norm()), abs=1e-5)
     assert found.partners == pytest.approx(2, abs=1e-5)
     assert found.strangers < 1.9
     assert found.points["left"].shape == (40, 2)
-    same = look({"left": left, "right": left}, {"left": links, "right": links})
-    assert (same.label, same.partners) == ("", 0)
+    same = look({"left": left, "right": left}, {"left": links, "right": links}, labels)
+    assert (same.label, same.partners) == ("half", 0)
     assert same.gaps["left", "right"] == pytest.approx(0)
 
 
