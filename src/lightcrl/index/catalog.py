@@ -56,7 +56,8 @@ CREATE TABLE calibration (query TEXT, item TEXT, value BLOB NOT NULL, PRIMARY KE
 """
 _PREVIEWS = "CREATE TABLE IF NOT EXISTS previews (number INTEGER PRIMARY KEY, media TEXT NOT NULL, data BLOB NOT NULL)"
 _MANY = 500  # greatest number of values of one statement
-_WAIT = 60.0  # seconds to wait for another process's commit
+# `timeout`: seconds to wait for another process's commit.
+_SETTINGS: Mapping[str, Any] = {"uri": True, "timeout": 60.0, "isolation_level": None, "check_same_thread": False}
 
 
 @dataclass(frozen=True)
@@ -292,14 +293,7 @@ class Catalog:
         place = f"file:{quote(str(self.path))}"
         for mode in ("mode=rw" if write else "mode=ro", "mode=ro", "mode=ro&immutable=1"):
             try:
-                connection = sqlite3.connect(
-                    f"{place}?{mode}",
-                    uri=True,
-                    timeout=_WAIT,
-                    isolation_level=None,
-                    check_same_thread=False,
-                    factory=_Connection,
-                )
+                connection = sqlite3.connect(f"{place}?{mode}", factory=_Connection, **_SETTINGS)
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("SELECT count(*) FROM state").fetchone()
             except sqlite3.OperationalError:
