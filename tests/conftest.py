@@ -39,12 +39,18 @@ LONGEST = (
     "test_export.py",
     "test_docs_commands.py",
     "test_tutorials.py",
+    "training/test_loop.py",
     "growth/test_extend.py",
     "test_real.py",
     "test_demo.py",
     "studies/test_reproduce.py",
     "test_processes.py",
     "test_cli.py",
+    "index/test_lancedb.py",
+    "test_readme.py",
+    "contracts/test_encoders.py",
+    "index/test_search.py",
+    "studies/test_clean.py",
     "test_two_commands.py",
 )
 
