@@ -98,8 +98,7 @@ def measure(recipe: Recipe, features: Features, groups: int, dev: int, seed: int
         len(some["train"]), chosen, dict.fromkeys(names, ()),
     ).ridge  # fmt: skip
     line = fit_baseline((parts[0], parts[1]), (slots[0], slots[1]), ridge)
-    alike = len(set(recipe.kinds.values())) == 1
-    calibration = fit([point for point in measured() if point.alike == alike])
+    calibration = fit(measured(alike=len(set(recipe.kinds.values())) == 1))
     assert line is not None
     assert calibration is not None
     if given.solved:  # no training, hence no lead of training

@@ -19,7 +19,7 @@ from clip_retrieval.clip_index import clip_index
 from clip_retrieval.clip_inference.main import main as clip_inference
 
 QUERIES = 200
-"""Greatest number of queries: one takes half a second."""
+"""Greatest number of queries: on a busy machine one takes up to half a second."""
 
 if __name__ == "__main__":
     config, checkpoint = sys.argv[1:]

@@ -26,12 +26,6 @@ def sigmoid(value: float) -> float:
     return 1 / (1 + math.exp(-value))
 
 
-def packaged(*, alike: bool) -> Calibration:
-    made = fit([point for point in measured() if point.alike == alike])
-    assert made is not None
-    return made
-
-
 def law(noise: float = 0.0, lead: float = 6.0, growth: float = 7.0) -> list[Point]:
     """Runs whose DFE leads by 0.2 and by what the law says of groups and sample, and noise."""
     rng = np.random.default_rng(0)
@@ -79,14 +73,7 @@ def test_the_noise_of_a_small_dev_widens_what_is_expected():
 
 def test_the_closed_form_at_hand_is_where_the_forecast_starts():
     """368 photographs, 32 of them in dev: 0.617 in closed form, 0.662 trained; an earlier fit said 0.48 (0.39-0.56)."""
-    expected = predict(
-        fit([point for point in measured() if not point.alike]),
-        {8: 0.8, 16: 0.7, 32: 0.617},
-        336,
-        336,
-        32,
-        interval=(0.49, 0.74),
-    )
+    expected = predict(fit(measured(alike=False)), {8: 0.8, 16: 0.7, 32: 0.617}, 336, 336, 32, interval=(0.49, 0.74))
     assert 0.6 < expected.recall < 0.66
     assert expected.low < 0.617 < 0.662 < expected.high
     assert expected.high - expected.low > 0.2
@@ -131,13 +118,23 @@ def test_more_groups_to_search_are_never_easier():
     assert recall_among({10: 0.1, 200: 0.9}, 1000) <= 0.9
 
 
-@pytest.mark.parametrize(("alike", "runs"), [(False, 7), (True, 10)])
-def test_the_packaged_points_make_a_calibration(alike, runs):
-    points = [point for point in measured() if point.alike == alike]
+def test_the_packaged_points_make_a_calibration():
+    points = measured(alike=False)
     calibration = fit(points)
     assert calibration is not None
-    assert calibration.runs == runs
-    assert calibration.spread < 2
+    assert calibration.runs == 7
+    assert calibration.spread < 1.5
+    for point in points:
+        expected = predict(calibration, point.closed_form, point.sample, point.groups, point.gallery)
+        assert expected.low < point.trained < expected.high
+
+
+def test_the_packaged_points_of_one_kind_make_another():
+    points = measured(alike=True)
+    calibration = fit(points)
+    assert calibration is not None
+    assert calibration.runs == 10
+    assert calibration.spread < 1.5
     within = []
     for point in points:
         own = point.closed_form[max(point.closed_form)]
@@ -151,7 +148,8 @@ def test_training_leads_by_more_between_two_encoders_of_the_same_texts():
     """1,000 sentences of MRPC, MiniLM and stories260K, seed 0; no point of the fit: 0.638 trained among 300."""
     closed_form = {25: 0.6, 50: 0.51, 100: 0.415}
     forecasts = [
-        predict(packaged(alike=alike), closed_form, 300, 1000, 300, interval=(0.33, 0.5)) for alike in (False, True)
+        predict(fit(measured(alike=alike)), closed_form, 300, 1000, 300, interval=(0.33, 0.5))
+        for alike in (False, True)
     ]
     assert forecasts[0].recall < forecasts[1].recall < 0.638 < forecasts[1].high
 

@@ -53,7 +53,7 @@ def unfit(match: Match) -> bool | None:
     if match.likeness is None or match.baseline is None:
         return None
     by_chance = match.likeness.knn <= match.likeness.highest_by_chance
-    return by_chance and match.baseline.interval[0] <= 2 * match.baseline.chance
+    return by_chance and match.baseline.near_chance
 
 
 def _on_pair(pair: Pair, match: Match) -> list[Advice]:
@@ -74,7 +74,7 @@ def _on_pair(pair: Pair, match: Match) -> list[Advice]:
                 "(data.key, data.columns); if they do, choose another encoder.",
             )
         ]
-    if match.prediction is None and line.interval[0] > 2 * line.chance:
+    if match.prediction is None and not line.near_chance:
         return [
             Advice(
                 "fit",

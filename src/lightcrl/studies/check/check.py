@@ -215,11 +215,11 @@ def _match(dataset: Dataset, sample: Sample, pair: Pair, selection: Selection, k
     groups, gallery = ((splits[shared] == split).sum() for split in ("train", "dev"))
     closed_form = {**baseline.smaller, baseline.gallery: baseline.recall}
     # Recall near chance has no information on the result of training, nor on pairs: right ones look random too.
-    if baseline.interval[0] <= 2 * baseline.chance:
+    if baseline.near_chance:
         return Match(likeness, baseline, None)
     noise = _noise(sample, pair, selection, kinds)
     alike = kinds[a] == kinds[b]
-    calibration = fit([point for point in measured() if point.alike == alike])
+    calibration = fit(measured(alike=alike))
     # Between two encoders of the same items, training brings all items of a group together; a linear map does not.
     if calibration is None or (alike and all(items_per_group(dataset, name) > SIBLINGS for name in pair)):
         return Match(likeness, baseline, None, noise)

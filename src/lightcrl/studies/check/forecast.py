@@ -57,7 +57,6 @@ class Point:
         groups: number of groups that the DFE was trained on.
         gallery: number of groups among which the DFE's R@1 was measured.
         trained: mean R@1 of the DFE on dev.
-        alike: true if both modalities are of one kind, such as two encoders of the same texts.
     """
 
     run: str
@@ -66,7 +65,6 @@ class Point:
     groups: float
     gallery: int
     trained: float
-    alike: bool = False
 
     @property
     def features(self) -> np.ndarray:
@@ -262,8 +260,11 @@ def _first(groups: int, recall: Callable[[float], float], target: float) -> floa
     return float(reached[0]) if reached else math.inf
 
 
-def measured() -> list[Point]:
-    """Return the runs that come with the package (calibration.json, made by benchmarks/calibrate.py)."""
+def measured(*, alike: bool) -> list[Point]:
+    """Return the runs that come with the package (calibration.json, made by benchmarks/calibrate.py).
+
+    `alike` chooses those of two modalities of one kind, such as two encoders of the same texts, or all others.
+    """
     table = json.loads(files("lightcrl.studies.check").joinpath("calibration.json").read_text(encoding="utf-8"))
     return [
         Point(
@@ -273,7 +274,7 @@ def measured() -> list[Point]:
             entry["groups"],
             entry["gallery"],
             entry["trained"],
-            entry.get("alike", False),
         )
         for entry in table["points"]
+        if entry.get("alike", False) == alike
     ]

@@ -69,6 +69,11 @@ class Baseline:
     smaller: dict[int, float]
     correlations: Tensor
 
+    @property
+    def near_chance(self) -> bool:
+        """True if the interval reaches twice chance."""
+        return self.interval[0] <= 2 * self.chance
+
 
 class Scaler:
     """Concatenated slots, each centred and scaled to a mean variance of 1 by the train sample."""
