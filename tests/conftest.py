@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,6 +66,14 @@ def pytest_collection_finish() -> None:
     """Take a million imported objects out of garbage collection: otherwise each full one goes through them."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _console_as_found():
+    """No test may leave the console quiet, or on standard error: a later one of its worker would read nothing."""
+    yield
+    progress = sys.modules.get("lightcrl.report.progress")
+    assert progress is None or not (progress.console.quiet or progress.console.stderr)
 
 
 @pytest.fixture(scope="session")
