@@ -18,8 +18,8 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,8 @@ from torch import Tensor
 from lightcrl.checkpoint import load_folder
 from lightcrl.data import load_dataset
 from lightcrl.features import Features
-from lightcrl.features.base import Store
+from lightcrl.features.base import Store, WrappedStore
 from lightcrl.features.embed import embed_rows, own_rows
-from lightcrl.features.rows import Rows
 from lightcrl.features.table import Split, make_members
 from lightcrl.files.local import make_folder, write_json
 from lightcrl.heads.base import Material
@@ -43,8 +42,9 @@ from lightcrl.pipeline import prepare, train_method
 from lightcrl.recipe import Recipe, load_recipe
 from lightcrl.sheets import markdown_table
 from lightcrl.specs import parse
+from lightcrl.studies.clean.homes import find_homes
 from lightcrl.studies.clean.pairs import draw_folds, lay_out
-from lightcrl.studies.clean.run import THRESHOLD, judge_pairs
+from lightcrl.studies.clean.run import MOVE, THRESHOLD, judge_pairs
 from lightcrl.studies.clean.spaces import Ground
 from lightcrl.tokens import TokenBatch
 
@@ -167,8 +167,9 @@ def measure(given: argparse.Namespace, noise: float, seed: int) -> dict[str, Any
         "true": float(wrong.mean()),
         "rounds": [],
     }
-    for verdicts in judge_pairs(ground, given.rounds):
-        verdict = verdicts["text"]
+    rounds = judge_pairs(ground, given.rounds)
+    for each in rounds:
+        verdict = each.verdicts["text"]
         score = np.full(len(links.rows), -np.inf)
         score[verdict.links] = -verdict.log_ratio
         suspected = verdict.over_links(len(links.rows))[train] > THRESHOLD
@@ -185,11 +186,22 @@ def measure(given: argparse.Namespace, noise: float, seed: int) -> dict[str, Any
             }
         )
     result["judge_seconds"] = round(time.process_time() - start, 1)
+    homes = find_homes(ground, rounds[-1].spaces, verdict, "text", 0, THRESHOLD)
+    homes = {link: home for link, home in homes.items() if home.probability > MOVE}
+    place = np.flatnonzero(train)[:1]
+    moved = {link - int(place[0]): home.group for link, home in homes.items()}
+    original_groups = _groups_of(original)
+    rows = features.split("train").members["text"].rows
+    result["moved"] = len(moved) / max(1, int(suspected.sum()))
+    result["moved_right"] = float(
+        np.mean([group in original_groups[rows[link]] for link, group in moved.items()] or [0])
+    )
     path, cleaned = folder / "result.json", _without(features, suspected)
     done = json.loads(path.read_text())["recall@1"] if path.exists() else {}
     tables: dict[str, Callable[[], Features]] = {
         "noisy": lambda: features,
         "cleaned": lambda: cleaned,
+        "moved": lambda: _moved(features, suspected, moved),
         "recaptioned": lambda: _recaptioned(cleaned, suspected, features, folder / f"{given.train}-cleaned", texts),
         "clean": lambda: original,
         "faultless": lambda: _without(features, wrong),
@@ -203,15 +215,13 @@ def measure(given: argparse.Namespace, noise: float, seed: int) -> dict[str, Any
     return result
 
 
-@dataclass(frozen=True)
-class FirstSlots(Rows):
-    """A store with the first slots alone, in memory.
+class FirstSlots(WrappedStore):
+    """A store with the first slots alone, in memory: `values` [R, slots, D]."""
 
-    Attributes:
-        values: their tokens [R, slots, D].
-    """
-
-    values: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1))
+    def __init__(self, store: Store, values: Tensor) -> None:
+        super().__init__(store)
+        self.values, self.slots, self.sequence = values, values.shape[1], False
+        self.longest, self.tokens, self.nbytes = self.slots, self.rows * self.slots, values.nbytes
 
     def gather(self, rows: np.ndarray, *, sequence: bool = True) -> TokenBatch:
         """Return the slots of the items at `rows` [B]."""
@@ -228,7 +238,7 @@ def _first_slots(features: Features, given: argparse.Namespace) -> Features:
             return torch.cat([store.gather(part, sequence=False).values[:, : given.slots] for part in parts])
 
         values = _kept(given.output / f"slots{given.slots}-{store.fingerprint}.npy", read)
-        stores[name] = FirstSlots(store, values.shape[2], values.shape[1], longest=values.shape[1], values=values)
+        stores[name] = FirstSlots(store, values)
     return features.replace_stores(stores)
 
 
@@ -289,6 +299,27 @@ def _without(features: Features, suspected: np.ndarray) -> Features:
     return features.replace_split("train", replace(split, members={**split.members, "text": kept}))
 
 
+def _groups_of(features: Features) -> dict[int, set[int]]:
+    """Return the groups of every row of train's texts."""
+    members = features.split("train").members["text"]
+    groups: dict[int, set[int]] = {}
+    for row, group in zip(members.rows.tolist(), members.groups.tolist(), strict=True):
+        groups.setdefault(row, set()).add(group)
+    return groups
+
+
+def _moved(features: Features, suspected: np.ndarray, moved: Mapping[int, int]) -> Features:
+    """Return the features without the suspected texts, but for those that are moved into another group."""
+    split = features.split("train")
+    members = split.members["text"]
+    groups, kept = members.groups.copy(), ~suspected
+    for link, group in moved.items():
+        groups[link], kept[link] = group, True
+    pairs = np.unique(np.stack([groups[kept], members.rows[kept]], 1), axis=0)
+    text = make_members(pairs[:, 1], pairs[:, 0], len(split))
+    return features.replace_split("train", replace(split, members={**split.members, "text": text}))
+
+
 def train_on(
     given: argparse.Namespace, recipe: Recipe, features: Features, encoders: Any, folder: Path, seed: int
 ) -> float:
@@ -302,7 +333,7 @@ def show(folder: Path) -> None:
     """Print a row for each finished part."""
     headings = (
         *("noise", "photographs", "seed", "AP, rounds", "estimated (95 %)", "true", "dropped", "precision, recall"),
-        *("R@1 noisy, cleaned, re-captioned, clean, faultless", "CPU s"),
+        *("moved", "R@1", "CPU s"),
     )
     rows = []
     for path in sorted(folder.glob("*/*/result.json")):
@@ -319,7 +350,8 @@ def show(folder: Path) -> None:
                 f"{each['true']:.3f}",
                 f"{last['dropped']:.3f}",
                 f"{last['precision']:.3f}, {last['recall']:.3f}",
-                ", ".join(f"{value:.4f}" for value in each["recall@1"].values()),
+                f"{each.get('moved', 0):.3f}, {each.get('moved_right', 0):.3f} right",
+                ", ".join(f"{name} {value:.4f}" for name, value in each["recall@1"].items()),
                 f"{each['judge_seconds']:.0f}",
             )
         )

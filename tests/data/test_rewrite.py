@@ -82,6 +82,34 @@ def test_a_table_is_written_back_in_its_own_format_with_all_columns(tmp_path, su
     assert {item.key for item in kept.items["image"]} < before
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_an_item_moves_into_another_group_with_the_columns_of_that_group(tmp_path, suffix):
+    """Also into one that loses all its own texts, and into one that is merged."""
+    spec = DataSpec(train=str(write(tmp_path, suffix)))
+    items = {str(item.raw): item for item in load_dataset(spec, KINDS).items["text"]}
+    moved = {("a.png", "text", items["a lorry"].key): "c.png", ("c.png", "text", items["a dog"].key): "b.png"}
+    names = dict.fromkeys(["a.png", "b.png", "c.png"], "train")
+    new = rewrite(spec, KINDS, Edits(names, moved=moved), tmp_path)
+    assert groups(new) == {"a.png": {"a cat"}, "b.png": {"the same cat, asleep", "a dog"}, "c.png": {"a lorry"}}
+    urls = load_dataset(new, {"image": "image", "url": "text"})
+    found = {(urls.groups[group], str(urls.items["url"][item].raw)) for item, group in urls.links["url"].tolist()}
+    assert found == {("a.png", "u1"), ("b.png", "u3"), ("c.png", "u4")}
+    both = Edits(names, moved=moved, merged={"b.png": "a.png"}, copies=edited(spec).copies)
+    merged = rewrite(spec, KINDS, both, tmp_path, "merged")
+    assert groups(merged)["a.png"] == {"a cat", "the same cat, asleep", "a dog"}
+
+
+def test_an_item_moves_between_lists(tmp_path):
+    write(tmp_path, ".jsonl")
+    rows = [{"image": "a.png", "text": ["a cat", "a dog"]}, {"image": "b.png", "text": ["a lorry", "a bus"]}]
+    path = tmp_path / "lists.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = DataSpec(train=str(path))
+    item = next(item for item in load_dataset(spec, KINDS).items["text"] if str(item.raw) == "a dog")
+    edits = Edits({"a.png": "train", "b.png": "train"}, moved={("a.png", "text", item.key): "b.png"})
+    assert groups(rewrite(spec, KINDS, edits, tmp_path)) == {"a.png": {"a cat"}, "b.png": {"a lorry", "a bus", "a dog"}}
+
+
 def test_drawn_splits_are_written_down_in_lines_of_groups(tmp_path):
     spec = DataSpec(path=str(write(tmp_path, ".jsonl")))
     edits = edited(spec)

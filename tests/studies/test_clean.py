@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from types import SimpleNamespace
 
@@ -24,7 +25,7 @@ from lightcrl.studies.check.tables import to_json
 from lightcrl.studies.clean.decisions import read_decisions
 from recipes import SMALL_WORLD
 
-GROUPS, TEXTS, WRONG = 600, 4, 400
+GROUPS, TEXTS, WRONG, FOREIGN = 600, 4, 400, 60
 RECIPE = """
 [data]
 train = "train.jsonl"
@@ -55,12 +56,14 @@ tensorboard = false
 
 
 def write_noisy(folder, wrong: int = WRONG) -> set[tuple[str, str]]:
-    """A number per group with three texts; some texts of train are exchanged between groups."""
+    """A number per group with four texts; some of train are exchanged between groups, some are of no group's number."""
     generator = np.random.default_rng(5)
     texts = [[f"{number} right {copy}" for copy in range(TEXTS)] for number in range(GROUPS)]
     chosen = generator.permutation(GROUPS * TEXTS)[:wrong]
     for place, source in zip(chosen, np.roll(chosen, 1), strict=True):
         texts[place // TEXTS][place % TEXTS] = f"{source // TEXTS} right {source % TEXTS}"
+    for number, place in enumerate(chosen[:FOREIGN]):
+        texts[place // TEXTS][place % TEXTS] = f"{7000 + number} right 0"
     misplaced = {
         (str(number), text) for number, row in enumerate(texts) for text in row if text.split()[0] != str(number)
     }
@@ -211,6 +214,49 @@ def test_another_threshold_and_a_review_train_nothing(world):
     texts = {str(item.raw) for item in dataset.items["right"]}
     assert suspected.content in texts
     assert f"{replaced.group} right new" in texts
+
+
+def test_wrong_texts_move_where_they_belong_and_fewer_of_those_of_no_group(world):
+    moved_to = world.folder / "moved"
+    shutil.copytree(world.folder / "out", moved_to)
+    output = call("clean", world.folder / "noisy.toml", "--output", moved_to, "--folds", 3, "--move")
+    assert "move: wrong" in output
+    decisions = read_decisions(moved_to / "decisions.jsonl")
+    wrong = [each for each in decisions if each.reason == "wrong"]
+    assert {each.place for each in wrong} == {each.place for each in world.decisions if each.reason == "wrong"}
+    moved = [each for each in wrong if each.decision == "move"]
+    number = {each.place: int(each.content.split()[0]) for each in wrong}
+    right = [int(each.moved_to) == number[each.place] for each in moved]
+    at_home = [each.decision == "move" for each in wrong if number[each.place] < GROUPS]
+    foreign = [each.decision == "move" for each in wrong if number[each.place] >= GROUPS]
+    assert len(foreign) > 50
+    # Measured: 0.79, 0.997, 0.68; among 600 groups in eight directions, a text of none has a near one.
+    assert np.mean(right) > 0.75
+    assert np.mean(at_home) > 0.95
+    assert np.mean(foreign) < 0.75
+    rows = [json.loads(line) for line in (moved_to / "cleaned-train.jsonl").read_text().splitlines()]
+    assert all((row["left"], row["licence"]) == (f"{row['number']} left", f"L{row['number']}") for row in rows)
+    kept = {(each.group, each.content) for each in decisions if each.decision == "keep" and each.split == "train"}
+    assert {(str(row["number"]), row["right"]) for row in rows} == kept | {(e.moved_to, e.content) for e in moved}
+    assert (moved_to / "report.html").read_text().count('<span class="tag">belongs to ') > 200
+    # A person takes one back, and sends another one elsewhere.
+    review = [
+        {"group": each.group, "modality": "right", "item": each.item, "decision": word, "moved_to": target}
+        for each, word, target in zip(moved, ("drop", "move"), (None, "17"), strict=False)
+    ]
+    (moved_to / "review.jsonl").write_text("\n".join(map(json.dumps, review)))
+    arguments = {"folds": 3, "move": True, "review": moved_to / "review.jsonl"}
+    again = {each.place: each for each in lightcrl.clean(world.folder / "noisy.toml", moved_to, **arguments).decisions}
+    assert [(again[each.place].decision, again[each.place].moved_to) for each in moved[:2]] == [
+        ("drop", None),
+        ("move", "17"),
+    ]
+    (moved_to / "review.jsonl").write_text(json.dumps({**review[1], "moved_to": "nowhere"}))
+    with pytest.raises(CleaningError, match="an item moves into the group 'nowhere', which is not in the data"):
+        lightcrl.clean(world.folder / "noisy.toml", moved_to, **arguments)
+    (moved_to / "review.jsonl").write_text(json.dumps({**review[1], "moved_to": None}))
+    with pytest.raises(CleaningError, match="expected keep, drop, move with moved_to, or recaption with replacement"):
+        lightcrl.clean(world.folder / "noisy.toml", moved_to, **arguments)
 
 
 def test_dropped_texts_are_written_anew_by_a_captioner_and_marked(world):

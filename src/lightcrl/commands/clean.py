@@ -37,6 +37,9 @@ def clean(
     keep_duplicates: Annotated[
         bool, typer.Option("--keep-duplicates", help="Keep groups with the same picture or sound apart.")
     ] = False,
+    move: Annotated[
+        bool, typer.Option("--move", help="Move a wrong item into the group where it belongs, if that is in the data.")
+    ] = False,
     seed: Annotated[int, choice(help="Seed of folds and trainings.")] = 0,
     review: Annotated[
         Path | None, choice(metavar="FILE.jsonl", help="Decisions of a person, as the page saves them.")
@@ -70,6 +73,7 @@ def clean(
             splits=tuple(names(splits) or ()),
             anchor=anchor,
             merge=not keep_duplicates,
+            move=move,
             seed=seed,
             review=review,
             recaption=recaption,

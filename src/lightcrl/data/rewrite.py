@@ -37,6 +37,7 @@ class Edits:
         replaced: text in place of an item's.
         merged: name of the group into which a group is merged, by its own name.
         copies: item in place of another of the same content, by modality and digest.
+        moved: group into which an item goes.
     """
 
     splits: Mapping[str, str]
@@ -44,6 +45,7 @@ class Edits:
     replaced: Mapping[Place, str] = field(default_factory=dict)
     merged: Mapping[str, str] = field(default_factory=dict)
     copies: Mapping[tuple[str, str], Item] = field(default_factory=dict)
+    moved: Mapping[Place, str] = field(default_factory=dict)
 
 
 def rewrite(spec: DataSpec, kinds: Mapping[str, str], edits: Edits, folder: Path, name: str = "cleaned") -> DataSpec:
@@ -86,20 +88,46 @@ def _sources(spec: DataSpec, kinds: Mapping[str, str]) -> Iterator[tuple[str | N
 
 def _edited(source: Any, edits: Edits, split: str | None) -> Iterator[Row]:
     """Yield the rows that stay, edited; the group and split of each are the new ones."""
+    # The first row of each group that items go to, and these items.
+    hosts: dict[str, Row] = {}
+    arrivals: dict[str, list[tuple[str, Item]]] = {group: [] for group in edits.moved.values()}
     for row in source.rows():
         if isinstance(row, Rejection) or row.key not in edits.splits:
             continue
         if (split or row.split or edits.splits[row.key]) != edits.splits[row.key]:
             continue
         cells = {modality: list(_kept(row.key, modality, items, edits)) for modality, items in row.cells.items()}
+        if row.key in arrivals:
+            hosts.setdefault(row.key, row)
+        for modality, items in row.cells.items():
+            for item in items:
+                if (into := edits.moved.get((row.key, modality, item.key))) is not None:
+                    arrivals[into].append((modality, item))
         notes = {**row.notes, RECAPTIONED: _new_texts(row, edits)} if edits.replaced else row.notes
         # A row whose item was dropped must not leave the rest of it behind as a row of its own.
         if any(not kept and row.cells[modality] for modality, kept in cells.items()):
             cells = {modality: kept for modality, kept in cells.items() if kept}
             if len(cells) < 2:
                 continue
-        into = edits.merged.get(row.key, row.key)
-        yield replace(row, key=into, cells=cells, split=edits.splits[row.key], notes=notes)
+        yield _renamed(row, cells, edits, notes)
+    for group, items in arrivals.items():
+        if group in hosts:
+            yield from _arrived(hosts[group], items, edits)
+
+
+def _renamed(row: Row, cells: Mapping[str, list[Item]], edits: Edits, notes: Mapping[str, Any]) -> Row:
+    """Return the row with other cells, in the group into which its own is merged."""
+    into = edits.merged.get(row.key, row.key)
+    return replace(row, key=into, cells=cells, split=edits.splits[row.key], notes=notes)
+
+
+def _arrived(host: Row, items: Sequence[tuple[str, Item]], edits: Edits) -> Iterator[Row]:
+    """Yield a further row of a group for each item that goes there."""
+    notes = {**host.notes, RECAPTIONED: None} if edits.replaced else host.notes
+    cells = {name: list(_kept(host.key, name, cell, edits)) for name, cell in host.cells.items()}
+    for modality, item in items:
+        beside = {name: kept for name, kept in cells.items() if kept and name != modality}
+        yield _renamed(host, {**beside, modality: [item]}, edits, notes)
 
 
 def _new_texts(row: Row, edits: Edits) -> str | list[str] | None:
@@ -112,7 +140,7 @@ def _new_texts(row: Row, edits: Edits) -> str | list[str] | None:
 def _kept(group: str, modality: str, items: Sequence[Item], edits: Edits) -> Iterator[Item]:
     for item in items:
         place = group, modality, item.key
-        if place in edits.dropped:
+        if place in edits.dropped or place in edits.moved:
             continue
         if place in edits.replaced:
             yield replace(item, raw=edits.replaced[place])

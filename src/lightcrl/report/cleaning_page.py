@@ -32,7 +32,8 @@ def render_cleaning(cleaning: Cleaning) -> str:
         raise MissingExtraError("the page of a cleaning", "report") from error
     shown = choose_pairs(cleaning.decisions)
     dataset = load_dataset(cleaning.original.data, cleaning.original.kinds)
-    anchors = _anchors(dataset.groups, dataset.links[cleaning.anchor], {each.group for each in shown})
+    wanted = {each.group for each in shown} | {each.moved_to for each in shown if each.moved_to}
+    anchors = _anchors(dataset.groups, dataset.links[cleaning.anchor], wanted)
     show = _Shower(dataset.items[cleaning.anchor], cleaning.original.kinds[cleaning.anchor])
     by_key = {
         modality: {item.key: item for item in dataset.items[modality]}
@@ -42,6 +43,7 @@ def render_cleaning(cleaning: Cleaning) -> str:
         {
             "decision": each,
             "anchor": show(anchors[each.group]) if each.group in anchors else None,
+            "home": show(anchors[each.moved_to]) if each.moved_to in anchors else None,
             "item": None if each.content is not None else _shown(by_key[each.modality], each, cleaning.original.kinds),
         }
         for each in shown

@@ -10,6 +10,7 @@ import numpy as np
 
 from lightcrl.data import Item, load_dataset
 from lightcrl.data.rewrite import Edits
+from lightcrl.errors import CleaningError
 from lightcrl.features import Features
 from lightcrl.features.base import item_keys
 from lightcrl.features.table import SPLITS
@@ -82,12 +83,20 @@ class Catalog:
         return sorted(decisions, key=lambda each: order[each.group])
 
     def edits(self, decisions: Sequence[Decision]) -> Edits:
-        """Return the changes to the data set that carry out the decisions."""
+        """Return the changes to the data set that carry out the decisions.
+
+        Raises:
+            CleaningError: an item moves into a group that the data does not have.
+        """
+        moved = {each.place: each.moved_to for each in decisions if each.decision == "move" and each.moved_to}
+        if unknown := sorted({*moved.values()} - {*self.names}):
+            raise CleaningError(f"an item moves into the group {unknown[0]!r}, which is not in the data.")
         leaks = {each.group for each in decisions if each.reason == "leak"}
         merged = {each.group: each.duplicate_of for each in decisions if each.duplicate_of is not None}
-        total, dropped = (Counter(each.group for each in some) for some in (decisions, _dropped(decisions)))
+        total, left = Counter(each.group for each in decisions), Counter(moved.values())
+        left.update(each.group for each in decisions if each.decision not in ("drop", "move"))
         # A group that loses all its judged items has nothing to learn from.
-        empty = {group for group, count in dropped.items() if count == total[group]}
+        empty = {group for group in total if not left[group]}
         splits = {
             name: SPLITS[code]
             for name, code in zip(self.names, self.layout.splits, strict=True)
@@ -95,10 +104,11 @@ class Catalog:
         }
         return Edits(
             splits,
-            frozenset(each.place for each in _dropped(decisions)),
+            frozenset(each.place for each in decisions if each.decision == "drop"),
             {each.place: each.replacement for each in decisions if each.decision == "recaption" and each.replacement},
             merged,
             self._copies(merged),
+            moved,
         )
 
     def _name(self, table: Mapping[int, int], group: int) -> str | None:
@@ -138,10 +148,6 @@ class Catalog:
             first.setdefault(group, row)
         items = self.items[anchor]
         return {(anchor, items[first[number[name]]].key): items[first[number[into]]] for name, into in merged.items()}
-
-
-def _dropped(decisions: Sequence[Decision]) -> Iterator[Decision]:
-    return (each for each in decisions if each.decision == "drop")
 
 
 def open_catalog(recipe: Recipe, features: Features, layout: Layout) -> Catalog:

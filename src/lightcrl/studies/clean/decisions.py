@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lightcrl.errors import CleaningError
 from lightcrl.files.local import write_text
 
-Word = Literal["keep", "drop", "recaption"]
-DECISIONS: tuple[Word, ...] = ("keep", "drop", "recaption")
+Word = Literal["keep", "drop", "move", "recaption"]
+DECISIONS: tuple[Word, ...] = ("keep", "drop", "move", "recaption")
+TARGETS = {"move": "moved_to", "recaption": "replacement"}
+"""The field that a decision needs beside its word."""
 WEAK = 0.2
 """Probability of being wrong from which a kept pair is called weak."""
 
@@ -34,12 +36,13 @@ class Decision:
         content: the text; None for pictures and sounds.
         wrong: probability that the item does not belong to its group; None if it was not judged.
         score: logarithm of the likelihood ratio of right against wrong; None if it was not judged.
-        decision: `"keep"`, `"drop"`, or `"recaption"` for a text that a captioner replaces.
+        decision: `"keep"`, `"drop"`, `"move"` (into another group), or `"recaption"` (a captioner replaces the text).
         reason: `"right"`, `"weak"`, `"wrong"`, `"held out"` (suspected, in a split that stays as it is),
             `"not judged"`, `"leak"` (the group's anchor is also in another split) or `"review"` (decided by a person).
         duplicate_of: group with the same anchor, into which this group is merged.
         near: group whose anchor is nearly the same.
         replacement: text in place of `content`; only with `"recaption"`.
+        moved_to: group in which the item belongs; only with `"move"`.
     """
 
     group: str
@@ -55,6 +58,7 @@ class Decision:
     duplicate_of: str | None = None
     near: str | None = None
     replacement: str | None = None
+    moved_to: str | None = None
 
     @property
     def place(self) -> Place:
@@ -101,13 +105,13 @@ def read_decisions(path: Path) -> list[Decision]:
         raise ValueError(str(error)) from None
 
 
-def read_review(path: Path) -> dict[Place, tuple[Word, str | None]]:
-    """Read decisions of a person by pair: lines with group, modality, item and decision; a replacement is optional.
+def read_review(path: Path) -> dict[Place, dict[str, Any]]:
+    """Read decisions of a person by pair: lines with group, modality, item, decision, and what the decision needs.
 
     Raises:
         CleaningError: the file is unreadable, or a line has another decision.
     """
-    review: dict[Place, tuple[Word, str | None]] = {}
+    review: dict[Place, dict[str, Any]] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -118,24 +122,23 @@ def read_review(path: Path) -> dict[Place, tuple[Word, str | None]]:
         try:
             values: dict[str, Any] = json.loads(line)
             place = values["group"], values["modality"], values["item"]
-            word, text = values["decision"], values.get("replacement")
+            word = values["decision"]
         except (ValueError, KeyError, TypeError, AttributeError):
             raise CleaningError(
                 f"{path}:{number} is no decision; expected JSON with group, modality, item and decision, as the page "
                 "saves it."
             ) from None
-        if word not in DECISIONS or (word == "recaption" and not text):
+        if word not in DECISIONS or (word in TARGETS and not values.get(TARGETS[word])):
             raise CleaningError(
-                f"{path}:{number} has the decision {word!r}; expected {', '.join(DECISIONS)}, the last with a "
-                "replacement."
+                f"{path}:{number} has the decision {word!r}; expected keep, drop, move with moved_to, or recaption "
+                "with replacement."
             )
-        review[place] = word, text
+        review[place] = {"decision": word, **{name: values.get(name) for name in TARGETS.values()}}
     return review
 
 
-def reviewed(decision: Decision, review: Mapping[Place, tuple[Word, str | None]]) -> Decision:
+def reviewed(decision: Decision, review: Mapping[Place, Mapping[str, Any]]) -> Decision:
     """Return the decision with that of a person, if there is one."""
     if decision.place not in review:
         return decision
-    word, text = review[decision.place]
-    return Decision(**{**asdict(decision), "decision": word, "reason": "review", "replacement": text})
+    return replace(decision, reason="review", **review[decision.place])

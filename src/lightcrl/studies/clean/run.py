@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from lightcrl.errors import CleaningError, ModalityError, ShapeError, TrainingEr
 from lightcrl.events import Tell
 from lightcrl.features import Features
 from lightcrl.features.embed import own_rows
+from lightcrl.features.table import SPLITS
 from lightcrl.files.local import make_folder, write_json, write_text
 from lightcrl.files.locks import only_writer
 from lightcrl.methods import METHODS
@@ -33,19 +34,22 @@ from lightcrl.processes import launched
 from lightcrl.recipe import Recipe, load_recipe
 from lightcrl.specs import toml_text
 from lightcrl.studies.clean.catalog import Catalog, open_catalog
-from lightcrl.studies.clean.decisions import Decision, read_review, reviewed, write_decisions
+from lightcrl.studies.clean.decisions import Decision, Place, read_review, reviewed, write_decisions
 from lightcrl.studies.clean.duplicates import Twins, find_twins
+from lightcrl.studies.clean.homes import find_homes, move
 from lightcrl.studies.clean.outcome import Cleaning
 from lightcrl.studies.clean.pairs import choose_anchor, draw_folds, lay_out
 from lightcrl.studies.clean.recaption import Author, recaption
 from lightcrl.studies.clean.spaces import Ground, measure_pairs
-from lightcrl.studies.clean.verdict import Rate, Verdict, give_verdict
+from lightcrl.studies.clean.verdict import Verdict, give_verdict
 from lightcrl.studies.entries import method_spec, parse_entry
 from lightcrl.training.settings import differences
 
 METHOD = "csa"
 """Default method: solved in seconds, and nearly as good a judge as trained ones (docs/cleaning.md)."""
 FOLDS, ROUNDS, THRESHOLD = 5, 2, 0.5
+MOVE = 0.25
+"""Probability of belonging to another group above which an item is moved there: two of three moves are then right."""
 LEAST_GROUPS = 20
 """Least number of groups of train per fold."""
 
@@ -62,6 +66,7 @@ class Options:
         splits: splits that are changed; the others are judged and reported only.
         anchor: modality that stands for a group; by default the first that is not a text.
         merge: true to merge groups whose anchors have the same content.
+        move: true to move items that are dropped as wrong into the group where they belong, if it is in the data.
         seed: seed of folds, trainings and nulls.
         review: file with decisions of a person, which take precedence.
         recaption: model whose captioner writes new texts for those that are dropped as wrong.
@@ -75,6 +80,7 @@ class Options:
     splits: tuple[str, ...] = ("train",)
     anchor: str | None = None
     merge: bool = True
+    move: bool = False
     seed: int = 0
     review: Path | None = None
     recaption: Path | str | None = None
@@ -146,13 +152,28 @@ def clean(
     with only_writer(folder, tell) as hold:
         ground, catalog, twins = _prepare(recipe, spec, anchor, chosen, make_folder(folder), hold.guard(tell))
         author = _author(ground, chosen)
-        verdicts = judge_pairs(ground, chosen.rounds)
-        rounds = tuple({name: each.rates for name, each in by.items()} for by in verdicts)
-        decisions = catalog.decide(verdicts[-1], twins, chosen.threshold, chosen.splits, merge=chosen.merge)
+        rounds = judge_pairs(ground, chosen.rounds)
+        decisions = catalog.decide(rounds[-1].verdicts, twins, chosen.threshold, chosen.splits, merge=chosen.merge)
+        if chosen.move:
+            decisions = move(decisions, _homes(ground, chosen, rounds[-1], catalog), MOVE)
         decisions = [reviewed(each, review) for each in decisions]
         if author is not None:
             decisions = recaption(decisions, author, ground.features, ground.layout, catalog.names, ground.folder)
         return _write(ground, chosen, catalog, rounds, decisions, twins, start, author)
+
+
+def _homes(ground: Ground, options: Options, last: Round, catalog: Catalog) -> dict[Place, tuple[str, float]]:
+    """Return the likeliest home of every wrong item of the changed splits, and its probability."""
+    homes: dict[Place, tuple[str, float]] = {}
+    for modality, verdict in last.verdicts.items():
+        links = ground.layout.links[modality]
+        for split in options.splits:
+            code = SPLITS.index(split)
+            for link, home in find_homes(ground, last.spaces, verdict, modality, code, options.threshold).items():
+                item = catalog.items[modality][links.rows[link]].key
+                place = catalog.names[links.groups[link]], modality, item
+                homes[place] = catalog.names[home.group], home.probability
+    return homes
 
 
 def _author(ground: Ground, options: Options) -> Author | None:
@@ -212,8 +233,21 @@ def _claim(folder: Path, recipe: Recipe, spec: MethodSpec, features: Features, o
         )
 
 
-def judge_pairs(ground: Ground, rounds: int) -> list[Mapping[str, Verdict]]:
-    """Return the verdicts of every round by modality; each round trains without the pairs that the one before suspects.
+@dataclass(frozen=True)
+class Round:
+    """A round of judging all pairs.
+
+    Attributes:
+        verdicts: verdicts by modality.
+        spaces: folder of the space of each fold.
+    """
+
+    verdicts: Mapping[str, Verdict]
+    spaces: Mapping[int, Path]
+
+
+def judge_pairs(ground: Ground, rounds: int) -> list[Round]:
+    """Return the rounds; each trains without the pairs that the one before suspects.
 
     Raises:
         CleaningError: a space cannot be trained, or there are too few pairs.
@@ -221,10 +255,10 @@ def judge_pairs(ground: Ground, rounds: int) -> list[Mapping[str, Verdict]]:
     layout = ground.layout
     trust = {name: np.ones(len(layout.links[name].rows)) for name in layout.judged}
     dropped: dict[str, np.ndarray] = {}
-    verdicts: list[Mapping[str, Verdict]] = []
+    done: list[Round] = []
     for number in range(1, rounds + 1):
         try:
-            measured = measure_pairs(ground, number, trust, dropped)
+            measured, spaces = measure_pairs(ground, number, trust, dropped)
         except (TrainingError, ModalityError, ShapeError) as error:
             raise CleaningError(f"method {ground.spec.name!r} cannot judge these pairs: {error}") from error
         if not measured:
@@ -232,20 +266,21 @@ def judge_pairs(ground: Ground, rounds: int) -> list[Mapping[str, Verdict]]:
                 f"no group has a {layout.anchor} item and one of {', '.join(layout.judged)}. Check data.key: rows of "
                 "equal key are one group."
             )
-        verdicts.append({name: give_verdict(part, layout, name, ground.seed) for name, part in measured.items()})
-        wrong = {name: verdict.over_links(len(trust[name])) for name, verdict in verdicts[-1].items()}
+        verdicts = {name: give_verdict(part, layout, name, ground.seed) for name, part in measured.items()}
+        done.append(Round(verdicts, spaces))
+        wrong = {name: verdict.over_links(len(trust[name])) for name, verdict in verdicts.items()}
         trust |= {name: 1 - values for name, values in wrong.items()}
         # Pairs of dev only choose checkpoints; without its suspects a small dev could be empty.
         train = {name: layout.splits[layout.links[name].groups] == 0 for name in wrong}
         dropped = {name: (values > THRESHOLD) & train[name] for name, values in wrong.items()}
-    return verdicts
+    return done
 
 
 def _write(
     ground: Ground,
     options: Options,
     catalog: Catalog,
-    rounds: tuple[Mapping[str, Mapping[str, Rate]], ...],
+    rounds: Sequence[Round],
     decisions: list[Decision],
     twins: Twins,
     start: float,
@@ -268,7 +303,7 @@ def _write(
         ground.layout.anchor,
         ground.spec.name,
         options.folds,
-        rounds,
+        tuple({name: each.rates for name, each in some.verdicts.items()} for some in rounds),
         options.threshold,
         tuple(decisions),
         twins,

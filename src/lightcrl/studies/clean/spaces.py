@@ -90,8 +90,8 @@ class Measured:
 
 def measure_pairs(
     ground: Ground, number: int, trust: Mapping[str, np.ndarray], dropped: Mapping[str, np.ndarray]
-) -> dict[str, Measured]:
-    """Return the evidence of a round on all pairs, by modality.
+) -> tuple[dict[str, Measured], dict[int, Path]]:
+    """Return the evidence of a round on all pairs, by modality, and the folder of the space of each fold.
 
     Args:
         ground: common setting.
@@ -100,10 +100,14 @@ def measure_pairs(
         dropped: mask [L] of the links that no space is trained on, by modality.
     """
     parts: dict[str, list[Measured]] = {name: [] for name in ground.layout.judged}
+    spaces: dict[int, Path] = {}
     for fold in np.unique(ground.folds).tolist():
-        for name, part in _measure_fold(ground, number, fold, trust, dropped).items():
-            parts[name].append(part)
-    return {name: _joined(members) for name, members in parts.items() if members}
+        identity = fingerprint(_identity(ground, fold, trust, dropped))
+        name = re.sub(r"[^\w.-]", ".", ground.spec.name)
+        spaces[fold] = ground.folder / "spaces" / f"{name}-round{number}-fold{fold}-{identity[:10]}"
+        for modality, part in _measure_fold(ground, number, fold, trust, dropped, spaces[fold]).items():
+            parts[modality].append(part)
+    return {name: _joined(members) for name, members in parts.items() if members}, spaces
 
 
 def _joined(parts: Sequence[Measured]) -> Measured:
@@ -112,12 +116,14 @@ def _joined(parts: Sequence[Measured]) -> Measured:
 
 
 def _measure_fold(
-    ground: Ground, number: int, fold: int, trust: Mapping[str, np.ndarray], dropped: Mapping[str, np.ndarray]
+    ground: Ground,
+    number: int,
+    fold: int,
+    trust: Mapping[str, np.ndarray],
+    dropped: Mapping[str, np.ndarray],
+    folder: Path,
 ) -> dict[str, Measured]:
-    """Return the evidence on the pairs of a fold, by modality; the space is trained if necessary."""
-    identity = fingerprint(_identity(ground, fold, trust, dropped))
-    name = re.sub(r"[^\w.-]", ".", ground.spec.name)
-    folder = ground.folder / "spaces" / f"{name}-round{number}-fold{fold}-{identity[:10]}"
+    """Return the evidence on the pairs of a fold, by modality; the space is trained if `folder` has none."""
     if (measured := _read(folder, fold)) is not None:
         return measured
     with in_turn(folder, ground.tell) as hold:
