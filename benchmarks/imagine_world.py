@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--output", type=Path, default=Path("runs/imagined"))
     parser.add_argument("--prompts", type=int, default=200)
-    parser.add_argument("--guidances", type=float, nargs="*", default=[1.0, 2.0, 3.0])
+    parser.add_argument("--draws", type=int, nargs="*", default=[1, 2, 4], help="pictures drawn for each one")
     parser.add_argument("--pictures", type=int, default=8000, help="true pictures that the classifier learns from")
     parser.add_argument("--epochs", type=int, default=12, help="of the classifier")
     args = parser.parse_args()
@@ -134,12 +134,12 @@ def main() -> None:
     kinds = {"true pictures": judge(classifier, true, scenes)}
     print(f"{args.prompts} prompts, {100 * unseen:.0f} % of all combinations never seen\n")
     print("| pictures | shape | colour | count | all three |\n|---|---|---|---|---|")
-    settings = [("prior and words", False, strength) for strength in args.guidances] + [("words alone", True, 2.0)]
-    for label, words, strength in settings:
-        pictures = imaginer.imagine(texts, guidance=strength, words=words)
-        pixels = np.stack([np.asarray(made[0]) for made in pictures])
-        kinds[f"{label}, guidance {strength:g}"] = judge(classifier, pixels, scenes)
-        np.save(args.output / f"{'words' if words else 'prior'}-{strength:g}.npy", pixels)
+    for draws in args.draws:
+        for label, words in {"prior and words": False, "words alone": True}.items():
+            pictures = imaginer.imagine(texts, draws=draws, words=words)
+            pixels = np.stack([np.asarray(made[0]) for made in pictures])
+            kinds[f"{label}, the nearest of {draws}"] = judge(classifier, pixels, scenes)
+            np.save(args.output / f"{'words' if words else 'prior'}-{draws}.npy", pixels)
     for name, right in kinds.items():
         print(f"| {name} | " + " | ".join(f"{right[key].mean():.3f}" for key in (*JUDGED, "all")) + " |")
     (args.output / "figures.json").write_text(

@@ -117,6 +117,7 @@ class Imaginer:
         prompts: Sequence[str],
         *,
         samples: int = 1,
+        draws: int | None = None,
         guidance: float | None = None,
         prior_guidance: float | None = None,
         steps: int | None = None,
@@ -128,7 +129,9 @@ class Imaginer:
         Args:
             prompts: texts.
             samples: number of pictures of each.
-            guidance: strength of the decoder's guidance; by default the head's, as `steps`.
+            draws: number of pictures that are drawn for each one; the nearest to the prompt in the space is taken. By
+                default the head's, as `guidance` and `steps`.
+            guidance: strength of the decoder's guidance.
             prior_guidance: strength of the prior's guidance; by default the head's.
             steps: number of steps of a drawing.
             seed: seed of all noise.
@@ -138,8 +141,10 @@ class Imaginer:
             QueryError: a prompt is empty.
         """
         tokens, vectors = encode_prompts(self.embedder, prompts, self.drawing.source)
-        owners = torch.arange(len(prompts)).repeat_interleave(samples)
-        numbers = [number for prompt in prompts for sample in range(samples) for number in _numbers([prompt], sample)]
+        draws = draws or self.drawing.options.draws
+        each = samples * draws
+        owners = torch.arange(len(prompts)).repeat_interleave(each)
+        numbers = [number for prompt in prompts for draw in range(each) for number in _numbers([prompt], draw)]
         pictures: list[Image.Image] = []
         for start in range(0, len(owners), PART):
             chosen, some = owners[start : start + PART], numbers[start : start + PART]
@@ -147,7 +152,11 @@ class Imaginer:
             if self.prior is not None and not words:
                 embeddings = self.prior.made(told, vectors[chosen], numbers=some, guidance=prior_guidance, seed=seed)
             pixels = self.drawing.draw(told, embeddings, numbers=some, guidance=guidance, steps=steps, seed=seed)
-            pictures += [Image.fromarray(each) for each in pixels]
+            pictures += [Image.fromarray(picture) for picture in pixels]
+        if draws > 1:
+            shown = torch.from_numpy(self.embedder.encode(pictures, self.drawing.target)).to(vectors)
+            nearest = (shown * vectors[owners]).sum(1).view(-1, draws).argmax(1).tolist()
+            pictures = [pictures[place * draws + best] for place, best in enumerate(nearest)]
         return [pictures[start : start + samples] for start in range(0, len(pictures), samples)]
 
 

@@ -57,9 +57,20 @@ def test_a_picture_depends_on_its_prompt_and_settings_alone(embedder):
     assert np.abs(alone - both[2:]).max() <= 1
     assert len({each.tobytes() for each in both}) == 4
     usual = pixels(imaginer.imagine(PROMPTS[:1]))
-    changes = {"guidance": 1.0, "prior_guidance": 3.0, "steps": 5, "seed": 1, "words": True}
+    changes = {"draws": 1, "guidance": 1.0, "prior_guidance": 3.0, "steps": 5, "seed": 1, "words": True}
     for name, value in changes.items():
         assert not np.array_equal(pixels(imaginer.imagine(PROMPTS[:1], **{name: value})), usual), name
+
+
+def test_of_several_drawings_the_nearest_to_the_prompt_is_taken(embedder):
+    imaginer = Imaginer(embedder)
+    assert imaginer.drawing.options.draws == 4
+    drawn = imaginer.imagine(PROMPTS, samples=8, draws=1)
+    chosen = imaginer.imagine(PROMPTS, samples=2)
+    for text, some, best in zip(PROMPTS, drawn, chosen, strict=True):
+        nearness = (embedder.encode(some, "image") @ embedder.encode([text], "text")[0]).reshape(2, 4)
+        for number, picture in enumerate(best):
+            assert np.array_equal(picture, some[4 * number + nearness[number].argmax()])
 
 
 def test_without_a_prior_words_alone_are_read(embedder):

@@ -16,6 +16,10 @@ def imagine(
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Prompts.")],
     output: Annotated[Path, place(metavar="DIR", help="Folder of the pictures.")] = Path("imagined"),
     samples: Annotated[int, choice(min=1, max=64, help="Number of pictures of each prompt.")] = 4,
+    draws: Annotated[
+        int | None,
+        choice(min=1, help="Pictures drawn for each one, of which the nearest is kept; the head's by default."),
+    ] = None,
     guidance: Annotated[float | None, choice(min=0, help="Guidance of the decoder; the head's by default.")] = None,
     prior_guidance: Annotated[float | None, choice(min=0, help="Guidance of the prior; the head's by default.")] = None,
     steps: Annotated[int | None, choice(min=1, max=64, help="Steps of a drawing; the head's by default.")] = None,
@@ -49,7 +53,13 @@ def imagine(
     if empty := [number for number, text in enumerate(texts, 1) if not text.strip()]:
         raise QueryError(f"prompt {empty[0]} is empty; expected a text, such as 'three blue stars'.")
     embedder = load_embedder(model, encoder, trust_remote_code)
-    settings: dict[str, Any] = {"guidance": guidance, "prior_guidance": prior_guidance, "steps": steps, "seed": seed}
+    settings: dict[str, Any] = {
+        "draws": draws,
+        "guidance": guidance,
+        "prior_guidance": prior_guidance,
+        "steps": steps,
+        "seed": seed,
+    }
     if index is not None:
         pictures = _retrieved(embedder, prior, index, texts, samples, seed, prior_guidance)
     elif pipeline is not None:

@@ -43,7 +43,7 @@ class Imagined:
     Attributes:
         text: the prompt.
         samples: drawn pictures.
-        guided: the first sample's noise with other strengths of guidance.
+        guided: one noise with other strengths of guidance.
         nearest: the training pictures nearest to the first sample, nearest first.
     """
 
@@ -65,7 +65,8 @@ def gather_imagined(
         settings: settings of `Imaginer.imagine` with which they were drawn.
     """
     rows = {
-        strength: imaginer.imagine(texts, **{**settings, "guidance": strength, "samples": 1}) for strength in GUIDANCES
+        strength: imaginer.imagine(texts, **{**settings, "guidance": strength, "samples": 1, "draws": 1})
+        for strength in GUIDANCES
     }
     training = training_pictures(imaginer)
     return tuple(

@@ -53,6 +53,8 @@ class DrawingOptions(HeadOptions):
         without_embedding: share of training in which the embedding alone is hidden: words should do without it.
         embedding_noise: length of the noise that is added to the unit vector in training: a picture must not be known
             by its embedding, and what a prior makes is not exact.
+        draws: number of pictures that are drawn for each one; the nearest to the text in the space is taken, as DALL-E
+            does with CLIP (arXiv 2102.12092).
         guidance: strength of guidance; 1 has none.
         steps: number of steps of a drawing.
         judged: greatest number of groups that judge the head.
@@ -70,6 +72,7 @@ class DrawingOptions(HeadOptions):
     unconditional: float = Field(default=0.1, ge=0, lt=1)
     without_embedding: float = Field(default=0.4, ge=0, lt=1)
     embedding_noise: float = Field(default=0.5, ge=0)
+    draws: int = Field(default=4, gt=0)
     guidance: float = Field(default=3.0, ge=0)
     steps: int = Field(default=24, gt=0, le=64)
     judged: int = Field(default=100, gt=0)
