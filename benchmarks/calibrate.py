@@ -71,7 +71,8 @@ def main() -> None:
             points.append({"sample": lines[0].groups, "closed_form": closed_form})
             print(f"{groups} groups, sample {sample}: closed form {lines[0].recall:.3f}", flush=True)
         stores = {
-            name: encode_modality(encoder, dataset, name, recipe.features).store for name, encoder in encoders.items()
+            name: encode_modality(encoder, dataset, name, recipe.features, lambda event: None).store
+            for name, encoder in encoders.items()
         }
         features = Features(stores)
         with tempfile.TemporaryDirectory() as folder:

@@ -24,7 +24,7 @@ from lightcrl.data import DataSpec
 from lightcrl.features import Features
 from lightcrl.features.spec import FeaturesSpec
 from lightcrl.files.local import make_folder, write_json
-from lightcrl.growth.head import load_head_recipe
+from lightcrl.growth.head import HeadRecipe
 from lightcrl.heads.base import features_of
 from lightcrl.heads.matching import Matching
 from lightcrl.heads.weighing import Weights
@@ -60,7 +60,7 @@ def gain(before: Outcome, after: Outcome, groups: int) -> tuple[float, tuple[flo
 
 def measure(base: Checkpoint, features: Features, seed: int, folder: Path, counts: list[int]) -> dict[str, Any]:
     """Train the head with a seed, and return figures on dev by number of reordered hits."""
-    spec = load_head_recipe(RECIPE).heads["matching"].model_copy(update={"seed": seed})
+    spec = HeadRecipe.read(RECIPE).heads["matching"].model_copy(update={"seed": seed})
     head = train_head(base, "matching", spec, features, folder, lambda event: None)
     base.heads["matching"] = head
     loaded = base.head("matching")
