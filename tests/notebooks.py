@@ -25,6 +25,8 @@ PROJECT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((PROJECT / "examples").glob("*.ipynb"))
 SECONDS = 240
 FORGET = """
+import gc
+gc.set_threshold(100_000, 50, 100)
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 set_matplotlib_formats("png")
 %reset -f

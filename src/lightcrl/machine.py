@@ -35,6 +35,20 @@ def multiplies_int8() -> bool:
     return bool(able.get("avx512_vnni") and torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
+def seed_draws(seed: int) -> None:
+    """Seed the default generators of torch on all devices.
+
+    `torch.manual_seed` formats the call stack for devices that are not in use, in every step of a training; without any
+    device but the CPU its generator is the only one.
+    """
+    import torch
+
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
 def keep_freed_memory() -> None:
     """Let the process keep and reuse up to `KEPT` bytes of freed memory, in blocks of up to `LARGEST` bytes.
 

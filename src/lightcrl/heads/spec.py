@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lightcrl.errors import RecipeError
 from lightcrl.heads import HEADS, Head, Space
+from lightcrl.machine import seed_draws
 from lightcrl.specs import parse
 
 OWN = ("kind", "seed", "apart", "held_out", "space_training", "training", "options")
@@ -87,5 +88,5 @@ def make_head(kind: str, space: Space, options: Mapping[str, Any], seed: int = 0
     """
     chosen = head_class(kind)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_draws(seed)
         return chosen(space, chosen.Options.model_validate(options))

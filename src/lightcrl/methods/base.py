@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from lightcrl.errors import GrowthError, ModalityError, ShapeError
 from lightcrl.losses import Loss, over_pairs
+from lightcrl.machine import seed_draws
 from lightcrl.methods.dropout import Dropout
 from lightcrl.methods.hubs import Hubs
 from lightcrl.tokens import TokenBatch, TokenSpec
@@ -348,7 +349,7 @@ class Method(nn.Module, ABC):
             GrowthError: a shared leaf depends on which modalities there are.
         """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            seed_draws(seed)
             made = type(self)(modalities, self.settled_options())
         if self.logit_bias is not None:
             made.logit_bias = nn.Parameter(self.logit_bias.detach().clone())

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from lightcrl.errors import RecipeError
 from lightcrl.losses import LOGIT_BIAS_START, LOGIT_SCALE_START
+from lightcrl.machine import seed_draws
 from lightcrl.methods import METHODS, Method, MethodOptions
 from lightcrl.specs import parse
 from lightcrl.tokens import TokenSpec
@@ -69,7 +70,7 @@ def make_method(
     """Make a method with initial weights drawn by `seed`, and the loss's initial logit scale and bias."""
     kind = METHODS.load(name)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        seed_draws(seed)
         method = kind(modalities, kind.Options.model_validate(options))
     method.start_logits(LOGIT_SCALE_START.get(loss, 1 / 0.07), LOGIT_BIAS_START.get(loss))
     return method

@@ -177,7 +177,7 @@ def _objective(
         value, slope = penalty * float(weights @ weights), np.zeros_like(point)
         slope[2:] = 2 * penalty * weights
         for values, chance, inside in ((sample, own, True), (null, other, False)):
-            tilted = np.exp(np.clip(values @ weights + offset, -STEEPEST, STEEPEST))
+            tilted = np.exp(np.minimum(np.maximum(values @ weights + offset, -STEEPEST), STEEPEST))
             ratio = share + (1 - share) * tilted
             value += float(chance @ (np.log1p(ratio) - (np.log(ratio) if inside else 0.0)))
             by_ratio = chance * (1 / (1 + ratio) - (1 / ratio if inside else 0.0))
@@ -191,7 +191,7 @@ def _objective(
 
 
 def _share(logit: float) -> float:
-    return float(1 / (1 + np.exp(-np.clip(logit, -STEEPEST, STEEPEST))))
+    return float(1 / (1 + np.exp(-min(max(logit, -STEEPEST), STEEPEST))))
 
 
 def _logit(share: float) -> float:

@@ -12,6 +12,7 @@ from html import escape
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -110,8 +111,14 @@ def colour(number: int) -> str:
 def to_svg(figure: Figure, name: str, about: str) -> str:
     """Return the figure as SVG without prologue, metadata, global styles, namespaces and font."""
     stream = io.StringIO()
+    canvas, layout = FigureCanvasSVG(figure), figure.get_layout_engine()
+    for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
+        patch.set(facecolor="none", edgecolor="none")
+    if layout is not None:  # `savefig` draws everything once for the layout alone
+        layout.execute(figure)
+        figure.set_layout_engine("none")
     with rc_context({"svg.hashsalt": name}):
-        figure.savefig(stream, format="svg", transparent=True)
+        canvas.print_svg(stream)
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)

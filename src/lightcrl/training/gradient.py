@@ -28,6 +28,7 @@ from lightcrl.features.store import FeatureStore
 from lightcrl.features.table import Features
 from lightcrl.features.views import ViewedStore
 from lightcrl.losses import LOSSES, Loss, info_nce
+from lightcrl.machine import seed_draws
 from lightcrl.methods import Method, Step
 from lightcrl.processes import gather_rows, share, sum_gradients
 from lightcrl.tokens import TokenBatch
@@ -162,7 +163,7 @@ class Stepper:
         ]
 
         def embed(name: str, place: slice, number: int) -> Tensor:
-            torch.manual_seed(mix(seed, number, place.start))
+            seed_draws(mix(seed, number, place.start))
             given = inputs[name]
             part = given.rows(place) if isinstance(given, TokenBatch) else given[place]
             with self.accelerator.autocast():

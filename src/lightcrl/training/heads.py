@@ -26,6 +26,7 @@ from lightcrl.heads.base import Material, features_of
 from lightcrl.heads.spec import HeadSpec, make_head
 from lightcrl.heads.state import TrainedHead
 from lightcrl.heads.training import NAME, HeadTraining
+from lightcrl.machine import seed_draws
 from lightcrl.methods import Method
 from lightcrl.methods.spec import make_method
 from lightcrl.metrics.result import Result
@@ -89,7 +90,7 @@ def train_head(
     training = below.method
     assert isinstance(training, HeadTraining)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
+        seed_draws(spec.seed)
         training.head.start(space.method)
         training.head.prepare(material)
     training.material = material

@@ -34,6 +34,7 @@ from lightcrl.features.live import LiveStore
 from lightcrl.features.table import Features, Split
 from lightcrl.features.views import view_addresses
 from lightcrl.files.local import make_folder, recover_folder, whole_folder
+from lightcrl.machine import seed_draws
 from lightcrl.methods import Method
 from lightcrl.metrics.result import Result
 from lightcrl.metrics.retrieval import Retrieval, mean_recall
@@ -282,8 +283,7 @@ class _Loop:
 
     def step(self, batch: Batch, progress: Progress) -> dict[str, Any]:
         """Do an update and return its line of the log."""
-        seed = mix(self.seed, progress.step, self.accelerator.process_index)
-        torch.manual_seed(seed)
+        seed_draws(seed := mix(self.seed, progress.step, self.accelerator.process_index))
         rate = learning_rate(self.spec, progress.step, self.plan.steps) * progress.rate_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
