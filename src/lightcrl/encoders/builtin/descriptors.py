@@ -31,8 +31,11 @@ def oriented_gradients(rgb: np.ndarray, cell: int) -> np.ndarray:
     down, right = np.zeros_like(planes), np.zeros_like(planes)
     down[:, 1:-1] = planes[:, 2:] - planes[:, :-2]
     right[..., 1:-1] = planes[..., 2:] - planes[..., :-2]
-    steepest = np.hypot(down, right).argmax(0)
-    down, right = (np.choose(steepest, steps).astype(float) for steps in (down, right))
+    red, green, blue = np.hypot(down, right)
+    after_red, last = green > red, blue > np.maximum(red, green)
+    down, right = (
+        np.where(last, steps[2], np.where(after_red, steps[1], steps[0])).astype(float) for steps in (down, right)
+    )
     histogram = _votes(down, right, cell)
     rows, columns = len(histogram) - 1, histogram.shape[1] - 1
     corners = [histogram[y : y + rows, x : x + columns] for y in (0, 1) for x in (0, 1)]

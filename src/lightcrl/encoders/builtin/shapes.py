@@ -141,7 +141,8 @@ def _from_background(rgb: np.ndarray) -> np.ndarray:
     difference = rgb - border
     along = difference @ direction
     across = difference - along[..., None] * direction
-    return np.asarray(np.sqrt((across**2).sum(-1) + np.where(along < 0, 0.25 * along, along) ** 2))
+    red, green, blue = np.moveaxis(across**2, -1, 0)  # a sum over an axis of three takes ten times as long
+    return np.asarray(np.sqrt(red + green + blue + np.where(along < 0, 0.25 * along, along) ** 2))
 
 
 def _outline(solid: np.ndarray, mask: np.ndarray, rgb: np.ndarray) -> np.ndarray:
