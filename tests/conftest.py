@@ -12,6 +12,8 @@ from types import SimpleNamespace
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import accelerate.accelerator
+import accelerate.optimizer
 import pytest
 import torch
 import typer.testing
@@ -27,8 +29,11 @@ torch.set_num_threads(1)
 # collections took 6 to 8 % of the time; three workers grow by 50 MB each.
 gc.set_threshold(100_000, 50, 100)
 
-# Each of some hundred calls of the command line would otherwise read the annotations of all commands again.
+# Each of some hundred calls of the command line would otherwise read the annotations of all commands again, and every
+# step of a training search all packages for an optimiser, twice.
 typer.testing._get_command = cache(typer.testing._get_command)
+for module in (accelerate.accelerator, accelerate.optimizer):
+    module.is_lomo_available = cache(module.is_lomo_available)
 
 # Its device can be registered once in a process, and doctests would load it a second time.
 collect_ignore = ["card.py"]
