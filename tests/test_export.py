@@ -117,15 +117,13 @@ def test_an_export_gives_the_embedders_vectors(exported, modality):
 
 
 def test_a_model_with_encoders_in_bfloat16_is_exported_in_float32(exported, tmp_path):
-    embedder, _, _ = exported
-    specs = {
-        modality: spec.model_copy(update={"dtype": "bfloat16"})
-        for modality, spec in embedder.checkpoint.encoders.items()
-        if modality != "words"
-    }
-    fingerprints = {modality: load_encoder(spec).fingerprint for modality, spec in specs.items()}
-    checkpoint = Checkpoint(embedder.method, name="dfe", loss="info_nce", encoders=specs, fingerprints=fingerprints)
-    half = Embedder(checkpoint)
+    specs = {name: exported[0].checkpoint.encoders[name] for name in ("text", "words")}
+    embedder = make_embedder(specs, "linear", dim=8)  # its graph takes half of the time
+    specs = {"text": specs["text"].model_copy(update={"dtype": "bfloat16"})}
+    fingerprints = {"text": load_encoder(specs["text"]).fingerprint}
+    half = Embedder(
+        Checkpoint(embedder.method, name="linear", loss="info_nce", encoders=specs, fingerprints=fingerprints)
+    )
     used = ExportedEmbedder(export_onnx(half, tmp_path / "onnx", ["text"]), threads=1)
     found = used.encode(ITEMS["text"], "text")
     np.testing.assert_allclose(found, embedder.encode(ITEMS["text"], "text"), atol=1e-5)
