@@ -38,7 +38,7 @@ for module in (accelerate.accelerator, accelerate.optimizer):
 # Its device can be registered once in a process, and doctests would load it a second time.
 collect_ignore = ["card.py"]
 
-# Files of eight processor seconds and more, the longest first: at the end no worker waits for another's long file.
+# Files of half a minute and more, the longest first: at the end of a run no worker waits for another one's long file.
 LONGEST = (
     "test_notebooks.py",
     "serve/test_page.py",
@@ -62,16 +62,6 @@ LONGEST = (
     "index/test_search.py",
     "studies/test_clean.py",
     "test_two_commands.py",
-    "growth/test_replacement.py",
-    "encoders/test_sentence_transformers.py",
-    "test_towers.py",
-    "contracts/test_heads.py",
-    "serve/test_workers.py",
-    "test_pipeline.py",
-    "heads/test_use.py",
-    "test_devices.py",
-    "test_structure.py",
-    "studies/test_extensions.py",
 )
 
 
