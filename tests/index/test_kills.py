@@ -68,7 +68,7 @@ def check(folder: Path, added: int, removed: int) -> None:
         assert hits[0].id == f"item {number}"
 
 
-@pytest.mark.timeout(60 + 10 * KILLS)
+@pytest.mark.timeout(180 + 10 * KILLS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_killed_writer_leaves_whole_commits_and_loses_none(engine, tmp_path):
     np.save(tmp_path / "vectors.npy", VECTORS)
