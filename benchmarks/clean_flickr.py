@@ -187,9 +187,8 @@ def measure(given: argparse.Namespace, noise: float, seed: int) -> dict[str, Any
         )
     result["judge_seconds"] = round(time.process_time() - start, 1)
     homes = find_homes(ground, rounds[-1].spaces, verdict, "text", 0, THRESHOLD)
-    homes = {link: home for link, home in homes.items() if home.probability > MOVE}
-    place = np.flatnonzero(train)[:1]
-    moved = {link - int(place[0]): home.group for link, home in homes.items()}
+    # The links of train come first, so their numbers are those of the split.
+    moved = {link: home.group for link, home in homes.items() if home.probability > MOVE}
     original_groups = _groups_of(original)
     rows = features.split("train").members["text"].rows
     result["moved"] = len(moved) / max(1, int(suspected.sum()))
@@ -286,17 +285,20 @@ def _recaptioned(
         for group, some in zip(groups.tolist(), written, strict=True)
     }
     new = [(captions[group].pop(0), group) for group in dropped.tolist() if captions[group]]
-    both = np.concatenate([np.stack([kept.rows, kept.groups], 1), np.array(new)])
-    both = both[np.lexsort((both[:, 0], both[:, 1]))]
-    members = {**split.members, "text": make_members(both[:, 0], both[:, 1], len(split))}
-    return cleaned.replace_split("train", replace(split, members=members))
+    return _with_texts(cleaned, np.concatenate([np.stack([kept.rows, kept.groups], 1), np.array(new)]))
 
 
 def _without(features: Features, suspected: np.ndarray) -> Features:
+    members = features.split("train").members["text"]
+    return _with_texts(features, np.stack([members.rows, members.groups], 1)[~suspected])
+
+
+def _with_texts(features: Features, links: np.ndarray) -> Features:
+    """Return the features with other texts in train: row and group of each, [L, 2]."""
     split = features.split("train")
-    members = split.members["text"]
-    kept = make_members(members.rows[~suspected], members.groups[~suspected], len(split))
-    return features.replace_split("train", replace(split, members={**split.members, "text": kept}))
+    rows, groups = links[np.lexsort((links[:, 0], links[:, 1]))].T
+    text = make_members(rows, groups, len(split))
+    return features.replace_split("train", replace(split, members={**split.members, "text": text}))
 
 
 def _groups_of(features: Features) -> dict[int, set[int]]:
@@ -310,14 +312,11 @@ def _groups_of(features: Features) -> dict[int, set[int]]:
 
 def _moved(features: Features, suspected: np.ndarray, moved: Mapping[int, int]) -> Features:
     """Return the features without the suspected texts, but for those that are moved into another group."""
-    split = features.split("train")
-    members = split.members["text"]
+    members = features.split("train").members["text"]
     groups, kept = members.groups.copy(), ~suspected
     for link, group in moved.items():
         groups[link], kept[link] = group, True
-    pairs = np.unique(np.stack([groups[kept], members.rows[kept]], 1), axis=0)
-    text = make_members(pairs[:, 1], pairs[:, 0], len(split))
-    return features.replace_split("train", replace(split, members={**split.members, "text": text}))
+    return _with_texts(features, np.unique(np.stack([members.rows[kept], groups[kept]], 1), axis=0))
 
 
 def train_on(

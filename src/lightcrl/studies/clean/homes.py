@@ -59,6 +59,7 @@ class _Fold:
         own: the frozen encoder's vectors [R, D] of the same rows, around the mean of the fold's, of unit length.
         groups: number of each group over all splits, [H].
         links: number of the link of every pair of the holdout, [P].
+        rows: store row of every pair, [P].
     """
 
     holdout: Holdout
@@ -66,6 +67,7 @@ class _Fold:
     own: Tensor
     groups: np.ndarray
     links: np.ndarray
+    rows: np.ndarray
 
 
 def find_homes(
@@ -84,16 +86,14 @@ def find_homes(
     links = ground.layout.links[modality]
     wrong = verdict.over_links(len(links.rows))
     # Links that are not judged have no anchor to be compared with.
-    judged = np.zeros(len(wrong), bool)
-    judged[verdict.links] = True
-    inside = judged & (ground.layout.splits[links.groups] == split)
-    misplaced, right = np.flatnonzero(inside & (wrong > threshold)), np.flatnonzero(inside & (wrong <= threshold))
+    judged = np.sort(verdict.links[ground.layout.splits[links.groups[verdict.links]] == split])
+    misplaced, right = judged[wrong[judged] > threshold], judged[wrong[judged] <= threshold]
     if not len(misplaced) or len(right) < FEATURES:
         return {}
     folds = list(_open_folds(ground, spaces, 1 - wrong, modality, split))
     weights, none = _fit(folds, right, ground, modality)
-    best, group, total = (np.full(len(misplaced), fill) for fill in (-np.inf, -1, -np.inf))
-    group = group.astype(np.int64)
+    best, total = np.full((2, len(misplaced)), -np.inf)
+    group = np.full(len(misplaced), -1)
     for fold in folds:
         for start in range(0, len(misplaced), BLOCK):
             rows = slice(start, start + BLOCK)
@@ -149,7 +149,8 @@ def _open_folds(
         own = ground.own[modality].float()
         centred = normalize(own - holdout.own.float().mean(0), dim=1)
         items = embed_rows(method, store, modality, np.arange(store.rows))
-        yield _Fold(holdout, items, centred, np.flatnonzero(held), links)
+        rows = ground.layout.links[modality].rows[links]
+        yield _Fold(holdout, items, centred, np.flatnonzero(held), links, rows)
 
 
 def _features(fold: _Fold, rows: np.ndarray, own_pair: np.ndarray) -> Tensor:
@@ -163,17 +164,17 @@ def _features(fold: _Fold, rows: np.ndarray, own_pair: np.ndarray) -> Tensor:
     holdout, count = fold.holdout, len(fold.groups)
     items, own = fold.items[rows], fold.own[rows]
     anchors, anchor_groups = torch.from_numpy(holdout.links).unbind(1)
-    pairs, groups = torch.from_numpy(holdout.pairs).unbind(1)
+    groups = torch.from_numpy(holdout.pairs[:, 1])
     trust = torch.from_numpy(holdout.trust).float().repeat(len(rows), 1)
     itself = np.flatnonzero(own_pair >= 0)
     trust[itself, own_pair[itself]] = 0.0
     weight = _summed(trust, groups, count)
-    near = own @ normalize(holdout.own.float() - holdout.own.float().mean(0), dim=1)[pairs].T
+    near = own @ fold.own[fold.rows].T
     columns = [
         _largest(items @ holdout.anchors[anchors].T, anchor_groups, count),
         _summed(near * trust, groups, count) / weight,
         _largest(torch.where(trust > 0, near * trust.sqrt(), -torch.inf), groups, count),
-        _summed(items @ holdout.items[pairs].T * trust, groups, count) / weight,
+        _summed(items @ fold.items[fold.rows].T * trust, groups, count) / weight,
     ]
     columns[1:] = [column.masked_fill(weight < ALONE, -torch.inf) for column in columns[1:]]
     return torch.stack([_deviations(column) for column in columns], -1)
