@@ -75,16 +75,16 @@ def engine(name: str, **options: Any) -> Side:
 
 
 def direct_lancedb(vectors: np.ndarray, folder: Path) -> Search:
-    """LanceDB by its own defaults: an index IVF_HNSW_SQ, no refinement."""
+    """LanceDB by its own defaults: an index IVF_HNSW_SQ of float32, no refinement."""
     import lancedb
     from lancedb.index import IvfHnswSq
 
-    value = pa.list_(pa.float16(), vectors.shape[1])
+    value = pa.list_(pa.float32(), vectors.shape[1])
     table = lancedb.connect(str(folder / "direct")).create_table(
         "items", schema=pa.schema([("number", pa.int64()), ("vector", value)])
     )
     for start in range(0, len(vectors), BLOCK):
-        part = vectors[start : start + BLOCK]
+        part = vectors[start : start + BLOCK].astype(np.float32)
         rows = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), vectors.shape[1])
         table.add(pa.table([pa.array(np.arange(start, start + len(part))), rows], table.schema))
     table.create_index("vector", config=IvfHnswSq(distance_type="dot"))
