@@ -105,15 +105,17 @@ def test_vectors_may_lie_in_an_object_store(tmp_path, monkeypatch):
 @pytest.mark.parametrize("stored", [pa.float16(), pa.float32()], ids=str)
 def test_the_column_is_float32_and_tables_of_float16_grow_as_they_are(tmp_path, stored):
     """Version 0.1 stored float16, which LanceDB clusters ten times as slowly."""
+    import lancedb
+
     engine = ENGINES.load("lancedb")(tmp_path, DIM, "float16", {"least": 500, "refine": 20})
-    token = engine.create()
+    token, database = engine.create(), lancedb.connect(str(tmp_path / "lancedb"))
     if stored == pa.float16():
         fields = [("number", pa.int64()), ("modality", pa.string()), ("vector", pa.list_(stored, DIM))]
-        token = {"version": engine._database.create_table("items", schema=pa.schema(fields), mode="overwrite").version}
+        token = {"version": database.create_table("items", schema=pa.schema(fields), mode="overwrite").version}
     for start in range(0, COUNT, 500):
         token = engine.append(token, np.arange(start, start + 500), VECTORS[start : start + 500], ["text"] * 500)
     token = engine.settle(token)
-    assert engine._database.open_table("items").schema.field("vector").type.value_type == stored
+    assert database.open_table("items").schema.field("vector").type.value_type == stored
     view = engine.open(token, np.zeros(0, np.int64))
     rounded = VECTORS.astype(np.float16).astype(np.float32)
     np.testing.assert_array_equal(view.vectors(np.arange(COUNT)), rounded)
