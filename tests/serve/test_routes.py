@@ -100,6 +100,17 @@ def test_items_come_in_pages_by_filter_and_modality(shared):
     assert get(shared, "/items/dir%2F0.png")["metadata"] == {"year": 2020, "by": "ada"}
 
 
+@pytest.mark.parametrize("chosen", [{}, {"modality": "text"}, {"modality": "image"}], ids=str)
+def test_pages_are_parts_of_the_whole_list(shared, chosen):
+    whole = get(shared, "/items", limit=100, **chosen)["items"]
+    assert [item["id"] for item in whole] == [
+        item["id"] for item in get(shared, "/items", filter="1 = 1", limit=100, **chosen)["items"]
+    ]
+    for offset in range(len(whole) + 2):
+        page = get(shared, "/items", offset=offset, limit=3, **chosen)
+        assert page == {"items": whole[offset : offset + 3], "total": len(whole)}
+
+
 def test_thumbnails_have_the_size_asked_for(shared):
     answer = shared.client.get("/items/dir%2F0.png/content?size=24")
     assert answer.headers["content-type"] == "image/jpeg"

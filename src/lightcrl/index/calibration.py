@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import numpy as np
@@ -82,9 +83,13 @@ class Tail:
 
     def shares(self, scores: np.ndarray) -> np.ndarray:
         """Return, for each score, the share of random pairs that score as high."""
-        levels = np.geomspace(1.0 / self.pairs, 1.0, LEVELS)
-        shares: np.ndarray = np.exp(np.interp(-scores, -self.scores, np.log(levels)))
+        shares: np.ndarray = np.exp(np.interp(-scores, *self._curve))
         return shares
+
+    @cached_property
+    def _curve(self) -> tuple[np.ndarray, np.ndarray]:
+        """The scores, negative so that they rise, and the logarithms of their shares; a search asks for each hit."""
+        return -self.scores, np.log(np.geomspace(1.0 / self.pairs, 1.0, LEVELS))
 
     def ordinary(self, score: float, items: int) -> float:
         """Return the share of ordinary queries whose best score among `items` items is no higher than `score`.

@@ -175,9 +175,13 @@ class Catalog:
                 where = f"(\n{where}\n) AND modality = '{modality.replace(chr(39), chr(39) * 2)}'"
             with closing(self._connect()) as connection:
                 return run_filter(connection, where, [*SHOWN, *self.columns()])
-        condition, values = ("WHERE modality = ?", (modality,)) if modality is not None else ("", ())
-        rows = self._read(f"SELECT _number FROM items {condition} ORDER BY _number", values)
-        return np.array(rows, dtype=np.int64).reshape(-1)
+        return np.array(self.page(modality, 0, -1), dtype=np.int64)
+
+    def page(self, modality: str | None, offset: int, limit: int) -> list[int]:
+        """Return `numbers(modality)[offset : offset + limit]` without reading the others; all from -1 as limit."""
+        condition, values = ("WHERE modality = ?", [modality]) if modality is not None else ("", [])
+        rows = f"SELECT _number FROM items {condition} ORDER BY _number LIMIT ? OFFSET ?"
+        return [number for (number,) in self._read(rows, [*values, limit, offset])]
 
     def gone(self) -> np.ndarray:
         """Return the numbers [M] int64, ascending, of removed items that the engine still holds."""

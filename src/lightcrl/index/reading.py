@@ -144,10 +144,13 @@ class Reader:
     def ordinary(self, asked: str, hits: Sequence[Hit], counts: Mapping[str, int]) -> float | None:
         """Return the share of ordinary queries with a best result no better than the best hit; None if not measured."""
         calibration = self.opened().calibration
+        best: dict[str, float] = {}
+        for hit in hits:
+            best[hit.modality] = max(hit.score, best.get(hit.modality, hit.score))
         shares = [
-            tail.ordinary(hit.score, counts.get(hit.modality, 0))
-            for hit in hits
-            if calibration and (tail := calibration.tails.get((asked, hit.modality)))
+            tail.ordinary(score, counts.get(modality, 0))
+            for modality, score in best.items()
+            if calibration and (tail := calibration.tails.get((asked, modality)))
         ]
         return max(shares, default=None)
 

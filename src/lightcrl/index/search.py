@@ -23,11 +23,17 @@ QUERIES = 1024
 PIECE = 512
 """Number of quick scores that are compared one by one only if the greatest of them is great enough."""
 
-BOUNDED = 262_144
+BOUNDED = 524_288
 """Greatest number of vectors per block of sketches: each block raises the score that the next must reach."""
 
 SHARE = 0.3
 """Share of a block's vectors that sketches may leave; beyond, all are read."""
+
+SEEN = 1 / 16
+"""Share of the first block whose best vectors get exact scores before all others are compared with them."""
+
+SEEN_BOUNDED = 1 / 4
+"""The same share of a block of sketches: their bounds exclude few vectors unless the score to reach is high."""
 
 MANY = 8
 """Multiple of k: a query with more candidates in one block gets exact scores of the k best of them first."""
@@ -80,14 +86,14 @@ def _nearest(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None, allo
     start = 0
     while start < len(vectors) and len(queries):
         if bounds is not None:
-            if _admit_bounded(best, bounds, start, codes, allowed):
+            if _admit_bounded(best, bounds, start, quick, allowed):
                 start += bounds.step
                 continue
             bounds = None
         scores = _allowed(quick(start), start, allowed)
         floor = best.scores[:, -1].clone()
         if start == 0:
-            best.raise_floors(floor, scores)
+            best.raise_floors(floor, scores, SEEN)
         low = _low(floor, quick)
         rows, columns = _at_least(scores, low, start)
         many = (torch.bincount(rows, minlength=len(queries)) > MANY * k).nonzero().squeeze(1)
@@ -100,28 +106,27 @@ def _nearest(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None, allo
     return best
 
 
-def _admit_bounded(best: _Best, bounds: QuickScores, start: int, codes: Codes | None, allowed: Tensor | None) -> bool:
+def _admit_bounded(best: _Best, bounds: QuickScores, start: int, quick: QuickScores, allowed: Tensor | None) -> bool:
     """Admit the vectors of a block by upper bounds of their scores; return false, and admit none, if too many remain.
 
-    Where many remain for a query, their codes decide which of them get exact scores.
+    Where many remain for a query, their quick scores decide which of them get exact scores.
     """
-    queries, vectors, k = best.queries, best.vectors, best.scores.shape[1]
+    queries, k = best.queries, best.scores.shape[1]
     scores, floor = _allowed(bounds(start), start, allowed), best.scores[:, -1].clone()
     if start == 0:
-        best.raise_floors(floor, scores, MANY * k)
+        best.raise_floors(floor, scores, SEEN_BOUNDED, MANY * k)
     # NumPy finds the few true ones of a million several times as fast as torch.
-    places = torch.from_numpy(np.flatnonzero((scores.float() >= _low(floor, bounds)[:, None]).numpy()))
+    places = torch.from_numpy(np.flatnonzero(scores.float().numpy() >= _low(floor, bounds).numpy()[:, None]))
     rows, columns = places // scores.shape[1], places % scores.shape[1]
     if len(rows) > max(SHARE * scores.numel(), MANY * k * len(queries)):
         return False
     places = start + columns
     counts = torch.bincount(rows, minlength=len(queries))
     kept = torch.ones(len(rows), dtype=torch.bool)
-    ends = counts.cumsum(0).tolist()
+    ends, low = counts.cumsum(0).tolist(), _low(floor, quick)
     for row in (counts > MANY * k).nonzero().squeeze(1).tolist():
         own = slice(ends[row] - int(counts[row]), ends[row])
-        quick = QuickScores(queries[row : row + 1], vectors, codes)
-        kept[own] = quick.at(places[own]).float() >= _low(floor[row : row + 1], quick)
+        kept[own] = quick.at(row, places[own]).float() >= low[row]
     best.admit(rows[kept], places[kept])
     return True
 
@@ -167,10 +172,10 @@ class _Best:
         self.places = torch.zeros(len(queries), k, dtype=torch.int64, device=vectors.device)
         self.scores = torch.full((len(queries), k), -torch.inf, device=vectors.device)
 
-    def raise_floors(self, floor: Tensor, scores: Tensor, candidates: int | None = None) -> None:
-        """Raise `floor` [Q] of all queries by a part of the first block, or by all of it where too few are allowed."""
+    def raise_floors(self, floor: Tensor, scores: Tensor, seen: float, candidates: int | None = None) -> None:
+        """Raise `floor` [Q] of all queries by a share of the first block, or by all of it where too few are allowed."""
         rows = torch.arange(len(floor), device=floor.device)
-        part = max(BLOCK, scores.shape[1] // 16)
+        part = max(BLOCK, int(seen * scores.shape[1]))
         self.raise_floor(floor, rows, scores[:, :part], 0, candidates)
         few = floor.isneginf().nonzero().squeeze(1)
         if len(few) and scores.shape[1] > part:

@@ -153,12 +153,12 @@ class QuickScores:
         """True if each query is multiplied by itself, with the codes of the vectors."""
         return self._alone and self._codes is not None
 
-    def at(self, places: Tensor) -> Tensor:
-        """Return scores [P] of a single query and the vectors at `places` [P], which have codes."""
+    def at(self, row: int, places: Tensor) -> Tensor:
+        """Return scores [P] of the query `row` and the vectors at `places` [P], if `coded_alone`."""
         assert self._codes is not None
         # `index_select` copies rows; indexing copies number by number.
         picked = Codes(self._codes.codes.index_select(0, places), self._codes.scales[places], self._codes.error)
-        return multiply_codes(self._queries, picked)[0]
+        return multiply_codes(self._queries[row : row + 1], picked)[0]
 
     def __call__(self, start: int) -> Tensor:
         """Return scores [Q, n] of the block of vectors that begins at `start`."""

@@ -77,11 +77,16 @@ def items(service: Service, offset: int, limit: int, where: str | None, modality
     Raises:
         FilterError: the filter is invalid.
     """
-    numbers = service.catalog.numbers(modality, where)
-    records = service.catalog.records(some := numbers[offset : offset + limit].tolist())
-    kinds = service.index.modalities
+    if where is None:
+        counts = service.index.counts()
+        total = sum(counts.values()) if modality is None else counts.get(modality, 0)
+        some = service.catalog.page(modality, offset, limit)
+    else:
+        numbers = service.catalog.numbers(modality, where)
+        total, some = len(numbers), numbers[offset : offset + limit].tolist()
+    records, kinds = service.catalog.records(some), service.index.modalities
     shown = [item_answer(records[number], kinds) for number in some if number in records]
-    return ItemsAnswer(items=shown, total=len(numbers))
+    return ItemsAnswer(items=shown, total=total)
 
 
 @of_generation
