@@ -205,7 +205,7 @@ class SlowRequestError(RequestError):
 
 
 class TooLargeError(RequestError):
-    """A body, picture, sound or text above the server's limits: says both sizes."""
+    """A body, picture, sound, text or number of items above the server's limits: says both sizes."""
 
     status = 413
 

@@ -25,7 +25,7 @@ from lightcrl.serve.limits import Limits
 from served import data_url, fill, png, served_with, wav
 
 JSON = {"Content-Type": "application/json"}
-SMALL = Limits(body=20_000, seconds=2.0, pixels=10_000, text=100, seconds_of_body=0.2)
+SMALL = Limits(body=20_000, seconds=2.0, pixels=10_000, text=100, seconds_of_body=0.2, compared=4)
 
 
 def bomb(width: int = 50_000, height: int = 50_000) -> bytes:
@@ -57,6 +57,16 @@ def strict(tmp_path_factory, embedder):
     """A server with small limits."""
     with served_with(tmp_path_factory.mktemp("strict"), embedder, limits=SMALL, writable=True) as served:
         yield served
+
+
+@pytest.mark.parametrize("route", ["duplicates", "outliers"])
+def test_more_items_than_the_limit_are_not_compared_with_each_other(strict, route):
+    counts, total = strict.index.counts(), len(strict.index)
+    assert max(counts.values()) <= SMALL.compared < total
+    words = f"{total} items to compare with each other; expected at most 4"
+    refused(strict.client.get(f"/{route}"), 413, words, "TooLargeError")
+    for chosen in ({"modality": "text"}, {"filter": "modality = 'text'"}):
+        assert strict.client.get(f"/{route}", params=chosen).status_code == 200
 
 
 PARTS = {

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lightcrl import __version__
+from lightcrl.errors import TooLargeError
 from lightcrl.index import find_duplicates, find_outliers
 from lightcrl.serve.schemas import (
     ColumnAnswer,
@@ -129,7 +130,13 @@ def principal_plane(vectors: np.ndarray) -> np.ndarray:
 
 @of_generation
 def duplicates(service: Service, threshold: float | None, where: str | None, modality: str | None) -> DuplicatesAnswer:
-    """Return groups of near-identical items."""
+    """Return groups of near-identical items.
+
+    Raises:
+        TooLargeError: too many items are to be compared.
+        FilterError: the filter is invalid.
+    """
+    check_compared(service, where, modality)
     groups = find_duplicates(service.index, threshold=threshold, where=where, modality=modality)
     first = [name for side in groups for ids in side.groups[:SHOWN] for name in ids[:SHOWN_OF_GROUP]]
     return DuplicatesAnswer(duplicates=[side.to_json() for side in groups], items=named(service, first))
@@ -137,10 +144,22 @@ def duplicates(service: Service, threshold: float | None, where: str | None, mod
 
 @of_generation
 def outliers(service: Service, most: int | None, where: str | None, modality: str | None) -> OutliersAnswer:
-    """Return items far from all others."""
+    """Return items far from all others; errors as in `duplicates`."""
+    check_compared(service, where, modality)
     distant = find_outliers(service.index, where=where, modality=modality, most=most)
     first = [outlier.id for outlier in distant[:SHOWN]]
     return OutliersAnswer(outliers=[outlier.to_json() for outlier in distant], items=named(service, first))
+
+
+def check_compared(service: Service, where: str | None, modality: str | None) -> None:
+    """Return if the items are few enough to compare them all: a stop of the server waits for the comparison."""
+    counts, most = service.index.counts(where), service.settings.limits.compared
+    count = sum(counts.values()) if modality is None else counts.get(modality, 0)
+    if count > most:
+        raise TooLargeError(
+            f"{count:,} items to compare with each other; expected at most {most:,}. Ask with a filter, or use lightcrl "
+            "index duplicates and lightcrl index outliers."
+        )
 
 
 def named(service: Service, ids: Sequence[str]) -> dict[str, ItemAnswer]:

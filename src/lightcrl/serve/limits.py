@@ -37,6 +37,7 @@ class Limits:
         pixels: largest number of pixels of a picture.
         seconds: longest duration of a sound in seconds.
         samples: largest number of samples of a sound, over all channels.
+        compared: largest number of items that are compared with each other; 100,000 take about a minute.
     """
 
     body: int = 32 * 2**20
@@ -46,6 +47,7 @@ class Limits:
     pixels: int = 50_000_000
     seconds: float = 120.0
     samples: int = 50_000_000
+    compared: int = 100_000
 
 
 async def read_body(stream: AsyncIterator[bytes], length: str | None, limits: Limits) -> bytes:
