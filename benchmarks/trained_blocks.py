@@ -27,6 +27,7 @@ from lightcrl.features import Features
 from lightcrl.files.local import write_json
 from lightcrl.pipeline import prepare, train_method
 from lightcrl.recipe import Recipe, make_recipe
+from lightcrl.training.plan import make_plan
 
 VARIANTS: Mapping[str, dict[str, Any]] = {
     "frozen": {},
@@ -84,7 +85,7 @@ def measure(recipe: Recipe, variant: str, groups: int, seed: int, given: argpars
     features = features.replace_split("train", split.subset(order[:groups])).in_memory(tuned.training.memory_bytes)
     place = given.work / f"{variant}-{groups}-seed{seed}-{given.seconds:g}s"
     step = seconds_of_a_step(variant_of(recipe, variant, **usual, epochs=100), place / "timed", features, encoders)
-    per_epoch = groups // given.batch
+    per_epoch = make_plan(tuned.training, features.split("train")).steps_per_epoch
     epochs = max(1, int(given.seconds / step / per_epoch))
     planned = variant_of(recipe, variant, **usual, epochs=epochs, evaluate_every=epochs)
     begun = time.process_time()
