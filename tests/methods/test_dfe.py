@@ -192,6 +192,19 @@ def test_where_items_repeat_the_canonical_part_says_less():
     assert method.share.item() == pytest.approx(5 / 67.5 * 2 / 4)
 
 
+@pytest.mark.parametrize("groups", [3, 9, 40])
+def test_few_groups_have_as_much_of_the_canonical_part_as_they_allow(groups):
+    """Fewer groups than widths have fewer directions: that is no sign of items that repeat."""
+    specs = {"left": TokenSpec(12), "right": TokenSpec(16)}
+    draw = torch.Generator().manual_seed(0)
+    tokens = {
+        name: TokenBatch.from_vectors(torch.randn(groups, spec.dim, generator=draw)) for name, spec in specs.items()
+    }
+    method = DeepFusionEncoder(specs, DFEOptions(**PLAIN | {"canonical": "auto", "parts": 2}))
+    method.solve([Step(tokens, dict.fromkeys(specs, torch.arange(groups)))])
+    assert method.share.item() == pytest.approx(14 / (1.5 * 14 + groups))
+
+
 def csa_tokens(tokens: TokenBatch, name: str) -> TokenBatch:
     return tokens.places(0, 2) if name == "left" else tokens
 

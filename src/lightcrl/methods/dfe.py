@@ -39,9 +39,9 @@ class DFEOptions(MethodOptions):
         dropout: share of the block's hidden features set to zero in training.
         canonical: share of the similarity from an additional part, which is solved in closed form; 0 omits it. "auto"
             omits it beyond `MOST_FEATURES`, and follows the data: F / (1.5 F + G) for F features of the slots on
-            average over modalities and G groups, times the share of directions that the items span. With few groups
-            trained parts err more than solved parts; with few distinct captions few directions can be solved
-            (docs/LOG.md).
+            average over modalities and G groups, times the share that the items span of the directions that G groups
+            can have. With few groups trained parts err more than solved parts; with few distinct captions few
+            directions can be solved (docs/LOG.md).
         layer_scale: initial factor of the block's output, learnable per feature (arXiv 2103.17239).
     """
 

@@ -20,8 +20,8 @@ class Solved(NamedTuple):
 
     Attributes:
         shrinkage: shrinkage of the covariances.
-        filled: number of solved directions, as a share of the number that the widths allow: 1, or less if items repeat,
-            since there are at most as many directions as distinct items.
+        filled: number of solved directions, as a share of the number that widths and groups allow: 1, or less if items
+            repeat, since there are at most as many directions as distinct items.
     """
 
     shrinkage: float
@@ -68,7 +68,7 @@ def solve_stems(
     }
     stem = next(iter(stems.values()))
     assert isinstance(stem, Stem)
-    most = min(stem.weight.shape[-1], *width.values())
+    most = min(stem.weight.shape[-1], *width.values(), max(1, len(groups) - 1))
     pairs = {pair: moments.covariance for pair, moments in cross.items()}
     rows = {name: moments.count for name, moments in own.items()}
     correlations, maps = canonical_variates(regularised, pairs, stem.weight.shape[-1], rows)
