@@ -157,8 +157,8 @@ def check_compared(service: Service, where: str | None, modality: str | None) ->
     count = sum(counts.values()) if modality is None else counts.get(modality, 0)
     if count > most:
         raise TooLargeError(
-            f"{count:,} items to compare with each other; expected at most {most:,}. Ask with a filter, or use lightcrl "
-            "index duplicates and lightcrl index outliers."
+            f"{count:,} items to compare with each other; expected at most {most:,}. Ask with a filter, or use "
+            "lightcrl index duplicates and lightcrl index outliers."
         )
 
 
