@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 FLAGS = [
     "--no-sandbox",
     "--disable-dev-shm-usage",
@@ -34,6 +36,13 @@ class Desk:
     def find(self, text):
         self.page.fill("#text", text)
         self.page.wait_for_selector(".score")
+
+    @contextmanager
+    def searching(self):
+        """Wait for the answer to the search that the block starts: the page is not busy before it has begun either."""
+        with self.page.expect_response("**/search"):
+            yield
+        self.page.wait_for_selector("#hits[aria-busy=false]", state="attached")
 
     def drop(self, zone, name, kind, content):
         self.page.evaluate(DROP, [zone, name, kind, list(content)])
