@@ -79,9 +79,7 @@ def items(service: Service, offset: int, limit: int, where: str | None, modality
         FilterError: the filter is invalid.
     """
     if where is None:
-        counts = service.index.counts()
-        total = sum(counts.values()) if modality is None else counts.get(modality, 0)
-        some = service.catalog.page(modality, offset, limit)
+        total, some = selected(service, None, modality), service.catalog.page(modality, offset, limit)
     else:
         numbers = service.catalog.numbers(modality, where)
         total, some = len(numbers), numbers[offset : offset + limit].tolist()
@@ -151,10 +149,15 @@ def outliers(service: Service, most: int | None, where: str | None, modality: st
     return OutliersAnswer(outliers=[outlier.to_json() for outlier in distant], items=named(service, first))
 
 
+def selected(service: Service, where: str | None, modality: str | None) -> int:
+    """Return the number of items that a filter and a modality select."""
+    counts = service.index.counts(where)
+    return sum(counts.values()) if modality is None else counts.get(modality, 0)
+
+
 def check_compared(service: Service, where: str | None, modality: str | None) -> None:
     """Return if the items are few enough to compare them all: a stop of the server waits for the comparison."""
-    counts, most = service.index.counts(where), service.settings.limits.compared
-    count = sum(counts.values()) if modality is None else counts.get(modality, 0)
+    count, most = selected(service, where, modality), service.settings.limits.compared
     if count > most:
         raise TooLargeError(
             f"{count:,} items to compare with each other; expected at most {most:,}. Ask with a filter, or use "
