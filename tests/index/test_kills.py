@@ -45,12 +45,12 @@ for number in range(first, len(vectors) // {PER_ROUND}):
 
 
 def run_and_kill(folder: Path, first: int, vectors: Path, delay: float) -> list[str]:
-    """What the writer said before it was killed."""
+    """What the writer said before it was killed: its whole lines."""
     with Program(WRITER, folder, first, vectors) as writer:
         assert writer.stdout.readline() == "ready\n"
         time.sleep(delay)
         writer.kill()
-        return writer.stdout.read().splitlines()
+        return writer.stdout.read().split("\n")[:-1]  # unbuffered output (PYTHONUNBUFFERED) may end within a line
 
 
 def check(folder: Path, added: int, removed: int) -> None:
