@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lightcrl.files.local import make_folder, write_json
+from lightcrl.methods.base import Stem
 from lightcrl.methods.dfe import DeepFusionEncoder, DFEOptions
 from lightcrl.methods.spec import MethodSpec
 from lightcrl.metrics.statistics import difference
@@ -77,6 +78,16 @@ class WithoutBlock(DeepFusionEncoder):
         return TokenBatch(self.fusion(stem, mask, context), mask).mean()
 
 
+class OwnScales(DeepFusionEncoder):
+    """The DFE all of whose parts see each slot at its own scale."""
+
+    def make_stem(self, modality: str) -> Stem:
+        """Return a stem with a single deviation per slot."""
+        stem = super().make_stem(modality)
+        stem.deviation = stem.deviation[:, :1]
+        return stem
+
+
 class OneItem(DeepFusionEncoder):
     """The DFE with a single item of each modality per group in a batch."""
 
@@ -94,6 +105,7 @@ ROWS: dict[str, tuple[str, dict[str, object]]] = {
     "no shared block": (f"{HERE}:WithoutBlock", {}),
     "no contexts": (f"{HERE}:WithoutContext", {}),
     "one projection for all slots": ("dfe", {"by_slot": False}),
+    "the same scales in both parts": (f"{HERE}:OwnScales", {}),
     "unstandardised features": ("dfe", {"standardise": False}),
 }
 

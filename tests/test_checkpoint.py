@@ -146,7 +146,7 @@ def test_a_missing_an_added_and_a_reshaped_leaf_are_refused(folder):
 
 def test_a_newer_format_is_refused(folder):
     edit(folder, format=99)
-    with pytest.raises(CheckpointError, match=r"format is 99, this version reads up to 4\. Install a newer lightcrl"):
+    with pytest.raises(CheckpointError, match=r"format is 99, this version reads up to 5\. Install a newer lightcrl"):
         load_folder(folder)
 
 

@@ -35,13 +35,14 @@ from lightcrl.files.local import clear_errors, recover_folder, whole_folder, wri
 from lightcrl.heads.base import Head, Space
 from lightcrl.heads.state import FILE as HEAD
 from lightcrl.heads.state import TrainedHead
-from lightcrl.leaves import describe, read_tensors, take_sizes
+from lightcrl.leaves import describe, read_tensors
 from lightcrl.lineage import Line, identity
 from lightcrl.methods import Method
+from lightcrl.methods.base import Inlet
 from lightcrl.methods.spec import make_method
 from lightcrl.tokens import TokenSpec
 
-FORMAT = 4
+FORMAT = 5
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 TOWER = "tower-{}.safetensors"
 MODULE = "lightcrl.bridges.sentence_transformers.EmbedderModule"
@@ -152,11 +153,12 @@ class Checkpoint(
     @property
     def _format(self) -> int:
         """The least format that can hold this checkpoint, so that older versions can read plain ones."""
-        if self.method.hubs is not None:
+        if any(isinstance(part, Inlet) and part.deviation.shape[1] > 1 for part in self.method.modules()):
             return FORMAT
-        if any("before" in step for step in self.lineage):
-            return 3
-        return 2 if self.towers else 1
+        if self.method.hubs is not None:
+            return 4
+        replaced = any("before" in step for step in self.lineage)
+        return 3 if replaced else 2 if self.towers else 1
 
     @property
     def digest(self) -> str:
@@ -341,8 +343,7 @@ def load_folder(folder: Path) -> Checkpoint:
         for name, entry in config["modalities"].items()
     }
     method = make_method(config["method"]["name"], modalities, config["method"]["options"], config["method"]["loss"])
-    take_sizes(method, tensors)
-    method.match_hubs(tensors)
+    method.match(tensors)
     expected = {leaf: tensor.shape for leaf, tensor in method.state_dict().items()}
     if expected != {leaf: tensor.shape for leaf, tensor in tensors.items()}:
         odd = sorted(set(expected) ^ set(tensors)) or [

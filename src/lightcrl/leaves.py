@@ -26,12 +26,12 @@ def describe(tensor: Tensor) -> dict[str, Any]:
 
 
 def take_sizes(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give a module's buffers of variable length, which its parts name in `sized`, the lengths of saved tensors."""
+    """Give a module's buffers of variable shape, which its parts name in `sized`, the shapes of saved tensors."""
     for prefix, part in module.named_modules():
         for name in getattr(part, "sized", ()):
             leaf = f"{prefix}.{name}" if prefix else name
             if leaf in tensors:
-                setattr(part, name, torch.zeros_like(tensors[leaf]))
+                setattr(part, name, torch.zeros_like(tensors[leaf], device=getattr(part, name).device))
 
 
 def read_tensors(path: Path, expected: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:

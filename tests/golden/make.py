@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -26,6 +27,7 @@ from lightcrl.growth.history import make_step  # noqa: E402
 from lightcrl.index import Index, VectorIndex  # noqa: E402
 from lightcrl.methods import Method  # noqa: E402
 from lightcrl.methods.classifier import NAME  # noqa: E402
+from lightcrl.methods.hubs import Hubs  # noqa: E402
 from lightcrl.methods.spec import make_method  # noqa: E402
 from lightcrl.studies.cells import Cell, write_cell  # noqa: E402
 from lightcrl.tokens import TokenBatch, TokenSpec  # noqa: E402
@@ -86,7 +88,22 @@ def checkpoints() -> dict[str, Checkpoint]:
         ),
         "checkpoint-2-towers": checkpoint(model("linear", {"dim": 4}), "linear", towers={"text": tower}),
         "checkpoint-3-extended": extended(tower),
+        "checkpoint-4-hubs": checkpoint(corrected(model("linear", {"dim": 4})), "linear"),
+        "checkpoint-5-dfe": checkpoint(scaled(model("dfe", small)), "dfe"),
     }
+
+
+def corrected(method: Method) -> Method:
+    """The method with a correction for hubs."""
+    method.hubs = Hubs.measured({"image": normalize(waves(9, 4), dim=-1), "text": normalize(waves(8, 4), dim=-1)})
+    return method
+
+
+def scaled(method: Method) -> Method:
+    """The method with other deviations of a slot in its second part than in the first."""
+    for modality in SPECS:
+        method.stem(modality).deviation.copy_(1.5 + waves(*method.stem(modality).deviation.shape))
+    return method
 
 
 def extended(tower: Tuned) -> Checkpoint:

@@ -132,8 +132,8 @@ def test_an_old_encoder_whose_files_changed(place, tmp_path):
 def test_a_model_of_a_newer_format(place, tmp_path):
     shutil.copytree(place / "dfe" / "best", tmp_path / "newer")
     path = tmp_path / "newer" / "config.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
-    refused(place, tmp_path, CheckpointError, "format is 99, this version reads up to 4.", model=tmp_path / "newer")
+    path.write_text(path.read_text().replace('"format": 5', '"format": 99'))
+    refused(place, tmp_path, CheckpointError, "format is 99, this version reads up to 5.", model=tmp_path / "newer")
 
 
 @pytest.mark.parametrize("name", ["text", "audio"])

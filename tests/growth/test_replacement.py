@@ -146,7 +146,7 @@ def test_a_new_encoder_sees_as_many_views_of_its_training_pictures_as_in_a_run(t
 
 @pytest.mark.parametrize("added", [False, True])
 def test_figures_are_those_of_the_finished_model_which_is_corrected_for_hubs(tmp_path, added):
-    model = base(tmp_path, epochs=10, hubs=True)
+    model = base(tmp_path, epochs=8, hubs=True)
     new = {"audio": encoder("audio")} if added else {"image": encoder("image") | {"options": {"grid": 3}}}
     wanted = recipe(tmp_path, partners=None, encoders=new, training={"epochs": 4})
     done = extend(model, wanted, replace=None if added else "image", output=tmp_path / "grown")

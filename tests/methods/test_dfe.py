@@ -70,7 +70,18 @@ class ByHand:
             self.weights[f"{of}.{modality}.{part}"] for part in ("weight", "bias", "mean", "deviation")
         )
         slot = range(len(tokens)) if len(weight) > 1 else [0] * len(tokens)
-        return np.stack([(t - mean[s]) / deviation[s] @ weight[s] + bias[s] for t, s in zip(tokens, slot, strict=True)])
+        return np.stack(
+            [
+                np.concatenate(
+                    [
+                        (t - mean[s]) / scale @ part
+                        for scale, part in zip(deviation[s], np.split(weight[s], deviation.shape[1], 1), strict=True)
+                    ]
+                )
+                + bias[s]
+                for t, s in zip(tokens, slot, strict=True)
+            ]
+        )
 
     def pool(self, modality: str, sequence: np.ndarray) -> np.ndarray:
         query, weight, bias, mean, deviation = (
@@ -231,6 +242,30 @@ def test_a_sequence_is_standardised_by_its_own_figures():
     torch.testing.assert_close(pool.deviation.double(), spread, atol=1e-6, rtol=0)
     slots = torch.stack([item[:2] for item in tokens.ragged()])
     torch.testing.assert_close(method.stem("both").mean, slots.mean(0))
+
+
+def test_the_first_part_sees_slots_at_equal_scales_and_the_last_as_they_are():
+    method = make(parts=3, heads=1, dim=12).float()
+    values = ragged([3] * 50, 4).values * torch.tensor([0.1, 1.0, 7.0])[:, None] + 2
+    method.fit("layers", TokenBatch.full(values))
+    stem = method.stem("layers")
+    own = values.double().var(0, correction=0).mean(-1).sqrt()
+    common = own.square().mean().sqrt().expand(3)
+    wanted = torch.stack([own, (own * common).sqrt(), common], 1)
+    torch.testing.assert_close(stem.deviation.double(), wanted, rtol=1e-5, atol=0)
+    for part, scale in enumerate(wanted.T.float()):
+        columns = slice(4 * part, 4 * part + 4)
+        seen = (values - stem.mean) / scale[:, None]
+        found = stem(TokenBatch.full(values))[..., columns] - stem.bias[:, columns]
+        torch.testing.assert_close(found, torch.einsum("btd,tdk->btk", seen, stem.weight[..., columns]))
+
+
+def test_a_projection_is_set_at_the_scales_of_its_parts():
+    stem = make(parts=2, heads=2).stem("layers")
+    wanted = torch.rand(stem.weight.shape, dtype=torch.float64)
+    stem.set_projection(wanted)
+    torch.testing.assert_close(stem.projection, wanted)
+    assert not torch.equal(stem.weight, wanted)
 
 
 def test_heads_that_look_alike_find_the_mean_of_the_sequence():

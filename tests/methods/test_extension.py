@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from lightcrl.checkpoint import load_folder
 from lightcrl.errors import GrowthError, TrainingError
 from lightcrl.losses import info_nce, sigmoid
 from lightcrl.methods import METHODS, Method, MethodOptions, Step
@@ -20,6 +22,7 @@ from samples import randn, units
 
 SPECS = {"image": TokenSpec(6, 2), "text": TokenSpec(5, 1, True)}
 NEW = {"audio": TokenSpec(4, 3)}
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def made(name: str = "dfe", loss: str = "info_nce", **options: object) -> Method:
@@ -86,6 +89,19 @@ def test_a_canonical_part_stays_whatever_comes_or_goes(monkeypatch, most):
         assert torch.equal(found.share, method.share)
         again = make_method("dfe", found.modalities, found.options.model_dump(mode="json"), "info_nce")
         assert again.state_dict().keys() == found.state_dict().keys()
+
+
+def test_a_model_whose_parts_have_one_scale_grows_and_keeps_it():
+    """As checkpoints before format 5 do; what is added has a scale for each part."""
+    method = load_folder(GOLDEN / "checkpoint-1-dfe").method
+    assert [method.stem(name).deviation.shape for name in ("image", "text")] == [(2, 1), (1, 1)]
+    grown = grown_up(method, grow(method, "dfe", {"audio": TokenSpec(6, 2)}, ["text"], "info_nce"))
+    assert grown.stem("audio").deviation.shape == (2, 2)
+    tokens = TokenBatch.full(torch.randn(3, 2, 6))
+    assert torch.equal(grown("image", tokens), method("image", tokens))
+    again = grown_up(method, grow(method, "dfe", {"image": TokenSpec(7, 3)}, ["text"], "info_nce"))
+    assert again.stem("image").deviation.shape == (3, 2)
+    assert again.stem("text").deviation.shape == (1, 1)
 
 
 def test_sharelock_keeps_its_lock():

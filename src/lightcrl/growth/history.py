@@ -123,7 +123,7 @@ def _parent(child: Checkpoint) -> Checkpoint:
     modalities = {name: shapes.get(name) or child.method.modalities[name] for name in before["modalities"]}
     described = before["method"]
     method = make_method(described["name"], modalities, described["options"], described["loss"])
-    method.match_hubs(state)
+    method.match(state)
     method.load_state_dict({leaf: state[leaf] for leaf in method.state_dict()})
     encoders = child.encoders | {name: EncoderSpec(**entry["encoder"]) for name, entry in entries.items()}
     marks = child.fingerprints | {name: entry["fingerprint"] for name, entry in entries.items()}

@@ -69,8 +69,8 @@ class AlignedTokens(nn.Module):
         pool = pools.get(modality)
         if isinstance(stem, Stem) and stem.weight.shape[-1] == len(rotation):
             slots = min(stem.slots, self.kinds)
-            self._set(slice(0, slots), stem.weight[:slots], stem.bias[:slots], stem.mean[:slots], rotation)
-            self.deviation[:slots] = stem.deviation[:slots]
+            self._set(slice(0, slots), stem.projection[:slots], stem.bias[:slots], stem.mean[:slots], rotation)
+            self.deviation[:slots] = stem.deviation[:slots, :1]
             self.aligned = slots == self.kinds
         if isinstance(pool, SequencePool) and pool.weight.shape[0] * pool.weight.shape[2] == len(rotation):
             weight = pool.weight.permute(1, 0, 2).flatten(1)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from lightcrl.errors import GrowthError, ModalityError, ShapeError
+from lightcrl.leaves import take_sizes
 from lightcrl.losses import Loss, over_pairs
 from lightcrl.machine import seed_draws
 from lightcrl.methods.dropout import Dropout
@@ -61,18 +62,26 @@ class MethodOptions(BaseModel):
 
 
 class Inlet(nn.Module):
-    """The input of a modality: its features on a common scale, with input dropout in training."""
+    """The input of a modality: its features on a common scale, with input dropout in training.
 
+    Attributes:
+        mean: mean of each feature, [S, D] for S slots.
+        deviation: divisor of the features of each slot, [S, P] for P parts. For the first part it is the slot's own
+            deviation, for the last part that of all slots together, and between them their weighted geometric mean.
+            Of checkpoints before format 5, [S, 1]: the same for all parts.
+    """
+
+    sized: ClassVar[tuple[str, ...]] = ("deviation",)
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, spec: TokenSpec, options: MethodOptions) -> None:
+    def __init__(self, spec: TokenSpec, options: MethodOptions, parts: int = 1) -> None:
         super().__init__()
         self.spec = spec
         self.slots = spec.slots if options.by_slot else 1
         self.dropout = Dropout(options.input_dropout)
         self.register_buffer("mean", torch.zeros(self.slots, spec.dim))
-        self.register_buffer("deviation", torch.ones(self.slots, 1))
+        self.register_buffer("deviation", torch.ones(self.slots, parts))
 
     @property
     def width(self) -> int:
@@ -80,10 +89,10 @@ class Inlet(nn.Module):
         return self.slots * self.spec.dim
 
     def standardised(self, tokens: TokenBatch) -> Tensor:
-        """Return standardised tokens [B, T, D], without dropout."""
+        """Return tokens [B, T, D] as the first part sees them, each slot at its own scale, without dropout."""
         # Padding may contain NaN, which stays NaN when multiplied by zero, in attention and in gradients.
         values = tokens.filled(self.mean.dtype) if self.slots == 1 else tokens.values.to(self.mean.dtype)
-        return (values - self.mean) / self.deviation
+        return (values - self.mean) / self.deviation[:, :1]
 
     def features(self, tokens: TokenBatch) -> Tensor:
         """Return a vector per item, [B, T, D] -> [B, F], without dropout: concatenated slots, or the mean token."""
@@ -92,7 +101,7 @@ class Inlet(nn.Module):
 
     @torch.no_grad()
     def fit(self, tokens: TokenBatch) -> None:
-        """Set each feature's mean and each slot's deviation from `tokens`."""
+        """Set each feature's mean and each slot's deviations from `tokens`."""
         if self.slots == 1:
             values = tokens.values[tokens.mask].float().unsqueeze(1)
         else:
@@ -100,7 +109,10 @@ class Inlet(nn.Module):
         self.mean.copy_(values.mean(0))
         deviation = values.var(0, correction=0).mean(-1, keepdim=True).sqrt()
         # A constant slot has no information; division by its deviation would amplify noise.
-        self.deviation.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
+        deviation = torch.where(deviation > 1e-6, deviation, 1.0)
+        together = deviation.square().mean().sqrt()
+        share = torch.linspace(0, 1, self.deviation.shape[1], device=deviation.device)
+        self.deviation.copy_(deviation * (together / deviation) ** share)
 
 
 class Stem(Inlet):
@@ -111,8 +123,8 @@ class Stem(Inlet):
     """
 
     def __init__(self, spec: TokenSpec, options: MethodOptions, width: int | None = None, parts: int = 1) -> None:
-        """Make a stem to `width` features (default `options.dim`); each of `parts` equal parts has its own dropout."""
-        super().__init__(spec, options)
+        """Make a stem to `width` features (default `options.dim`) in `parts`, each with its own dropout and scale."""
+        super().__init__(spec, options, parts)
         width = options.dim if width is None else width
         self.parts = parts
         self.weight = nn.Parameter(torch.empty(self.slots, spec.dim, width))
@@ -122,13 +134,28 @@ class Stem(Inlet):
 
     def forward(self, tokens: TokenBatch) -> Tensor:
         """Return [B, T, d] from [B, T, D]; T is the number of slots if there are several."""
-        values = self.standardised(tokens)
+        values, parts = self.standardised(tokens), self.projection.chunk(self.parts, -1)
         if self.slots == 1:
-            projected = [self.dropout(values) @ weight for weight in self.weight[0].chunk(self.parts, -1)]
+            projected = [self.dropout(values) @ part[0] for part in parts]
         else:
-            rule = "btd,tdk->btk"
-            projected = [torch.einsum(rule, self.dropout(values), part) for part in self.weight.chunk(self.parts, -1)]
+            projected = [torch.einsum("btd,tdk->btk", self.dropout(values), part) for part in parts]
         return torch.cat(projected, -1) + self.bias
+
+    @property
+    def projection(self) -> Tensor:
+        """The projection [S, D, d] of standardised features: the weight of each part, times the part's scale."""
+        return self.weight if self.deviation.shape[1] == 1 else self.weight * self._scale
+
+    @torch.no_grad()
+    def set_projection(self, projection: Tensor) -> None:
+        """Set the weight so that `projection` is this one, [S, D, d]."""
+        self.weight.copy_(projection / self._scale)
+
+    @property
+    def _scale(self) -> Tensor:
+        """The scale [S, 1, d] of a slot in each part, where that of a standardised slot is 1."""
+        columns = self.weight.shape[-1] // self.deviation.shape[1]
+        return (self.deviation[:, :1] / self.deviation).repeat_interleave(columns, 1)[:, None]
 
 
 class Method(nn.Module, ABC):
@@ -248,11 +275,12 @@ class Method(nn.Module, ABC):
 
     def take_state(self, state: Mapping[str, Tensor]) -> None:
         """Load a state, its correction for hubs included."""
-        self.match_hubs(state)
+        self.match(state)
         self.load_state_dict(state)
 
-    def match_hubs(self, leaves: Mapping[str, Tensor]) -> None:
-        """Make empty banks of the shapes of a state's leaves, or none if it has none."""
+    def match(self, leaves: Mapping[str, Tensor]) -> None:
+        """Give buffers the shapes of a state's leaves, and make empty banks for hubs, or none if it has none."""
+        take_sizes(self, leaves)
         prefix = "hubs."
         banks = {leaf.removeprefix(prefix): tensor for leaf, tensor in leaves.items() if leaf.startswith(prefix)}
         self.hubs = Hubs.of(banks).to(self.logit_scale.device) if banks else None
@@ -355,9 +383,10 @@ class Method(nn.Module, ABC):
             made.logit_bias = nn.Parameter(self.logit_bias.detach().clone())
         made.to(self.logit_scale.device)
         own = self.state_dict()
-        made.match_hubs(own)
+        anew = frozenset[str]().union(*map(made.leaves_of, fresh))
+        made.match({leaf: tensor for leaf, tensor in own.items() if leaf not in anew})
         state = made.state_dict()
-        kept = state.keys() - frozenset[str]().union(*map(made.leaves_of, fresh))
+        kept = state.keys() - anew
         for leaf in sorted(kept):
             if leaf not in own or own[leaf].shape != state[leaf].shape:
                 here, there = list(state[leaf].shape), list(own[leaf].shape) if leaf in own else "nothing"

@@ -74,7 +74,9 @@ class DeepFusionEncoder(Method):
     does not (docs/LOG.md). `lightcrl_paper` has the transformer layer. Near the start the encoder is a linear map.
 
     Each part of an embedding is an embedding in its own right, with its share of u, its own c_m and its own loss.
-    Together the parts err less than a single part of their joint width, as an ensemble does. An additional part is not
+    Together the parts err less than a single part of their joint width, as an ensemble does. The first part sees all
+    slots at equal scale, the last as large as they are, where ViT's last layers outweigh its first (`Inlet.deviation`):
+    which of both is better depends on the data, and both together follow the better one. An additional part is not
     trained: the strongest canonical variates of the slots, weighted by their correlations (as in `csa`), solved in one
     pass before the first step. Its errors differ from those of the trained parts. Its cost grows with the cube of the
     features, so it is omitted beyond `MOST_FEATURES` unless its share is given. With a single token per item the

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from lightcrl.leaves import take_sizes
 from lightcrl.losses import Loss
 from lightcrl.methods import METHODS
 from lightcrl.methods.base import Inlet, Method, MethodOptions, Step
@@ -168,6 +169,7 @@ def grow(
     made = make_method(NAME, {**dict.fromkeys(anchors, TokenSpec(body.dim)), **specs}, options, loss, seed)
     assert isinstance(made, Extension)
     state = {leaf: tensor for leaf, tensor in grown.state_dict().items() if not leaf.startswith("logit_")}
+    take_sizes(made.body, state)
     made.body.load_state_dict(state, strict=False)
     return made.joined_to(body)
 

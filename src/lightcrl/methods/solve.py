@@ -176,5 +176,5 @@ def set_linear(stem: Stem, directions: Tensor, mean: Tensor) -> None:
     """Set a stem to the map x -> (x - mean) A [F, k] of an item."""
     directions = pad(directions, (0, stem.weight.shape[-1] - directions.shape[1]))
     # The mean over slots divides by their number.
-    stem.weight.copy_(directions.view(stem.weight.shape) * stem.slots)
+    stem.set_projection(directions.view(stem.weight.shape) * stem.slots)
     stem.bias.copy_((-mean @ directions).expand_as(stem.bias))
