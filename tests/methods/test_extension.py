@@ -91,8 +91,8 @@ def test_a_canonical_part_stays_whatever_comes_or_goes(monkeypatch, most):
         assert again.state_dict().keys() == found.state_dict().keys()
 
 
-def test_a_model_whose_parts_have_one_scale_grows_and_keeps_it():
-    """As checkpoints before format 5 do; what is added has a scale for each part."""
+def test_a_model_whose_parts_have_one_scale_grows_and_resumes_with_it():
+    """As those of checkpoints before format 5; what is added has a scale for each part."""
     method = load_folder(GOLDEN / "checkpoint-1-dfe").method
     assert [method.stem(name).deviation.shape for name in ("image", "text")] == [(2, 1), (1, 1)]
     grown = grown_up(method, grow(method, "dfe", {"audio": TokenSpec(6, 2)}, ["text"], "info_nce"))
@@ -102,6 +102,10 @@ def test_a_model_whose_parts_have_one_scale_grows_and_keeps_it():
     again = grown_up(method, grow(method, "dfe", {"image": TokenSpec(7, 3)}, ["text"], "info_nce"))
     assert again.stem("image").deviation.shape == (3, 2)
     assert again.stem("text").deviation.shape == (1, 1)
+    resumed = make_method("dfe", SPECS, method.options.model_dump(mode="json"), "info_nce").eval()
+    resumed.fit("image", tokens)
+    resumed.take_state(method.state_dict())
+    assert torch.equal(resumed("image", tokens), method("image", tokens))
 
 
 def test_sharelock_keeps_its_lock():
