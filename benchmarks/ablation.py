@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from lightcrl.files.local import make_folder, write_json
-from lightcrl.methods.base import Stem
 from lightcrl.methods.dfe import DeepFusionEncoder, DFEOptions
 from lightcrl.methods.spec import MethodSpec
+from lightcrl.methods.stems import Stem
 from lightcrl.metrics.statistics import difference
 from lightcrl.pipeline import prepare
 from lightcrl.recipe import load_recipe

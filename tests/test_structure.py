@@ -21,7 +21,7 @@ SOURCE = PROJECT / "src" / "lightcrl"
 LAYERS = (
     ("lightcrl", "errors"),
     ("registry", "files", "events", "specs", "tokens", "leaves", "processes", "machine", "sheets", "lineage"),
-    ("encoders", "data", "losses", "metrics", "methods.base", "methods.dropout", "methods.hubs"),
+    ("encoders", "data", "losses", "metrics", "methods.base", "methods.dropout", "methods.hubs", "methods.stems"),
     ("methods",),
     ("features", "heads", "index.search", "index.vectors"),
     ("card", "checkpoint", "training", "tasks.spec"),

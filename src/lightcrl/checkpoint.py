@@ -38,8 +38,8 @@ from lightcrl.heads.state import TrainedHead
 from lightcrl.leaves import describe, read_tensors
 from lightcrl.lineage import Line, identity
 from lightcrl.methods import Method
-from lightcrl.methods.base import Inlet
 from lightcrl.methods.spec import make_method
+from lightcrl.methods.stems import Inlet
 from lightcrl.tokens import TokenSpec
 
 FORMAT = 5

@@ -20,9 +20,9 @@ from lightcrl.errors import ModalityError, ShapeError
 from lightcrl.features import Features
 from lightcrl.losses import LOSSES, info_nce
 from lightcrl.methods import METHODS, Method, Stem, Step
-from lightcrl.methods.base import MethodOptions
 from lightcrl.methods.fusion import OPERATIONS
 from lightcrl.methods.spec import make_method
+from lightcrl.methods.stems import MethodOptions
 from lightcrl.tokens import TokenBatch, TokenSpec
 from lightcrl.training import loop as training
 from lightcrl.training.loop import Trained, _initialise, train

@@ -40,8 +40,33 @@ def test_it_is_drawn_by_the_seed_and_does_nothing_in_eval_mode_or_for_zero():
     assert torch.equal(Dropout(0.0)(values), values)
 
 
+def test_a_share_below_half_a_level_drops_nothing():
+    assert torch.equal(Dropout(0.001)(torch.ones(5000)), torch.ones(5000))
+
+
 def test_gradients_flow_through_what_is_kept_alone():
     values = torch.ones(50, 8, requires_grad=True)
     found = Dropout(0.5)(values)
     found.sum().backward()
     assert torch.equal(values.grad, found.detach())
+
+
+@pytest.mark.parametrize(
+    ("features", "groups", "steps", "share"),
+    [
+        (1920, 6000, 400, 0.5858), (1920, 6000, 4000, 0.5858), (1920, 6000, 100, 0.2612), (768, 6000, 396, 0.4696),
+        (2560, 2000, 400, 0.7388), (1000, 1000, 400, 2.5 / 3.5), (10**9, 2, 400, 1.0), (1, 10**8, 400, 0.0),
+    ],
+)  # fmt: skip
+def test_a_share_of_auto_grows_with_features_and_falls_with_groups(features, groups, steps, share):
+    dropout = Dropout("auto")
+    dropout.follow(features, groups, steps)
+    assert dropout.p == pytest.approx(share, abs=3e-4)
+    # However large, some features are kept.
+    assert dropout(torch.ones(10_000)).count_nonzero()
+
+
+def test_a_given_share_follows_nothing():
+    dropout = Dropout(0.3)
+    dropout.follow(1000, 10, 400)
+    assert dropout.p == 0.3

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from lightcrl.methods.attention_pool import SequencePool
-from lightcrl.methods.base import Method, Stem
+from lightcrl.methods.base import Method
 from lightcrl.methods.dropout import Dropout
+from lightcrl.methods.stems import Stem
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 

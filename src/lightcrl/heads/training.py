@@ -11,7 +11,8 @@ from torch import Tensor
 from lightcrl.heads.base import HeadBatch, Material, Space
 from lightcrl.heads.spec import head_class
 from lightcrl.losses import Loss
-from lightcrl.methods.base import Inlet, Method, MethodOptions, Step
+from lightcrl.methods.base import Method, Step
+from lightcrl.methods.stems import Inlet, MethodOptions
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 NAME = "lightcrl.heads.training:HeadTraining"

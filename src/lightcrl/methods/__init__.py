@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lightcrl.methods.base import Inlet, Method, MethodOptions, Stem, Step
+from lightcrl.methods.base import Method, Step
+from lightcrl.methods.stems import Inlet, MethodOptions, Stem
 from lightcrl.registry import Table
 
 __all__ = ["METHODS", "Inlet", "Method", "MethodOptions", "Stem", "Step"]

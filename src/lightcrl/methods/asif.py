@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from lightcrl.errors import TrainingError
-from lightcrl.methods.base import Inlet, Method, MethodOptions, Step
+from lightcrl.methods.base import Method, Step
+from lightcrl.methods.stems import Inlet, MethodOptions
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 

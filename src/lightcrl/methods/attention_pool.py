@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class SequencePool(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, features: int, dim: int, heads: int, dropout: float, parts: int = 1) -> None:
+    def __init__(self, features: int, dim: int, heads: int, dropout: float | Literal["auto"], parts: int = 1) -> None:
         """Make a pool of `heads` heads; each of `parts` equal parts of the heads has its own dropout."""
         super().__init__()
         self.parts = parts

@@ -12,9 +12,10 @@ from pydantic import Field
 from torch import Tensor
 
 from lightcrl.losses import Loss
-from lightcrl.methods.base import Inlet, Method, MethodOptions, Stem, Step
+from lightcrl.methods.base import Method, Step
 from lightcrl.methods.joining import Joining, JoiningOptions
 from lightcrl.methods.solve import moments_towards, ridge, rotation, set_affine
+from lightcrl.methods.stems import Inlet, MethodOptions, Stem
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 

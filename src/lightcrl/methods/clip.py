@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
-from lightcrl.methods.base import MethodOptions
 from lightcrl.methods.heads import Headed
+from lightcrl.methods.stems import MethodOptions
 
 
 class CLIPOptions(MethodOptions):

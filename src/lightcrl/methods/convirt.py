@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from lightcrl.errors import TrainingError
 from lightcrl.losses import Loss, info_nce
-from lightcrl.methods.base import MethodOptions, Step
+from lightcrl.methods.base import Step
 from lightcrl.methods.heads import Headed
+from lightcrl.methods.stems import MethodOptions
 
 
 class ConVIRTOptions(MethodOptions):

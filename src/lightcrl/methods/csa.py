@@ -7,9 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lightcrl.methods.base import MethodOptions, Stem, Step
+from lightcrl.methods.base import Step
 from lightcrl.methods.linear import Linear
 from lightcrl.methods.solve import regress_stems, solve_stems
+from lightcrl.methods.stems import MethodOptions, Stem
 
 
 class CSAOptions(MethodOptions):

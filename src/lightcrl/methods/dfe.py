@@ -13,10 +13,11 @@ from torch.nn.functional import normalize
 
 from lightcrl.losses import Loss
 from lightcrl.methods.attention_pool import SequencePool
-from lightcrl.methods.base import Method, MethodOptions, Stem, Step
+from lightcrl.methods.base import Method, Step
 from lightcrl.methods.dropout import Dropout
 from lightcrl.methods.fusion import OPERATIONS, FusionName, shrink
 from lightcrl.methods.solve import moments_towards, ridge, set_affine, set_linear, solve_stems
+from lightcrl.methods.stems import MethodOptions, Stem
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 # Limit on the features of all modalities together for the canonical part: some minutes and some gigabytes.
@@ -46,7 +47,7 @@ class DFEOptions(MethodOptions):
     """
 
     dim: int = Field(default=512, gt=0)
-    input_dropout: float = Field(default=0.5, ge=0, lt=1)
+    input_dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     parts: int = Field(default=2, gt=0)
     fusion: FusionName = "addition"
     heads: int = Field(default=8, gt=0)
@@ -181,6 +182,13 @@ class DeepFusionEncoder(Method):
             canonical = self.canonical[modality]
             assert isinstance(canonical, Stem)
             canonical.fit(tokens)
+
+    def regularise(self, groups: int, steps: int) -> None:
+        """Adapt input dropout to the number of training groups and steps, also that of pooled sequences."""
+        super().regularise(groups, steps)
+        for name, pool in self.pools.items():
+            assert isinstance(pool, SequencePool)
+            pool.dropout.follow(self.stem(name).width, groups, steps)
 
     def solve(self, steps: Iterable[Step]) -> None:
         """Solve the canonical part and set its share of the similarity.

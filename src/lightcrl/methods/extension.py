@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from lightcrl.leaves import take_sizes
 from lightcrl.losses import Loss
 from lightcrl.methods import METHODS
-from lightcrl.methods.base import Inlet, Method, MethodOptions, Step
+from lightcrl.methods.base import Method, Step
 from lightcrl.methods.joining import Joining, JoiningOptions
 from lightcrl.methods.spec import make_method
+from lightcrl.methods.stems import Inlet, MethodOptions
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 NAME = "lightcrl.methods.extension:Extension"
@@ -109,6 +110,10 @@ class Extension(Joining):
     def fit_new(self, modality: str, tokens: TokenBatch) -> None:
         """Set means and deviations of a new modality's features in the method below."""
         self.body.fit(modality, tokens)
+
+    def regularise(self, groups: int, steps: int) -> None:
+        """Adapt input dropout in the method below."""
+        self.body.regularise(groups, steps)
 
     def align(self, loss: Loss, pair: Mapping[str, Tensor], step: Step) -> Tensor:
         """Return the loss of the method below over two modalities; it sees the tokens of new ones alone."""

@@ -9,8 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lightcrl.methods.base import MethodOptions, Step
+from lightcrl.methods.base import Step
 from lightcrl.methods.heads import Headed
+from lightcrl.methods.stems import MethodOptions
 from lightcrl.tokens import TokenBatch
 
 

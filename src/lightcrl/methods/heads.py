@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from lightcrl.methods.base import Method, MethodOptions
+from lightcrl.methods.base import Method
+from lightcrl.methods.stems import MethodOptions
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from lightcrl.errors import TrainingError
 from lightcrl.losses import Loss
-from lightcrl.methods.base import Method, MethodOptions, Step
+from lightcrl.methods.base import Method, Step
 from lightcrl.methods.hubs import Hubs
+from lightcrl.methods.stems import MethodOptions
 from lightcrl.tokens import TokenBatch
 
 

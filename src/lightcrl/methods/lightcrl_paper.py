@@ -9,9 +9,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from lightcrl.methods.base import Method, MethodOptions, Stem
+from lightcrl.methods.base import Method
 from lightcrl.methods.dfe import ContextEncoder
 from lightcrl.methods.fusion import OPERATIONS, FusionName
+from lightcrl.methods.stems import MethodOptions, Stem
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 

@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import relu6
 
-from lightcrl.methods.base import Inlet, Method, MethodOptions
+from lightcrl.methods.base import Method
+from lightcrl.methods.stems import Inlet, MethodOptions
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 START_SCALE = 20.0

@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lightcrl.errors import ModalityError
-from lightcrl.methods.base import Inlet, MethodOptions, Stem
 from lightcrl.methods.heads import Headed
+from lightcrl.methods.stems import Inlet, MethodOptions, Stem
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 

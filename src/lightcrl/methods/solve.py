@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lightcrl.errors import TrainingError
-from lightcrl.methods.base import Inlet, Stem, Step
+from lightcrl.methods.base import Step
+from lightcrl.methods.stems import Inlet, Stem
 from lightcrl.metrics.cca import Moments, canonical_variates
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lightcrl.losses import Loss
-from lightcrl.methods.base import MethodOptions, Step
+from lightcrl.methods.base import Step
 from lightcrl.methods.linear import Linear
+from lightcrl.methods.stems import MethodOptions
 
 
 class StructureOptions(MethodOptions):

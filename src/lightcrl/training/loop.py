@@ -163,13 +163,13 @@ def train(
         ProcessError: another of several processes has ended.
     """
     folder = make_folder(Path(folder))
-    spec = spec.suited(checkpoint.method)
+    method = checkpoint.method
+    spec = spec.suited(method)
     train_split, dev_split = features.split("train"), features.split("dev")
     plan = make_plan(spec, train_split)
-    if checkpoint.method.closed_form:
-        plan = replace(plan, epochs=1, steps=plan.steps_per_epoch)
+    plan = replace(plan, epochs=1, steps=plan.steps_per_epoch) if method.closed_form else plan
     features = features.in_memory(spec.memory_bytes)
-    method = checkpoint.method
+    method.regularise(len(train_split.usable), plan.steps)
     plan = replace(plan, window=make_window(features, train_split, plan, spec.memory_bytes, method.sequences))
     accelerator = make_accelerator(spec, plan.batch_size, method, tuple(live or ()))
     live = dict(live or {})

@@ -32,10 +32,10 @@ from lightcrl.growth.extend import by_new_directions
 from lightcrl.growth.groups import met_groups
 from lightcrl.growth.spec import GrowthRecipe
 from lightcrl.methods import METHODS, Method
-from lightcrl.methods.base import MethodOptions
 from lightcrl.methods.extension import NAME, grow
 from lightcrl.methods.joining import Joining
 from lightcrl.methods.spec import make_method
+from lightcrl.methods.stems import MethodOptions
 from lightcrl.specs import parse
 from lightcrl.studies.cells import FORMAT, Cell, PeakMemory, figures, read_cell, write_cell
 from lightcrl.studies.entries import Entry
