@@ -85,7 +85,7 @@ def test_the_recipes_options_are_for_its_own_method_alone(monkeypatch):
 
 
 def test_a_grid_is_tried_without_repeating_itself_and_leaves_a_variants_own_options_alone(monkeypatch):
-    monkeypatch.setattr(Linear, "grid", ({}, {"input_dropout": 0.2}, {"input_dropout": 0.45}, {"dim": 64}))
+    monkeypatch.setattr(Linear, "grid", ({}, {"input_dropout": 0.2}, {"input_dropout": "auto"}, {"dim": 64}))
     found = tries(Entry("linear", "linear"), recipe(), tune=True)
     # The third is the defaults again.
     assert [tried for tried, _ in found] == [{}, {"input_dropout": 0.2}, {"dim": 64}]

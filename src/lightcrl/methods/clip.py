@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
 from torch import nn
 
 from lightcrl.methods.heads import Headed
-from lightcrl.methods.stems import MethodOptions
+from lightcrl.methods.stems import DroppedShare, MethodOptions
 
 
 class CLIPOptions(MethodOptions):
@@ -19,7 +18,7 @@ class CLIPOptions(MethodOptions):
         head: kind of the projection: `"linear"`, or `"gelu_norm"` (a linear map, GELU, LayerNorm).
     """
 
-    input_dropout: float = Field(default=0.0, ge=0, lt=1)
+    input_dropout: DroppedShare = 0.0
     standardise: bool = False
     head: Literal["linear", "gelu_norm"] = "linear"
 
@@ -37,7 +36,7 @@ class CLIP(Headed):
     options: CLIPOptions
     suits: ClassVar[Mapping[str, Any]] = {"label_smoothing": 0.0}
     # Small data overfits on frozen encoders, so the grid varies the regularisation.
-    grid: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"input_dropout": 0.45}, {"head": "gelu_norm"})
+    grid: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"input_dropout": "auto"}, {"head": "gelu_norm"})
 
     def make_head(self, modality: str) -> nn.Module:
         """Return the layers after the linear map."""

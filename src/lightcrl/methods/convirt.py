@@ -13,7 +13,7 @@ from lightcrl.errors import TrainingError
 from lightcrl.losses import Loss, info_nce
 from lightcrl.methods.base import Step
 from lightcrl.methods.heads import Headed
-from lightcrl.methods.stems import MethodOptions
+from lightcrl.methods.stems import DroppedShare, MethodOptions
 
 
 class ConVIRTOptions(MethodOptions):
@@ -25,7 +25,7 @@ class ConVIRTOptions(MethodOptions):
         temperature: fixed temperature of the softmax; null learns the logit scale, as in other methods.
     """
 
-    input_dropout: float = Field(default=0.2, ge=0, lt=1)
+    input_dropout: DroppedShare = 0.2
     loss_weight: float = Field(default=0.75, ge=0, le=1)
     temperature: float | None = Field(default=0.1, gt=0.01)
 
@@ -43,7 +43,7 @@ class ConVIRT(Headed):
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {"input_dropout": 0.0},
-        {"input_dropout": 0.45},
+        {"input_dropout": "auto"},
         {"loss_weight": 0.5, "temperature": None},
     )
     options: ConVIRTOptions

@@ -47,7 +47,6 @@ class DFEOptions(MethodOptions):
     """
 
     dim: int = Field(default=512, gt=0)
-    input_dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     parts: int = Field(default=2, gt=0)
     fusion: FusionName = "addition"
     heads: int = Field(default=8, gt=0)

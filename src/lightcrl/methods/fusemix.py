@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightcrl.methods.base import Step
 from lightcrl.methods.heads import Headed
-from lightcrl.methods.stems import MethodOptions
+from lightcrl.methods.stems import DroppedShare, MethodOptions
 from lightcrl.tokens import TokenBatch
 
 
@@ -25,7 +25,7 @@ class FuseMixOptions(MethodOptions):
         alpha: parameter of the mixing share, drawn from Beta(alpha, alpha); the paper's 1 is the uniform distribution.
     """
 
-    input_dropout: float = Field(default=0.2, ge=0, lt=1)
+    input_dropout: DroppedShare = 0.2
     blocks: int = Field(default=2, gt=0, le=64)
     expansion: int = Field(default=2, gt=0)
     dropout: float = Field(default=0.6, ge=0, lt=1)
@@ -50,7 +50,7 @@ class FuseMix(Headed):
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {"input_dropout": 0.0},
-        {"input_dropout": 0.45},
+        {"input_dropout": "auto"},
         {"alpha": 0.3},
     )
     one_process: ClassVar[bool] = True

@@ -18,7 +18,7 @@ class Linear(Method):
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {"input_dropout": 0.0},
-        {"input_dropout": 0.6},
+        {"input_dropout": 0.45},
         {"dim": 512},
     )
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from lightcrl.methods.heads import Headed
-from lightcrl.methods.stems import MethodOptions, Stem
+from lightcrl.methods.stems import DroppedShare, MethodOptions, Stem
 
 
 class MLPOptions(MethodOptions):
@@ -22,7 +22,7 @@ class MLPOptions(MethodOptions):
         dropout: share of hidden features set to zero in training.
     """
 
-    input_dropout: float = Field(default=0.2, ge=0, lt=1)
+    input_dropout: DroppedShare = 0.2
     layers: Literal[2, 3] = 2
     hidden: int = Field(default=512, gt=0)
     dropout: float = Field(default=0.5, ge=0, lt=1)
@@ -36,7 +36,7 @@ class MLP(Headed):
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {"input_dropout": 0.0},
-        {"input_dropout": 0.45},
+        {"input_dropout": "auto"},
         {"layers": 3},
     )
     options: MLPOptions

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu6
 
 from lightcrl.methods.base import Method
-from lightcrl.methods.stems import Inlet, MethodOptions
+from lightcrl.methods.stems import DroppedShare, Inlet, MethodOptions
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 START_SCALE = 20.0
@@ -23,7 +23,7 @@ class SAILOptions(MethodOptions):
         hidden: width of each of the two branches.
     """
 
-    input_dropout: float = Field(default=0.2, ge=0, lt=1)
+    input_dropout: DroppedShare = 0.2
     hidden: int = Field(default=320, gt=0)
 
 
@@ -43,7 +43,7 @@ class SAIL(Method):
     grid: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {"input_dropout": 0.0},
-        {"input_dropout": 0.45},
+        {"input_dropout": "auto"},
         {"hidden": 128},
     )
     options: SAILOptions

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightcrl.errors import ModalityError
 from lightcrl.methods.heads import Headed
-from lightcrl.methods.stems import Inlet, MethodOptions, Stem
+from lightcrl.methods.stems import DroppedShare, Inlet, MethodOptions, Stem
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 
@@ -26,7 +26,7 @@ class ShareLockOptions(MethodOptions):
     """
 
     dim: int = Field(default=512, gt=0)
-    input_dropout: float = Field(default=0.2, ge=0, lt=1)
+    input_dropout: DroppedShare = 0.2
     locked: str | None = None
     layers: int = Field(default=3, ge=2, le=64)
     dropout: float = Field(default=0.2, ge=0, lt=1)

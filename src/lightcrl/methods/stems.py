@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from lightcrl.methods.dropout import Dropout
 from lightcrl.tokens import TokenBatch, TokenSpec
 
+DroppedShare = Annotated[float, Field(ge=0, lt=1)] | Literal["auto"]
+"""Share of features set to zero in training; `"auto"` follows the data (`Dropout.follow`)."""
+
 
 class MethodOptions(BaseModel):
     """Options of every method; the `[method]` table of a recipe is `name` and these keys.
 
     Attributes:
         dim: d, width of the embedding.
-        input_dropout: share of input features set to zero in training. `"auto"` follows the data (`Dropout`).
+        input_dropout: share of input features set to zero in training. `"auto"` follows the data (`Dropout.follow`).
         standardise: scaling of every input feature to mean 0, and of the features of a slot to a mean square of 1, with
             statistics of the training split. A common scale for the features of a slot keeps the encoder's geometry.
         by_slot: a separate projection for every slot (a layer's pool); false shares a single projection.
@@ -27,7 +30,7 @@ class MethodOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dim: int = Field(default=256, gt=0)
-    input_dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = 0.45
+    input_dropout: DroppedShare = "auto"
     standardise: bool = True
     by_slot: bool = True
 
