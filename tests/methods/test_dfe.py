@@ -344,6 +344,18 @@ def test_each_part_drops_features_of_its_own():
         assert np.abs(own - np.eye(4)).max() > 0.3, "heads of one part share their mask" if slot == 2 else ""
 
 
+def test_the_dropped_share_of_a_sequence_is_that_of_its_slots():
+    method = make(input_dropout="auto")
+    method.regularise(groups=300, steps=400)
+    for name, spec in SPECS.items():
+        penalty = 2.5 * (spec.slots * spec.dim / 300) ** 0.5
+        assert method.stem(name).dropout.p == pytest.approx(penalty / (1 + penalty))
+    assert method.pools["both"].dropout.p == method.stem("both").dropout.p
+    given = make(input_dropout=0.3)
+    given.regularise(groups=300, steps=400)
+    assert {stem.dropout.p for stem in [*given.stems.values(), *given.pools.values()]} == {0.3}
+
+
 def test_an_unknown_operation_is_answered_with_the_nearest():
     with pytest.raises(UnknownNameError, match=r"unknown fusion operation 'adition'\. Did you mean 'addition'\?"):
         DFEOptions(fusion="adition")

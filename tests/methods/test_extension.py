@@ -142,6 +142,13 @@ def test_shared_parts_are_in_eval_mode_unless_asked():
     assert not plain.eval().body.stem("audio").training
 
 
+def test_what_is_new_drops_as_much_as_its_own_groups_ask_for():
+    found = grow(made(input_dropout="auto"), "dfe", NEW, ["text"], "info_nce")
+    found.regularise(groups=25, steps=400)
+    penalty = 2.5 * (found.body.stem("audio").width / 25) ** 0.5
+    assert found.body.stem("audio").dropout.p == pytest.approx(penalty / (1 + penalty))
+
+
 def test_embeddings_pass_as_they_are():
     found = grow(made(), "dfe", NEW, ["text", "image"], "info_nce").eval()
     vectors = units(5, found.dim).float()

@@ -38,11 +38,11 @@ from samples import make_features, make_split, randn
 GROUPS = 48
 
 
-def features(folder: Path) -> Features:
+def features(folder: Path, width: int = 7) -> Features:
     """Pictures of five numbers, two captions each that say the same in another basis; 16 of the groups are dev."""
-    thing, basis = randn(GROUPS, 5, seed=1), randn(5, 7, seed=2)
+    thing, basis = randn(GROUPS, 5, seed=1), randn(5, width, seed=2)
     owners = [f"{'dev' if group % 3 == 0 else 'train'}:g{group}" for group in range(GROUPS)]
-    captions = [(thing[n // 2] @ basis + 0.1 * randn(7, seed=n))[None] for n in range(2 * GROUPS)]
+    captions = [(thing[n // 2] @ basis + 0.1 * randn(width, seed=n))[None] for n in range(2 * GROUPS)]
     sequences = {"image": [row[None] for row in thing], "text": captions}
     return make_features(folder, sequences, {"image": owners, "text": [owners[n // 2] for n in range(2 * GROUPS)]})
 
@@ -121,6 +121,25 @@ def test_interrupted_anywhere_it_goes_on_as_if_nothing_had_happened(tmp_path, sc
             fit(data, tmp_path / "stopped", schedule=schedule, plateau_patience=0, report=report)
     done = fit(data, tmp_path / "stopped", schedule=schedule, plateau_patience=0)
     assert done.resumed_at > 12
+    same(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_input_dropout_follows_the_groups_and_steps_of_the_training_also_when_it_resumes(tmp_path):
+    data = features(tmp_path / "f", width=5)
+    options = {"input_dropout": "auto"}
+    fit(data, tmp_path / "whole", options=options)
+    plan = read_log(tmp_path / "whole")[0]
+    penalty = 2.5 * (5 / len(data.split("train").usable)) ** 0.5 * plan["steps"] / 400
+    fit(data, tmp_path / "given", options={"input_dropout": penalty / (1 + penalty)})
+    assert losses(tmp_path / "whole") == losses(tmp_path / "given")
+
+    def report(event):
+        if event.get("step") == 11:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(data, tmp_path / "stopped", options=options, report=report)
+    assert fit(data, tmp_path / "stopped", options=options).resumed_at > 0
     same(tmp_path / "whole", tmp_path / "stopped")
 
 
