@@ -316,7 +316,7 @@ def test_one_seed_has_intervals_over_groups_alone_and_says_so(world, tmp_path):
 def test_a_method_and_itself_are_not_told_apart(world, tmp_path):
     done = compare(
         world.recipe,
-        ["linear", "linear[input_dropout=0.45]"],
+        ["linear", "linear[input_dropout=auto]"],
         seeds=2,
         output=tmp_path,
         overrides=["training.epochs=1"],
