@@ -102,6 +102,7 @@ ROWS: dict[str, tuple[str, dict[str, object]]] = {
     "no sequences": (f"{HERE}:WithoutSequence", {}),
     "one item per group": (f"{HERE}:OneItem", {}),
     "no input dropout": ("dfe", {"input_dropout": 0.0}),
+    "input dropout of 0.5": ("dfe", {"input_dropout": 0.5}),
     "no shared block": (f"{HERE}:WithoutBlock", {}),
     "no contexts": (f"{HERE}:WithoutContext", {}),
     "one projection for all slots": ("dfe", {"by_slot": False}),
