@@ -64,7 +64,7 @@ def demo_recipe(output: Path | str, *, groups: int = GROUPS, epochs: int = EPOCH
         "encoders": {kind: {"kind": kind, "model": "builtin"} for kind in ("image", "text", "audio")},
         "features": {"folder": str(output / "features")},
         # Narrower than usual, for two cores, and with less dropout, since the world has little noise.
-        "method": {"name": "dfe", "dim": 128, "input_dropout": 0.2, "dropout": 0.2},
+        "method": {"name": "dfe", "dim": 128, "dropout": 0.2},
         "training": {"epochs": epochs, "batch_size": 128, "tensorboard": False},
         "evaluation": {"baselines": ["linear"], "zero_shot": {"data": str(output / "classes"), "templates": PROMPTS}},
     }
