@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from lightcrl.methods.dropout import Dropout
+from lightcrl.methods.dropout import Dropout, DroppedShare
 from lightcrl.tokens import TokenBatch
 
 
@@ -25,7 +24,7 @@ class SequencePool(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, features: int, dim: int, heads: int, dropout: float | Literal["auto"], parts: int = 1) -> None:
+    def __init__(self, features: int, dim: int, heads: int, dropout: DroppedShare, parts: int = 1) -> None:
         """Make a pool of `heads` heads; each of `parts` equal parts of the heads has its own dropout."""
         super().__init__()
         self.parts = parts

@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
+from lightcrl.methods.dropout import DroppedShare
 from lightcrl.methods.heads import Headed
-from lightcrl.methods.stems import DroppedShare, MethodOptions
+from lightcrl.methods.stems import MethodOptions
 
 
 class CLIPOptions(MethodOptions):

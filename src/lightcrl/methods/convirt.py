@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from lightcrl.errors import TrainingError
 from lightcrl.losses import Loss, info_nce
 from lightcrl.methods.base import Step
+from lightcrl.methods.dropout import DroppedShare
 from lightcrl.methods.heads import Headed
-from lightcrl.methods.stems import DroppedShare, MethodOptions
+from lightcrl.methods.stems import MethodOptions
 
 
 class ConVIRTOptions(MethodOptions):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+DroppedShare = Annotated[float, Field(ge=0, lt=1)] | Literal["auto"]
+"""Share of features set to zero in training; `"auto"` follows the data (`Dropout.follow`)."""
 LEVELS = 256
 # Of a share that follows the data, and the number of steps from which it applies in full (docs/LOG.md).
 STRENGTH = 2.5
@@ -24,7 +27,7 @@ class Dropout(nn.Module):
         follows: true if `p` was given as `"auto"`, so that `follow` sets it.
     """
 
-    def __init__(self, p: float | Literal["auto"]) -> None:
+    def __init__(self, p: DroppedShare) -> None:
         super().__init__()
         self.follows = p == "auto"
         self.p = 0.5 if p == "auto" else p

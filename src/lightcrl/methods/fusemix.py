@@ -10,8 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lightcrl.methods.base import Step
+from lightcrl.methods.dropout import DroppedShare
 from lightcrl.methods.heads import Headed
-from lightcrl.methods.stems import DroppedShare, MethodOptions
+from lightcrl.methods.stems import MethodOptions
 from lightcrl.tokens import TokenBatch
 
 

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
+from lightcrl.methods.dropout import DroppedShare
 from lightcrl.methods.heads import Headed
-from lightcrl.methods.stems import DroppedShare, MethodOptions, Stem
+from lightcrl.methods.stems import MethodOptions, Stem
 
 
 class MLPOptions(MethodOptions):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import relu6
 
 from lightcrl.methods.base import Method
-from lightcrl.methods.stems import DroppedShare, Inlet, MethodOptions
+from lightcrl.methods.dropout import DroppedShare
+from lightcrl.methods.stems import Inlet, MethodOptions
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 START_SCALE = 20.0

@@ -10,8 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lightcrl.errors import ModalityError
+from lightcrl.methods.dropout import DroppedShare
 from lightcrl.methods.heads import Headed
-from lightcrl.methods.stems import DroppedShare, Inlet, MethodOptions, Stem
+from lightcrl.methods.stems import Inlet, MethodOptions, Stem
 from lightcrl.tokens import TokenBatch, TokenSpec
 
 

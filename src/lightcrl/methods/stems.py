@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from lightcrl.methods.dropout import Dropout
+from lightcrl.methods.dropout import Dropout, DroppedShare
 from lightcrl.tokens import TokenBatch, TokenSpec
-
-DroppedShare = Annotated[float, Field(ge=0, lt=1)] | Literal["auto"]
-"""Share of features set to zero in training; `"auto"` follows the data (`Dropout.follow`)."""
 
 
 class MethodOptions(BaseModel):
