@@ -34,7 +34,8 @@ from lightcrl.files.local import write_json
 from lightcrl.index import nearest
 from lightcrl.methods.spec import make_method
 from lightcrl.metrics.retrieval import Retrieval
-from lightcrl.training.loop import Judgement, train
+from lightcrl.training.judge import Judgement
+from lightcrl.training.loop import train
 from lightcrl.training.spec import TrainingSpec
 
 DIM = 384

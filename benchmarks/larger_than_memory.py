@@ -145,7 +145,8 @@ def train_some(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     from lightcrl.encoders.base import EncoderSpec
     from lightcrl.features import Features, FeatureStore
     from lightcrl.methods.spec import make_method
-    from lightcrl.training.loop import by_retrieval, train
+    from lightcrl.training.judge import by_retrieval
+    from lightcrl.training.loop import train
     from lightcrl.training.spec import TrainingSpec
 
     torch.set_num_threads(1)

@@ -45,7 +45,8 @@ from lightcrl.tasks.spec import OWN_TABLES, TASKS
 from lightcrl.training.early import check_early, read_groups
 from lightcrl.training.heads import head_features, train_head
 from lightcrl.training.hubs import correct_hubs
-from lightcrl.training.loop import Judge, Judgement, Trained, by_retrieval, train
+from lightcrl.training.judge import Judge, Judgement, by_retrieval
+from lightcrl.training.loop import Trained, train
 from lightcrl.training.plan import make_plan
 from lightcrl.training.refusals import Combination, check_combination
 from lightcrl.training.trackers import Tracked, attach, check_trackers

@@ -16,7 +16,8 @@ from lightcrl.methods import Method
 from lightcrl.methods.spec import make_method
 from lightcrl.metrics.retrieval import Retrieval, mean_recall
 from lightcrl.training.hubs import MAIN, correct_hubs
-from lightcrl.training.loop import Judge, Judgement, by_retrieval, train
+from lightcrl.training.judge import Judge, Judgement, by_retrieval
+from lightcrl.training.loop import train
 from lightcrl.training.spec import TrainingSpec
 from samples import make_features, randn
 

@@ -42,7 +42,8 @@ from lightcrl.methods.extension import NAME, Extension, grow, grown_up
 from lightcrl.metrics.result import Result
 from lightcrl.metrics.retrieval import Retrieval
 from lightcrl.processes import is_main, launched, main_first, wait_for_everyone
-from lightcrl.training.loop import Judge, Judgement, Trained, judge_ranks, train
+from lightcrl.training.judge import Judge, Judgement, judge_ranks
+from lightcrl.training.loop import Trained, train
 from lightcrl.training.refusals import Combination, check_combination
 from lightcrl.training.spec import TrainingSpec
 

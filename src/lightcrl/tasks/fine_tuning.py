@@ -45,7 +45,8 @@ from lightcrl.processes import is_main
 from lightcrl.tasks.base import EMBEDDING, Figures, Outcome, Setting, shares
 from lightcrl.tasks.class_folders import ClassItems, TrainTestSpec, TrainTestTask
 from lightcrl.tasks.spec import TaskSpec
-from lightcrl.training.loop import Judgement, train
+from lightcrl.training.judge import Judgement
+from lightcrl.training.loop import train
 from lightcrl.training.spec import TrainingSpec
 
 POINTS = 5

@@ -33,7 +33,8 @@ from lightcrl.metrics.result import Result
 from lightcrl.specs import parse
 from lightcrl.training.early import read_groups
 from lightcrl.training.hubs import measure_hubs
-from lightcrl.training.loop import Judge, Judgement, train
+from lightcrl.training.judge import Judge, Judgement
+from lightcrl.training.loop import train
 from lightcrl.training.spec import TrainingSpec
 
 APART_SEED = 0

@@ -10,7 +10,8 @@ from lightcrl.methods import Method
 from lightcrl.methods.hubs import Hubs
 from lightcrl.metrics.result import Result
 from lightcrl.processes import is_main, wait_for_everyone
-from lightcrl.training.loop import Judge, Trained
+from lightcrl.training.judge import Judge
+from lightcrl.training.loop import Trained
 from lightcrl.training.spec import TrainingSpec
 
 LEAST = 200

@@ -10,10 +10,9 @@ loop writes a folder:
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -23,63 +22,32 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
-from safetensors.torch import save
 
-from lightcrl.checkpoint import Checkpoint, Tuned, load_folder
-from lightcrl.errors import CheckpointError, DivergedError, EmptyDatasetError, TrainingError
+from lightcrl.checkpoint import Checkpoint, load_folder
+from lightcrl.errors import DivergedError, EmptyDatasetError, TrainingError
 from lightcrl.events import Tell
-from lightcrl.features.embed import embed_together
 from lightcrl.features.live import LiveStore
 from lightcrl.features.table import Features, Split
 from lightcrl.features.views import view_addresses
-from lightcrl.files.local import make_folder, recover_folder, whole_folder
+from lightcrl.files.local import make_folder, recover_folder
 from lightcrl.machine import seed_draws
 from lightcrl.methods import Method
 from lightcrl.metrics.result import Result
-from lightcrl.metrics.retrieval import Retrieval, mean_recall
 from lightcrl.processes import together, wait_for_everyone
 from lightcrl.training.batches import Batch, draw_views, epoch_batches
 from lightcrl.training.gradient import Stepper, mix, parameter_groups
+from lightcrl.training.judge import Judge, by_retrieval
 from lightcrl.training.log import Log
 from lightcrl.training.plan import Plan, learning_rate, make_accelerator, make_plan, make_window
-from lightcrl.training.settings import identity, words
+from lightcrl.training.settings import settings_of
 from lightcrl.training.spec import TrainingSpec
+from lightcrl.training.state import Progress, keep_towers, load_state, put_back, save_state
 from lightcrl.training.trackers import Tracked, start
 
 # Seconds after which a long epoch is saved before its end.
 SAVE_SECONDS = 120.0
 # Number of items from which a stem computes its means and deviations.
 STATISTICS_ITEMS = 16_384
-
-
-@dataclass
-class Progress:
-    """The progress of a run; kept in last/ and read back on resumption.
-
-    Attributes:
-        step: number of finished steps.
-        epoch: epoch of the next step.
-        best: best figure of the judge so far, such as mean R@1 on dev.
-        best_epoch: epoch of the best figure.
-        stale: number of evaluations since then.
-        rate_factor: factor of the learning rate from the plateau schedule.
-        plateau_best: lowest dev loss so far.
-        plateau_stale: number of epochs since then.
-        seconds: duration of training and its evaluations.
-        finished: true if the run is over.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    best: float = -math.inf
-    best_epoch: int = -1
-    stale: int = 0
-    rate_factor: float = 1.0
-    plateau_best: float = math.inf
-    plateau_stale: int = 0
-    seconds: float = 0.0
-    finished: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,36 +67,6 @@ class Trained:
     progress: Progress
     plan: Plan
     resumed_at: int = field(default=0)
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """The result of an evaluation on dev.
-
-    Attributes:
-        figures: figures for the log; the first decides the best checkpoint.
-        result: function that computes all figures.
-    """
-
-    figures: Mapping[str, float]
-    result: Callable[[], Result]
-
-
-Judge = Callable[[Method, Features, int], Judgement]
-"""A function that evaluates a method after a number of epochs."""
-
-
-def by_retrieval(method: Method, features: Features, epoch: int) -> Judgement:
-    """Return mean R@1 over all directions on dev, which all processes embed and rank together."""
-    vectors, links = embed_together(method, features, features.split("dev"))
-    return judge_ranks(Retrieval(links), vectors)
-
-
-def judge_ranks(retrieval: Retrieval, vectors: Mapping[str, torch.Tensor]) -> Judgement:
-    """Return mean R@1 over all directions of embeddings [N_m, d], which all processes rank together."""
-    per_query = retrieval.per_query(vectors, together=True)
-    sizes = {modality: len(each) for modality, each in vectors.items()}
-    return Judgement({"dev_mean_recall@1": mean_recall(per_query)}, lambda: retrieval.result(per_query, sizes))
 
 
 def train(
@@ -167,7 +105,8 @@ def train(
     spec = spec.suited(method)
     train_split, dev_split = features.split("train"), features.split("dev")
     plan = make_plan(spec, train_split)
-    plan = replace(plan, epochs=1, steps=plan.steps_per_epoch) if method.closed_form else plan
+    if method.closed_form:
+        plan = replace(plan, epochs=1, steps=plan.steps_per_epoch)
     features = features.in_memory(spec.memory_bytes)
     method.regularise(len(train_split.usable), plan.steps)
     plan = replace(plan, window=make_window(features, train_split, plan, spec.memory_bytes, method.sequences))
@@ -175,15 +114,7 @@ def train(
     live = dict(live or {})
     for store in live.values():
         store.hold(spec.memory_bytes)
-    tuning = {name: store.tower.spec.model_dump(mode="json") for name, store in sorted(live.items())}
-    settings = {
-        "method": checkpoint.method_config(),
-        "training": spec.identity(),
-        "seed": seed,
-        "features": _fingerprints(features),
-        **({"tuning": tuning} if tuning else {}),
-        **({"window": asdict(plan.window)} if plan.window else {}),
-    }
+    settings = settings_of(checkpoint, features, live, spec, plan, seed)
     stepper = Stepper(method, features, live, accelerator, spec)
     for module in stepper.modules().values():
         module.to(accelerator.device)
@@ -193,7 +124,7 @@ def train(
             recover_folder(folder / "best")
             recover_folder(folder / "last")
         wait_for_everyone()
-        progress = _resume(folder, stepper, optimizer, settings)
+        progress = load_state(folder / "last", stepper, optimizer, settings)
         resumed_at = progress.step
         if resumed_at == 0:
             _initialise(method, features, train_split, seed)
@@ -206,7 +137,7 @@ def train(
             loop.run(folder, progress, settings, report)
         wait_for_everyone()
         best = load_folder(folder / "best")
-        _put_back(best, stepper)
+        put_back(best, stepper)
     checkpoint.figures, checkpoint.towers = best.figures, best.towers
     return Trained(folder, Result.from_json(best.figures), progress, plan, resumed_at)
 
@@ -259,7 +190,7 @@ class _Loop:
                     progress.step += 1
                     if time.monotonic() - saved > SAVE_SECONDS:
                         progress.seconds = earlier + time.monotonic() - begun
-                        self.save_last(folder, progress, settings)
+                        self.save(folder, progress, settings)
                         saved = time.monotonic()
                 progress.epoch += 1
                 if progress.epoch % spec.evaluate_every == 0 or progress.epoch == plan.epochs:
@@ -267,7 +198,7 @@ class _Loop:
                     progress.seconds = earlier + time.monotonic() - begun
                     log.write({**event, "seconds": round(progress.seconds, 3)})
                     progress.finished = 0 < spec.patience <= progress.stale or progress.epoch >= plan.epochs
-                    self.save_last(folder, progress, settings)
+                    self.save(folder, progress, settings)
                     saved = time.monotonic()
 
     def epoch(self, split: Split, number: int, *, views: bool = False) -> Iterator[Batch]:
@@ -318,7 +249,7 @@ class _Loop:
             progress.best, progress.best_epoch, progress.stale = score, progress.epoch, 0
             self.checkpoint.figures = {"split": "dev", **judgement.result().to_json()}
             if self.accelerator.is_main_process:
-                self.keep_towers()
+                keep_towers(self.checkpoint, self.stepper)
                 self.checkpoint.save(folder / "best")
         else:
             progress.stale += 1
@@ -347,24 +278,9 @@ class _Loop:
             progress.rate_factor *= self.spec.plateau_factor
             progress.plateau_stale = 0
 
-    def save_last(self, folder: Path, progress: Progress, settings: Mapping[str, Any]) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        moments = {
-            f"{name}/{key}": value.detach().cpu().contiguous().clone()
-            for name, parameter in self.stepper.parameters()
-            for key, value in self.optimizer.state.get(parameter, {}).items()
-        }
-        self.keep_towers()
-        state = json.dumps({"identity": identity(settings), "progress": asdict(progress), "settings": settings})
-        with whole_folder(folder / "last") as fresh:
-            self.checkpoint._save_pretrained(fresh)
-            (fresh / "state.safetensors").write_bytes(save(moments, metadata={"state": state}))
-
-    def keep_towers(self) -> None:
-        """Store the trained towers in the checkpoint."""
-        for name, store in self.stepper.live.items():
-            self.checkpoint.towers[name] = Tuned(store.tower.spec, store.tower.tuned())
+    def save(self, folder: Path, progress: Progress, settings: Mapping[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            save_state(folder / "last", self.checkpoint, self.stepper, self.optimizer, settings, progress)
 
 
 def _initialise(method: Method, features: Features, split: Split, seed: int) -> None:
@@ -377,34 +293,3 @@ def _initialise(method: Method, features: Features, split: Split, seed: int) -> 
         if method.options.standardise:
             rows = members.rows[chosen.numpy()]
             method.fit(modality, features.store(modality).gather(rows, sequence=method.sequences))
-
-
-def _resume(folder: Path, stepper: Stepper, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> Progress:
-    path = folder / "last" / "state.safetensors"
-    if not path.exists():
-        return Progress()
-    with safe_open(path, "pt") as stream:
-        state = json.loads(stream.metadata()["state"])
-        if state["identity"] != (expected := identity(settings)):
-            raise CheckpointError(
-                f"{folder} holds a run of other settings, data or seed (identity {state['identity']}, expected "
-                f"{expected}).{words(state.get('settings'), settings)} Choose another --output, or remove the folder."
-            )
-        parameters = dict(stepper.parameters())
-        for key in stream.keys():  # noqa: SIM118 - not a mapping
-            name, _, moment = key.rpartition("/")
-            value = stream.get_tensor(key)
-            optimizer.state[parameters[name]][moment] = value.to(parameters[name].device) if value.ndim else value
-    _put_back(load_folder(folder / "last"), stepper)
-    return Progress(**state["progress"])
-
-
-def _put_back(saved: Checkpoint, stepper: Stepper) -> None:
-    """Restore the method and the towers from a checkpoint."""
-    stepper.method.take_state(saved.method.state_dict())
-    for name, store in stepper.live.items():
-        store.tower.load(saved.towers[name].tensors)
-
-
-def _fingerprints(features: Features) -> list[str]:
-    return [f"{modality} {store.fingerprint}" for modality, store in sorted(features.stores.items())]

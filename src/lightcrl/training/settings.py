@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
+from lightcrl.checkpoint import Checkpoint
 from lightcrl.encoders.base import fingerprint
+from lightcrl.features.live import LiveStore
+from lightcrl.features.table import Features
+from lightcrl.training.plan import Plan
+from lightcrl.training.spec import TrainingSpec
 
 MOST_NAMED = 8
 """Greatest number of differences in a message."""
+
+
+def settings_of(
+    checkpoint: Checkpoint,
+    features: Features,
+    live: Mapping[str, LiveStore],
+    spec: TrainingSpec,
+    plan: Plan,
+    seed: int,
+) -> dict[str, Any]:
+    """Return all that determines a training: two trainings of equal settings are equal."""
+    tuning = {name: store.tower.spec.model_dump(mode="json") for name, store in sorted(live.items())}
+    return {
+        "method": checkpoint.method_config(),
+        "training": spec.identity(),
+        "seed": seed,
+        "features": [f"{modality} {store.fingerprint}" for modality, store in sorted(features.stores.items())],
+        **({"tuning": tuning} if tuning else {}),
+        **({"window": asdict(plan.window)} if plan.window else {}),
+    }
 
 
 def identity(settings: Mapping[str, Any]) -> str:

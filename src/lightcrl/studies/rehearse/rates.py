@@ -23,7 +23,7 @@ from lightcrl.pipeline import train_method
 from lightcrl.recipe import Recipe
 from lightcrl.tokens import TokenBatch
 from lightcrl.training.early import split_of
-from lightcrl.training.loop import by_retrieval
+from lightcrl.training.judge import by_retrieval
 from lightcrl.training.plan import Plan, make_plan
 
 CHUNK = 64
