@@ -22,11 +22,12 @@ from lightcrl.data import Dataset, load_dataset
 from lightcrl.encoders import load_encoder
 from lightcrl.features import Features
 from lightcrl.features.extract import encode_modality
-from lightcrl.pipeline import RETRIEVAL, train_one
+from lightcrl.pipeline import train_one
 from lightcrl.recipe import load_recipe
 from lightcrl.studies.check.check import examine
 from lightcrl.tasks.base import Setting, prepare_task
 from lightcrl.tasks.retrieval import RetrievalSpec
+from lightcrl.tasks.spec import RETRIEVAL
 
 TABLE = Path(lightcrl.studies.check.__file__).with_name("calibration.json")
 

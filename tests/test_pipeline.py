@@ -19,13 +19,14 @@ import tiny
 from lightcrl.checkpoint import load_checkpoint, load_folder
 from lightcrl.encoders import EncoderSpec, load_encoder
 from lightcrl.errors import DataError
-from lightcrl.pipeline import Run, prepare, run
+from lightcrl.pipeline import prepare, run
 from lightcrl.recipe import Recipe, make_recipe
 from lightcrl.report.console import print_run
 from lightcrl.report.facts import Report, gather
 from lightcrl.report.imagining_page import Imagined, Near, picture_uri
 from lightcrl.report.progress import Live, console
 from lightcrl.report.run_page import render
+from lightcrl.runs import Run
 from lightcrl.tasks.base import Setting
 from lightcrl.tasks.evaluate import evaluate
 from lightcrl.tasks.spec import make_task_spec

@@ -25,7 +25,7 @@ LAYERS = (
     ("methods",),
     ("features", "heads", "index.search", "index.vectors"),
     ("card", "checkpoint", "training", "tasks.spec"),
-    ("embedder", "tasks", "recipe"),
+    ("embedder", "tasks", "recipe", "runs"),
     ("pipeline", "export", "matcher", "captioner", "imaginer", "index", "growth", "bridges"),
     ("studies", "report", "serve"),
     ("demo", "arguments"),
@@ -116,7 +116,7 @@ def test_no_files_and_no_folders_import_each_other_in_circles():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())
 def test_no_file_is_long(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 410
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
 def test_public_names_are_these_and_all_can_be_had():

@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from torch import Tensor
 from lightcrl import __version__
 from lightcrl.card import model_card
 from lightcrl.encoders.base import Encoder, EncoderSpec, fingerprint
-from lightcrl.encoders.tower import TuningSpec, tuned_encoder
+from lightcrl.encoders.tower import Tuned, TuningSpec, tuned_encoder
 from lightcrl.errors import CheckpointError, HeadError
 from lightcrl.files.local import clear_errors, recover_folder, whole_folder, write_json
 from lightcrl.heads.base import Head, Space
@@ -53,19 +52,6 @@ CARRIED = tuple(f"{ENCODERS}/*.{end}" for end in ("json", "txt", "model", "spm",
 """Their files."""
 MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"
 FORMER = "former.safetensors"
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """The trained part of an encoder.
-
-    Attributes:
-        spec: trained parts and settings.
-        tensors: changed tensors by name; `lightcrl.encoders.tower.tuned_encoder` restores them.
-    """
-
-    spec: TuningSpec
-    tensors: dict[str, Tensor]
 
 
 class Checkpoint(
@@ -226,7 +212,7 @@ class Checkpoint(
             CheckpointError: an encoder differs from the trained one.
         """
         return {
-            name: tuned_encoder(encoder, tuned.spec, tuned.tensors) if (tuned := self.towers.get(name)) else encoder
+            name: tuned_encoder(encoder, tuned) if (tuned := self.towers.get(name)) else encoder
             for name, encoder in encoders.items()
         }
 

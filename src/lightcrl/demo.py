@@ -24,11 +24,12 @@ from lightcrl.errors import MissingExtraError
 from lightcrl.events import Tell
 from lightcrl.files.local import whole_folder, write_text
 from lightcrl.files.locks import only_writer
-from lightcrl.pipeline import Run, run
+from lightcrl.pipeline import run
 from lightcrl.recipe import Recipe, make_recipe
 from lightcrl.report.facts import Report, gather
 from lightcrl.report.gallery import Query
 from lightcrl.report.run_page import render
+from lightcrl.runs import Run
 
 TITLE = "Pictures, captions and sounds in one space"
 GROUPS = 2000

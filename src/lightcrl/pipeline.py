@@ -13,7 +13,7 @@ modules.json, config_sentence_transformers.json   names under which sentence-tra
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,12 @@ from lightcrl.files.local import make_folder, write_json, write_text
 from lightcrl.files.locks import only_writer
 from lightcrl.methods import METHODS, Method
 from lightcrl.methods.spec import MethodSpec, make_method
-from lightcrl.metrics.result import Result
 from lightcrl.processes import is_main, launched, main_first
 from lightcrl.recipe import Recipe, load_recipe
+from lightcrl.runs import Model, Run, summary
 from lightcrl.tasks.base import Setting, Task, prepare_task
 from lightcrl.tasks.retrieval import RetrievalSpec
-from lightcrl.tasks.spec import OWN_TABLES, TASKS
+from lightcrl.tasks.spec import RETRIEVAL, TASKS
 from lightcrl.training.early import check_early, read_groups
 from lightcrl.training.heads import head_features, train_head
 from lightcrl.training.hubs import correct_hubs
@@ -50,60 +50,6 @@ from lightcrl.training.loop import Trained, train
 from lightcrl.training.plan import make_plan
 from lightcrl.training.refusals import Combination, check_combination
 from lightcrl.training.trackers import Tracked, attach, check_trackers
-
-RETRIEVAL = "retrieval"
-"""The label of the task that every run measures, on its own data."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """A trained model of a run.
-
-    Attributes:
-        method: name of the method.
-        seed: training seed.
-        folder: folder with best/ and last/.
-        parameters: number of trained parameters.
-        seconds: seconds of training, its evaluations included.
-        results: figures by label of the task; `retrieval` first, on the recipe's evaluation split.
-    """
-
-    method: str
-    seed: int
-    folder: Path
-    parameters: int
-    seconds: float
-    results: Mapping[str, Result]
-
-    @property
-    def retrieval(self) -> Result:
-        """Retrieval on the recipe's evaluation split, with curves of precision and recall."""
-        return self.results[RETRIEVAL]
-
-    @property
-    def zero_shot(self) -> Result | None:
-        """Zero-shot classification, if the recipe has its table."""
-        return self.results.get("zero_shot")
-
-    @property
-    def text_similarity(self) -> Result | None:
-        """Text similarity, every aligned space beside the frozen encoders, if the recipe has its table."""
-        return self.results.get("text_similarity")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-        folder: folder of the run; `lightcrl.load` accepts it.
-        models: the recipe's method for every seed, then each baseline for every seed.
-        texts_cut: number of texts that were longer than their encoder takes, by modality of texts.
-    """
-
-    folder: Path
-    models: tuple[Model, ...]
-    texts_cut: Mapping[str, int] = field(default_factory=dict)
 
 
 def prepare_tasks(recipe: Recipe, setting: Setting) -> dict[str, Task]:
@@ -386,25 +332,3 @@ def attach_files(recipe: Recipe, run: Run, files: Sequence[Path]) -> None:
     if recipe.training.trackers:
         checkpoint = load_folder(run.folder / "best")
         attach(recipe.training.trackers, Tracked.of(checkpoint, run.models[0].seed, run.folder), files=files)
-
-
-def summary(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """Return the content of metrics.json."""
-    return {
-        "recipe": recipe.name,
-        "split": recipe.evaluation.split,
-        "texts_cut": dict(run.texts_cut),
-        "models": [
-            {
-                "method": model.method,
-                "seed": model.seed,
-                "folder": str(model.folder),
-                "parameters": model.parameters,
-                "seconds": round(model.seconds, 3),
-                # Tasks with a table of their own always have their key.
-                **dict.fromkeys((RETRIEVAL, *OWN_TABLES)),
-                **{label: result.to_json() for label, result in model.results.items()},
-            }
-            for model in run.models
-        ],
-    }

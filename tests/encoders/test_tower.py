@@ -100,7 +100,7 @@ def test_adapters_train_alone_and_start_without_effect(made):
     assert all("lora_" in key for key in trained(tower))
     assert not any(f"layer.{n}." in key for key in trained(tower) for n in range(3))
     # Six linear maps in each of two blocks, 32 to 32 four times, 32 to 48 and back, by rank 3.
-    count = sum(value.numel() for value in tower.tuned().values())
+    count = sum(value.numel() for value in tower.tuned().tensors.values())
     assert count == 2 * 3 * (4 * (32 + 32) + 2 * (32 + 48))
     learn(tower, steps=3)
     assert (tower(prepared).values - frozen.encode(prepared).values).abs().max() > 1e-5
@@ -113,7 +113,7 @@ def test_what_was_trained_comes_back(made, given):
     frozen, spec = encoder(made, "bert"), TuningSpec(**given)
     tower = Tower(frozen, spec)
     learn(tower)
-    again = tuned_encoder(encoder(made, "bert"), spec, tower.tuned())
+    again = tuned_encoder(encoder(made, "bert"), tower.tuned())
     prepared = [frozen.prepare(text) for text in tiny.TEXTS]
     torch.testing.assert_close(again.encode(prepared).values, tower(prepared).values.detach())
     assert again.fingerprint != frozen.fingerprint
@@ -121,8 +121,8 @@ def test_what_was_trained_comes_back(made, given):
     assert elsewhere.fingerprint == again.fingerprint
     torch.testing.assert_close(elsewhere.encode(prepared).values, again.encode(prepared).values, rtol=0, atol=0)
     other = Tower(frozen, spec)
-    assert tuned_encoder(frozen, spec, other.tuned()).fingerprint not in (again.fingerprint, frozen.fingerprint)
-    assert tuned_encoder(frozen, spec, tower.tuned()).fingerprint == again.fingerprint
+    assert tuned_encoder(frozen, other.tuned()).fingerprint not in (again.fingerprint, frozen.fingerprint)
+    assert tuned_encoder(frozen, tower.tuned()).fingerprint == again.fingerprint
 
 
 def test_checkpointing_gives_the_same_gradient(made):
@@ -152,7 +152,7 @@ def test_random_weights_need_a_config_alone_and_are_the_same_each_time(made, tmp
     assert beside.fingerprint == one.fingerprint
     torch.testing.assert_close(beside.encode(prepared).values, one.encode(prepared).values, rtol=0, atol=0)
     # All of such a network is kept: nobody else has its weights.
-    assert set(Tower(one, TuningSpec(blocks=1)).tuned()) == set(Tower(one, TuningSpec()).tuned())
+    assert set(Tower(one, TuningSpec(blocks=1)).tuned().tensors) == set(Tower(one, TuningSpec()).tuned().tensors)
     with pytest.raises(EncoderError, match="no weights"):
         load_encoder(EncoderSpec(kind="text", model=str(tmp_path)))
 
@@ -172,7 +172,7 @@ def test_what_is_trained_is_in_float32_whatever_the_frozen_encoder_is_in(made):
     assert {parameter.dtype for parameter in tower.network.parameters()} == {torch.float32}
     assert tower.encoder.spec.dtype == "float32"
     exact = Tower(encoder(made, "bert"), TuningSpec())
-    assert all(torch.equal(value, exact.tuned()[name]) for name, value in tower.tuned().items())
+    assert all(torch.equal(value, exact.tuned().tensors[name]) for name, value in tower.tuned().tensors.items())
     assert frozen.loaded.network.dtype == torch.bfloat16
 
 
@@ -182,7 +182,7 @@ def test_it_refuses_what_it_cannot_train(made):
     with pytest.raises(EncoderError, match="has 5 blocks, 6 are to be trained"):
         Tower(encoder(made, "bert"), TuningSpec(blocks=6))
     tower = Tower(encoder(made, "bert"), TuningSpec(blocks=1))
-    tensors = tower.tuned()
+    tensors = tower.tuned().tensors
     name = min(tensors)
     with pytest.raises(CheckpointError, match="missing"):
         tower.load({key: value for key, value in tensors.items() if key != name})

@@ -16,11 +16,11 @@ from torch.nn.functional import normalize
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from lightcrl.checkpoint import Checkpoint, Tuned  # noqa: E402
+from lightcrl.checkpoint import Checkpoint  # noqa: E402
 from lightcrl.embedder import Embedder  # noqa: E402
 from lightcrl.encoders import load_encoder  # noqa: E402
 from lightcrl.encoders.base import EncoderSpec  # noqa: E402
-from lightcrl.encoders.tower import TuningSpec  # noqa: E402
+from lightcrl.encoders.tower import Tuned, TuningSpec  # noqa: E402
 from lightcrl.export import export_onnx  # noqa: E402
 from lightcrl.features import extract  # noqa: E402
 from lightcrl.growth.history import make_step  # noqa: E402

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 import lightcrl
 from golden.make import SPECS, checkpoint, waves
 from growing import base, encoder, items, recipe
-from lightcrl.checkpoint import Checkpoint, Tuned, load_checkpoint, load_folder
+from lightcrl.checkpoint import Checkpoint, load_checkpoint, load_folder
 from lightcrl.cli import app
 from lightcrl.commands.index import open_index
 from lightcrl.data import load_dataset
-from lightcrl.encoders.tower import TuningSpec
+from lightcrl.encoders.tower import Tuned, TuningSpec
 from lightcrl.errors import DataError, ForeignModelError, GrowthError
 from lightcrl.growth.extend import extend, remove
 from lightcrl.growth.history import make_step, restore, rollback

@@ -54,7 +54,7 @@ def build(
     embedder = load_embedder(model, encoder, trust_remote_code)
     options = {name: _value(value) for name, value in pairs(option, "--option").items()}
     with progress.Live() as live:
-        index = Index.create(output, embedder, engine=engine, dtype=dtype, options=options, place=model, tell=live.tell)
+        index = Index.create(output, embedder, engine=engine, dtype=dtype, options=options, tell=live.tell)
         done = _add(index, sources, column, id_column, modality, live.tell)
     _print_added(index, done, json)
 

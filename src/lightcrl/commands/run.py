@@ -25,11 +25,12 @@ def run(
     json: Json = None,
 ) -> None:
     """Read the data, encode every item once, train, evaluate. The same command resumes a stopped run."""
-    from lightcrl.pipeline import attach_files, summary
+    from lightcrl.pipeline import attach_files
     from lightcrl.pipeline import run as run_recipe
     from lightcrl.processes import is_main
     from lightcrl.recipe import load_recipe
     from lightcrl.report import console, progress
+    from lightcrl.runs import summary
 
     parsed = load_recipe(recipe, override or (), output)
     if rehearse:

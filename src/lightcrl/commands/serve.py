@@ -164,10 +164,10 @@ def _index_of(folder: Path) -> Path:
     embedder = load(folder)
     with progress.Live() as live:
         try:
-            made = Index.create(folder / "index", embedder, place=str(folder), tell=live.tell)
+            made = Index.create(folder / "index", embedder, tell=live.tell)
         except ForeignModelError:  # the index is of an earlier training of the same run
             place = folder / f"index-{embedder.fingerprint[:8]}"
-            made = Index.create(place, embedder, place=str(folder), tell=live.tell)
+            made = Index.create(place, embedder, tell=live.tell)
         done = made.add(folder, tell=live.tell) if not len(made) else None
     if done is not None:
         index_console.print_added(made, done)

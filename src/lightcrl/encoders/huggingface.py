@@ -31,7 +31,7 @@ from lightcrl.encoders.layout import (
     slots_of,
 )
 from lightcrl.encoders.loaded import UNUSED, Loaded, Prepared, alike, attends, same
-from lightcrl.encoders.sentence_transformers import read_sentence_model
+from lightcrl.encoders.sentence_transformers import check_vector, read_sentence_model
 from lightcrl.encoders.trained import DUAL, NAME, TrainedVector, projects
 from lightcrl.errors import EncoderError
 from lightcrl.machine import multiplies_bfloat16
@@ -71,7 +71,8 @@ class HuggingFaceEncoder(Encoder):
         self.folder = self.sentence.folder if self.sentence else root
         self.spec = spec
         self.config = self._from_pretrained("AutoConfig")
-        self._check_vector()
+        if self.sentence:
+            check_vector(spec, self.sentence, self.config)
         if spec.dtype == "auto":
             pays = spec.weights == "pretrained" and attends(self.config) and multiplies_bfloat16(self.device)
             self.spec = spec.model_copy(update={"dtype": "bfloat16" if pays else "float32"})
@@ -334,20 +335,6 @@ class HuggingFaceEncoder(Encoder):
         """Return true if the model itself computes the vector that it was trained to give."""
         pools = self.sentence is not None and bool(self.sentence.poolings)
         return self.spec.weights == "pretrained" and not pools and projects(self.config, self.kind)
-
-    def _check_vector(self) -> None:
-        """Refuse a model without its trained vector if the recipe's tokens are `"auto"` or contain `trained`."""
-        if self.sentence is None or self.spec.weights != "pretrained":
-            return
-        wanted = self.spec.pools == "auto" or "trained" in self.spec.tokens
-        reason = self.sentence.unread
-        if not reason and not self.sentence.poolings and not self._projects:
-            reason = f"a {self.config.model_type} model has no vector of its own"
-        if reason and wanted:
-            raise EncoderError(
-                f"the vector that {self.spec.model!r} was trained to give cannot be made: {reason}. To use its hidden "
-                "states alone, name pools of them, such as tokens = 'mean+max'."
-            )
 
     def _vector(self, model: Any) -> TrainedVector | None:
         """Return the module of the vector that the model was trained to give, if it is known."""

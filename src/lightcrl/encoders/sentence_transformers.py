@@ -20,10 +20,10 @@ from typing import Any
 
 from torch import nn
 
-from lightcrl.encoders.base import Kind
+from lightcrl.encoders.base import EncoderSpec, Kind
 from lightcrl.encoders.files import MODULES, TRANSFORMERS, folder_digest, module_folders
 from lightcrl.encoders.routes import ROUTERS, TASKS, Modules, read_router
-from lightcrl.encoders.trained import POOLINGS, Unit
+from lightcrl.encoders.trained import POOLINGS, Unit, projects
 from lightcrl.errors import EncoderError
 
 # The flags before `pooling_mode`, in the order in which their vectors are concatenated.
@@ -142,6 +142,29 @@ def read_sentence_model(root: Path, items: Kind = "text", prompt: str | None = N
         return _with_vector(model, kind, settings, others)
     except EncoderError as error:
         return SentenceModel(**{**vars(model), "unread": str(error)})
+
+
+def check_vector(spec: EncoderSpec, sentence: SentenceModel, config: Any) -> None:
+    """Refuse a model without its trained vector if the recipe's tokens are `"auto"` or contain `trained`.
+
+    Args:
+        spec: settings of the encoder.
+        sentence: settings of its folder.
+        config: the transformer's own configuration.
+
+    Raises:
+        EncoderError: the vector is wanted and cannot be computed.
+    """
+    if spec.weights != "pretrained" or not (spec.pools == "auto" or "trained" in spec.tokens):
+        return
+    reason = sentence.unread
+    if not reason and not sentence.poolings and not projects(config, spec.kind):
+        reason = f"a {config.model_type} model has no vector of its own"
+    if reason:
+        raise EncoderError(
+            f"the vector that {spec.model!r} was trained to give cannot be made: {reason}. To use its hidden "
+            "states alone, name pools of them, such as tokens = 'mean+max'."
+        )
 
 
 def _modules(root: Path, items: Kind, prompt: str | None) -> Modules:

@@ -3,8 +3,8 @@
 spec = TuningSpec(blocks=2)
 tower = Tower(encoder, spec)      a copy of the encoder's network; the encoder itself is not changed
 tower(prepared)                   tokens, with gradients
-tower.tuned()                     changed weights, for the checkpoint
-tuned_encoder(encoder, spec, tensors)    the trained encoder, with a fingerprint of its own
+tower.tuned()                     changed weights with their spec, for the checkpoint
+tuned_encoder(encoder, tower.tuned())    the trained encoder, with a fingerprint of its own
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -64,6 +65,19 @@ class TuningSpec(BaseModel):
         if self.learning_rate != "auto":
             return float(self.learning_rate)
         return RATES["lora" if self.lora and weights == "pretrained" else weights]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The trained part of an encoder; `tuned_encoder` restores it.
+
+    Attributes:
+        spec: trained parts and settings.
+        tensors: changed tensors by name.
+    """
+
+    spec: TuningSpec
+    tensors: dict[str, Tensor]
 
 
 class Tower(nn.Module):
@@ -133,21 +147,22 @@ class Tower(nn.Module):
         """Make `forward` accept states of a `StateEncoder`, after a trace of some prepared items."""
         self.cut = Cut(self.encoder, frozen_blocks(self.network, self.spec), sample)
 
-    def tuned(self) -> dict[str, Tensor]:
-        """Return changed tensors by name: trained parameters, and all of a network with random initial weights."""
+    def tuned(self) -> Tuned:
+        """Return changed tensors: trained parameters, and all of a network with random initial weights."""
         state: dict[str, Tensor] = self.network.state_dict()
         if not self.random:
             trained = {name for name, parameter in self.network.named_parameters() if parameter.requires_grad}
             state = {name: tensor for name, tensor in state.items() if name in trained}
-        return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+        return Tuned(self.spec, tensors)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load tensors from `tuned`.
+        """Load the tensors of `tuned`.
 
         Raises:
             CheckpointError: names or shapes differ from this tower's.
         """
-        mine = {name: tensor.shape for name, tensor in self.tuned().items()}
+        mine = {name: tensor.shape for name, tensor in self.tuned().tensors.items()}
         theirs = {name: tensor.shape for name, tensor in tensors.items()}
         if mine != theirs:
             odd = min(name for name in mine | theirs if mine.get(name) != theirs.get(name))
@@ -158,26 +173,26 @@ class Tower(nn.Module):
         self.network.load_state_dict(tensors, strict=False)
 
 
-def tuned_encoder(encoder: Encoder, spec: TuningSpec, tensors: Mapping[str, Tensor]) -> Encoder:
+def tuned_encoder(encoder: Encoder, tuned: Tuned) -> Encoder:
     """Return the encoder with its trained weights, frozen again, with a fingerprint of its own.
 
     Raises:
         CheckpointError: the tensors are those of another network.
         EncoderError: see `Tower`.
     """
-    tower = Tower(encoder, spec)
-    tower.load(tensors)
+    tower = Tower(encoder, tuned.spec)
+    tower.load(tuned.tensors)
     network = tower.network.eval().requires_grad_(False)
     state = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(tensors.items()):
+    for name, tensor in sorted(tuned.tensors.items()):
         state.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     made = tower.encoder.with_network(network, state.hexdigest())
-    made.origin = encoder.origin and partial(_tuned_again, encoder.origin, spec, tensors)
+    made.origin = encoder.origin and partial(_tuned_again, encoder.origin, tuned)
     return made
 
 
-def _tuned_again(origin: Callable[[], Encoder], spec: TuningSpec, tensors: Mapping[str, Tensor]) -> Encoder:
-    return tuned_encoder(origin(), spec, tensors)
+def _tuned_again(origin: Callable[[], Encoder], tuned: Tuned) -> Encoder:
+    return tuned_encoder(origin(), tuned)
 
 
 def frozen_blocks(network: nn.Module, spec: TuningSpec) -> int:

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lightcrl.checkpoint import Checkpoint, Tuned, load_checkpoint
+from lightcrl.checkpoint import Checkpoint, load_checkpoint
 from lightcrl.encoders.base import EncoderSpec
-from lightcrl.encoders.tower import TuningSpec
+from lightcrl.encoders.tower import Tuned, TuningSpec
 from lightcrl.errors import CheckpointError, GrowthError
 from lightcrl.files.local import make_folder
 from lightcrl.files.locks import only_writer

@@ -15,8 +15,9 @@ from lightcrl.embedder import Embedder
 from lightcrl.errors import DataError, ShapeError
 from lightcrl.files.local import file_digest
 from lightcrl.index.base import Added, Engine, Entry, Token
-from lightcrl.index.catalog import OWN, Catalog, Kept
+from lightcrl.index.catalog import Catalog, Kept
 from lightcrl.index.previews import Preview, make_preview, needs_preview
+from lightcrl.index.schema import OWN
 
 READERS = 4
 """Number of files read at a time for their digests."""

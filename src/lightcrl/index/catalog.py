@@ -27,34 +27,13 @@ import numpy as np
 from lightcrl.data.base import Rejection
 from lightcrl.errors import StoreError, TornStoreError
 from lightcrl.index.base import Record, Token
+from lightcrl.index.change import Change
 from lightcrl.index.filters import run_filter
 from lightcrl.index.previews import Preview
+from lightcrl.index.schema import OWN, PREVIEWS, SCHEMA, SHOWN, metadata_columns, quoted
 
 NAME = "catalog.db"
 
-OWN = ("_number", "id", "modality", "path", "text", "digest", "_key", "group_name", "_place")
-"""Columns of every item; `_key` and `_place` identify the items of a source that the index holds already."""
-
-SHOWN = ("id", "modality", "path", "text", "digest", "group_name")
-"""Columns of every item that messages about filters list."""
-
-MOST_COLUMNS = 500
-
-_SCHEMA = """
-CREATE TABLE state (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE items (
-    _number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, modality TEXT NOT NULL, path TEXT, text TEXT,
-    digest TEXT NOT NULL, _key TEXT NOT NULL, group_name TEXT, _place TEXT
-);
-CREATE INDEX items_path ON items (path);
-CREATE INDEX items_place ON items (_place, modality);
-CREATE INDEX items_digest ON items (digest, modality);
-CREATE INDEX items_modality ON items (modality);
-CREATE TABLE gone (number INTEGER PRIMARY KEY);
-CREATE TABLE aside (source TEXT, modality TEXT, reason TEXT, detail TEXT, PRIMARY KEY (source, modality));
-CREATE TABLE calibration (query TEXT, item TEXT, value BLOB NOT NULL, PRIMARY KEY (query, item));
-"""
-_PREVIEWS = "CREATE TABLE IF NOT EXISTS previews (number INTEGER PRIMARY KEY, media TEXT NOT NULL, data BLOB NOT NULL)"
 _MANY = 500  # greatest number of values of one statement
 # `timeout`: seconds to wait for another process's commit.
 _SETTINGS: Mapping[str, Any] = {"uri": True, "timeout": 60.0, "isolation_level": None, "check_same_thread": False}
@@ -118,7 +97,7 @@ class Catalog:
             path.with_name(name).unlink(missing_ok=True)
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(f"{_SCHEMA}{_PREVIEWS};")
+            connection.executescript(f"{SCHEMA}{PREVIEWS};")
             state = {"generation": 0, "token": token, "next": 1, "items": 0}
             connection.executemany(
                 "INSERT INTO state VALUES (?, ?)", [(key, json.dumps(value)) for key, value in state.items()]
@@ -144,7 +123,7 @@ class Catalog:
 
     def columns(self) -> list[str]:
         """Return the columns of metadata, in the order of their addition."""
-        return [name for _, name, *_ in self._read("PRAGMA table_info(items)") if name not in OWN]
+        return metadata_columns(self._read)
 
     def records(self, numbers: Iterable[int]) -> dict[int, Record]:
         """Return records by number; numbers without an item are left out."""
@@ -202,7 +181,7 @@ class Catalog:
             True with the least and greatest value of a column of numbers alone; else False with its `most` commonest
             values.
         """
-        cell = _quoted(column)
+        cell = quoted(column)
         present = f"FROM items WHERE {cell} IS NOT NULL"
         ((texts, low, high),) = self._read(f"SELECT sum(typeof({cell}) = 'text'), min({cell}), max({cell}) {present}")
         if texts == 0:
@@ -247,7 +226,7 @@ class Catalog:
         connection = self._thread()
         connection.execute("BEGIN IMMEDIATE")
         try:
-            yield Change(self, connection)
+            yield Change(connection)
             connection.execute("UPDATE state SET value = value + 1 WHERE key = 'generation'")
             connection.execute("UPDATE state SET value = (SELECT count(*) FROM items) WHERE key = 'items'")
             connection.execute("COMMIT")
@@ -320,91 +299,6 @@ class _Connection(sqlite3.Connection):
             self.close()
 
 
-@final
-class Change:
-    """A commit in preparation."""
-
-    def __init__(self, catalog: Catalog, connection: sqlite3.Connection) -> None:
-        self._catalog, self._connection = catalog, connection
-
-    def token(self, token: Token, next_number: int | None = None) -> None:
-        """Store the engine's new state, and the number of the next item."""
-        self._set("token", token)
-        if next_number is not None:
-            self._set("next", next_number)
-
-    def insert(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add items: cells by column, metadata among them."""
-        self.widen(name for row in rows for name in row)
-        for row in rows:
-            names = ", ".join(_quoted(name) for name in row)
-            self._connection.execute(
-                f"INSERT INTO items ({names}) VALUES ({', '.join('?' * len(row))})", list(row.values())
-            )
-
-    def preview(self, previews: Mapping[int, Preview]) -> None:
-        """Store previews by number of their items."""
-        self._connection.execute(_PREVIEWS)
-        rows = [(number, preview.media, preview.data) for number, preview in previews.items()]
-        self._connection.executemany("INSERT OR REPLACE INTO previews VALUES (?, ?, ?)", rows)
-
-    def update(self, number: int, cells: Mapping[str, Any]) -> None:
-        """Change cells of an item."""
-        self.widen(cells)
-        names = ", ".join(f"{_quoted(name)} = ?" for name in cells)
-        self._connection.execute(f"UPDATE items SET {names} WHERE _number = ?", [*cells.values(), number])
-
-    def drop(self, numbers: Iterable[int]) -> None:
-        """Remove items; the engine still holds them."""
-        rows = [(int(number),) for number in numbers]
-        self._connection.execute(_PREVIEWS)
-        self._connection.executemany("DELETE FROM items WHERE _number = ?", rows)
-        self._connection.executemany("DELETE FROM previews WHERE number = ?", rows)
-        self._connection.executemany("INSERT OR IGNORE INTO gone VALUES (?)", rows)
-
-    def forget(self) -> None:
-        """Clear the list of removed items, after the engine has dropped them."""
-        self._connection.execute("DELETE FROM gone")
-
-    def set_aside(self, rejected: Iterable[Rejection], added: Iterable[tuple[str, str]] = ()) -> None:
-        """List the rejections; drop those of sources and modalities that were added."""
-        self._connection.executemany("DELETE FROM aside WHERE source = ? AND modality = ?", added)
-        self._connection.executemany(
-            "INSERT OR REPLACE INTO aside VALUES (?, ?, ?, ?)",
-            [
-                (rejection.source, rejection.modality or "", rejection.reason, rejection.detail)
-                for rejection in rejected
-            ],
-        )
-
-    def calibrate(self, values: Mapping[tuple[str, str], bytes]) -> None:
-        """Replace the calibration."""
-        self._connection.execute("DELETE FROM calibration")
-        self._connection.executemany(
-            "INSERT INTO calibration VALUES (?, ?, ?)", [(*key, v) for key, v in values.items()]
-        )
-
-    def widen(self, names: Iterable[str]) -> None:
-        """Add missing columns of metadata.
-
-        Raises:
-            StoreError: the index would have too many columns.
-        """
-        present = {name.lower() for name in (*OWN, *self._catalog.columns())}
-        fresh = [name for name in dict.fromkeys(names) if name.lower() not in present]
-        if len(present) + len(fresh) > MOST_COLUMNS:
-            raise StoreError(f"{len(present) + len(fresh)} columns of metadata; an index keeps at most {MOST_COLUMNS}.")
-        for name in fresh:
-            self._connection.execute(f"ALTER TABLE items ADD COLUMN {_quoted(name)}")
-
-    def _set(self, key: str, value: Any) -> None:
-        self._connection.execute("UPDATE state SET value = ? WHERE key = ?", (json.dumps(value), key))
-
-
 def _record(own: Mapping[str, Any], metadata: Mapping[str, Any], preview: bool) -> Record:
     id, modality, path, text, digest, group = (own[name] for name in SHOWN)
     return Record(id, modality, path, text, digest, group, dict(metadata), preview)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -65,18 +65,16 @@ class Index:
         engine: str = "exact",
         dtype: str = "float16",
         options: Mapping[str, Any] | None = None,
-        place: str | None = None,
         tell: Tell = lambda event: None,
     ) -> Index:
         """Make an empty index in `folder`, or return an existing one of the same model and engine.
 
         Args:
             folder: folder of the index, made if it is missing.
-            model: a run's folder, a checkpoint's folder or a hub id, which the index stores; or an embedder.
+            model: a run's folder, a checkpoint's folder or a hub id; or an embedder. The index stores its place.
             engine: a member of `ENGINES`.
             dtype: dtype of stored vectors, `"float16"` or `"float32"`, if the engine has a choice.
             options: options of the engine.
-            place: folder or hub id of an embedder's model, which the index stores.
             tell: function that receives `waiting` while another process writes the folder.
 
         Raises:
@@ -85,11 +83,7 @@ class Index:
         """
         folder = Path(folder)
         embedder = model if isinstance(model, Embedder) else load(model)
-        place = place if isinstance(model, Embedder) else str(model)
-        if place is not None and Path(place).exists():
-            place = str(Path(place).absolute())
-        manifest = make_manifest(folder, embedder, place, engine, dtype, options or {})
-        write_index(folder, manifest, tell)
+        write_index(folder, make_manifest(folder, embedder, engine, dtype, options or {}), tell)
         return cls.open(folder, embedder)
 
     @classmethod
@@ -289,10 +283,6 @@ class Index:
     def compact(self, tell: Tell = lambda event: None) -> None:
         """Rewrite the vectors without those of removed items."""
         self._writer.compact(tell)
-
-    def calibrate(self, tell: Tell = lambda event: None) -> None:
-        """Measure the calibration again; `add` does so by itself when an index has doubled."""
-        self._writer.calibrate(tell)
 
     def search(
         self,

@@ -25,7 +25,7 @@ DTYPES = ("float16", "float32")
 
 
 def make_manifest(
-    folder: Path, embedder: Embedder, place: str | None, engine: str, dtype: str, options: Mapping[str, Any]
+    folder: Path, embedder: Embedder, engine: str, dtype: str, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the manifest of a new index, with the engine's options and their defaults.
 
@@ -40,7 +40,7 @@ def make_manifest(
         "engine": {"name": engine, "options": dict(options)},
         "dim": embedder.dim,
         "dtype": dtype,
-        "model": model_entry(embedder, place),
+        "model": model_entry(embedder),
     }
     manifest["engine"]["options"] = dict(load_engine(folder, manifest).options)
     return manifest

@@ -17,9 +17,13 @@ from lightcrl.lineage import Line, check_valid, identity
 MODEL = "model.json"
 
 
-def model_entry(embedder: Embedder, place: str | None) -> dict[str, Any]:
+def model_entry(embedder: Embedder) -> dict[str, Any]:
     """Return the entry of a model in a manifest: its place, its modalities, and the steps that led to it."""
-    entry: dict[str, Any] = {"fingerprint": embedder.fingerprint, "place": place, "modalities": embedder.modalities}
+    entry: dict[str, Any] = {
+        "fingerprint": embedder.fingerprint,
+        "place": embedder.place,
+        "modalities": embedder.modalities,
+    }
     if steps := identity(embedder.checkpoint.lineage):
         entry["lineage"] = steps
     return entry
@@ -57,6 +61,6 @@ def adopted(folder: Path, manifest: Mapping[str, Any], embedder: Embedder | None
     """Make a descendant of the index's model its model, before it adds items; return the manifest."""
     if embedder is None or manifest["model"]["fingerprint"] not in dict(embedder.line.ancestors()):
         return manifest
-    entry = model_entry(embedder, embedder.place)
+    entry = model_entry(embedder)
     write_json(folder / MODEL, entry)
     return {**manifest, "model": entry}

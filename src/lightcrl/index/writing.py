@@ -54,11 +54,6 @@ class Writer:
                 self._calibrate(hold.check)
         return done
 
-    def calibrate(self, tell: Tell) -> None:
-        """Measure the calibration again."""
-        with in_turn(self._folder, tell) as hold:
-            self._calibrate(hold.check)
-
     def remove(self, ids: Sequence[str], where: str | None, tell: Tell) -> int:
         """Remove items by id and by filter; return their number."""
         with in_turn(self._folder, tell) as hold:

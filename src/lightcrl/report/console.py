@@ -15,10 +15,10 @@ from lightcrl.data.base import Rejection
 from lightcrl.heads.captioning.writer import Caption
 from lightcrl.heads.state import TrainedHead
 from lightcrl.metrics.result import Result
-from lightcrl.pipeline import Model, Run
 from lightcrl.recipe import Recipe
 from lightcrl.report.progress import console
 from lightcrl.report.sheets import figures_sheet, head_figures, parts_sheet, print_sheet, share
+from lightcrl.runs import Model, Run
 from lightcrl.sheets import Cell, Row, Sheet
 from lightcrl.studies.check.advice import advise
 from lightcrl.studies.check.check import Check

@@ -15,7 +15,7 @@ from lightcrl.data.files import MEDIA
 from lightcrl.errors import DataError, LightCRLError, QueryError, RequestError, UnknownItemError, first_line
 from lightcrl.files.local import make_folder, whole_file
 from lightcrl.index import Entry
-from lightcrl.index.catalog import MOST_COLUMNS, OWN
+from lightcrl.index.schema import MOST_COLUMNS, OWN
 from lightcrl.serve.limits import read_data_url, read_media, read_text
 from lightcrl.serve.schemas import AddedAnswer, NewItem, Rejected
 from lightcrl.serve.searching import encode

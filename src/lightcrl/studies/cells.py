@@ -31,10 +31,11 @@ from lightcrl.files.locks import in_turn
 from lightcrl.methods import METHODS
 from lightcrl.methods.spec import MethodSpec
 from lightcrl.metrics.retrieval import KS
-from lightcrl.pipeline import RETRIEVAL, prepare_named, train_method
+from lightcrl.pipeline import prepare_named, train_method
 from lightcrl.recipe import Recipe
 from lightcrl.tasks.base import EMBEDDING, Outcome, Setting, Task, prepare_task
 from lightcrl.tasks.retrieval import RetrievalSpec
+from lightcrl.tasks.spec import RETRIEVAL
 
 FORMAT = 1
 

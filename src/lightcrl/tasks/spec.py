@@ -28,6 +28,9 @@ TASKS: Table[type[Task]] = Table(
     },
 )
 
+RETRIEVAL = "retrieval"
+"""The label of the task that every run measures, on its own data."""
+
 OWN_TABLES = ("zero_shot", "text_similarity")
 """Tasks with a table of their own below `[evaluation]`; every other task is in `[evaluation.tasks.<label>]`."""
 

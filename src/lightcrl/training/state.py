@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from lightcrl.checkpoint import Checkpoint, Tuned, load_folder
+from lightcrl.checkpoint import Checkpoint, load_folder
 from lightcrl.errors import CheckpointError
 from lightcrl.files.local import whole_folder
 from lightcrl.training.gradient import Stepper
@@ -100,7 +100,7 @@ def load_state(
 def keep_towers(checkpoint: Checkpoint, stepper: Stepper) -> None:
     """Store the trained towers in the checkpoint."""
     for name, store in stepper.live.items():
-        checkpoint.towers[name] = Tuned(store.tower.spec, store.tower.tuned())
+        checkpoint.towers[name] = store.tower.tuned()
 
 
 def put_back(saved: Checkpoint, stepper: Stepper) -> None:

@@ -15,11 +15,11 @@ from lightcrl.metrics.retrieval import KS
 from lightcrl.metrics.similarity import CORRELATIONS
 from lightcrl.metrics.statistics import SAMPLES, Difference, Draws, Estimate, difference, estimate
 from lightcrl.metrics.statistics import draws as draw
-from lightcrl.pipeline import RETRIEVAL
 from lightcrl.studies.cells import Cell, compared, mean_recall, measure_name
 from lightcrl.studies.compare.arena import Subject
 from lightcrl.studies.judge import judge
 from lightcrl.tasks.base import Task
+from lightcrl.tasks.spec import RETRIEVAL
 
 FORMAT = 1
 MAIN = "mean_recall@1"

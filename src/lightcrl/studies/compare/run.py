@@ -20,7 +20,7 @@ from lightcrl.events import Tell
 from lightcrl.files.local import make_folder, write_json, write_text
 from lightcrl.metrics.curve import LEAST_SIZES, forecast, next_target
 from lightcrl.metrics.statistics import Difference, difference
-from lightcrl.pipeline import RETRIEVAL, check_tasks, prepare
+from lightcrl.pipeline import check_tasks, prepare
 from lightcrl.processes import launched
 from lightcrl.recipe import Recipe, load_recipe
 from lightcrl.studies.cells import Cell, Ground, compared, comparison_tasks, mean_recall, measure_name
@@ -29,6 +29,7 @@ from lightcrl.studies.compare.outcome import MAIN, Comparison, Contestant, Growt
 from lightcrl.studies.compare.tables import markdown
 from lightcrl.studies.entries import Entry, check_entries, default_entries, parse_entry, subset_sizes
 from lightcrl.tasks.base import Setting, Task
+from lightcrl.tasks.spec import RETRIEVAL
 
 # Errors of a single method that do not end the comparison.
 FAILURES = (TrainingError, ModalityError, ShapeError)

@@ -18,12 +18,12 @@ from lightcrl.growth.groups import met_groups, open_groups
 from lightcrl.growth.refusals import Growth, check_growth
 from lightcrl.growth.spec import GrowthRecipe
 from lightcrl.metrics.retrieval import Retrieval
-from lightcrl.pipeline import RETRIEVAL
 from lightcrl.studies.compare.outcome import Comparison
 from lightcrl.studies.compare.run import check_contest, check_processes, contest
 from lightcrl.studies.entries import Entry, parse_entry
 from lightcrl.studies.extensions.scene import RIVALS, Scene
 from lightcrl.tasks.retrieval import RetrievalSpec, RetrievalTask
+from lightcrl.tasks.spec import RETRIEVAL
 
 
 def compare_extensions(

@@ -20,7 +20,7 @@ from lightcrl.events import Tell
 from lightcrl.files.local import make_folder, write_json, write_text
 from lightcrl.files.locks import only_writer
 from lightcrl.methods import METHODS
-from lightcrl.pipeline import RETRIEVAL, prepare
+from lightcrl.pipeline import prepare
 from lightcrl.processes import launched
 from lightcrl.recipe import Recipe, load_recipe
 from lightcrl.studies.cells import Cell, Ground, find_or_train, read_outcomes, write_outcomes
@@ -34,6 +34,7 @@ from lightcrl.studies.reproduce.published import RAW, published
 from lightcrl.studies.reproduce.tables import markdown
 from lightcrl.tasks.base import Outcome, Setting, Task, prepare_task
 from lightcrl.tasks.retrieval import RetrievalSpec
+from lightcrl.tasks.spec import RETRIEVAL
 from lightcrl.training.plan import make_plan
 
 FORMAT = 2
