@@ -105,7 +105,7 @@ def test_trackers_change_no_weight_and_are_no_setting_of_the_training(done, fold
     assert not (plain.folder / "trackers.json").exists()
 
 
-def test_a_resumed_training_goes_on_in_its_run(folder):
+def test_a_resumed_training_goes_on_in_its_run(done, folder):
     """It is killed in its second epoch, after the save of the first."""
 
     def kill(event: dict[str, Any]) -> None:
@@ -121,7 +121,7 @@ def test_a_resumed_training_goes_on_in_its_run(folder):
     assert lines[0] == before[0] | {"resume": True}
     first = min(values(lines, "loss"))
     assert 0 < first <= max(values(before, "loss"))
-    assert values(before, "loss") | values(lines, "loss") == values(tracker_stand_in.read(folder / "run"), "loss")
+    assert values(before, "loss") | values(lines, "loss") == values(tracker_stand_in.read(done.folder), "loss")
     assert not [line for line in lines if "configuration" in line]
 
 
