@@ -223,6 +223,9 @@ def test_each_shape_has_the_right_recipe(shape: str, world: Path, tmp_path: Path
     assert {name: spec["kind"] for name, spec in table["encoders"].items()} == kinds
     assert {name: told["items"][name] for name in items} == items
     assert min(told["groups"]["train"], told["groups"]["dev"]) > 0
+    # A tenth of these few groups would leave dev three or four of them.
+    drawn = table["data"].get("dev_fraction")
+    assert drawn == (None if shape in ("COCO", "hub parquet", "text pairs") else 0.25)
     assert lightcrl.load_recipe("my.toml").name == "my"
     assert "wrote" in output
     if shape == "audio folders":

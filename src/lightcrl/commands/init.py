@@ -45,8 +45,7 @@ def init(
     from lightcrl.studies.survey.look import look
     from lightcrl.studies.survey.models import better_than, find_candidates, model_places
     from lightcrl.studies.survey.plan import choose_columns, make_plan, recipe_name
-    from lightcrl.studies.survey.proof import prove
-    from lightcrl.studies.survey.write import write_recipe
+    from lightcrl.studies.survey.proof import write_and_prove
 
     survey = look(data, root)
     survey_console.print_survey(survey)
@@ -60,8 +59,7 @@ def init(
     recipe = output or Path(f"{recipe_name(data)}.toml")
     if asking and output is None:
         recipe = Path(typer.prompt("file of the recipe", default=str(recipe)))
-    files = write_recipe(plan, survey, recipe, force=force)
-    proof = prove(recipe)
+    files, proof = write_and_prove(plan, survey, recipe, force=force)
     models_by_kind = {str(spec["kind"]): str(spec["model"]) for spec in plan.encoders.values()}
     better = better_than(models_by_kind, list(models_by_kind))
     survey_console.print_recipe(files, plan, proof, better)

@@ -84,7 +84,7 @@ class Live:
 
     def _on_data(self, event: events.Data) -> None:
         groups = ", ".join(f"{count:,} {split}" for split, count in event["groups"].items())
-        aside = f"; {event['rejected']:,} things set aside" if event["rejected"] else ""
+        aside = f"; set aside: {event['rejected']:,}" if event["rejected"] else ""
         self._progress.print(f"data: {groups} groups{aside}")
 
     def _on_added(self, event: events.Added) -> None:

@@ -128,8 +128,9 @@ def check_groups(dataset: Dataset) -> None:
     counts = Counter(dataset.splits)
     if counts["train"] < 2:
         raise TrainingError(
-            f"{counts['train']} groups in the training split ({len(dataset.groups)} in all, {len(dataset.rejected)} "
-            "things set aside); a contrastive loss needs two or more. Check data.key: rows of equal key are one group."
+            f"{counts['train']} groups in the training split ({len(dataset.groups)} in all; set aside: "
+            f"{len(dataset.rejected)}); a contrastive loss needs two or more. Check data.key: rows of equal key are "
+            "one group."
         )
     if counts["dev"] < 1:
         raise TrainingError(

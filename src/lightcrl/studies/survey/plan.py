@@ -31,6 +31,8 @@ TRUTHS = ("label", "score", "similarity", "is_duplicate", "gold_label", "related
 """Names of columns that say whether two texts mean the same."""
 KEYS = ("key", "group", "image_id", "img_id", "id", "product_id", "sku", "item_id", "pair_id", "doc_id", "index")
 """Names of columns that name a group, if several rows share a value."""
+DEV_GROUPS, TENTH, QUARTER = 50, 0.1, 0.25
+"""Number of groups that a drawn dev split should have, and the least and the greatest share of all groups for it."""
 SIMILAR = 0.8
 """Least score of a pair that belongs together, as a share of the greatest score."""
 
@@ -46,6 +48,7 @@ class Plan:
         tables: rows of tables to write, by split; None is the split of all.
         reasons: remark for a key of the recipe, by `section.key`.
         notes: remarks for the user.
+        dev_fraction: share of the groups to draw into dev; None if the data has a dev split of its own.
     """
 
     data: Mapping[str, Any]
@@ -54,6 +57,7 @@ class Plan:
     tables: Mapping[str | None, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    dev_fraction: float | None = None
 
 
 def choose_columns(survey: Survey, given: Mapping[str, str] | None = None) -> dict[str, Column]:
@@ -179,7 +183,20 @@ def make_plan(
     specs: dict[str, dict[str, Any]] = {}
     for modality, column in columns.items():
         specs[modality], reasons[f"encoders.{modality}"] = _encoder(modality, column, candidates, encoders or {}, notes)
-    return Plan(data, specs, evaluation, tables, reasons, tuple(notes))
+    drawn = not {"dev", "split_column"} & data.keys() and "dev" not in (*survey.splits, *tables)
+    share = dev_fraction(survey.rows) if drawn else None
+    return Plan(data, specs, evaluation, tables, reasons, tuple(notes), share)
+
+
+def dev_fraction(groups: int) -> float:
+    """Return the share of some groups to draw into dev: a tenth, or more to have `DEV_GROUPS`, at most a quarter.
+
+    With a tenth of few groups the best checkpoint is chosen by chance, and `check` has too few to look at.
+
+    >>> dev_fraction(6000), dev_fraction(300), dev_fraction(100)
+    (0.1, 0.17, 0.25)
+    """
+    return max(TENTH, min(QUARTER, round(DEV_GROUPS / max(1, groups), 2)))
 
 
 def _kinds(columns: Mapping[str, Column]) -> list[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lightcrl.data import Rejection, load_dataset
 from lightcrl.pipeline import check_tasks
 from lightcrl.recipe import load_recipe
+from lightcrl.studies.survey.plan import Plan, dev_fraction
+from lightcrl.studies.survey.tables import Survey
+from lightcrl.studies.survey.write import write_recipe
 from lightcrl.training.early import check_groups
 
 
@@ -27,6 +30,24 @@ class Proof:
     groups: dict[str, int]
     items: dict[str, int]
     rejected: tuple[Rejection, ...]
+
+
+def write_and_prove(plan: Plan, survey: Survey, recipe: Path, *, force: bool = False) -> tuple[list[Path], Proof]:
+    """Write a recipe and its tables, and prove it; a drawn dev split follows the number of groups found.
+
+    Returns:
+        The files written, the recipe first, and the proof.
+
+    Raises:
+        LightCRLError: see `write_recipe` and `prove`.
+    """
+    files, proof = write_recipe(plan, survey, recipe, force=force), prove(recipe)
+    if plan.dev_fraction is not None:
+        share = dev_fraction(proof.groups["train"] + proof.groups["dev"])
+        if share != plan.dev_fraction:
+            files = write_recipe(replace(plan, dev_fraction=share), survey, recipe, force=True)
+            proof = prove(recipe)
+    return files, proof
 
 
 def prove(recipe: Path) -> Proof:

@@ -62,8 +62,8 @@ def recipe_text(plan: Plan, survey: Survey, path: Path, data: Mapping[str, Any])
         "[data]",
         *(_line(key, data[key], path, meanings.get(f"data.{key}", "")) for key in sorted(data, key=_order)),
     ]
-    if not {"train", "dev", "split_column"} & data.keys() and not survey.splits:
-        lines.append("dev_fraction = 0.1  # share of the groups that chooses the best checkpoint")
+    if plan.dev_fraction is not None:
+        lines.append(f"dev_fraction = {plan.dev_fraction}  # share of the groups that chooses the best checkpoint")
     for modality, spec in plan.encoders.items():
         given = {"model": plan.reasons.get(f"encoders.{modality}", ""), "dtype": PRECISION}
         lines += [
