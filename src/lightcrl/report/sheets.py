@@ -18,8 +18,15 @@ def print_sheet(sheet: Sheet) -> None:
     table = Table(title=Text(sheet.title), title_justify="left", show_header=any(sheet.headings))
     for column, heading in enumerate(sheet.headings or sheet.rows[0]):
         words = column in sheet.words
-        name = Text(heading) if isinstance(heading, str) and sheet.headings else ""
-        table.add_column(name, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+        name = heading if isinstance(heading, str) and sheet.headings else ""
+        widest = max(map(len, name.split()), default=0)  # no word of a heading is broken
+        table.add_column(
+            Text(name),
+            justify="left" if words else "right",
+            no_wrap=not words,
+            overflow="fold",
+            min_width=widest,
+        )
     for number, row in enumerate(sheet.rows):
         look = sheet.looks.get(number, "")
         style = {"faint": "dim", "sum": "bold"}.get(look, "")

@@ -210,5 +210,5 @@ def _leaks(check: Check) -> Sheet:
         )
         for name, modality in check.modalities.items()
     ]
-    headings = ("modality", "same content", "near in sample", "near in all", "cosine from", "such as")
+    headings = ("modality", "same content", "near, sample", "near, all", "cosine from", "such as")
     return Sheet("items of train that are also in dev or test", headings, rows)
