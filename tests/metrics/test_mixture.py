@@ -40,6 +40,15 @@ def test_two_kinds_that_do_not_overlap_are_counted():
     assert low < estimate < high
 
 
+@pytest.mark.parametrize(("ratio", "share"), [(9.0, 0.0), (-9.0, 1.0)])
+def test_the_interval_of_none_or_all_is_that_of_so_many_groups(ratio, share):
+    numbers = np.arange(600) // 5
+    estimate, (low, high) = share_interval(np.full(600, ratio), np.full(600, -9.0), (numbers, numbers), samples=60)
+    assert estimate == pytest.approx(share, abs=5e-3)
+    # None of 120 groups: a share of 3 % would have that outcome with a probability of 2.5 %.
+    assert (low if share else 1 - high) == pytest.approx(0.025 ** (1 / 120), abs=1e-6)
+
+
 def test_missing_features_count_by_their_absence():
     sample, wrong, null = draw(0.2, 1)
     sample[::2, 2] = null[::2, 2] = np.nan

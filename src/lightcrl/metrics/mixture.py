@@ -110,7 +110,9 @@ def share_interval(
 ) -> tuple[float, tuple[float, float]]:
     """Return the share of the null and its interval: a percentile bootstrap over groups.
 
-    Every draw fits the share anew, with a factor and an offset of the log ratios.
+    Every draw fits the share anew, with a factor and an offset of the log ratios. A sample without any member of the
+    null has none in any draw either, so the interval reaches at least as far as the exact one of no event (or nothing
+    but events) among as many groups.
 
     Args:
         sample: log ratios [N] of the sample, such as `Mixture.log_ratio` gives for members that it was not fitted on.
@@ -136,7 +138,8 @@ def share_interval(
         for own, other in zip(weights @ tables[0], weights @ tables[1], strict=True)
     ]
     low, high = np.quantile(shares[1:], [(1 - level) / 2, (1 + level) / 2])
-    return shares[0], (float(low), float(high))
+    certain = ((1 - level) / 2) ** (1 / len(np.unique(groups[0])))
+    return shares[0], (min(float(low), certain), max(float(high), 1 - certain))
 
 
 def _share_of(log_ratio: np.ndarray, own: np.ndarray, other: np.ndarray) -> float:
