@@ -14,6 +14,7 @@ from lightcrl.errors import ShapeError
 from lightcrl.metrics.intervals import (
     bootstrap_interval,
     curve_ks,
+    exact_at_ends,
     found_within,
     hits,
     mean_interval,
@@ -294,6 +295,17 @@ def test_a_lower_level_is_narrower_and_more_samples_draw_more():
     narrow = bootstrap_interval(statistic, 30, samples=400, level=0.5)
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
     assert drawn == [400, 400]
+
+
+def test_the_exact_interval_holds_where_a_bootstrap_of_hits_alone_would_not():
+    """Of 40 groups without a miss, those of a true share at the end of the interval come up once in forty."""
+    low, high = exact_at_ends((1.0, 1.0), 1.0, 40)
+    assert low**40 == pytest.approx(0.025)
+    assert high == 1.0
+    assert exact_at_ends((0.0, 0.0), 0.0, 40) == pytest.approx((0.0, 1 - low))
+    rng = np.random.default_rng(0)
+    drawn = rng.random((20_000, 40)) < low
+    assert drawn.all(1).mean() == pytest.approx(0.025, abs=0.004)
 
 
 def test_values_that_do_not_vary_have_an_interval_of_no_width():

@@ -117,6 +117,12 @@ def test_one_seed_has_the_interval_over_groups_alone_and_seeds_that_agree_add_no
     assert same.both == same.items
 
 
+@pytest.mark.parametrize(("share", "ends"), [(1.0, (0.025 ** (1 / 16), 1.0)), (0.0, (0.0, 1 - 0.025 ** (1 / 16)))])
+def test_all_or_no_hits_have_the_exact_interval_of_their_groups(share, ends):
+    found = estimate(draws(np.full(3, share), np.full(200, share), 0, 16))
+    assert found.items == found.both == pytest.approx(ends)
+
+
 def test_a_share_near_one_has_no_interval_above_it():
     found = estimate(draws(np.array([0.97, 1.0]), np.linspace(0.95, 1, 200), 0))
     assert found.seeds == (pytest.approx(0.985 - 12.706 * 0.015, abs=1e-4), 1.0)

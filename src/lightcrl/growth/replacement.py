@@ -105,7 +105,8 @@ def measure_replacement(
         keys = [(asking, name) for name in others] + [(name, searched) for name in others]
         right, sizes = (np.stack([sums[key][part] for key in keys]) for part in (0, 1))
         values = right.sum(1) / sizes.sum(1)
-        drawn[case] = draws(values.mean(keepdims=True), bootstrap_ratios(right, sizes).mean(1), 0)
+        counted = int(np.count_nonzero(sizes.sum(0)))
+        drawn[case] = draws(values.mean(keepdims=True), bootstrap_ratios(right, sizes).mean(1), 0, counted)
         recall[case] = estimate(drawn[case])
         ends = [f"{modality}_to_{name}" for name in others] + [f"{name}_to_{modality}" for name in others]
         directions[case] = dict(zip(ends, values.tolist(), strict=True))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lightcrl.metrics.intervals import mean_interval
+from lightcrl.metrics.intervals import exact_at_ends, mean_interval
 
 OPTIONAL = ("thresholds", "strengths", "curves")
 """Fields that are omitted from JSON if empty."""
@@ -63,5 +63,8 @@ def accuracies(hit: Mapping[str, np.ndarray], chance: Mapping[str, float], count
         counts: numbers of measured things.
     """
     metrics = {name: float(values.mean()) for name, values in hit.items()}
-    interval = {name: mean_interval(values, np.arange(len(values))) for name, values in hit.items()}
+    interval = {
+        name: exact_at_ends(mean_interval(values, np.arange(len(values))), metrics[name], len(values))
+        for name, values in hit.items()
+    }
     return Result(metrics, interval, dict(chance), dict(counts))

@@ -19,6 +19,7 @@ from lightcrl.metrics.intervals import (
     best_ranks,
     bootstrap_interval,
     curve_ks,
+    exact_at_ends,
     found_within,
     hits,
     mean_intervals,
@@ -201,7 +202,9 @@ def summarise(
     for name, (counts, groups) in per_query.items():
         recalls = {f"{name}/recall@{k}": hits(counts, k) for k in ks[name]}
         result.metrics.update({key: float(hit.mean()) for key, hit in recalls.items()})
-        result.interval.update(mean_intervals(recalls, groups))
+        drawn = len(np.unique(groups))
+        for key, ends in mean_intervals(recalls, groups).items():
+            result.interval[key] = exact_at_ends(ends, result.metrics[key], drawn)
         chances = {f"{name}/recall@{k}": _chance(answers[name], galleries[name], k) for k in ks[name]}
         result.chance.update(chances)
         if medians:
@@ -210,7 +213,7 @@ def summarise(
         result.counts[f"{name}/queries"], result.counts[f"{name}/gallery"] = len(counts), galleries[name]
         first.append((hits(counts, 1), groups))
     result.metrics["mean_recall@1"] = float(np.mean([hit.mean() for hit, _ in first]))
-    result.interval["mean_recall@1"] = _interval_of_means(first)
+    result.interval["mean_recall@1"] = _interval_of_means(first, result.metrics["mean_recall@1"])
     result.chance["mean_recall@1"] = float(
         np.mean([result.chance.get(f"{name}/recall@1", np.nan) for name in per_query])
     )
@@ -262,7 +265,7 @@ def _chance(right: np.ndarray, gallery: int, k: int) -> float:
     return float(hits(counts, k).mean())
 
 
-def _interval_of_means(directions: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
+def _interval_of_means(directions: Sequence[tuple[np.ndarray, np.ndarray]], mean: float) -> tuple[float, float]:
     """Return the interval of the mean over directions, with the same draws of groups for all of them."""
     names = np.unique(np.concatenate([groups for _, groups in directions]))
     sums = np.zeros((len(directions), len(names)))
@@ -276,4 +279,4 @@ def _interval_of_means(directions: Sequence[tuple[np.ndarray, np.ndarray]]) -> t
         mean: np.ndarray = (weights @ sums.T / np.maximum(weights @ sizes.T, 1)).mean(1)
         return mean
 
-    return bootstrap_interval(statistic, len(names))
+    return exact_at_ends(bootstrap_interval(statistic, len(names)), mean, len(names))

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from lightcrl.metrics.intervals import group_weights
+from lightcrl.metrics.intervals import exact_at_ends, group_weights
 
 LEVEL = 0.95
 SAMPLES = 4000
@@ -37,11 +37,13 @@ class Draws:
         values: figure by seed, [S].
         items: bootstrap [B] of the seeds' mean over groups; draw b has the same groups for every figure.
         both: the same draws [B] with the seeds' error added.
+        groups: number of groups that are drawn; None for a difference.
     """
 
     values: np.ndarray
     items: np.ndarray
     both: np.ndarray
+    groups: int | None = None
 
     @property
     def mean(self) -> float:
@@ -117,25 +119,28 @@ def bootstrap_ratios(sums: np.ndarray, sizes: np.ndarray, samples: int = SAMPLES
     return np.concatenate(parts)
 
 
-def draws(values: np.ndarray, items: np.ndarray, seed: int) -> Draws:
+def draws(values: np.ndarray, items: np.ndarray, seed: int, groups: int | None = None) -> Draws:
     """Add the seeds' error to a bootstrap over groups.
 
     Args:
         values: figure by seed, [S].
         items: bootstrap [B] of its mean over seeds, over groups.
         seed: seed of the error's draws; different for every method, whose trainings are independent.
+        groups: number of groups that are drawn.
     """
     if len(values) < 2:
-        return Draws(values, items, items)
+        return Draws(values, items, items, groups)
     error = float(values.std(ddof=1)) / math.sqrt(len(values))
     generator = np.random.default_rng([seed, len(values)])
-    return Draws(values, items, items + error * generator.standard_t(len(values) - 1, len(items)))
+    return Draws(values, items, items + error * generator.standard_t(len(values) - 1, len(items)), groups)
 
 
 def estimate(figure: Draws, least: float = 0.0) -> Estimate:
     """Return the figure with its intervals, clipped to [least, 1]: a share, or a correlation from -1."""
     seeds = student_interval(figure.values)
     items, both = (_within(_ends(values), least) for values in (figure.items, figure.both))
+    if figure.groups is not None and least == 0:
+        items, both = (exact_at_ends(ends, figure.mean, figure.groups) for ends in (items, both))
     return Estimate(figure.mean, seeds and _within(seeds, least), items, both)
 
 

@@ -43,5 +43,5 @@ def judge(task: Task, outcomes: Mapping[str, Sequence[Outcome]], samples: int = 
     judged: dict[str, dict[str, dict[str, Draws]]] = defaultdict(lambda: defaultdict(dict))
     for (label, space, measure), parts in drawn.items():
         by_seed_values = np.array([each[measure][0] for each in values[label, space]])
-        judged[label][space][measure] = draws(by_seed_values, np.concatenate(parts), numbers[label])
+        judged[label][space][measure] = draws(by_seed_values, np.concatenate(parts), numbers[label], task.units)
     return judged

@@ -20,7 +20,7 @@ from lightcrl.events import Tell
 from lightcrl.features import Features
 from lightcrl.features.spec import FeaturesSpec
 from lightcrl.methods import Method
-from lightcrl.metrics.intervals import bootstrap_intervals
+from lightcrl.metrics.intervals import bootstrap_intervals, exact_at_ends
 from lightcrl.metrics.result import Result
 from lightcrl.tasks.spec import TASKS, TaskSpec
 
@@ -147,8 +147,9 @@ class Task(ABC):
             for measure, value in figures(np.ones((1, self.units))).items():
                 name = measure if space == EMBEDDING else f"{space}/{measure}"
                 result.metrics[name], result.interval[name] = float(value[0]), intervals[measure]
-                if (chance := self.chance(space, measure)) is not None:
+                if (chance := self.chance(space, measure)) is not None:  # of a share
                     result.chance[name] = chance
+                    result.interval[name] = exact_at_ends(intervals[measure], result.metrics[name], self.units)
         return result
 
     @property
