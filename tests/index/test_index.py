@@ -84,6 +84,8 @@ def test_files_of_the_same_name_in_two_folders_have_two_ids(index, tmp_path):
         picture(tmp_path / folder / "more" / "a.png", 5)
         index.add(tmp_path / folder)
     assert sorted(index.ids()) == ["a.png", "more/a.png", "two/a.png", "two/more/a.png"]
+    # Only files in a folder below have one.
+    assert sorted(index.ids("folder is null")) == ["a.png", "two/a.png"]
 
 
 def test_a_table_gives_its_columns_as_metadata(index, photos, tmp_path):

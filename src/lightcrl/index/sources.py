@@ -145,7 +145,8 @@ def read_folder(folder: Path, model: Model, reading: Reading) -> Entries:
         except ItemError as error:
             yield Rejection(name, error.reason, error.detail, modality_of[kind])
             continue
-        metadata = {"folder": name_below(file.parent, folder)}
+        below = name_below(file.parent, folder)
+        metadata = {} if below == "." else {"folder": below}
         yield Entry(modality_of[kind], item, path=str(file), metadata=metadata)
 
 
