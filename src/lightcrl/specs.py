@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from lightcrl.errors import LightCRLError, RecipeError
+
+MEMBER = re.compile(r"int|float|str|bool|none|constrained-\w+|(literal|list|tuple|dict|function-\w+)\[.*\]")
+"""Names by which pydantic tells the types of a union apart, as the last part of an error's location."""
+EXPECTED = "Input should be "
+WORDS: Mapping[str, str] = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "a string",
+    "a valid boolean": "true or false",
+    "a valid tuple": "a list",
+    "a valid dictionary": "a table",
+}
+"""Types as TOML calls them, by pydantic's words."""
 
 
 def parse(model: type[BaseModel], table: Mapping[str, Any], where: str = "") -> Any:
@@ -22,8 +35,33 @@ def parse(model: type[BaseModel], table: Mapping[str, Any], where: str = "") -> 
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        problems = [_explain(model, where, problem) for problem in error.errors()]
+        problems = [_explain(model, where, problem) for problem in _united(error.errors())]
         raise RecipeError("\n".join(dict.fromkeys(problems))) from None
+
+
+def _united(problems: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return the errors, those of the types of a union as one: what it should be by one type, or by another."""
+    united: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for problem in problems:
+        location, message = problem["loc"], _in_words(problem["msg"])
+        if message.startswith(EXPECTED) and len(location) > 1 and MEMBER.fullmatch(str(location[-1])):
+            location = location[:-1]
+            if (earlier := united.get((location, EXPECTED))) is not None:
+                message = f"{earlier['msg']} or {message.removeprefix(EXPECTED)}"
+            united[location, EXPECTED] = {**problem, "loc": location, "msg": message}
+        else:
+            united[location, problem["type"], problem["msg"]] = {**problem, "msg": message}
+    return list(united.values())
+
+
+def _in_words(message: str) -> str:
+    """Return a message of pydantic with TOML's names of types, without what the value is not.
+
+    >>> _in_words("Input should be a valid integer, unable to parse string as an integer")
+    'Input should be a whole number'
+    """
+    expected = WORDS.get(message.removeprefix(EXPECTED).partition(", ")[0])
+    return f"{EXPECTED}{expected}" if expected else message
 
 
 def toml_text(table: Mapping[str, Any]) -> str:
