@@ -271,7 +271,7 @@ def test_a_recipe_takes_a_number_or_a_table_and_says_what_has_no_views():
     assert recipe(views={"count": 2, "flip": False}).flip is False
     with pytest.raises(RecipeError, match=r"encoders\.one: items of kind 'text' have no views; expected pictures or"):
         recipe(kind="text", views=2)
-    with pytest.raises(RecipeError, match=r"encoders\.one\.views\.count.* greater than 0, found 0"):
+    with pytest.raises(RecipeError, match=r"encoders\.one\.views\.count: .* greater than 0 or 'auto', found 0"):
         recipe(views=0)
     with pytest.raises(RecipeError, match=r"unknown key 'encoders\.one\.views\.cropp'. Did you mean 'crop'"):
         recipe(views={"count": 2, "cropp": 1})
