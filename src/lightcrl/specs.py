@@ -41,16 +41,14 @@ def parse(model: type[BaseModel], table: Mapping[str, Any], where: str = "") -> 
 
 def _united(problems: Iterable[Any]) -> list[dict[str, Any]]:
     """Return the errors, those of the types of a union as one: what it should be by one type, or by another."""
-    united: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for problem in problems:
-        location, message = problem["loc"], _in_words(problem["msg"])
+    united: dict[Any, dict[str, Any]] = {}
+    for number, problem in enumerate(problems):
+        place, location, message = number, problem["loc"], _in_words(problem["msg"])
         if message.startswith(EXPECTED) and len(location) > 1 and MEMBER.fullmatch(str(location[-1])):
-            location = location[:-1]
-            if (earlier := united.get((location, EXPECTED))) is not None:
-                message = f"{earlier['msg']} or {message.removeprefix(EXPECTED)}"
-            united[location, EXPECTED] = {**problem, "loc": location, "msg": message}
-        else:
-            united[location, problem["type"], problem["msg"]] = {**problem, "msg": message}
+            place = location = location[:-1]
+            if place in united:
+                message = f"{united[place]['msg']} or {message.removeprefix(EXPECTED)}"
+        united[place] = {**problem, "loc": location, "msg": message}
     return list(united.values())
 
 

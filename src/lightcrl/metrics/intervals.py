@@ -146,11 +146,18 @@ def bootstrap_intervals(
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
-def exact_at_ends(ends: tuple[float, float], share: float, groups: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Return a share's interval, no narrower than the exact one where none or all of the groups count.
+def least_share(groups: int, level: float = 0.95) -> float:
+    """Return the lower end of a share's exact interval where every one of `groups` independent groups is a hit.
 
-    A bootstrap of hits alone has no miss in any draw. Of `groups` independent groups without a miss, the exact interval
-    of Clopper and Pearson (1934) goes from ((1 - level) / 2)^(1 / groups) to 1; without a hit it is the mirror image.
+    It is ((1 - level) / 2)^(1 / groups) (Clopper and Pearson 1934); without a hit, 1 minus it is the upper end.
+    """
+    return float(((1 - level) / 2) ** (1 / groups))
+
+
+def exact_at_ends(ends: tuple[float, float], share: float, groups: int) -> tuple[float, float]:
+    """Return a share's 95 % interval, no narrower than the exact one (`least_share`) where all or no groups are hits.
+
+    A bootstrap of hits alone has no miss in any draw.
 
     >>> low, high = exact_at_ends((1.0, 1.0), 1.0, 16)
     >>> round(low, 3), high
@@ -158,9 +165,8 @@ def exact_at_ends(ends: tuple[float, float], share: float, groups: int, *, level
     >>> exact_at_ends((0.8, 0.9), 0.85, 16)
     (0.8, 0.9)
     """
-    certain = ((1 - level) / 2) ** (1 / groups)
-    low, high = ends
-    return min(low, certain) if share == 1 else low, max(high, 1 - certain) if share == 0 else high
+    (low, high), least = ends, least_share(groups)
+    return min(low, least) if share == 1 else low, max(high, 1 - least) if share == 0 else high
 
 
 def mean_interval(values: np.ndarray, groups: np.ndarray, *, samples: int = 1000, seed: int = 0) -> tuple[float, float]:

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.sparse import coo_array
 
-from lightcrl.metrics.intervals import exact_at_ends, group_weights
+from lightcrl.metrics.intervals import group_weights, least_share
 
 RIDGE = 0.2
 """Penalty of the squared weights of standardised features, per member of the smaller side."""
@@ -138,10 +138,8 @@ def share_interval(
         for own, other in zip(weights @ tables[0], weights @ tables[1], strict=True)
     ]
     low, high = np.quantile(shares[1:], [(1 - level) / 2, (1 + level) / 2])
-    ends, counted = (float(low), float(high)), len(np.unique(groups[0]))
-    for end in (0.0, 1.0):  # no fitted share is exactly at an end
-        ends = exact_at_ends(ends, end, counted, level=level)
-    return shares[0], ends
+    least = least_share(len(np.unique(groups[0])), level)
+    return shares[0], (min(float(low), least), max(float(high), 1 - least))
 
 
 def _share_of(log_ratio: np.ndarray, own: np.ndarray, other: np.ndarray) -> float:

@@ -37,7 +37,7 @@ class Draws:
         values: figure by seed, [S].
         items: bootstrap [B] of the seeds' mean over groups; draw b has the same groups for every figure.
         both: the same draws [B] with the seeds' error added.
-        groups: number of groups that are drawn; None for a difference.
+        groups: number of groups that are drawn; None if an interval of all or nothing is not asked for.
     """
 
     values: np.ndarray
