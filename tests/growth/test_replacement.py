@@ -128,9 +128,9 @@ def both(folder, done):
     return embed_split(load_checkpoint(done.folder).method, features, features.split("dev"))
 
 
-@pytest.mark.parametrize(("bounds", "views"), [((20, 45), ["image, view 1", "image, view 2"]), ((46, 99), [])])
-def test_a_new_encoder_sees_as_many_views_of_its_training_pictures_as_in_a_run(tmp_path, monkeypatch, bounds, views):
-    monkeypatch.setattr("lightcrl.features.views.AUTO_ITEMS", bounds)
+@pytest.mark.parametrize(("most", "views"), [(45, ["image, view 1", "image, view 2"]), (44, [])])
+def test_a_new_encoder_sees_as_many_views_of_its_training_pictures_as_in_a_run(tmp_path, monkeypatch, most, views):
+    monkeypatch.setattr("lightcrl.features.views.AUTO_ITEMS", most)
     events = []
     seen = {"kind": "image", "model": "growing:Seen"}
     extend(

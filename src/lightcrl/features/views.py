@@ -22,8 +22,8 @@ from lightcrl.tokens import TokenBatch
 
 MARK = 17
 """Length of the end of a view's key: "+" and its mark; the rest is the key of its item."""
-AUTO, AUTO_ITEMS = 3, (1_000, 20_000)
-"""The number of views that `"auto"` stands for, and between how many training pictures."""
+AUTO, AUTO_ITEMS = 3, 20_000
+"""The number of views that `"auto"` stands for, and up to how many training pictures."""
 
 
 def view_item(item: Item, number: int, spec: EncoderSpec) -> Item:
@@ -38,16 +38,16 @@ def settled_views(
 ) -> dict[str, EncoderSpec]:
     """Return the tables of the encoders with a number of views in place of `"auto"`.
 
-    It is `AUTO` for pictures of a model if the training split has between `AUTO_ITEMS` of them: fewer gain nothing that
-    was measurable, and for more the encoding costs more than the gain is worth (docs/LOG.md). Otherwise it is 1, also
-    for `tuned` modalities, whose encoders read every item anew.
+    It is `AUTO` for pictures of a model if the training split has at most `AUTO_ITEMS` of them: for more the encoding
+    costs more than the gain is worth (docs/LOG.md). Otherwise it is 1, also for `tuned` modalities, whose encoders
+    read every item anew.
     """
     settled = dict(specs)
     for modality, spec in specs.items():
         if spec.views.count == "auto":
             viewed = spec.kind == "image" and spec.model != "builtin" and modality not in tuned
-            training = len(np.unique(_training_links(dataset, modality)[:, 0])) if viewed else 0
-            count = AUTO if AUTO_ITEMS[0] <= training <= AUTO_ITEMS[1] else 1
+            few = viewed and len(np.unique(_training_links(dataset, modality)[:, 0])) <= AUTO_ITEMS
+            count = AUTO if few else 1
             settled[modality] = spec.model_copy(update={"views": spec.views.model_copy(update={"count": count})})
     return settled
 

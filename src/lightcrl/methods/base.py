@@ -33,12 +33,14 @@ class Step:
         groups: group numbers [N_m]; equal numbers are positives of each other.
         done: share of all steps that are done, 0 at the first step.
         rows: rows [N_m] of the feature store; empty if the tokens come from no store.
+        view: number of the view of all items where a closed form reads them, 0 for plain items.
     """
 
     tokens: dict[str, TokenBatch]
     groups: dict[str, Tensor]
     done: float = 0.0
     rows: Mapping[str, np.ndarray] = field(default_factory=dict)
+    view: int = 0
 
 
 class Method(nn.Module, ABC):
@@ -128,7 +130,11 @@ class Method(nn.Module, ABC):
         return over_pairs(loss, embeddings, step.groups, self.scale, bias)
 
     def solve(self, steps: Iterable[Step]) -> None:
-        """Solve the closed-form weights in one pass over the training split, with whole batches in this process."""
+        """Solve the closed-form weights, with whole batches in this process.
+
+        Args:
+            steps: the training split, once for each view of its items, plain items first.
+        """
         raise NotImplementedError(f"{type(self).__name__} is trained, not solved")
 
     def solve_towards(self, fresh: Collection[str], steps: Iterable[Step]) -> None:

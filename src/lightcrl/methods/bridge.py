@@ -76,7 +76,7 @@ class LeastSquares(LinearBridge):
     options: LeastSquaresOptions
 
     def solve(self, steps: Iterable[Step]) -> None:
-        """Solve the maps in one pass over the training split.
+        """Solve the maps from the training split.
 
         Raises:
             TrainingError: no item of a new modality shares a group with an embedding.
@@ -104,7 +104,7 @@ class Procrustes(LinearBridge):
     options: ProcrustesOptions
 
     def solve(self, steps: Iterable[Step]) -> None:
-        """Solve the rotations in one pass over the training split; errors as in `LeastSquares.solve`."""
+        """Solve the rotations from the training split; errors as in `LeastSquares.solve`."""
         stems = self.new_stems()
         seen = moments_towards(stems, steps)
         for name, stem in stems.items():

@@ -1,4 +1,4 @@
-"""Canonical similarity analysis (CSA, ICLR 2025): regularised canonical correlations, solved in one pass."""
+"""Canonical similarity analysis (CSA, ICLR 2025): regularised canonical correlations, solved without a step."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class CSA(Linear):
     """e = normalize(rho^power * A_m (x - mean)), A_m the maps to canonical variates (`correlation`), strongest first.
 
     The solved map is the stem's own, so an embedding is computed as in `linear`. Covariances are accumulated in float64
-    over all items, and over all pairs of items of a group, of an epoch. If `dim` exceeds the number of positive
-    correlations (at most the rank of the narrower features), the rest of the embedding is zero.
+    over all items, and over all pairs of items of a group, in each of their views. If `dim` exceeds the number of
+    positive correlations (at most the rank of the narrower features), the rest of the embedding is zero.
 
     As published: centring, CCA, weights by correlation, truncation. Changed: regularisation, without which CCA fits
     noise at a few thousand pairs; vectors are normalised after the weighting, not before; any number of modalities.
@@ -57,7 +57,7 @@ class CSA(Linear):
     options: CSAOptions
 
     def solve(self, steps: Iterable[Step]) -> None:
-        """Solve the maps in one pass over the training split.
+        """Solve the maps from the training split, in all views.
 
         Raises:
             TrainingError: no two modalities share a group.

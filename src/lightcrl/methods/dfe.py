@@ -39,10 +39,10 @@ class DFEOptions(MethodOptions):
         feedforward: hidden width of the shared block.
         dropout: share of the block's hidden features set to zero in training.
         canonical: share of the similarity from an additional part, which is solved in closed form; 0 omits it. "auto"
-            omits it beyond `MOST_FEATURES`, and follows the data: F / (1.5 F + G) for F features of the slots on
-            average over modalities and G groups, times the share that the items span of the directions that G groups
-            can have. With few groups trained parts err more than solved parts; with few distinct captions few
-            directions can be solved (docs/LOG.md).
+            omits it beyond `MOST_FEATURES`, and follows the data: F / (1.5 F + G / V) for F features of the slots on
+            average over modalities, G groups and V views, times the share that the items span of the directions that G
+            groups can have. With few groups trained parts err more than solved parts, and of many views solved parts
+            make more than trained ones; with few distinct captions few directions can be solved (docs/LOG.md).
         layer_scale: initial factor of the block's output, learnable per feature (arXiv 2103.17239).
     """
 
@@ -198,7 +198,9 @@ class DeepFusionEncoder(Method):
         stems = self._canonical_stems(sorted(self.modalities))
         solved = solve_stems(stems, self._slots_of(stems, steps), shrinkage="auto", power=1.0)
         if self.options.canonical == "auto":
-            self.share.fill_(solved.filled * solved.shrinkage / (1 + solved.shrinkage / 2))
+            # F / (F + G / V), from F / (F + G).
+            few = solved.shrinkage / (solved.shrinkage + (1 - solved.shrinkage) / solved.views)
+            self.share.fill_(solved.filled * few / (1 + few / 2))
 
     def solve_towards(self, fresh: Collection[str], steps: Iterable[Step]) -> None:
         """Solve the canonical stems of `fresh`, and start the trained ones where the embeddings in their groups are.

@@ -21,11 +21,13 @@ class Solved(NamedTuple):
 
     Attributes:
         shrinkage: shrinkage of the covariances.
+        views: number of views of the items.
         filled: number of solved directions, as a share of the number that widths and groups allow: 1, or less if items
             repeat, since there are at most as many directions as distinct items.
     """
 
     shrinkage: float
+    views: int
     filled: float
 
 
@@ -37,12 +39,12 @@ def solve_stems(
 
     Args:
         stems: stems by modality; their weights are overwritten.
-        steps: one pass over the training split.
+        steps: the training split, once for each view.
         shrinkage: shrinkage of the covariances; see `CSAOptions`.
         power: exponent of the correlations; 0 gives all variates equal weight.
 
     Returns:
-        The shrinkage and the share of directions.
+        The shrinkage, the number of views and the share of directions.
 
     Raises:
         TrainingError: no two modalities share a group.
@@ -50,8 +52,9 @@ def solve_stems(
     width = {name: stem.width for name, stem in stems.items()}
     own = {name: Moments(width[name], width[name]) for name in stems}
     cross = {(a, b): Moments(width[a], width[b]) for a, b in combinations(stems, 2)}
-    groups = torch.zeros(0, dtype=torch.int64)
+    groups, views = torch.zeros(0, dtype=torch.int64), 1
     for step in steps:
+        views = max(views, step.view + 1)
         features = {name: stems[name].features(tokens) for name, tokens in step.tokens.items()}
         for name, values in features.items():
             own[name].add(values, values)
@@ -79,7 +82,7 @@ def solve_stems(
     for name, stem in stems.items():
         assert isinstance(stem, Stem)
         set_linear(stem, maps[name] * weights, own[name].mean)
-    return Solved(shrinkage, min(1.0, int(real.sum()) / most))
+    return Solved(shrinkage, views, min(1.0, int(real.sum()) / most))
 
 
 @torch.no_grad()
@@ -95,7 +98,7 @@ def regress_stems(
 
     Args:
         stems: stems by modality; their weights are overwritten.
-        steps: one pass over the training split; the tokens of other modalities are embeddings [N, 1, d].
+        steps: the training split, once for each view; the tokens of other modalities are embeddings [N, 1, d].
         shrinkage: p, of covariances; see `CSAOptions`.
 
     Raises:
@@ -128,7 +131,7 @@ class Towards(NamedTuple):
 def moments_towards(
     stems: Mapping[str, Stem], steps: Iterable[Step], targets: Callable[[str, Tensor], Tensor] = lambda _, e: e
 ) -> Towards:
-    """Return the moments of one pass over the training split; `steps` and errors as in `regress_stems`.
+    """Return the moments of the training split; `steps` and errors as in `regress_stems`.
 
     `targets` turns the embeddings [N, d] in the groups of a modality into what its features are correlated with.
     """

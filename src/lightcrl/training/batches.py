@@ -94,6 +94,21 @@ def draw_views(batches: Iterable[Batch], views: Mapping[str, np.ndarray], seed: 
         yield replace(batch, rows={**batch.rows, **drawn}) if drawn else batch
 
 
+def take_view(batches: Iterable[Batch], views: Mapping[str, np.ndarray], number: int) -> Iterator[Batch]:
+    """Yield batches with view `number` of every item; a modality with fewer views repeats its own.
+
+    Args:
+        batches: batches of plain items.
+        views: as in `draw_views`.
+        number: number of the view, 0 for plain items.
+    """
+    for batch in batches:
+        taken = {
+            name: views[name][number % len(views[name])][rows] for name, rows in batch.rows.items() if name in views
+        }
+        yield replace(batch, rows={**batch.rows, **taken}) if taken else batch
+
+
 def count_batches(split: Split, batch_size: int, items_per_group: int) -> int:
     """Return the number of batches of `epoch_batches`, the same for every epoch."""
     turns = _turns(split, items_per_group)

@@ -32,9 +32,10 @@ from lightcrl.features.views import view_addresses
 from lightcrl.files.local import make_folder, recover_folder
 from lightcrl.machine import seed_draws
 from lightcrl.methods import Method
+from lightcrl.methods.base import Step
 from lightcrl.metrics.result import Result
 from lightcrl.processes import together, wait_for_everyone
-from lightcrl.training.batches import Batch, draw_views, epoch_batches
+from lightcrl.training.batches import Batch, draw_views, epoch_batches, take_view
 from lightcrl.training.gradient import Stepper, mix, parameter_groups
 from lightcrl.training.judge import Judge, by_retrieval
 from lightcrl.training.log import Log
@@ -177,15 +178,12 @@ class _Loop:
             begun = saved = time.monotonic()
             earlier = progress.seconds
             if progress.step == 0 and self.method.solves:
-                # The closed form reads stored outputs of the encoders, also those of towers with their initial weights.
-                epoch = self.stepper.read(self.epoch(self.train_split, 0), whole=True, stored=True)
-                self.method.solve(self.stepper.stored(batch, 0.0) for batch in epoch)
+                self.method.solve(self.passes())
             while not progress.finished:
                 skip = progress.step - progress.epoch * plan.steps_per_epoch
-                batches = (
-                    iter(()) if self.method.closed_form else self.epoch(self.train_split, progress.epoch, views=True)
-                )
-                for batch in self.stepper.read(islice(batches, skip, None)):
+                epoch = iter(()) if self.method.closed_form else self.epoch(self.train_split, progress.epoch)
+                drawn = draw_views(epoch, self.views, self.seed, progress.epoch)
+                for batch in self.stepper.read(islice(drawn, skip, None)):
                     log.write(self.step(batch, progress))
                     progress.step += 1
                     if time.monotonic() - saved > SAVE_SECONDS:
@@ -201,11 +199,20 @@ class _Loop:
                     self.save(folder, progress, settings)
                     saved = time.monotonic()
 
-    def epoch(self, split: Split, number: int, *, views: bool = False) -> Iterator[Batch]:
-        """Return the batches of an epoch, of plain items or of `views` drawn for each."""
+    def epoch(self, split: Split, number: int) -> Iterator[Batch]:
+        """Return the batches of an epoch, of plain items."""
         plan = self.plan
-        batches = epoch_batches(split, plan.batch_size, plan.items_per_group, self.seed, number, plan.window)
-        return draw_views(batches, self.views, self.seed, number) if views else batches
+        return epoch_batches(split, plan.batch_size, plan.items_per_group, self.seed, number, plan.window)
+
+    def passes(self) -> Iterator[Step]:
+        """Yield what a closed form sees: the training split once for each view, plain items first.
+
+        It reads stored outputs of the encoders, also those of towers with their initial weights.
+        """
+        for number in range(max(map(len, self.views.values()), default=1)):
+            batches = take_view(self.epoch(self.train_split, 0), self.views, number)
+            for batch in self.stepper.read(batches, whole=True, stored=True):
+                yield replace(self.stepper.stored(batch, 0.0), view=number)
 
     @cached_property
     def views(self) -> dict[str, np.ndarray]:
