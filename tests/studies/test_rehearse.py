@@ -18,8 +18,10 @@ from lightcrl.data.synthetic import write_class_folder, write_table
 from lightcrl.encoders import load_encoder
 from lightcrl.encoders.base import ViewsSpec
 from lightcrl.features import FeatureStore
+from lightcrl.features.extract import encode_each
+from lightcrl.features.spec import FeaturesSpec
 from lightcrl.recipe import make_recipe
-from lightcrl.studies.rehearse import rehearse
+from lightcrl.studies.rehearse import rates, rehearse
 from lightcrl.studies.rehearse.forecast import Encoding, Forecast, forecast_encoding
 from lightcrl.studies.rehearse.rates import EncodingRate
 from lightcrl.studies.rehearse.rehearse import find_problems
@@ -106,6 +108,29 @@ def test_the_forecast_is_what_the_run_takes_and_nothing_stays(place: Path, tmp_p
     trained = dataset.splits.count("train")
     assert (more.items, more.stored, more.seconds) == (150 + 2 * trained, 150, pytest.approx(0.2 * trained))
     assert more.nbytes == pytest.approx(known.nbytes * more.items / 150, rel=0.1)
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_a_closed_form_takes_a_pass_for_each_view(place: Path, tmp_path: Path, monkeypatch, views: int) -> None:
+    """Two seconds before the first step and one for each step, on a clock of the test's own."""
+    now = [0.0]
+
+    def timed(recipe, spec, seed, folder, features, encoders, report) -> None:
+        for event, seconds in (("start", 0), ("step", 3), *[("step", 1)] * 4):
+            now[0] += seconds
+            report({"event": event})
+
+    monkeypatch.setattr(rates, "train_method", timed)
+    monkeypatch.setattr(rates.time, "perf_counter", lambda: now[0])
+    given = table(place)
+    given["encoders"]["image"]["views"] = views
+    recipe = make_recipe(given)
+    dataset = load_dataset(recipe.data, recipe.kinds)
+    encoders = {name: load_encoder(spec) for name, spec in recipe.encoders.items()}
+    features = FeaturesSpec(folder=str(tmp_path))
+    stores, _ = encode_each(encoders, dataset, features, lambda event: None)
+    rate = rates.measure_training(recipe, recipe.method, stores, dataset, encoders, tmp_path / "t", seconds=60)
+    assert (rate.start, rate.step) == (2.0 * views, 1.0)
 
 
 def json_rows(store: Path) -> int:

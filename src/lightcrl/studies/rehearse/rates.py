@@ -17,6 +17,7 @@ from lightcrl.errors import ItemError
 from lightcrl.features import Features, encode_items
 from lightcrl.features.base import Store, WrappedStore
 from lightcrl.features.table import Split
+from lightcrl.features.views import settled_views
 from lightcrl.methods import METHODS
 from lightcrl.methods.spec import MethodSpec, make_method
 from lightcrl.pipeline import train_method
@@ -138,6 +139,8 @@ def measure_training(
     # Steps after an evaluation include it.
     step = float(np.median(gaps)) if len(gaps) else 0.0
     first = steps[0] if steps else marks[-1][1]
+    # Of the time before the first step, nearly all goes into a closed form, which sees every view.
+    views = max(int(each.views.count) for each in settled_views(recipe.encoders, dataset, recipe.tuning).values())
     method = make_method(spec.name, features.specs, spec.options, training.loss, 0)
     began = time.perf_counter()
     judgement = by_retrieval(method, features, 0)
@@ -148,7 +151,7 @@ def measure_training(
     evaluations = 1 if closed else max(1, plan.epochs // training.evaluate_every)
     return TrainingRate(
         Plan(plan.batch_size, plan.items_per_group, plan.epochs, 0 if closed else plan.steps, plan.steps_per_epoch),
-        max(0.0, first - marks[0][1] - step) * scale,
+        max(0.0, first - marks[0][1] - step) * scale * views,
         step,
         evaluation,
         evaluations,
