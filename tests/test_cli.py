@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import lightcrl
 from forked import COMMAND, Program
+from lightcrl.checkpoint import load_checkpoint
 from lightcrl.cli import app, main
 from lightcrl.data.synthetic import write_class_folder, write_table
 from lightcrl.report import progress
@@ -288,6 +289,9 @@ def test_info_prints_parameters_per_part(world, tmp_path):
         assert re.search(rf"{part}\W+{count:,}\W", output)
     assert f"{sum(parts.values()):,}" in output
     assert {"stem image", "stem text", "context", "block", "logit_scale"} <= parts.keys()
+    # What "auto" stands for in this model, beside it.
+    share = float(load_checkpoint(world.run).method.share)
+    assert f"canonical auto ({share:.3g})" in " ".join(output.split())
 
 
 def test_json_on_standard_output_stands_alone(world):

@@ -246,8 +246,12 @@ def print_page(page: Path | str) -> None:
 
 def print_info(checkpoint: Checkpoint) -> None:
     """Print the modalities, the parameters by part and the figures of a model."""
-    options = ", ".join(f"{key} {value}" for key, value in checkpoint.method.options.model_dump(mode="json").items())
-    console.print(f"method {checkpoint.name} ({options}), loss {checkpoint.loss}")
+    options, settled = checkpoint.method.options, checkpoint.method.settled_options().model_dump(mode="json")
+    words = [
+        f"{key} {value}" + ("" if settled[key] == value else f" ({_short(settled[key])})")
+        for key, value in options.model_dump(mode="json").items()
+    ]
+    console.print(f"method {checkpoint.name} ({', '.join(words)}), loss {checkpoint.loss}")
     rows = [
         (name, spec.kind, spec.model, str(checkpoint.method.modalities[name]), checkpoint.fingerprints[name])
         for name, spec in checkpoint.encoders.items()
@@ -259,6 +263,10 @@ def print_info(checkpoint: Checkpoint) -> None:
         print_heads(checkpoint.heads)
     if checkpoint.figures:
         print_result(Result.from_json(checkpoint.figures), ())
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def print_heads(heads: Mapping[str, TrainedHead]) -> None:
