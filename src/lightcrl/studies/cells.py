@@ -38,7 +38,7 @@ from lightcrl.tasks.retrieval import RetrievalSpec
 from lightcrl.tasks.spec import RETRIEVAL
 
 FORMAT = 2
-"""Of cells; greater where a method of the same settings has become another one. In 2 closed forms see every view."""
+"""Format of cells; greater where a method of equal settings has changed. From 2 on closed forms see all views."""
 
 
 @dataclass(frozen=True)

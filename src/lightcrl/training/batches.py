@@ -99,7 +99,7 @@ def take_view(batches: Iterable[Batch], views: Mapping[str, np.ndarray], number:
 
     Args:
         batches: batches of plain items.
-        views: as in `draw_views`.
+        views: rows of each view, see `draw_views`.
         number: number of the view, 0 for plain items.
     """
     for batch in batches:
