@@ -11,7 +11,6 @@ import numpy as np
 
 import lightcrl
 from lightcrl.data.synthetic.source import Synthetic
-from lightcrl.encoders import EncoderSpec, load_encoder
 from lightcrl.growth.spec import GrowthRecipe
 from lightcrl.recipe import make_recipe
 from lightcrl.specs import parse
@@ -75,14 +74,3 @@ def items(name: str, count: int = 6) -> list[Any]:
     """Raw items of a modality."""
     rows = Synthetic({name: KINDS[name]}, groups=count, seed=9).rows()
     return [row.cells[name][0].read() for row in rows]  # type: ignore[union-attr]
-
-
-class Seen:
-    """Pictures by an encoder of one's own, which differs from the built-in one in its name alone."""
-
-    def __init__(self) -> None:
-        self.encoder = load_encoder(EncoderSpec(kind="image", model="builtin"))
-        self.slots, self.dim = self.encoder.slots, self.encoder.dim
-
-    def encode(self, items: Sequence[Any]) -> Any:
-        return self.encoder.encode([self.encoder.prepare(item) for item in items])

@@ -331,6 +331,8 @@ def test_a_recipe_takes_a_number_or_a_table_and_says_what_has_no_views():
         (20_001, {}, (), 1),
         (1_000, {"kind": "audio"}, (), 1),
         (1_000, {"model": "builtin"}, (), 1),
+        (1_000, {"model": "builtin:image"}, (), 1),
+        (1_000, {"model": "my_lab.scans:ScanNet"}, (), 1),
         (1_000, {}, ("one",), 1),
         (20_001, {"views": 2}, (), 2),
         (1_000, {"views": 1}, (), 1),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import tiny
 from growing import DATA, base, encoder, recipe
 from lightcrl.checkpoint import load_checkpoint
 from lightcrl.features.embed import embed_split
@@ -132,7 +133,7 @@ def both(folder, done):
 def test_a_new_encoder_sees_as_many_views_of_its_training_pictures_as_in_a_run(tmp_path, monkeypatch, most, views):
     monkeypatch.setattr("lightcrl.features.views.AUTO_ITEMS", most)
     events = []
-    seen = {"kind": "image", "model": "growing:Seen"}
+    seen = {"kind": "image", "model": str(tiny.vit(tmp_path / "vit"))}
     extend(
         base(tmp_path),
         recipe(tmp_path, partners=None, encoders={"image": seen}),

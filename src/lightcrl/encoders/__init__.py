@@ -83,9 +83,9 @@ def load_encoder(spec: EncoderSpec) -> Encoder:
         EncoderNotFoundError: the model is neither a local folder nor reachable on the hub.
         EncoderError: the encoder lacks settings or options, or its files cannot be loaded.
     """
-    if spec.model == "builtin" or spec.model.startswith("builtin:"):
+    if spec.builtin:
         encoder = _load_builtin(spec)
-    elif ":" in spec.model and not spec.model.startswith((".", "/", "~")) and not Path(spec.model).exists():
+    elif spec.own:
         encoder = _load_own(spec)
     elif spec.kind == "vectors":
         encoder = _make(partial(ENCODERS.load(spec.kind), spec), spec)

@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -135,6 +136,17 @@ class EncoderSpec(BaseModel):
         if self.views.further and self.kind not in VIEWED:
             raise ValueError(NO_VIEWS.format(kind=self.kind))
         return self
+
+    @property
+    def builtin(self) -> bool:
+        """True of an encoder without weights, `"builtin"` or `"builtin:NAME"`."""
+        return self.model == "builtin" or self.model.startswith("builtin:")
+
+    @property
+    def own(self) -> bool:
+        """True of the user's own class, `"package.module:Class"`."""
+        path = self.model.startswith((".", "/", "~")) or Path(self.model).exists()
+        return ":" in self.model and not self.builtin and not path
 
     @property
     def pools(self) -> str:

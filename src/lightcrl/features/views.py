@@ -40,12 +40,12 @@ def settled_views(
 
     It is `AUTO` for pictures of a model if the training split has at most `AUTO_ITEMS` of them: for more the encoding
     costs more than the gain is worth (docs/LOG.md). Otherwise it is 1, also for `tuned` modalities, whose encoders
-    read every item anew.
+    read every item anew, and for the user's own classes, which may read paths alone.
     """
     settled = dict(specs)
     for modality, spec in specs.items():
         if spec.views.count == "auto":
-            viewed = spec.kind == "image" and spec.model != "builtin" and modality not in tuned
+            viewed = spec.kind == "image" and not (spec.builtin or spec.own) and modality not in tuned
             few = viewed and len(np.unique(_training_links(dataset, modality)[:, 0])) <= AUTO_ITEMS
             count = AUTO if few else 1
             settled[modality] = spec.model_copy(update={"views": spec.views.model_copy(update={"count": count})})
