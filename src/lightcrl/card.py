@@ -65,8 +65,7 @@ def model_card(checkpoint: Checkpoint, facts: CardFacts | None = None) -> str:
 
 def hub_id(spec: EncoderSpec) -> str | None:
     """Return the hub id of an encoder; None for a local folder, a built-in encoder or a class."""
-    local = spec.model.startswith((".", "/", "~")) or Path(spec.model).exists()
-    return None if local or ":" in spec.model or spec.model == "builtin" else spec.model
+    return None if spec.local or spec.builtin or spec.own else spec.model
 
 
 def _metadata(checkpoint: Checkpoint, facts: CardFacts) -> ModelCardData:

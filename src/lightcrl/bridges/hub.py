@@ -132,7 +132,7 @@ def _portable(checkpoint: Checkpoint, folder: Path, with_encoders: bool) -> tupl
     for modality, spec in checkpoint.encoders.items():
         if hub_id(spec) is not None:
             specs[modality] = _at_commit(spec)
-        elif not (Path(spec.model).exists() or spec.model.startswith((".", "/", "~"))):
+        elif not spec.local:
             specs[modality] = spec  # built-in, or a class
         elif with_encoders:
             source = find_folder(spec.model, code=spec.trust_remote_code, weights=spec.weights == "pretrained")

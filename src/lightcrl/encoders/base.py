@@ -143,10 +143,14 @@ class EncoderSpec(BaseModel):
         return self.model == "builtin" or self.model.startswith("builtin:")
 
     @property
+    def local(self) -> bool:
+        """True of a folder."""
+        return self.model.startswith((".", "/", "~")) or Path(self.model).exists()
+
+    @property
     def own(self) -> bool:
         """True of the user's own class, `"package.module:Class"`."""
-        path = self.model.startswith((".", "/", "~")) or Path(self.model).exists()
-        return ":" in self.model and not self.builtin and not path
+        return ":" in self.model and not (self.builtin or self.local)
 
     @property
     def pools(self) -> str:

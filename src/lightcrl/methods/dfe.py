@@ -198,9 +198,8 @@ class DeepFusionEncoder(Method):
         stems = self._canonical_stems(sorted(self.modalities))
         solved = solve_stems(stems, self._slots_of(stems, steps), shrinkage="auto", power=1.0)
         if self.options.canonical == "auto":
-            # F / (F + G / V), from F / (F + G).
-            few = solved.shrinkage / (solved.shrinkage + (1 - solved.shrinkage) / solved.views)
-            self.share.fill_(solved.filled * few / (1 + few / 2))
+            groups_per_feature = (1 - solved.shrinkage) / solved.shrinkage
+            self.share.fill_(solved.filled / (1.5 + groups_per_feature / solved.views))
 
     def solve_towards(self, fresh: Collection[str], steps: Iterable[Step]) -> None:
         """Solve the canonical stems of `fresh`, and start the trained ones where the embeddings in their groups are.

@@ -120,9 +120,9 @@ class Stepper:
             rows = {name: self._rows(batch.rows[name], whole) for name in excerpts if name in batch.rows}
             yield replace(batch, tokens={name: excerpts[name].gather(chosen) for name, chosen in rows.items()})
 
-    def stored(self, batch: Batch, done: float) -> Step:
-        """Return the stored features of a batch from `read`."""
-        return Step({name: self._stored(name, batch) for name in batch.rows}, self._groups(batch), done)
+    def stored(self, batch: Batch, view: int) -> Step:
+        """Return the stored features of a batch from `read`, whose items are in that view."""
+        return Step({name: self._stored(name, batch) for name in batch.rows}, self._groups(batch), view=view)
 
     def loss(self, batch: Batch, done: float, seed: int) -> Tensor:
         """Return the loss of a batch with all its activations; `seed` is the seed of the towers' randomness."""

@@ -212,7 +212,7 @@ class _Loop:
         for number in range(max(map(len, self.views.values()), default=1)):
             batches = take_view(self.epoch(self.train_split, 0), self.views, number)
             for batch in self.stepper.read(batches, whole=True, stored=True):
-                yield replace(self.stepper.stored(batch, 0.0), view=number)
+                yield self.stepper.stored(batch, number)
 
     @cached_property
     def views(self) -> dict[str, np.ndarray]:
