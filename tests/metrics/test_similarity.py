@@ -136,6 +136,24 @@ def test_several_spaces_are_measured_on_the_same_pairs():
     assert result.interval.keys() == result.metrics.keys()
 
 
+def test_pairs_that_are_all_right_have_the_exact_interval_of_their_number():
+    """No draw of right pairs has a wrong one, so a bootstrap alone would give 1 to 1."""
+    cosines = np.array([0.9] * 30 + [0.1] * 12)
+    labels = np.array([1.0] * 30 + [0.0] * 12)
+    found = evaluate({"embedding": cosines}, labels, {"embedding": 0.5})
+    assert set(found.metrics.values()) == {1.0}
+    trials = dict.fromkeys(("similar/precision", "similar/recall", "similar/f1", "average_precision"), 30)
+    trials |= dict.fromkeys(("dissimilar/precision", "dissimilar/recall", "dissimilar/f1", "roc_auc"), 12)
+    for name, count in {**trials, "accuracy": 42}.items():
+        assert found.interval[f"embedding/{name}"] == (pytest.approx(0.025 ** (1 / count)), 1.0), name
+
+
+def test_a_class_that_is_never_called_has_an_interval_that_says_nothing_of_its_precision():
+    found = evaluate({"embedding": np.array([0.1, 0.2, 0.3])}, np.array([0.0, 1.0, 0.0]), {"embedding": 2.0})
+    assert found.metrics["embedding/similar/precision"] == 0
+    assert found.interval["embedding/similar/precision"] == pytest.approx((0.0, 0.975))
+
+
 def test_scores_have_correlations_with_intervals():
     rng = np.random.default_rng(0)
     scores = rng.random(300)

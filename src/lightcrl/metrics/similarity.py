@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from lightcrl.errors import ShapeError
-from lightcrl.metrics.intervals import bootstrap_intervals
+from lightcrl.metrics.intervals import bootstrap_intervals, exact_at_ends
 from lightcrl.metrics.result import Result
 
 CLASSES = (("similar", True), ("dissimilar", False))
@@ -188,9 +188,28 @@ def evaluate(
             values = part(np.ones((1, len(truth))))
             intervals = bootstrap_intervals(part, len(truth), width=6 * len(truth))
             result.metrics.update({f"{space}/{name}": float(value[0]) for name, value in values.items()})
+            if thresholds is not None:
+                trials = _trials(cosine, truth, thresholds[space])
+                intervals = {
+                    name: exact_at_ends(intervals[name], float(values[name][0]), trials[name]) for name in values
+                }
             result.interval.update({f"{space}/{name}": intervals[name] for name in values})
             result.chance.update({f"{space}/{name}": chance[name] for name in values if name in chance})
     return result
+
+
+def _trials(similarities: np.ndarray, labels: np.ndarray, threshold: float) -> dict[str, int]:
+    """Return the number of pairs that each share of labelled pairs is taken of, at least 1; of F1, pairs of the class.
+
+    The area under the ROC curve is no better known than the class of fewer pairs.
+    """
+    said, labels = similarities >= threshold, labels.astype(bool)
+    trials = {"accuracy": len(labels), "average_precision": int(labels.sum())}
+    for name, wanted in CLASSES:
+        called, there = int((said == wanted).sum()), int((labels == wanted).sum())
+        trials |= {f"{name}/precision": called, f"{name}/recall": there, f"{name}/f1": there}
+    trials["roc_auc"] = min(int(labels.sum()), int((~labels).sum()))
+    return {name: max(1, count) for name, count in trials.items()}
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
