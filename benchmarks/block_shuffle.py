@@ -26,6 +26,7 @@ from lightcrl.encoders.base import EncoderSpec
 from lightcrl.features import Features, FeatureStore
 from lightcrl.features.embed import embed_split
 from lightcrl.features.table import Split, make_members
+from lightcrl.methods.base import Method
 from lightcrl.methods.spec import make_method
 from lightcrl.metrics.intervals import hits
 from lightcrl.metrics.retrieval import Retrieval
@@ -83,12 +84,17 @@ def outcome(features: Features, spec: TrainingSpec, method: str, seed: int, wind
         fingerprints=dict.fromkeys(features.stores, "f"),
     )
     training.train(checkpoint, features, spec, folder, seed=seed)
-    vectors, links = embed_split(checkpoint.method, features, features.split("dev"))
-    ranks = Retrieval(links).per_query(vectors).values()
-    count = len(features.split("dev"))
-    sums = np.stack([np.bincount(groups, hits(counts, 1), count) for counts, groups in ranks])
-    sizes = np.stack([np.bincount(groups, minlength=count) for _, groups in ranks]).astype(float)
+    sums, sizes = dev_hits(checkpoint.method, features)
     return sums, sizes, float((sums.sum(1) / sizes.sum(1)).mean())
+
+
+def dev_hits(method: Method, features: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Return the hits at 1 of each dev group's queries, and their number, both [directions, groups]."""
+    split = features.split("dev")
+    vectors, links = embed_split(method, features, split)
+    ranks = Retrieval(links).per_query(vectors).values()
+    sums = np.stack([np.bincount(groups, hits(counts, 1), len(split)) for counts, groups in ranks])
+    return sums, np.stack([np.bincount(groups, minlength=len(split)) for _, groups in ranks]).astype(float)
 
 
 def main() -> None:

@@ -4,23 +4,27 @@
         --variant float16 --variant int8 features.dtype=int8
 
 A variant is a name and changes of the recipe's keys. Its features are encoded once, into the recipe's folder. Every
-training leaves its outcome in `--folder`, so the same command resumes; `--most N` ends after N trainings. Intervals are
-95 %: of means over seeds and groups of dev, of differences for the same seeds and groups.
+training leaves its outcome in `--folder`, so the same command resumes; `--most N` ends after N trainings. Embeddings
+are corrected for hubs, as the recipe says. Intervals are 95 %: of means over seeds and groups of dev, of differences
+for the same seeds and groups.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from block_shuffle import outcome
+from block_shuffle import dev_hits
 
+from lightcrl.encoders.base import Encoder
 from lightcrl.features import Features
+from lightcrl.methods.spec import MethodSpec
 from lightcrl.metrics.statistics import bootstrap_ratios, draws, estimate
-from lightcrl.pipeline import prepare
-from lightcrl.recipe import load_recipe
+from lightcrl.pipeline import prepare, train_method
+from lightcrl.recipe import Recipe, load_recipe
 
 
 def some(features: Features, train: int | None, dev: int | None) -> Features:
@@ -30,6 +34,14 @@ def some(features: Features, train: int | None, dev: int | None) -> Features:
             split = features.split(name)
             features = features.replace_split(name, split.subset(np.arange(min(count, len(split)))))
     return features
+
+
+def outcome(
+    recipe: Recipe, method: str, seed: int, features: Features, encoders: Mapping[str, Encoder], folder: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Train, and return its hits on dev (`dev_hits`)."""
+    checkpoint, _, _ = train_method(recipe, MethodSpec(name=method), seed, folder, features, encoders)
+    return dev_hits(checkpoint.method, features)
 
 
 def main() -> None:
@@ -50,12 +62,11 @@ def main() -> None:
     sizes: dict[str, str] = {}
     done = 0
     for name, *overrides in given.variant:
-        recipe = load_recipe(given.recipe, overrides)
-        spec = recipe.training.model_copy(update={"tensorboard": False})
-        whole = prepare(recipe)[0]
+        recipe = load_recipe(given.recipe, ["training.tensorboard=false", *overrides])
+        whole, encoders, _ = prepare(recipe)
         stored = [store.nbytes for store in whole.stores.values()]
         sizes[name] = " + ".join(f"{size / 2**20:.1f}" for size in stored)
-        features = some(whole.in_memory(spec.memory_bytes), given.train, given.dev)
+        features = some(whole.in_memory(recipe.training.memory_bytes), given.train, given.dev)
         runs = []
         for seed in given.seeds:
             file = given.folder / f"{given.method}-{given.train}-{given.dev}-{name}-{seed}.npz"
@@ -63,7 +74,7 @@ def main() -> None:
                 if done == given.most:
                     continue
                 done += 1
-                run = outcome(features, spec, given.method, seed, None, file.with_suffix(""))
+                run = outcome(recipe, given.method, seed, features, encoders, file.with_suffix(""))
                 np.savez(file, sums=run[0], sizes=run[1])
             with np.load(file) as held:
                 runs.append((held["sums"], held["sizes"]))
