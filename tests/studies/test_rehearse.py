@@ -110,8 +110,10 @@ def test_the_forecast_is_what_the_run_takes_and_nothing_stays(place: Path, tmp_p
     assert more.nbytes == pytest.approx(known.nbytes * more.items / 150, rel=0.1)
 
 
-@pytest.mark.parametrize("views", [1, 3])
-def test_a_closed_form_takes_a_pass_for_each_view(place: Path, tmp_path: Path, monkeypatch, views: int) -> None:
+@pytest.mark.parametrize(("method", "views", "passes"), [("dfe", 1, 1), ("dfe", 3, 3), ("linear", 3, 1)])
+def test_a_closed_form_takes_a_pass_for_each_view(
+    place: Path, tmp_path: Path, monkeypatch, method: str, views: int, passes: int
+) -> None:
     """Two seconds before the first step and one for each step, on a clock of the test's own."""
     now = [0.0]
 
@@ -122,7 +124,7 @@ def test_a_closed_form_takes_a_pass_for_each_view(place: Path, tmp_path: Path, m
 
     monkeypatch.setattr(rates, "train_method", timed)
     monkeypatch.setattr(rates.time, "perf_counter", lambda: now[0])
-    given = table(place)
+    given = table(place, method={"name": method})
     given["encoders"]["image"]["views"] = views
     recipe = make_recipe(given)
     dataset = load_dataset(recipe.data, recipe.kinds)
@@ -130,7 +132,7 @@ def test_a_closed_form_takes_a_pass_for_each_view(place: Path, tmp_path: Path, m
     features = FeaturesSpec(folder=str(tmp_path))
     stores, _ = encode_each(encoders, dataset, features, lambda event: None)
     rate = rates.measure_training(recipe, recipe.method, stores, dataset, encoders, tmp_path / "t", seconds=60)
-    assert (rate.start, rate.step) == (2.0 * views, 1.0)
+    assert (rate.start, rate.step) == (2.0 * passes, 1.0)
 
 
 def json_rows(store: Path) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -85,13 +85,7 @@ def draw_views(batches: Iterable[Batch], views: Mapping[str, np.ndarray], seed: 
         epoch: number of the epoch.
     """
     generator = np.random.default_rng([seed, epoch, DRAWING])
-    for batch in batches:
-        drawn = {
-            name: views[name][generator.integers(len(views[name]), size=len(rows)), rows]
-            for name, rows in batch.rows.items()
-            if name in views
-        }
-        yield replace(batch, rows={**batch.rows, **drawn}) if drawn else batch
+    return _viewed(batches, views, lambda count, items: generator.integers(count, size=items))
 
 
 def take_view(batches: Iterable[Batch], views: Mapping[str, np.ndarray], number: int) -> Iterator[Batch]:
@@ -102,11 +96,20 @@ def take_view(batches: Iterable[Batch], views: Mapping[str, np.ndarray], number:
         views: rows of each view, see `draw_views`.
         number: number of the view, 0 for plain items.
     """
+    return _viewed(batches, views, lambda count, items: np.full(items, number % count))
+
+
+def _viewed(
+    batches: Iterable[Batch], views: Mapping[str, np.ndarray], choose: Callable[[int, int], np.ndarray]
+) -> Iterator[Batch]:
+    """Yield batches with the views that `choose` returns for a number of views and of items."""
     for batch in batches:
-        taken = {
-            name: views[name][number % len(views[name])][rows] for name, rows in batch.rows.items() if name in views
+        chosen = {
+            name: views[name][choose(len(views[name]), len(rows)), rows]
+            for name, rows in batch.rows.items()
+            if name in views
         }
-        yield replace(batch, rows={**batch.rows, **taken}) if taken else batch
+        yield replace(batch, rows={**batch.rows, **chosen}) if chosen else batch
 
 
 def count_batches(split: Split, batch_size: int, items_per_group: int) -> int:

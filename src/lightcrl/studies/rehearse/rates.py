@@ -139,9 +139,10 @@ def measure_training(
     # Steps after an evaluation include it.
     step = float(np.median(gaps)) if len(gaps) else 0.0
     first = steps[0] if steps else marks[-1][1]
-    # Of the time before the first step, nearly all goes into a closed form, which sees every view.
-    views = 1 + max(each.views.further for each in settled_views(recipe.encoders, dataset, recipe.tuning).values())
     method = make_method(spec.name, features.specs, spec.options, training.loss, 0)
+    # Of the time before the first step, nearly all goes into a closed form if there is one; it sees every view.
+    settled = settled_views(recipe.encoders, dataset, recipe.tuning).values()
+    views = 1 + max(each.views.further for each in settled) if method.solves else 1
     began = time.perf_counter()
     judgement = by_retrieval(method, features, 0)
     evaluation = time.perf_counter() - began
