@@ -127,6 +127,7 @@ class Start(Training):
 
     Attributes:
         parameters: number of trained parameters by part of the method.
+        input_dropout: dropped share of input features by modality, where `"auto"` lets it follow the data.
     """
 
     event: Literal["start"]
@@ -137,6 +138,7 @@ class Start(Training):
     steps_per_epoch: int
     window: dict[str, int] | None
     parameters: dict[str, int]
+    input_dropout: dict[str, float]
 
 
 class Step(Training):

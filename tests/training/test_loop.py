@@ -130,7 +130,10 @@ def test_input_dropout_follows_the_groups_and_steps_of_the_training_also_when_it
     fit(data, tmp_path / "whole", options=options)
     plan = read_log(tmp_path / "whole")[0]
     penalty = 2.5 * (5 / len(data.split("train").usable)) ** 0.5 * plan["steps"] / 400
-    fit(data, tmp_path / "given", options={"input_dropout": penalty / (1 + penalty)})
+    share = penalty / (1 + penalty)
+    assert plan["input_dropout"] == pytest.approx({"image": share, "text": share}, abs=1e-4)
+    fit(data, tmp_path / "given", options={"input_dropout": share})
+    assert read_log(tmp_path / "given")[0]["input_dropout"] == {}
     assert losses(tmp_path / "whole") == losses(tmp_path / "given")
 
     def report(event):

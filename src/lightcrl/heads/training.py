@@ -68,6 +68,10 @@ class HeadTraining(Method):
         """Return the number of trained parameters by part of the head."""
         return self.head.parts()
 
+    def dropped(self) -> dict[str, float]:
+        """Return no shares: heads drop input features by themselves."""
+        return {}
+
     def embed(self, modality: str, tokens: TokenBatch) -> Tensor:
         """Return [B, 0]: embeddings are those of the space, in `material`."""
         return tokens.values.new_zeros(len(tokens), 0)

@@ -187,6 +187,11 @@ class Method(nn.Module, ABC):
         for name in self.modalities:
             self.stem(name).dropout.follow(self.stem(name).width, groups, steps)
 
+    def dropped(self) -> dict[str, float]:
+        """Return the share of input features set to zero in training, by modality, where it follows the data."""
+        drops = {name: self.stem(name).dropout for name in self.modalities}
+        return {name: round(dropout.p, 4) for name, dropout in drops.items() if dropout.follows}
+
     def check(self, modality: str, tokens: TokenBatch) -> None:
         """Raise an error unless `tokens` fit this method's `modality`."""
         if modality not in self.modalities:

@@ -115,6 +115,10 @@ class Extension(Joining):
         """Adapt input dropout in the method below."""
         self.body.regularise(groups, steps)
 
+    def dropped(self) -> dict[str, float]:
+        """Return the shares of the new modalities in the method below."""
+        return {name: share for name, share in self.body.dropped().items() if name in self.options.fresh}
+
     def align(self, loss: Loss, pair: Mapping[str, Tensor], step: Step) -> Tensor:
         """Return the loss of the method below over two modalities; it sees the tokens of new ones alone."""
         tokens = {name: tokens for name, tokens in step.tokens.items() if name in self.options.fresh}

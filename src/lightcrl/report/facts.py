@@ -349,7 +349,9 @@ def settings(options: Mapping[str, Any], training: TrainingSpec, place: Path) ->
     start = next(event for event in read_log(place) if event["event"] == "start")
     chosen = training.model_dump(mode="json", include={"loss", "schedule", "weight_decay"})
     planned = {name: start[name] for name in ("batch_size", "items_per_group", "epochs", "steps")}
-    return {**options, **planned, **chosen}
+    dropped = ", ".join(f"{name} {share:.2f}" for name, share in start.get("input_dropout", {}).items())
+    followed = {"input_dropout": f"{options['input_dropout']} ({dropped})"} if dropped else {}
+    return {**options, **followed, **planned, **chosen}
 
 
 def encoder_name(spec: EncoderSpec) -> str:

@@ -174,7 +174,8 @@ class _Loop:
         trackers = start(spec.tracked_by, tracked, self.checkpoint.recipe) if main else []
         with Log(folder, progress.step, report, trackers, active=main) as log:
             if progress.step == 0:
-                log.write({"event": "start", "seed": self.seed, **asdict(plan), "parameters": self.method.parts()})
+                described = {"parameters": self.method.parts(), "input_dropout": self.method.dropped()}
+                log.write({"event": "start", "seed": self.seed, **asdict(plan), **described})
             begun = saved = time.monotonic()
             earlier = progress.seconds
             if progress.step == 0 and self.method.solves:
