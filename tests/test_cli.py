@@ -369,6 +369,7 @@ def test_another_encoder_than_the_models_own_is_refused(world):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("epochs=3", "unknown key 'epochs'. Did you mean 'training.epochs'?"),
         ("training.epohcs=3", "unknown key 'training.epohcs'. Did you mean 'epochs'?"),
         ("data.path=absent.jsonl", "absent.jsonl is not there"),
         ("data.columns={ text = 'caption' }", "caption"),

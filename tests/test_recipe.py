@@ -114,6 +114,11 @@ def test_pairs_of_texts_need_an_encoder_of_texts(write):
     [
         ("[trainig]\nepochs = 3", "unknown key 'trainig'. Did you mean 'training'?"),
         ("[training]\nepoch = 3", "unknown key 'training.epoch'. Did you mean 'epochs'?"),
+        ("epochs = 3", "unknown key 'encoders.text.epochs'. Did you mean 'training.epochs'?"),
+        ("[training]\nviews = 3", "unknown key 'training.views'. Did you mean 'encoders.<name>.views'?"),
+        ("[training]\nseed = 3", "unknown key 'training.seed'. Did you mean 'evaluation.seeds'?"),
+        ("[features]\nfolders = 'a'", "unknown key 'features.folders'. Did you mean 'folder'?"),
+        ("[features]\nzebra = 'a'", "unknown key 'features.zebra'. Known here:"),
         ("[method]\nfuson = 'addition'", "unknown key 'method.fuson'. Did you mean 'fusion'?"),
         ("[evaluation.zero_shot]\ndta = 'x'", "unknown key 'evaluation.zero_shot.dta'. Did you mean 'data'?"),
         (

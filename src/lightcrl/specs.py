@@ -103,8 +103,8 @@ def _toml_value(value: Any) -> str:
 def _explain(model: type[BaseModel], where: str, problem: Any) -> str:
     location = ".".join(str(part) for part in (where, *problem["loc"]) if part != "")
     if problem["type"] == "extra_forbidden":
-        keys = _fields(model, problem["loc"][:-1])
-        near = get_close_matches(str(problem["loc"][-1]), keys, n=1, cutoff=0.5)
+        keys, key = _fields(model, problem["loc"][:-1]), str(problem["loc"][-1])
+        near = _nearest(key, keys, 0.8) or _elsewhere(model, key) or _nearest(key, keys, 0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return f"unknown key {location!r}.{hint} Known here: {', '.join(keys)}."
     if problem["type"] == "missing":
@@ -124,6 +124,25 @@ def _fields(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
             current = current.model_fields[part].annotation
         current = _model_within(current)
     return list(current.model_fields) if current is not None else []
+
+
+def _elsewhere(model: type[BaseModel], key: str) -> list[str]:
+    """Return the place of a key of another table, such as `training.epochs`; one of a table of tables comes last."""
+    tables = {name: (field.annotation, _model_within(field.annotation)) for name, field in model.model_fields.items()}
+    single: dict[str, str] = {}
+    several: dict[str, str] = {}
+    for name, (annotation, inner) in tables.items():
+        for field in getattr(inner, "model_fields", ()):
+            if inner is annotation:
+                single.setdefault(field, f"{name}.{field}")
+            else:
+                several.setdefault(field, f"{name}.<name>.{field}")
+    return [places[near] for places in (single, several) for near in _nearest(key, [*places], 0.8)][:1]
+
+
+def _nearest(key: str, keys: list[str], least: float) -> list[str]:
+    """Return the key that is most like `key`, if any is at least so much like it, from 0 to 1."""
+    return get_close_matches(key, keys, n=1, cutoff=least)
 
 
 def _model_within(annotation: Any) -> Any:
