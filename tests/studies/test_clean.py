@@ -131,7 +131,7 @@ def test_a_check_warns_of_noise_and_only_then(world, tmp_path, noisy):
     checked = check(load_recipe(folder / "noisy.toml"), size=GROUPS)
     noise = checked.matches["left", "right"].noise
     advice = [each.text for each in advise(checked) if each.about == "noise"]
-    assert to_json(checked)["pairs"]["left-right"]["noise"]["pairs"] == noise.pairs == 2 * GROUPS
+    assert to_json(checked)["pairs"]["left-right"]["noise"]["pairs"] == noise.pairs == 4 * GROUPS
     if noisy:  # a sample of two texts a group and closed-form spaces: a rough figure
         assert 0.1 < noise.interval[0] < noise.share < noise.interval[1] < 0.35
         assert advice[0].startswith(f"left and right: about {noise.share:.0%} of the pairs")

@@ -10,7 +10,7 @@ from lightcrl.metrics.cca import regularised_cca
 from lightcrl.metrics.intervals import hits
 from lightcrl.metrics.ranks import ranks
 from lightcrl.studies.check.sample import Part
-from lightcrl.studies.check.slots import Fold, border, group_recall, paired_rows, select_slots
+from lightcrl.studies.check.slots import Fold, border, choose_ridge, group_recall, paired_rows, select_slots
 from lightcrl.studies.check.spaces import fit_baseline, shared_groups, sibling_recall
 from samples import randn
 
@@ -30,6 +30,21 @@ def test_bordering_gives_the_whitened_features_of_all_columns_at_once():
     whole = torch.cat([fit, (0.5 * 60) ** 0.5 * torch.eye(9, dtype=fit.dtype)])
     inverse = torch.linalg.inv(whole.T @ whole / 60)
     assert torch.allclose(at_once.held @ at_once.held.T, held @ inverse @ held.T)
+
+
+@pytest.mark.parametrize(("usual", "wanted"), [(0.01, 0.3), (0.9, 1.0), (40.0, 10.0)])
+def test_of_ridges_that_differ_by_no_more_than_noise_the_nearest_to_the_usual_one_is_taken(usual, wanted):
+    """Twenty groups at 0.4: the standard error is 0.11, and 30 is 0.2 worse than the best."""
+    hits = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0] * 4)
+    recalls = {ridge: hits + change for ridge, change in ((0.3, 0.0), (1.0, 0.05), (10.0, 0.02), (30.0, -0.15))}
+    assert choose_ridge(recalls, usual) == wanted
+    absent = torch.full((5,), torch.nan)
+    assert choose_ridge({ridge: torch.cat([values, absent]) for ridge, values in recalls.items()}, usual) == wanted
+
+
+def test_with_many_groups_the_best_ridge_is_taken_however_far_from_the_usual_one():
+    hits = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0] * 400)
+    assert choose_ridge({0.3: hits, 1.0: hits + 0.05, 10.0: hits + 0.02}, 40.0) == 1.0
 
 
 @pytest.mark.parametrize("pair", [("a", "b"), ("b", "a")])

@@ -261,20 +261,20 @@ def _first(groups: int, recall: Callable[[float], float], target: float) -> floa
 
 
 def measured(*, alike: bool) -> list[Point]:
-    """Return the runs that come with the package (calibration.json, made by benchmarks/calibrate.py).
+    """Return the runs that come with the package (calibration.json, made by benchmarks/forecasts.py).
 
     `alike` chooses those of two modalities of one kind, such as two encoders of the same texts, or all others.
     """
     table = json.loads(files("lightcrl.studies.check").joinpath("calibration.json").read_text(encoding="utf-8"))
     return [
         Point(
-            f"{entry['encoders']} {entry['data']} {entry['groups']} {entry['gallery']}",
+            f"{entry['encoders']} {entry['groups']} {entry['dev']} {entry['seed']}",
             entry["sample"],
             {int(size): value for size, value in entry["closed_form"].items()},
             entry["groups"],
-            entry["gallery"],
+            entry["dev"],
             entry["trained"],
         )
         for entry in table["points"]
-        if entry.get("alike", False) == alike
+        if entry["alike"] == alike
     ]

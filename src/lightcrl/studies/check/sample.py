@@ -23,10 +23,11 @@ from lightcrl.files.remote import local_place
 
 # Number of train and dev groups that are encoded first, to measure the time per item.
 FIRST = 24
-# Greatest number of examined items per group and modality; further captions add little.
-PER_GROUP = 2
+# Greatest number of examined items per group and modality: five captions in place of two are worth half as many groups
+# again (docs/LOG.md).
+PER_GROUP = 5
 # Greatest number of groups: more groups change the figures less than their intervals.
-MOST = {"train": 1500, "dev": 500}
+MOST = {"train": 1000, "dev": 500}
 # Least number of groups: fewer cannot be divided for fitting and judging.
 LEAST = {"train": 60, "dev": 20}
 
@@ -131,7 +132,7 @@ def take_sample(
         encoders: encoders by modality.
         folder: folder of the feature stores; outputs are kept below it, so that a second check encodes nothing. For a
             URI they are kept on this machine, below the cache.
-        size: number of train groups; by default as many as can be encoded in `seconds`, at most 1,500. Dev has a third
+        size: number of train groups; by default as many as can be encoded in `seconds`, at most 1,000. Dev has a third
             of that, at most 500.
         seconds: time for encoding, without loading the encoders.
         workers: number of decoding threads.

@@ -6,6 +6,7 @@ some hundredths of a second.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -272,11 +273,12 @@ def select_slots(
 
     divisions = [(~confirm & (place % FOLDS != fold), ~confirm & (place % FOLDS == fold)) for fold in range(FOLDS)]
 
-    def trial(ridge: float) -> float:
-        fold = make(*divisions[0], begin, ridge)
-        return float(torch.stack([fold.recall(pair) for pair in pairs]).nanmean())
+    def trial(ridge: float) -> Tensor:
+        folds = [make(fit, held, begin, ridge) for fit, held in divisions]
+        return _by_group({pair: recalls(folds, pair) for pair in pairs})
 
-    ridge = max(RIDGES, key=trial)
+    widths = [sum(parts[name].slots[number].shape[1] for number in numbers) for name, numbers in begin.items()]
+    ridge = choose_ridge({ridge: trial(ridge) for ridge in RIDGES}, 2 * sum(widths) / len(widths) / groups)
     folds = [make(fit, held, begin, ridge) for fit, held in divisions]
     best_slots = dict(begin)
     base = {pair: recalls(folds, pair) for pair in pairs}
@@ -310,6 +312,27 @@ def select_slots(
     interval = mean_interval(gain, np.arange(len(gain))) if best_slots != begin else (0.0, 0.0)
     picked = best_slots if interval[0] > 0 else begin
     return Selection(ridge, begin, picked, best_slots, float(gain.mean()), interval, float(before.nanmean()), first)
+
+
+def choose_ridge(recalls: Mapping[float, Tensor], usual: float) -> float:
+    """Return the ridge nearest to the usual one among those within a standard error of the best.
+
+    Of few groups the best of several ridges is chance, and the usual one, 2 F / G for F features and G groups, better.
+
+    Args:
+        recalls: R@1 of each group [G] by ridge, NaN where there is none.
+        usual: a ridge.
+
+    >>> few = {1.0: torch.tensor([0.9, 0.1, 0.5]), 10.0: torch.tensor([0.8, 0.0, 0.4])}
+    >>> choose_ridge(few, 20.0)
+    10.0
+    >>> choose_ridge({ridge: recall.repeat(100) for ridge, recall in few.items()}, 20.0)
+    1.0
+    """
+    means = {ridge: float(recall.nanmean()) for ridge, recall in recalls.items()}
+    best = max(means, key=means.__getitem__)
+    near = [ridge for ridge, mean in means.items() if mean >= means[best] - _error(recalls[best])]
+    return min(near, key=lambda ridge: abs(math.log(ridge / usual)))
 
 
 def _by_group(by_pair: Mapping[Pair, Tensor]) -> Tensor:
