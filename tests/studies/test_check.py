@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,6 +59,13 @@ def test_planted_leaks_are_reported(found):
     assert {twin.split for twin in leaks.exact_first} == {"dev"}
     assert found.modalities["right"].leaks.exact == 0
     assert any("4 items of dev and test" in text for text in about(found, "leak"))
+    twins = [replace(leaks.exact_first[0], train="rows:7", other=other) for other in ("rows:7", "rows:9")]
+    named = []
+    for twin in twins:
+        left = replace(found.modalities["left"], leaks=replace(leaks, exact_first=[twin]))
+        named.append(about(replace(found, modalities={**found.modalities, "left": left}), "leak"))
+    assert any("such as rows:7. Texts may" in text for text in named[0])
+    assert any("such as rows:9 and rows:7. Texts may" in text for text in named[1])
     assert found.modalities["left"].shared[0][1] == 2
 
 

@@ -208,12 +208,14 @@ def _on_modality(check: Check, name: str, modality: Modality) -> list[Advice]:
     if leaks.exact:
         texts = modality.kind == "text"
         first = leaks.exact_first[0]
+        # An item in both splits has one source, its first row.
+        such = " and ".join(dict.fromkeys((first.other, first.train)))
         advice.append(
             Advice(
                 "leak",
                 not texts,
                 f"{name}: {leaks.exact:,} items of dev and test have the same content as one of train, such as "
-                f"{first.other} and {first.train}. "
+                f"{such}. "
                 + (
                     "Texts may repeat by chance; check whether their groups do." if texts else "Remove them from train."
                 ),
