@@ -180,20 +180,19 @@ def evaluate(
         chance = {"accuracy": max(share, 1 - share), "average_precision": share, "roc_auc": 0.5}
     for space, cosine in similarities.items():
         if thresholds is None:
-            parts = [correlation(cosine, truth)]
+            parts, trials = [correlation(cosine, truth)], {}
         else:
+            trials = _trials(cosine, truth, thresholds[space])
             parts = [classification(cosine, truth, thresholds[space]), ranking(cosine, truth)]
             result.curves[space] = distribution(cosine, truth)
         for part in parts:
             values = part(np.ones((1, len(truth))))
             intervals = bootstrap_intervals(part, len(truth), width=6 * len(truth))
             result.metrics.update({f"{space}/{name}": float(value[0]) for name, value in values.items()})
-            if thresholds is not None:
-                trials = _trials(cosine, truth, thresholds[space])
-                intervals = {
-                    name: exact_at_ends(intervals[name], float(values[name][0]), trials[name]) for name in values
-                }
-            result.interval.update({f"{space}/{name}": intervals[name] for name in values})
+            for name, value in values.items():
+                ends = intervals[name]
+                exact = exact_at_ends(ends, float(value[0]), trials[name]) if name in trials else ends
+                result.interval[f"{space}/{name}"] = exact
             result.chance.update({f"{space}/{name}": chance[name] for name in values if name in chance})
     return result
 
